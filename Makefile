@@ -1,0 +1,56 @@
+# Two commands do everything: `make run` and `make test`. What they need, they make.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+NPM := $(shell command -v npm)
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test lint format bench soak dashboards stack lock clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+
+install: .venv/installed node_modules/installed ## make .venv and node_modules with everything
+
+.venv/installed: requirements-dev.lock
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+ifdef NPM
+node_modules/installed: package-lock.json
+	npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+else
+.PHONY: node_modules/installed
+node_modules/installed:
+	@echo "npm is missing: everything runs but the page and the JavaScript tests. Get it with: apt-get install npm"
+endif
+
+run: install ## start the backend with a simulated phone on http://127.0.0.1:8080
+	ROUNDTRIP_WHATSAPP_DRIVER=$${ROUNDTRIP_WHATSAPP_DRIVER:-simulated} ROUNDTRIP_AUTH=$${ROUNDTRIP_AUTH:-trusted} \
+		exec $(BIN)/python -m backend
+
+test: install ## pass the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: install ## ruff, mypy --strict, known vulnerabilities
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install ## let ruff put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install ## events per second beside bare python-socketio and bare Node, as ratios
+	$(BIN)/python -m tests.bench $(ARGS)
+
+lock: ## pin every dependency with its hashes (needs uv)
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command "make lock" pyproject.toml -o requirements.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command "make lock" --all-extras pyproject.toml -o requirements-dev.lock
+
+clean: ## remove what was made, not ./data
+	rm -rf .venv node_modules build .mypy_cache .ruff_cache .pytest_cache .hypothesis

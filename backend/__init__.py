@@ -1,0 +1,1 @@
+"""Roundtrip: links WhatsApp accounts and proves that the frontend got every event."""

@@ -1,0 +1,1 @@
+"""HTTP: public routes and admin routes."""

@@ -1,0 +1,147 @@
+"""The outbox: what an event store must do. `sqlite_outbox.py` is the one that ships."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from backend.delivery.outcome import Attempt, Outcome
+from backend.events import EventType, Payload
+from backend.identity import BotKey
+
+
+class OutboxError(Exception):
+    """The outbox could not do it; nothing was stored. `code` is `outbox_unavailable` or `outbox_full`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """An event before it is stored. Times are milliseconds since the epoch; `supersedes` are the older pending
+    types of the same key that end with it."""
+
+    key: BotKey
+    link_id: str
+    payload: Payload
+    created_at: int
+    expires_at: int
+    traceparent: str
+    supersedes: frozenset[EventType] = frozenset()
+
+
+class StoredEvent(msgspec.Struct, frozen=True):
+    """A committed event. `body` is a JSON object: all the public fields but `replayed` and `attempt`."""
+
+    key: BotKey
+    seq: int
+    id: str
+    type: EventType
+    link_id: str
+    created_at: int
+    expires_at: int
+    traceparent: str
+    body: bytes
+    attempts: tuple[Attempt, ...] = ()
+    """What earlier lives of the process recorded."""
+
+
+class LedgerEntry(msgspec.Struct, frozen=True):
+    """One event as its history shows it, pending or resolved, without its payload."""
+
+    key: BotKey
+    seq: int
+    id: str
+    type: EventType
+    link_id: str
+    created_at: int
+    expires_at: int
+    traceparent: str
+    outcome: Outcome
+    resolved_at: int | None
+    attempts: tuple[Attempt, ...]
+
+
+class Resolution(NamedTuple):
+    """The end of one event: exactly one is applied, later ones are ignored (but see `Outbox.upgrade`)."""
+
+    key: BotKey
+    seq: int
+    outcome: Outcome
+    at: int
+    attempts: Sequence[Attempt]
+
+
+class Ended(NamedTuple):
+    """An event that the outbox itself ended: superseded or expired."""
+
+    key: BotKey
+    seq: int
+    outcome: Outcome
+
+
+class Totals(NamedTuple):
+    """The ledger's sums over the outbox's whole life, read at one moment: always balanced."""
+
+    created: Mapping[EventType, int]
+    resolved: Mapping[tuple[EventType, Outcome], int]
+    """By first outcome: a later upgrade from received to acked moves no count, for counters never fall."""
+    pending: Mapping[EventType, int]
+    oldest_pending_at: int | None
+    size_bytes: int
+
+
+class Outbox(Protocol):
+    """Stores events before they are emitted. Methods are called on the event loop, callbacks come on it too.
+
+    Writes are applied in the order in which they were called, many in one durable commit. A read sees every
+    write called before it.
+    """
+
+    on_ended: Callable[[Sequence[Ended]], None]
+    """Set by the courier: told, after the commit, what was superseded or expired."""
+
+    async def start(self) -> None:
+        """Open the store. Raises `OutboxError` when it cannot be used or another process holds it."""
+
+    async def close(self) -> None:
+        """Write what was called before, then release the store."""
+
+    def append(self, draft: Draft, done: Callable[[StoredEvent | OutboxError], None]) -> None:
+        """Commit an event with the next `seq` of its key, then call `done`. A failure uses up no `seq`.
+
+        Within one commit, `done` calls come in `seq` order, after the commit's `on_ended`."""
+
+    def record(self, key: BotKey, seq: int, attempts: Sequence[Attempt]) -> None:
+        """Keep the attempts so far of a pending event. Replaces what was kept of it before."""
+
+    def resolve(self, resolution: Resolution) -> None:
+        """End a pending event. A failed write is kept and tried again; the payload is wiped."""
+
+    def upgrade(self, key: BotKey, seq: int, at: int) -> None:
+        """Turn `received` into `acked`: the application's acknowledgement came after the transport's receipt."""
+
+    async def pending(self, key: BotKey, after: int, limit: int) -> list[StoredEvent]:
+        """Pending, unexpired events with `seq > after`, in `seq` order."""
+
+    async def last_seq(self, key: BotKey) -> int:
+        """The newest `seq` of a key, 0 before its first event."""
+
+    async def ledger(self, key: BotKey, after: int, limit: int) -> list[LedgerEntry]:
+        """The key's events with `seq > after`, in `seq` order."""
+
+    async def find(self, event_id: str) -> LedgerEntry | None:
+        """One event by its id."""
+
+    async def discard(self, key: BotKey) -> int:
+        """End all pending events of a key as `discarded`; returns how many."""
+
+    async def check(self) -> None:
+        """Prove that a write can be committed now, or raise `OutboxError`."""
+
+    def totals(self) -> Totals:
+        """The sums after the last commit. Costs no I/O."""

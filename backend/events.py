@@ -1,0 +1,155 @@
+"""The event contract: every type that reaches a frontend, its own fields, and what supersedes what."""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+import msgspec
+
+CONNECTION_EVENT: Final = "whatsapp_connection_event"
+"""Socket.IO event name of everything stored, emitted, acknowledged and replayed."""
+
+STATUS_UPDATE: Final = "whatsapp_status_update"
+"""Socket.IO event name of the snapshot: not stored, not retried."""
+
+
+class EventType(enum.IntEnum):
+    """Event types. The number is what the outbox stores, so it never changes; `wire` is the public name."""
+
+    CONNECTING = 0
+    QR = 1
+    PAIRING_CODE = 2
+    QR_EXPIRED = 3
+    PAIRED = 4
+    CONNECTED = 5
+    DEGRADED = 6
+    DISCONNECTED = 7
+    LOGGED_OUT = 8
+    REPLACED = 9
+    BANNED = 10
+    CLIENT_OUTDATED = 11
+    FAILED = 12
+
+    wire: str
+
+    def __init__(self, _number: int) -> None:
+        self.wire = f"whatsapp_{self.name.lower()}"
+
+
+class Payload(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The fields that one event type adds to the common ones."""
+
+
+class Connecting(Payload, frozen=True):
+    pass
+
+
+class Qr(Payload, frozen=True, omit_defaults=False):
+    """`qr` is a secret: the text to draw. `expires_at` is RFC 3339 UTC."""
+
+    qr: str
+    index: int
+    total: int
+    expires_at: str
+
+
+class PairingCode(Payload, frozen=True):
+    """`pairing_code` is a secret: what the person types into the phone."""
+
+    pairing_code: str
+    expires_at: str
+
+
+class QrExpired(Payload, frozen=True):
+    pass
+
+
+class Paired(Payload, frozen=True):
+    phone_number: str
+
+
+class Connected(Payload, frozen=True, omit_defaults=False):
+    phone_number: str
+    display_name: str
+    first: bool
+
+
+class Failure(Payload, frozen=True, omit_defaults=False):
+    """What every failure says: a code for programs, whether trying again can help, and what a person should do."""
+
+    reason_code: str
+    retryable: bool
+    user_action: str
+
+
+class Degraded(Payload, frozen=True):
+    pass
+
+
+class Disconnected(Failure, frozen=True):
+    pass
+
+
+class LoggedOut(Failure, frozen=True):
+    pass
+
+
+class Replaced(Failure, frozen=True):
+    pass
+
+
+class Banned(Failure, frozen=True):
+    """`until` is RFC 3339 UTC, None when WhatsApp names no end."""
+
+    until: str | None
+
+
+class ClientOutdated(Failure, frozen=True):
+    pass
+
+
+class Failed(Failure, frozen=True):
+    pass
+
+
+PAYLOADS: Final[dict[EventType, type[Payload]]] = {
+    EventType.CONNECTING: Connecting,
+    EventType.QR: Qr,
+    EventType.PAIRING_CODE: PairingCode,
+    EventType.QR_EXPIRED: QrExpired,
+    EventType.PAIRED: Paired,
+    EventType.CONNECTED: Connected,
+    EventType.DEGRADED: Degraded,
+    EventType.DISCONNECTED: Disconnected,
+    EventType.LOGGED_OUT: LoggedOut,
+    EventType.REPLACED: Replaced,
+    EventType.BANNED: Banned,
+    EventType.CLIENT_OUTDATED: ClientOutdated,
+    EventType.FAILED: Failed,
+}
+
+TYPE_OF: Final[dict[type[Payload], EventType]] = {payload: type_ for type_, payload in PAYLOADS.items()}
+
+SECRET_TYPES: Final = frozenset({EventType.QR, EventType.PAIRING_CODE})
+"""Their payload is the key to somebody's account: wiped when they end, never replayed once expired."""
+
+_T = EventType
+_ENDS_PAIRING: Final = frozenset({_T.QR, _T.PAIRING_CODE})
+_PASSING: Final = frozenset({_T.CONNECTING, _T.DEGRADED, _T.DISCONNECTED})
+_BEFORE_CONNECTED: Final = _PASSING | {_T.QR_EXPIRED, _T.PAIRED}
+
+SUPERSEDES_ALWAYS: Final[dict[EventType, frozenset[EventType]]] = {
+    type_: _ENDS_PAIRING for type_ in EventType if type_ is not _T.DEGRADED
+}
+"""A secret ends with the next step of its link, delivered or not: the newest code is the only one that works."""
+
+SUPERSEDES_UNSEEN: Final[dict[EventType, frozenset[EventType]]] = {
+    _T.QR: frozenset({_T.CONNECTING, _T.QR_EXPIRED}),
+    _T.PAIRING_CODE: frozenset({_T.CONNECTING, _T.QR_EXPIRED}),
+    _T.PAIRED: _PASSING | {_T.QR_EXPIRED},
+    _T.CONNECTED: _BEFORE_CONNECTED,
+    _T.DEGRADED: frozenset({_T.CONNECTING, _T.DEGRADED}),
+    _T.DISCONNECTED: _PASSING,
+}
+"""Passing states that a snapshot makes pointless, while nobody was connected to see them. Results never end so."""

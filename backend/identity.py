@@ -1,0 +1,64 @@
+"""Who an event is for. The one place where a socket's key is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+MAX_ID_LENGTH: Final = 128
+"""Longest user or bot id, in characters."""
+
+
+class IdentityError(ValueError):
+    """An id that cannot be used. `code` is public and part of the contract."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class BotKey:
+    """A user's bot: what sockets are mapped under and events are addressed to.
+
+    The pair is the key. It is never joined into one string, so `a_b`+`c` and `a`+`b_c` stay different.
+    Make it with `BotKey.parse`, which checks both ids.
+    """
+
+    user_id: str
+    bot_id: str
+
+    @classmethod
+    def parse(cls, user_id: object, bot_id: object) -> BotKey:
+        """Check both ids and pair them.
+
+        Raises `IdentityError` with the code `user_id_invalid`, `bot_id_missing` or `bot_id_invalid`.
+        """
+        user = parse_user_id(user_id)
+        if bot_id is None or bot_id == "":
+            raise IdentityError("bot_id_missing", "A botId is needed to know which bot's events to send.")
+        return cls(user, _checked(bot_id, "bot_id_invalid", "botId"))
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is calling, as `auth.py` found out. `expires_at` is in seconds since the epoch, None without end."""
+
+    user_id: str
+    expires_at: float | None = None
+
+
+def parse_user_id(user_id: object) -> str:
+    """Return the user id as given, or raise `IdentityError` with `user_id_invalid`."""
+    return _checked(user_id, "user_id_invalid", "userId")
+
+
+def _checked(value: object, code: str, name: str) -> str:
+    if not isinstance(value, str):
+        raise IdentityError(code, f"{name} must be a string.")
+    if not 1 <= len(value) <= MAX_ID_LENGTH:
+        raise IdentityError(code, f"{name} must have 1 to {MAX_ID_LENGTH} characters.")
+    if not value.isprintable() or value != value.strip():
+        raise IdentityError(code, f"{name} must be printable, without spaces at its ends.")
+    return value

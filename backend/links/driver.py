@@ -1,0 +1,138 @@
+"""What a WhatsApp driver must do, and what it reports. Drivers stand side by side and share no state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+
+class Report(msgspec.Struct, frozen=True, tag=True, rename="camel"):
+    """One thing that a session saw, in the order in which it happened. Tagged, so it can cross a pipe."""
+
+
+class QrShown(Report, frozen=True):
+    """A new code to draw; it ends the one before. `ttl` is in seconds. `qr` is a secret."""
+
+    qr: str
+    index: int
+    total: int
+    ttl: float
+
+
+class PairingCodeShown(Report, frozen=True):
+    """A code for the phone's keyboard. `ttl` is in seconds. `code` is a secret."""
+
+    code: str
+    ttl: float
+
+
+class CodesUsedUp(Report, frozen=True):
+    """Nobody scanned in time: the session cannot pair any more."""
+
+
+class PairSucceeded(Report, frozen=True):
+    """The phone accepted; a reconnect follows. `phone_number` is digits with a leading plus."""
+
+    phone_number: str
+
+
+class Online(Report, frozen=True):
+    """Authenticated, the first time or again. `phone_number` is digits with a leading plus."""
+
+    phone_number: str
+    display_name: str
+
+
+class KeepAliveLost(Report, frozen=True):
+    """Pings are unanswered, the connection still stands."""
+
+
+class KeepAliveRestored(Report, frozen=True):
+    pass
+
+
+class Offline(Report, frozen=True):
+    """Closed by the network; the library tries again by itself."""
+
+
+class LoggedOutByPhone(Report, frozen=True):
+    """The device was removed; its keys are worthless. `reason` is WhatsApp's number, as text."""
+
+    reason: str
+
+
+class StreamReplaced(Report, frozen=True):
+    """The same keys are used elsewhere."""
+
+
+class TemporaryBan(Report, frozen=True):
+    """`expires_in` is in seconds, None when WhatsApp names no end."""
+
+    code: int
+    expires_in: float | None
+
+
+class Outdated(Report, frozen=True):
+    """WhatsApp refuses this version of the library."""
+
+
+class ConnectFailed(Report, frozen=True):
+    """WhatsApp refused the connection for another reason."""
+
+    reason: str
+
+
+class StreamFailed(Report, frozen=True):
+    """A stream error that has no row of its own; the connection may or may not survive it."""
+
+    code: str
+
+
+class Unreachable(Report, frozen=True):
+    """The first dial failed: no connection was ever made. `message` holds no secret."""
+
+    message: str
+
+
+class WorkerDied(Report, frozen=True):
+    """The session's process is gone. `exit_status` as `subprocess` gives it: negative for a signal."""
+
+    exit_status: int
+
+
+class SessionSpec(msgspec.Struct, frozen=True, rename="camel"):
+    """What a session needs. `store` is the file that holds the account's keys; missing means not paired yet.
+    `phone_number` asks for a pairing code. `traceparent` is the link's context."""
+
+    link_id: str
+    store: Path
+    phone_number: str | None
+    traceparent: str | None = None
+
+
+class Session(Protocol):
+    """One running session. Reports stop once `stop` or `logout` has returned."""
+
+    async def stop(self) -> None:
+        """End it and keep the account's keys."""
+
+    async def logout(self) -> None:
+        """Remove the device from the account, end the session, delete the store."""
+
+    async def alive(self) -> bool | None:
+        """The library's own word on whether it is connected; None when it does not answer in time."""
+
+
+class Driver(Protocol):
+    """Starts sessions."""
+
+    name: str
+
+    async def start(self, spec: SessionSpec, report: Callable[[Report], None]) -> Session:
+        """Start a session. `report` is called on the event loop. Raises `OSError` when none can be started."""
+
+    async def close(self) -> None:
+        """Stop every session within a few seconds."""
