@@ -1,0 +1,343 @@
+"""The courier: stores an event, emits it to whoever is there, and sees to it until somebody confirms it.
+
+The path of one event: `publish` → outbox commit → `_stored` → sockets → `acked` or `received` → `_settle`.
+It has no task and no timer of its own. What a socket missed is `replay.py`'s, what nobody acknowledged `retry.py`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Protocol, cast
+
+import structlog
+
+from backend.delivery.channel import Backlog, Channel
+from backend.delivery.deadlines import Deadlines
+from backend.delivery.journal import Delivery, Journal, Meter
+from backend.delivery.outbox import Draft, Ended, Outbox, OutboxError, Resolution, StoredEvent
+from backend.delivery.outcome import Attempt, MissReason, Mode, Outcome
+from backend.delivery.retry import Backoff
+from backend.delivery.sockets import Confirmable, Miss, Socket, Sockets
+from backend.delivery.wire import event_packet
+from backend.events import SUPERSEDES_ALWAYS, SUPERSEDES_UNSEEN, TYPE_OF, EventType, Payload
+from backend.identity import BotKey
+
+log = structlog.get_logger(__name__)
+
+SETTLE: Final = 0.5
+"""Seconds that a receipt waits for the acknowledgement which would be the better grade."""
+
+_NO_TYPES: Final[frozenset[EventType]] = frozenset()
+_SUPERSEDES: Final = {
+    (type_, seen): SUPERSEDES_ALWAYS.get(type_, _NO_TYPES)
+    | (_NO_TYPES if seen else SUPERSEDES_UNSEEN.get(type_, _NO_TYPES))
+    for type_ in EventType
+    for seen in (True, False)
+}
+
+
+class Switches(Protocol):
+    """The faults that delivery plays, all off unless a developer asks."""
+
+    drop_acks: bool
+    drop_receipts: bool
+    key_mismatch: bool
+
+
+class Courier:
+    """Knows an outbox and sockets, both by their protocols. Lives on the event loop."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        sockets: Sockets,
+        journal: Journal,
+        meter: Meter,
+        switches: Switches,
+        *,
+        event_ttl: float,
+        ack_timeout: float,
+        backoff: Backoff,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """`event_ttl` and `ack_timeout` are in seconds, `now_ns` gives nanoseconds since the epoch."""
+        self._outbox = outbox
+        self._sockets = sockets
+        self._journal = journal
+        self._meter = meter
+        self._switches = switches
+        self._ttl_ms = int(event_ttl * 1000)
+        self._backoff = backoff
+        self._now_ns = now_ns
+        self._loop = asyncio.get_running_loop()
+        self._channels: dict[BotKey, Channel] = {}
+        self._due: Deadlines[tuple[Delivery, int]] = Deadlines(ack_timeout, self._overdue)
+        self._settling: Deadlines[Delivery] = Deadlines(SETTLE, self._receipt_stands)
+        outbox.on_ended = self._ended
+
+    # publishing
+
+    async def publish(
+        self,
+        key: BotKey,
+        link_id: str,
+        payload: Payload,
+        *,
+        expires_at: int | None = None,
+        traceparent: str | None = None,
+    ) -> StoredEvent:
+        """Store an event and emit it; returns once it is committed. `expires_at` is in milliseconds since the epoch.
+
+        Raises `OutboxError`, and then nothing was stored or emitted.
+        """
+        stored: asyncio.Future[StoredEvent] = self._loop.create_future()
+
+        def done(result: StoredEvent | OutboxError) -> None:
+            self._stored(result)
+            if stored.done():
+                return
+            if isinstance(result, OutboxError):
+                stored.set_exception(result)
+            else:
+                stored.set_result(result)
+
+        self._outbox.append(self._draft(key, link_id, payload, expires_at, traceparent), done)
+        return await stored
+
+    def post(self, key: BotKey, link_id: str, payload: Payload) -> None:
+        """Like `publish`, for a caller who does not wait; a failure is logged."""
+        self._outbox.append(self._draft(key, link_id, payload, None, None), self._stored)
+
+    def _draft(
+        self, key: BotKey, link_id: str, payload: Payload, expires_at: int | None, traceparent: str | None
+    ) -> Draft:
+        now = self._now_ns() // 1_000_000
+        end = now + self._ttl_ms
+        return Draft(
+            key,
+            link_id,
+            payload,
+            now,
+            end if expires_at is None else min(end, expires_at),
+            self._journal.context(traceparent),
+            _SUPERSEDES[TYPE_OF[type(payload)], bool(self._sockets.of(key))],
+        )
+
+    def _stored(self, event: StoredEvent | OutboxError) -> None:
+        """An event is committed: emit it to whoever is there."""
+        if isinstance(event, OutboxError):
+            log.error("event_not_stored", code=event.code)
+            return
+        delivery = Delivery(event, Mode.LIVE, self._now_ns())
+        key = BotKey(event.key.user_id, event.key.user_id) if self._switches.key_mismatch else event.key
+        peers = self._sockets.of(key)
+        if not peers:
+            delivery.started_ns = delivery.stored_ns
+            self._miss(delivery, self._sockets.why_missing(key), looked_for=key)
+            return
+        channel = self._channel(key)
+        if channel.backlogs:
+            channel.hold_back(delivery)
+            peers = [peer for peer in peers if peer.live]
+        if peers:
+            self.emit(channel, delivery, peers)
+
+    # emitting
+
+    def emit(self, channel: Channel, delivery: Delivery, peers: Iterable[Socket], mode: Mode = Mode.LIVE) -> bool:
+        """Write an event to these sockets: a new attempt, or more sockets of the open one. Whether one took it."""
+        if not delivery.waiting:
+            delivery.mode = mode
+            delivery.started_ns = self._now_ns()
+            delivery.receipt_ns = 0
+            delivery.sids = ()
+            delivery.sockets = 0
+        event = delivery.event
+        frame = self._sockets.frame(event_packet(event, mode, len(delivery.attempts) + 1))
+        reason = MissReason.SEND_FAILED
+        taken = False
+        for peer in peers:
+            failed = peer.send(frame)
+            if failed is None:
+                taken = True
+                delivery.sids += (peer.sid,)
+                delivery.sockets += 1
+                peer.confirm(delivery)
+            else:
+                reason = failed
+        if taken and not delivery.waiting:
+            delivery.waiting = True
+            channel.inflight[event.seq] = delivery
+            self._due.add((delivery, len(delivery.attempts)))
+        elif not delivery.waiting:
+            self._miss(delivery, Miss(reason))
+        return taken
+
+    def _miss(self, delivery: Delivery, miss: Miss, looked_for: BotKey | None = None) -> None:
+        """An attempt ended without a confirmation: the event stays pending, and whoever asks can see why."""
+        event = delivery.event
+        attempt = Attempt(
+            at=delivery.started_ns // 1_000_000,
+            mode=delivery.mode,
+            sockets=delivery.sockets,
+            reason=miss.reason,
+            receipt_at=delivery.receipt_ns // 1_000_000 or None,
+            keys=miss.keys,
+            sids=delivery.sids,
+        )
+        delivery.finish(attempt)
+        self._outbox.record(event.key, event.seq, delivery.attempts)
+        self._meter.missed(delivery, attempt)
+        self._journal.attempted(delivery, attempt)
+        self._sockets.missed(looked_for or event.key, event.type.wire, event.id, miss)
+
+    # confirmations
+
+    def acked(self, peer: Socket, seq: int) -> None:
+        """The application acknowledged. Unknown, late and repeated numbers do no harm."""
+        channel = self._channels.get(peer.key)
+        if channel is None or self._switches.drop_acks:
+            return
+        delivery = channel.take(seq) if seq in channel.inflight else None
+        if delivery is not None:
+            delivery.ack_ns = self._now_ns()
+            self._settle(delivery, Outcome.ACKED)
+            return
+        delivery = channel.received.pop(seq, None)
+        if delivery is not None:
+            delivery.ack_ns = self._now_ns()
+            self._outbox.upgrade(peer.key, seq, delivery.ack_ns // 1_000_000)
+            self._meter.upgraded(delivery)
+            self._journal.upgraded(delivery)
+
+    def received(self, peer: Socket, sent: Sequence[Confirmable]) -> None:
+        """A client's engine has read these. That ends them, unless the client owes an acknowledgement."""
+        if self._switches.drop_receipts:
+            return
+        now = self._now_ns()
+        for delivery in cast("Sequence[Delivery]", sent):
+            if delivery.outcome is not Outcome.PENDING:
+                continue
+            delivery.receipt_ns = delivery.receipt_ns or now
+            if not peer.must_ack and not delivery.confirmed:
+                delivery.confirmed = True
+                self._settling.add(delivery)
+
+    def _receipt_stands(self, delivery: Delivery) -> None:
+        """No acknowledgement came in the moment that a receipt waits for one."""
+        if delivery.outcome is not Outcome.PENDING:
+            return
+        channel = self._channels.get(delivery.event.key)
+        if channel is not None:
+            channel.take(delivery.event.seq)
+            channel.remember_received(delivery)
+        self._settle(delivery, Outcome.RECEIVED)
+
+    def _settle(self, delivery: Delivery, outcome: Outcome) -> None:
+        """An event was confirmed: its last attempt joins the others, and all of it is written once."""
+        event = delivery.event
+        delivery.outcome = outcome
+        receipt_at = delivery.receipt_ns // 1_000_000 or None
+        ack_at = delivery.ack_ns // 1_000_000 or None
+        if delivery.waiting:
+            delivery.finish(
+                Attempt(
+                    at=delivery.started_ns // 1_000_000,
+                    mode=delivery.mode,
+                    sockets=delivery.sockets,
+                    receipt_at=receipt_at,
+                    ack_at=ack_at,
+                    sids=delivery.sids,
+                )
+            )
+            self._meter.sent(delivery)
+        else:  # the attempt was given up before its confirmation came
+            delivery.attempts[-1].receipt_at = receipt_at
+            delivery.attempts[-1].ack_at = ack_at
+        self._outbox.resolve(Resolution(event.key, event.seq, outcome, ack_at or receipt_at or 0, delivery.attempts))
+        self._meter.delivered(delivery)
+        self._journal.settled(delivery)
+
+    def _overdue(self, due: tuple[Delivery, int]) -> None:
+        """Nobody confirmed an attempt in time: that says "unknown", not "lost"."""
+        delivery, attempts = due
+        if not delivery.waiting or delivery.confirmed or len(delivery.attempts) != attempts:
+            return
+        delivery.failures += 1
+        self._miss(delivery, Miss(MissReason.ACK_TIMEOUT))
+        channel = self._channels.get(delivery.event.key)
+        if channel is not None and channel.retry is None:
+            delay = self._backoff.delay(delivery.failures)
+            channel.retry = self._loop.call_later(delay, self._retry, channel)
+
+    def _retry(self, channel: Channel) -> None:
+        """Send again, in `seq` order, what clients that must acknowledge did not."""
+        channel.retry = None
+        peers = [peer for peer in self._sockets.of(channel.key) if peer.live and peer.must_ack]
+        now = self._now_ns() // 1_000_000
+        for seq in sorted(channel.inflight) if peers else ():
+            delivery = channel.inflight.get(seq)
+            if delivery and not delivery.waiting and not delivery.confirmed and delivery.event.expires_at > now:
+                self.emit(channel, delivery, peers, delivery.mode)
+
+    def _ended(self, ended: Sequence[Ended]) -> None:
+        """The outbox ended events itself: superseded by a newer one, or too old."""
+        for end in ended:
+            channel = self._channels.get(end.key)
+            delivery = channel.take(end.seq) if channel is not None else None
+            if delivery is None or delivery.outcome is not Outcome.PENDING:
+                continue
+            if delivery.waiting and not delivery.confirmed:
+                self._miss(delivery, Miss(MissReason.ACK_TIMEOUT))
+            delivery.outcome = end.outcome
+            self._journal.settled(delivery)
+
+    # sockets come and go
+
+    def joined(self, peer: Socket) -> Channel:
+        """A socket is mapped; what comes from now on waits until its replay is over."""
+        channel = self._channel(peer.key)
+        channel.backlogs[peer.sid] = Backlog()
+        return channel
+
+    def left(self, peer: Socket) -> None:
+        """A socket is unmapped. What only it could have confirmed has missed."""
+        channel = self._channels.get(peer.key)
+        if channel is None:
+            return
+        backlog = channel.backlogs.get(peer.sid)
+        channel.replay_over(peer.sid)
+        if self._sockets.of(peer.key):
+            return
+        del self._channels[peer.key]
+        channel.close()
+        held = () if backlog is None else backlog.deliveries
+        for delivery in [*channel.inflight.values(), *held]:
+            if delivery.outcome is not Outcome.PENDING:
+                continue
+            if delivery.confirmed:
+                self._settle(delivery, Outcome.RECEIVED)
+            elif delivery.waiting:
+                self._miss(delivery, Miss(MissReason.JUST_DISCONNECTED))
+            elif not delivery.attempts:
+                delivery.started_ns = delivery.stored_ns
+                self._miss(delivery, Miss(MissReason.JUST_DISCONNECTED))
+
+    def _channel(self, key: BotKey) -> Channel:
+        channel = self._channels.get(key)
+        if channel is None:
+            channel = self._channels[key] = Channel(key)
+        return channel
+
+    def in_flight(self) -> int:
+        """Attempts that wait for a confirmation."""
+        return sum(d.waiting for channel in self._channels.values() for d in channel.inflight.values())
+
+    def close(self) -> None:
+        """Stop all timers; what is pending stays in the outbox."""
+        self._due.close()
+        self._settling.close()
+        for channel in self._channels.values():
+            channel.close()
