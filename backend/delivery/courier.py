@@ -20,7 +20,7 @@ from backend.delivery.outbox import Draft, Ended, Outbox, OutboxError, Resolutio
 from backend.delivery.outcome import Attempt, MissReason, Mode, Outcome
 from backend.delivery.retry import Backoff
 from backend.delivery.sockets import Confirmable, Miss, Socket, Sockets
-from backend.delivery.wire import event_packet
+from backend.delivery.wire import event_frame
 from backend.events import SUPERSEDES_ALWAYS, SUPERSEDES_UNSEEN, TYPE_OF, EventType, Payload
 from backend.identity import BotKey
 
@@ -155,7 +155,7 @@ class Courier:
             delivery.sids = ()
             delivery.sockets = 0
         event = delivery.event
-        frame = self._sockets.frame(event_packet(event, mode, len(delivery.attempts) + 1))
+        frame = event_frame(event, mode, len(delivery.attempts) + 1)
         reason = MissReason.SEND_FAILED
         taken = False
         for peer in peers:

@@ -15,8 +15,8 @@ from backend.delivery.courier import Courier
 from backend.delivery.journal import Delivery, Journal
 from backend.delivery.outbox import Outbox, StoredEvent
 from backend.delivery.outcome import Mode, Outcome
-from backend.delivery.sockets import Socket, Sockets
-from backend.delivery.wire import status_packet
+from backend.delivery.sockets import Socket
+from backend.delivery.wire import status_frame
 from backend.identity import BotKey
 
 log = structlog.get_logger(__name__)
@@ -34,7 +34,6 @@ class Replayer:
     def __init__(
         self,
         outbox: Outbox,
-        sockets: Sockets,
         courier: Courier,
         journal: Journal,
         snapshot: Callable[[BotKey, int], msgspec.Struct],
@@ -44,7 +43,6 @@ class Replayer:
         """`snapshot` gives what is true for a key whose newest event has this `seq`; `watermark` is the bytes of
         backlog past which a replay waits for its client to read."""
         self._outbox = outbox
-        self._sockets = sockets
         self._courier = courier
         self._journal = journal
         self._snapshot = snapshot
@@ -53,7 +51,7 @@ class Replayer:
     async def status(self, peer: Socket) -> None:
         """Send the snapshot, behind everything that was sent before."""
         seq = await self._outbox.last_seq(peer.key)
-        peer.send(self._sockets.frame(status_packet(self._snapshot(peer.key, seq))))
+        peer.send(status_frame(self._snapshot(peer.key, seq)))
 
     async def run(self, peer: Socket, channel: Channel, connect_parent: str | None) -> int:
         """Bring a socket that `Courier.joined` up to date, and make it live; returns how many events it sent.

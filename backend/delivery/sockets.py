@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import NamedTuple, Protocol
 
 from backend.delivery.outcome import MissReason
+from backend.delivery.wire import Frame
 from backend.identity import BotKey
 
 
@@ -14,10 +15,6 @@ class Miss(NamedTuple):
 
     reason: MissReason
     keys: tuple[str, ...] = ()
-
-
-class Frame(Protocol):
-    """One Socket.IO packet, encoded once for every socket that gets it."""
 
 
 class Confirmable(Protocol):
@@ -62,6 +59,3 @@ class Sockets(Protocol):
 
     def missed(self, key: BotKey, event: str, event_id: str, miss: Miss) -> None:
         """Remember a missed attempt, for the page of the last misses."""
-
-    def frame(self, packet: bytes) -> Frame:
-        """Encode a Socket.IO packet, given as UTF-8 behind its Engine.IO type."""

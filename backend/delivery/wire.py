@@ -15,12 +15,37 @@ _STATUS: Final = b'42["' + STATUS_UPDATE.encode() + b'",'
 _REPLAYED: Final = {Mode.LIVE: b',"replayed":false,"attempt":', Mode.REPLAY: b',"replayed":true,"attempt":'}
 
 
-def event_packet(event: StoredEvent, mode: Mode, attempt: int) -> bytes:
+class Frame:
+    """One Engine.IO message, encoded once for all the sockets that get it."""
+
+    __slots__ = ("payload", "wire")
+
+    def __init__(self, payload: bytes) -> None:
+        """`payload` is the whole packet, `4…`, as UTF-8."""
+        self.payload = payload
+        self.wire = websocket_frame(payload)
+
+    def message(self) -> str:
+        """The packet without its type, as python-engineio wants it."""
+        return self.payload[1:].decode()
+
+
+def websocket_frame(payload: bytes) -> bytes:
+    """An unmasked, final text frame (RFC 6455 §5.2), as a server sends it."""
+    length = len(payload)
+    if length < 126:
+        return b"\x81" + length.to_bytes(1, "big") + payload
+    if length < 1 << 16:
+        return b"\x81\x7e" + length.to_bytes(2, "big") + payload
+    return b"\x81\x7f" + length.to_bytes(8, "big") + payload
+
+
+def event_frame(event: StoredEvent, mode: Mode, attempt: int) -> Frame:
     """An Engine.IO message with a Socket.IO event. Its ack id is the event's `seq`, so that any socket's ack names
     the event, and all sockets of a key get the same bytes. `attempt` counts from 1."""
-    return b"42%d%b%b%b%d}]" % (event.seq, _EVENT, event.body[:-1], _REPLAYED[mode], attempt)
+    return Frame(b"42%d%b%b%b%d}]" % (event.seq, _EVENT, event.body[:-1], _REPLAYED[mode], attempt))
 
 
-def status_packet(snapshot: msgspec.Struct) -> bytes:
+def status_frame(snapshot: msgspec.Struct) -> Frame:
     """An Engine.IO message with a snapshot, without an ack id."""
-    return _STATUS + msgspec.json.encode(snapshot) + b"]"
+    return Frame(_STATUS + msgspec.json.encode(snapshot) + b"]")

@@ -19,6 +19,8 @@ from aiohttp import WSMsgType, web
 from engineio import packet
 from engineio.async_drivers import aiohttp as driver
 
+from backend.delivery.wire import Frame, websocket_frame
+
 _closing: set[asyncio.Future[None]] = set()  # asyncio keeps no reference of its own
 
 PING_FRAME: Final = b"\x81\x012"
@@ -31,31 +33,6 @@ class Sent(enum.Enum):
     OK = "ok"
     FULL = "queue_full"
     FAILED = "send_failed"
-
-
-class Frame:
-    """One Engine.IO message, encoded once for all the sockets that get it."""
-
-    __slots__ = ("payload", "wire")
-
-    def __init__(self, payload: bytes) -> None:
-        """`payload` is the whole packet, `4…`, as UTF-8."""
-        self.payload = payload
-        self.wire = websocket_frame(payload)
-
-    def message(self) -> str:
-        """The packet without its type, as python-engineio wants it."""
-        return self.payload[1:].decode()
-
-
-def websocket_frame(payload: bytes) -> bytes:
-    """An unmasked, final text frame (RFC 6455 §5.2), as a server sends it."""
-    length = len(payload)
-    if length < 126:
-        return b"\x81" + length.to_bytes(1, "big") + payload
-    if length < 1 << 16:
-        return b"\x81\x7e" + length.to_bytes(2, "big") + payload
-    return b"\x81\x7f" + length.to_bytes(8, "big") + payload
 
 
 class LaneClient(Protocol):

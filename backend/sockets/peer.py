@@ -9,8 +9,9 @@ from typing import Final, Protocol
 
 from backend.delivery.outcome import MissReason
 from backend.delivery.sockets import Confirmable
+from backend.delivery.wire import Frame
 from backend.identity import BotKey
-from backend.sockets.lane import Frame, Lane, Sent
+from backend.sockets.lane import Lane, Sent
 
 PROMPT_WAIT: Final = 0.05
 """Seconds that a client which acknowledges by itself is given before a receipt is asked for."""

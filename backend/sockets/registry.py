@@ -12,7 +12,6 @@ import msgspec
 from backend.delivery.outcome import MissReason
 from backend.delivery.sockets import Miss
 from backend.identity import BotKey
-from backend.sockets.lane import Frame
 from backend.sockets.peer import Peer
 
 JUST: Final = 30.0
@@ -144,9 +143,6 @@ class Registry:
         self._misses.appendleft(
             MissView(time.time_ns() // 1_000_000, event, miss.reason, event_id, (key.user_id, key.bot_id), miss.keys)
         )
-
-    def frame(self, packet: bytes) -> Frame:
-        return Frame(packet)
 
     def view(self) -> RegistryView:
         now = self._clock()

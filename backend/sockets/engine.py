@@ -1,0 +1,65 @@
+"""python-socketio with lanes: its server, with the few places overridden where this program needs to know more."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import socketio
+import structlog
+from engineio.exceptions import EngineIOError
+
+from backend.sockets.lane import Lane, LaneServer
+
+log = structlog.get_logger(__name__)
+
+
+class SocketEngine(socketio.AsyncServer):  # type: ignore[misc]  # python-socketio publishes no types
+    """Tells when a client can be sent events, and when its engine is gone, however it went.
+
+    python-socketio answers CONNECT after the connect handler, so that an event sent from the handler would come
+    first; and it drops a disconnect of a socket whose connect handler was slow.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.lanes: dict[str, Lane] = {}
+        self.on_open: Callable[[str], None] = lambda _eio_sid: None
+        self.on_gone: Callable[[str, str], None] = lambda _eio_sid, _reason: None
+        self.on_message: Callable[[str], Awaitable[bool]] | None = None
+        """Asked before each message of a client; False drops it."""
+
+    def _engineio_server_class(self) -> type[LaneServer]:
+        return LaneServer
+
+    async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> None:
+        self.lanes[eio_sid] = self.eio.lane(eio_sid)
+        await super()._handle_eio_connect(eio_sid, environ)
+
+    async def _handle_connect(self, eio_sid: str, namespace: str | None, data: object) -> None:
+        await super()._handle_connect(eio_sid, namespace, data)
+        self.on_open(eio_sid)
+
+    async def _handle_eio_message(self, eio_sid: str, data: str | bytes) -> None:
+        if self.on_message is not None and not await self.on_message(eio_sid):
+            return
+        try:
+            await super()._handle_eio_message(eio_sid, data)
+        except EngineIOError:
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever a hostile packet made the parser raise
+            log.info("packet_malformed", error=type(error).__name__, size=len(data))
+            lane = self.lanes.get(eio_sid)
+            if lane is not None:
+                await lane.close("transport error")
+
+    async def _handle_ack(self, eio_sid: str, namespace: str | None, id: int | None, data: object) -> None:  # noqa: A002
+        """Acknowledgements that the lane did not take: binary ones. There are no callbacks, so nothing else is due."""
+        lane = self.lanes.get(eio_sid)
+        if lane is not None and lane.client is not None and id is not None and namespace in {None, "/"}:
+            lane.client.acked(id)
+
+    async def _handle_eio_disconnect(self, eio_sid: str, reason: str) -> None:
+        lane = self.lanes.pop(eio_sid, None)
+        self.on_gone(eio_sid, (lane.close_reason if lane else None) or reason)
+        await super()._handle_eio_disconnect(eio_sid, reason)
