@@ -45,6 +45,9 @@ _PAIRING: Final = (1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0, 90.0, 120.0, 180.0, 30
 _LAG: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 
+Exemplar = dict[str, str] | None
+"""`{"trace_id": …}` of a trace that is kept, else None."""
+
 _Child = TypeVar("_Child", Counter, Gauge, Histogram)
 
 

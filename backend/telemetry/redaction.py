@@ -1,0 +1,193 @@
+"""What may leave the process about a person, and in which shape. The one file that decides.
+
+Three means, from strong to weak: a *hash* stands for an id so that its events can be followed; a *drop* leaves out a
+field whose name says that it is private; a *scrub* looks for private shapes in free text, as the last defence.
+"""
+
+from __future__ import annotations
+
+import functools
+import hmac
+import re
+import secrets
+from collections.abc import Callable
+from typing import Final
+
+HIDDEN: Final = "[hidden]"
+
+_HASH_CHARS: Final = 16
+"""64 bits in hex: no two users of one deployment are mistaken for each other."""
+
+_CACHED: Final = 8192
+
+_key = secrets.token_bytes(32)
+
+
+def configure(key: str | bytes | None) -> None:
+    """Set the key of all hashes. None: one of this process, so that hashes of two runs do not match."""
+    global _key
+    _key = secrets.token_bytes(32) if key is None else key.encode() if isinstance(key, str) else key
+    user_hash.cache_clear()
+    key_hash.cache_clear()
+
+
+@functools.lru_cache(_CACHED)
+def user_hash(user_id: str) -> str:
+    """What stands for a user: 16 hex characters of a keyed HMAC-SHA256."""
+    return _hash(b"user", user_id)
+
+
+@functools.lru_cache(_CACHED)
+def key_hash(user_id: str, bot_id: str) -> str:
+    """What stands for a user's bot: 16 hex characters of a keyed HMAC-SHA256."""
+    return _hash(b"key", user_id, bot_id)
+
+
+def _hash(kind: bytes, *parts: str) -> str:
+    message = kind
+    for part in parts:
+        encoded = part.encode(errors="surrogatepass")
+        message += b"\0%d\0%b" % (len(encoded), encoded)
+    return hmac.digest(_key, message, "sha256").hex()[:_HASH_CHARS]
+
+
+def mask_phone(number: str) -> str:
+    """A phone number's last two digits, enough for a person to tell two of their own apart."""
+    digits = [c for c in number if c.isdigit()]
+    return f"[phone …{''.join(digits[-2:])}]" if len(digits) > 6 else "[phone]"
+
+
+PRIVATE_FIELDS: Final = frozenset(
+    {
+        "access_token",
+        "api_key",
+        "apikey",
+        "auth",
+        "authorization",
+        "body",
+        "cookie",
+        "display_name",
+        "displayname",
+        "environ",
+        "headers",
+        "jid",
+        "packet",
+        "pairing_code",
+        "pairingcode",
+        "password",
+        "payload",
+        "phone",
+        "phone_number",
+        "phonenumber",
+        "push_name",
+        "pushname",
+        "qr",
+        "query",
+        "query_string",
+        "secret",
+        "token",
+    }
+)
+"""Names of fields, in lower case, whose value is never let out."""
+
+_HASHED_FIELDS: Final[dict[str, Callable[[str], str]]] = {
+    "user_id": user_hash,
+    "userid": user_hash,
+    "bot_id": lambda bot: _hash(b"bot", bot),
+    "botid": lambda bot: _hash(b"bot", bot),
+}
+
+
+def field(name: str, value: object) -> object:
+    """What may leave of one named value: itself, a hash of it, its scrubbed text, or `[hidden]`."""
+    lowered = name.lower()
+    if lowered in PRIVATE_FIELDS:
+        return HIDDEN
+    if lowered in _HASHED_FIELDS:
+        return _HASHED_FIELDS[lowered](str(value))
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, str):
+        return scrub(value)
+    if isinstance(value, dict):
+        return {str(key): field(str(key), part) for key, part in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [field("", part) for part in value]
+    if isinstance(value, BaseException):
+        return message_of(value)
+    return scrub(_mask_quoted(str(value)))
+
+
+_QR: Final = re.compile(r"(?:https?://wa\.me/\S*?#)?\b\d@[A-Za-z0-9+/=_-]{8,}(?:,[A-Za-z0-9+/=_-]+)*")
+_JID: Final = re.compile(
+    r"[\w.+%-]+(?::\d+)?@(?:s\.whatsapp\.net|c\.us|g\.us|lid|hosted(?:\.lid)?|broadcast|newsletter|msgr|bot)\b"
+)
+_TOKEN: Final = re.compile(r"\beyJ[\w-]{5,}\.[\w-]+(?:\.[\w-]*)?|\b(?:[Bb]earer|BEARER|[Bb]asic)\s+[\w.~+/=-]{6,}")
+_NAMED: Final = re.compile(
+    r"""(?ix)
+    \b(?P<name> api[_-]?key | authorization | access[_-]?token | id[_-]?token | refresh[_-]?token | token | password
+      | secret | cookie | pairing[_ -]?code | display[_ ]?name | push[_ ]?name | phone(?:[_ ]?number)? | jid | qr
+      | user[_ ]?id | bot[_ ]?id )
+    (?P<between> ["']? \s* [=:] \s* )
+    (?: b?'(?:[^'\\]|\\.)*' | b?"(?:[^"\\]|\\.)*" | [^\s,;)&}\]]+ )
+    """
+)
+_CODE: Final = re.compile(r"(?<![\w-])[1-9A-HJ-NP-TV-Z]{4}-[1-9A-HJ-NP-TV-Z]{4}(?![\w-])")
+_CODE_AFTER: Final = re.compile(r"(?i)(pairing[_ -]?code\W{1,3})[1-9A-Z]{8}\b")
+_PHONE: Final = re.compile(
+    r"""(?x)
+    (?: \+ \s? \d [\d\ ()./-]{5,20} \d              # +49 170 1234567, however it is grouped
+      | (?<![0-9A-Za-z.\-]) \d{8,15} (?![0-9A-Za-z\-]|\.\d)            # 491701234567
+      | (?<![0-9A-Za-z.:\-]) \(? \d{2,5} \)? [ /-] \d{2,5} (?: [ -] \d{2,8} )+ (?![0-9A-Za-z:\-]) )
+    """
+)
+
+
+def _phone(match: re.Match[str]) -> str:
+    text = match[0]
+    digits = sum(c.isdigit() for c in text)
+    if digits < (7 if text[0] == "+" else 8 if text.isdigit() else 9):
+        return text
+    return mask_phone(text)
+
+
+def scrub(text: str) -> str:
+    """Free text without phone numbers, JIDs, tokens, QR and pairing codes, and values named as private.
+
+    It may hide a harmless number; it lets no known shape through. Names of persons have no shape: see `field`.
+    """
+    if len(text) < 4:
+        return text
+    text = _QR.sub("[qr]", text)
+    text = _JID.sub("[jid]", text)
+    text = _TOKEN.sub("[token]", text)
+    text = _NAMED.sub(rf"\g<name>\g<between>{HIDDEN}", text)
+    text = _CODE_AFTER.sub(rf"\1{HIDDEN}", text)
+    text = _CODE.sub("[code]", text)
+    return _PHONE.sub(_phone, text)
+
+
+_QUOTED: Final = re.compile(r"'(?:[^'\\]|\\.)*'?|\"(?:[^\"\\]|\\.)*\"?")
+_OF_CODE: Final = (TypeError, AttributeError, NameError, ImportError, NotImplementedError)
+"""Their messages quote the program's own names; those of other errors quote the data that was wrong."""
+
+
+def _mask_quoted(text: str) -> str:
+    return _QUOTED.sub("'…'", text)
+
+
+def message_of(error: BaseException) -> str:
+    """What may be said of an error: its type and its message, without the data that the message quotes.
+
+    An `OSError` is its number's text, without the path. A message of the program's own errors holds no data.
+    """
+    name = type(error).__qualname__
+    if isinstance(error, OSError):
+        text = error.strerror or "" if error.errno is not None else _mask_quoted(str(error))
+    elif isinstance(error, _OF_CODE) or type(error).__module__.startswith("backend."):
+        text = str(error)
+    elif isinstance(error, KeyError):
+        text = "'…'"
+    else:
+        text = _mask_quoted(str(error))
+    return f"{name}: {scrub(text)}" if text else name
