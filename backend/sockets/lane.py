@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 
 import engineio
 from aiohttp import WSMsgType, web
-from engineio import packet
+from engineio import packet, payload
 from engineio.async_drivers import aiohttp as driver
 
 from backend.delivery.wire import Frame, websocket_frame
@@ -267,6 +267,8 @@ class LaneServer(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio
     def __init__(self, *args: Any, send_queue_limit: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._send_queue_limit = send_queue_limit
+        # A polling client answers a replay with hundreds of packets in one request; its size is what bounds it.
+        payload.Payload.max_decode_packets = self.max_http_buffer_size
         self._async = {**driver._async, "websocket": LaneWebSocket}  # python-engineio's seam
 
     def create_queue(self, *args: Any, **kwargs: Any) -> CountingQueue:

@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import sys
+from functools import partial
 from urllib.parse import urlsplit
 
 import uvloop
@@ -91,9 +92,15 @@ class Client(asyncio.Protocol):
             self._ready.set_result(None)
 
 
+def _same(client: Client) -> Client:
+    return client
+
+
 async def main(url: str, count: int, reply: str) -> None:
     loop = asyncio.get_running_loop()
     address = urlsplit(url)
+    assert address.hostname
+    assert address.port
     clients: list[Client] = []
     for start in range(0, count, 100):
         ready: list[asyncio.Future[None]] = []
@@ -101,7 +108,7 @@ async def main(url: str, count: int, reply: str) -> None:
             ready.append(loop.create_future())
             client = Client(address.netloc, f"user-{number}", reply, ready[-1])
             clients.append(client)
-            await loop.create_connection(lambda client=client: client, address.hostname, address.port)  # type: ignore[misc]  # a default argument, as lambdas bind late
+            await loop.create_connection(partial(_same, client), address.hostname, address.port)
         async with asyncio.timeout(30):
             await asyncio.gather(*ready)
     print("ready", flush=True)

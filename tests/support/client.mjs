@@ -19,8 +19,10 @@ const socket = io(options.url, {
 
 socket.on("connect", () => {
   say({ on: "connect", id: socket.id, transport: socket.io.engine.transport.name });
-  socket.io.engine.once("upgrade", (transport) => say({ on: "upgrade", transport: transport.name }));
 });
+socket.io.on("open", () =>
+  socket.io.engine.once("upgrade", (transport) => say({ on: "upgrade", transport: transport.name })),
+);
 socket.on("connect_error", (error) =>
   say({ on: "connect_error", message: error.message, data: error.data ?? null }),
 );

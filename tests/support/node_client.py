@@ -29,31 +29,31 @@ class NodeClient:
             self.said.append(json.loads(line))
             self._news.set()
 
-    async def wait(self, condition: Callable[[NodeClient], Any], timeout: float = 10) -> Any:
+    async def wait(self, condition: Callable[[NodeClient], Any], within: float = 10) -> Any:
         """Wait until the condition holds, and return what it gave."""
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(within):
             while not (result := condition(self)):
                 self._news.clear()
                 await self._news.wait()
         return result
 
-    async def heard(self, kind: str, count: int = 1, timeout: float = 10) -> list[dict[str, Any]]:
+    async def heard(self, kind: str, count: int = 1, within: float = 10) -> list[dict[str, Any]]:
         """Wait for `count` lines of a kind: connect, connect_error, disconnect, event, status."""
 
         def enough(client: NodeClient) -> list[dict[str, Any]]:
             found = [line for line in client.said if line["on"] == kind]
             return found if len(found) >= count else []
 
-        found: list[dict[str, Any]] = await self.wait(enough, timeout)
+        found: list[dict[str, Any]] = await self.wait(enough, within)
         return found
 
-    async def event(self, type_: str, timeout: float = 10) -> dict[str, Any]:
+    async def event(self, type_: str, within: float = 10) -> dict[str, Any]:
         """Wait for an event of this type; the first that came."""
 
         def find(client: NodeClient) -> dict[str, Any] | None:
             return next((payload for payload in client.events if payload["type"] == type_), None)
 
-        found: dict[str, Any] = await self.wait(find, timeout)
+        found: dict[str, Any] = await self.wait(find, within)
         return found
 
     @property
