@@ -115,7 +115,7 @@ def field(name: str, value: object) -> object:
         return [field("", part) for part in value]
     if isinstance(value, BaseException):
         return message_of(value)
-    return scrub(_mask_quoted(str(value)))
+    return scrub(mask_quoted(str(value)))
 
 
 _QR: Final = re.compile(r"(?:https?://wa\.me/\S*?#)?\b\d@[A-Za-z0-9+/=_-]{8,}(?:,[A-Za-z0-9+/=_-]+)*")
@@ -172,7 +172,8 @@ _OF_CODE: Final = (TypeError, AttributeError, NameError, ImportError, NotImpleme
 """Their messages quote the program's own names; those of other errors quote the data that was wrong."""
 
 
-def _mask_quoted(text: str) -> str:
+def mask_quoted(text: str) -> str:
+    """Free text of others, without what it quotes: that is where they put data."""
     return _QUOTED.sub("'…'", text)
 
 
@@ -183,11 +184,11 @@ def message_of(error: BaseException) -> str:
     """
     name = type(error).__qualname__
     if isinstance(error, OSError):
-        text = error.strerror or "" if error.errno is not None else _mask_quoted(str(error))
+        text = error.strerror or "" if error.errno is not None else mask_quoted(str(error))
     elif isinstance(error, _OF_CODE) or type(error).__module__.startswith("backend."):
         text = str(error)
     elif isinstance(error, KeyError):
         text = "'…'"
     else:
-        text = _mask_quoted(str(error))
+        text = mask_quoted(str(error))
     return f"{name}: {scrub(text)}" if text else name

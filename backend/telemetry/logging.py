@@ -1,0 +1,149 @@
+"""Logs: one JSON line per thing that happened, readable on a terminal. Everything passes `redaction` on its way out.
+
+structlog's loggers and the standard library's end in one handler, so that a dependency's line looks like our own. A
+level that is off costs a call and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any, Final, Literal, TextIO
+
+import msgspec
+import structlog
+from opentelemetry import trace
+from structlog.typing import EventDict, WrappedLogger
+
+from backend.telemetry import crash, redaction
+
+Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+Format = Literal["auto", "json", "text"]
+
+_CHATTY: Final = (
+    "aiohttp",
+    "asyncio",
+    "engineio",
+    "engineio.client",
+    "engineio.server",
+    "opentelemetry",
+    "requests",
+    "socketio",
+    "socketio.client",
+    "socketio.server",
+    "urllib3",
+)
+"""Dependencies that print payloads at INFO and DEBUG, QR codes among them: never below WARNING. Socket.IO's two get a
+level before they are made, or they would add a handler of their own."""
+
+_OWN: Final = frozenset({"level", "logger", "timestamp", "exception", "trace_id", "span_id", "stack"})
+"""Fields that this module makes itself; they hold nothing of a person."""
+
+
+_FIRST: Final = ("timestamp", "level", "event", "logger", "trace_id", "span_id")
+"""What a reader looks for first, in this order."""
+
+
+def configure(level: Level = "INFO", format_: Format = "auto", stream: TextIO | None = None) -> None:
+    """Send every log line to `stream` (stderr if None), and uncaught errors with it. Call it once, before the rest.
+
+    `auto` is text on a terminal and JSON elsewhere.
+    """
+    out = sys.stderr if stream is None else stream
+    as_text = format_ == "text" or (format_ == "auto" and out.isatty())
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        add_trace,
+        exceptions,
+        redact,
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer(colors=out.isatty()) if as_text else structlog.processors.JSONRenderer(_json)
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            foreign_pre_chain=[_plain_message, *shared],
+            keep_exc_info=False,
+            use_get_message=True,
+        )
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    logging.getLogger("aiohttp.access").disabled = True
+    logging.captureWarnings(True)
+    crash.install()
+
+
+def debug_on() -> bool:
+    """Whether DEBUG lines are wanted: asked once by whoever would have to gather something for them."""
+    return logging.getLogger().isEnabledFor(logging.DEBUG)
+
+
+def _json(fields: EventDict, **_: object) -> str:
+    ordered = {name: fields.pop(name) for name in _FIRST if name in fields}
+    ordered.update(fields)
+    return msgspec.json.encode(ordered, enc_hook=str).decode()
+
+
+def _plain_message(_logger: WrappedLogger, _name: str, fields: EventDict) -> EventDict:
+    """A dependency's line is free text: quoted parts of it are data."""
+    event = fields.get("event")
+    if isinstance(event, str):
+        fields["event"] = redaction.mask_quoted(event)
+    return fields
+
+
+def add_trace(_logger: WrappedLogger, _name: str, fields: EventDict) -> EventDict:
+    """Name the trace: of the `traceparent` that the line was given, else of the current span."""
+    traceparent = fields.pop("traceparent", None)
+    if isinstance(traceparent, str) and len(traceparent) >= 55:
+        fields["trace_id"] = traceparent[3:35]
+        fields["span_id"] = traceparent[36:52]
+        return fields
+    span = trace.get_current_span().get_span_context()
+    if span.is_valid:
+        fields["trace_id"] = trace.format_trace_id(span.trace_id)
+        fields["span_id"] = trace.format_span_id(span.span_id)
+    return fields
+
+
+def exceptions(_logger: WrappedLogger, _name: str, fields: EventDict) -> EventDict:
+    """Turn `exc_info` into the frames and messages that may be said: no locals, no quoted data."""
+    info: Any = fields.pop("exc_info", None)
+    if not info:
+        return fields
+    if isinstance(info, BaseException):
+        error: BaseException | None = info
+    elif isinstance(info, tuple):
+        error = info[1]
+    else:
+        error = sys.exc_info()[1]
+    if error is not None:
+        fields["exception"] = crash.describe(error)
+    return fields
+
+
+def redact(_logger: WrappedLogger, _name: str, fields: EventDict) -> EventDict:
+    """Hash, hide or scrub every field that the program gave."""
+    clean: Callable[[str, object], object] = redaction.field
+    for name, value in fields.items():
+        if name not in _OWN and name[0] != "_":
+            fields[name] = clean(name, value)
+    return fields
