@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from backend.delivery.outcome import Outcome
-from backend.events import Degraded
+from backend.events import Connected, Degraded
 from backend.identity import BotKey
 from tests.support.node_client import node_client
 from tests.support.sockets import stage
@@ -47,7 +47,7 @@ async def test_acks_come_back_on_every_transport(transports: list[str]) -> None:
 async def test_events_in_a_stream_survive_the_upgrade_in_order() -> None:
     async with stage() as s:
         for _ in range(100):
-            await s.courier.publish(KEY, "link", Degraded())
+            await s.courier.publish(KEY, "link", Connected("+15550100", "Ada", False))
         async with node_client(s.url, AUTH | {"acks": True}) as client:
             for _ in range(300):
                 await s.courier.publish(KEY, "link", Degraded())
