@@ -46,6 +46,9 @@ format: install ## let ruff put the code in order
 bench: install ## events per second beside bare python-socketio and bare Node, as ratios
 	$(BIN)/python -m tests.bench $(ARGS)
 
+dashboards: install ## write the Grafana dashboards' JSON from dashboards/builders
+	$(BIN)/python -m dashboards
+
 lock: ## pin every dependency with its hashes (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--custom-compile-command "make lock" pyproject.toml -o requirements.lock

@@ -1,0 +1,1 @@
+"""One module a dashboard, and the toolkit they share."""

@@ -1,0 +1,344 @@
+"""Backend: is the process well, is the outbox fast, does telemetry get out."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.builders import dashboard
+
+from dashboards.builders.page import page
+from dashboards.builders.panels import (
+    AMBER,
+    GREEN,
+    PURPLE,
+    RED,
+    ZERO_IS_GOOD,
+    About,
+    Query,
+    graph,
+    heat,
+    number,
+    rows,
+    steps,
+)
+from dashboards.builders.promql import SELECTOR, increase, quantile, rate, series, total
+
+UID = "roundtrip-backend"
+COLLECTOR = 'job="otel-collector"'
+
+
+def _own(name: str) -> str:
+    """A metric of the process, which has no prefix."""
+    return f"{name}{{{SELECTOR}}}"
+
+
+def build() -> dashboard.Dashboard:
+    board = page(UID, "The process under it all: loop, outbox, memory, telemetry, collector.", event_types=False)
+    _now(board)
+    _loop_and_outbox(board)
+    _process(board)
+    _telemetry(board)
+    return board
+
+
+def _now(board: dashboard.Dashboard) -> None:
+    board.with_row(dashboard.Row("Is it up?"))
+    board.with_panel(
+        number(
+            "Backends up",
+            About(
+                "Backends that answer Prometheus.",
+                "0 or fewer than expected: nobody is served there.",
+                "Follow the runbook: health, then logs.",
+                ("RoundtripBackendDown",),
+            ),
+            [Query(f"sum({_own('up')})", instant=True)],
+            size=(3, 5),
+            thresholds=steps((None, RED), (1, GREEN)),
+            none="NONE",
+        )
+    )
+    board.with_panel(
+        rows(
+            "Builds",
+            About(
+                "What runs, and on what.",
+                "Two versions for longer than a deployment takes.",
+                "Finish or roll back the deployment.",
+            ),
+            [Query(f"{series('build_info')} * on (job, instance) group_left (implementation) {_own('python_info')}")],
+            size=(7, 5),
+            hide=("Value",),
+        )
+    )
+    board.with_panel(
+        number(
+            "Up since",
+            About(
+                "When the youngest backend started.",
+                "A start that nobody did: it crashed, or was killed for its memory.",
+                "See memory below and the last log lines.",
+                ("RoundtripBackendDown",),
+            ),
+            [Query(f"1000 * max({_own('process_start_time_seconds')})", instant=True)],
+            unit="dateTimeFromNow",
+            size=(4, 5),
+            none="NO DATA",
+        )
+    )
+    board.with_panel(
+        number(
+            "Faults switched on",
+            About(
+                "Named faults that are on, for development.",
+                "Anything on outside an exercise: what you see elsewhere is not real.",
+                "DELETE /debug/faults/{name} on the admin port.",
+                ("RoundtripFaultActive",),
+            ),
+            [Query(f"max by (fault) ({series('fault_active')}) > 0", "{{fault}}", instant=True)],
+            size=(5, 5),
+            names=True,
+            none="none",
+            thresholds=steps((None, PURPLE)),
+        )
+    )
+    board.with_panel(
+        number(
+            "Background tasks that died",
+            About(
+                "Tasks that ended by an error since the start.",
+                "Anything but 0: a part of the backend may not work any more.",
+                "The log has the error; restart after saving it.",
+                ("RoundtripTaskDied",),
+            ),
+            [Query(total(series("task_failures_total")), instant=True)],
+            size=(5, 5),
+            thresholds=ZERO_IS_GOOD,
+        )
+    )
+
+
+def _loop_and_outbox(board: dashboard.Dashboard) -> None:
+    board.with_row(dashboard.Row("Event loop and outbox"))
+    board.with_panel(
+        graph(
+            "Event loop's lag",
+            About(
+                "How much later than asked the loop runs a timer.",
+                "p99 above 0.1 s: something blocks; every event waits for it.",
+                "Take a profile (py-spy) while it lasts; look at what was deployed.",
+                ("RoundtripEventLoopBlocked",),
+            ),
+            [
+                Query(quantile(q, "event_loop_lag", by=("instance",)), f"p{round(q * 100)} {{{{instance}}}}")
+                for q in (0.5, 0.99)
+            ],
+            unit="s",
+            thresholds=steps((None, GREEN), (0.1, RED)),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Outbox write time",
+            About(
+                "One durable commit, a batch of events.",
+                "p99 above 0.1 s: the disk is slow; every event waits before it is emitted.",
+                "Check the disk's latency and who else writes to it.",
+                ("RoundtripOutboxSlow",),
+            ),
+            [Query(quantile(q, "outbox_write"), f"p{round(q * 100)}") for q in (0.5, 0.99)],
+            unit="s",
+            thresholds=steps((None, GREEN), (0.1, RED)),
+        )
+    )
+    board.with_panel(
+        heat(
+            "Outbox writes, all",
+            About(
+                "Commits by how long they took.",
+                "A second band far above the first: the disk stalls from time to time.",
+                "Look for backups or snapshots at those times.",
+                ("RoundtripOutboxSlow",),
+            ),
+            total(increase(series("outbox_write_seconds_bucket")), "le"),
+            size=(8, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Failed commits",
+            About(
+                "Commits that the outbox could not make.",
+                "Anything: requests are refused, events wait in memory.",
+                "Disk full, read-only or broken: see the log and the runbook.",
+                ("RoundtripOutboxFailing",),
+            ),
+            [Query(total(increase(series("outbox_failures_total"))), "failures")],
+            bars=True,
+            colors={"failures": RED},
+            size=(8, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Outbox size",
+            About(
+                "Bytes that the outbox takes where it is stored.",
+                "Steady growth without more users: the clean-up does not run.",
+                "See pending events; make room before the disk is full.",
+                ("RoundtripOutboxFull",),
+            ),
+            [Query(f"sum by (instance) ({series('outbox_size_bytes')})", "{{instance}}")],
+            unit="bytes",
+            size=(8, 7),
+        )
+    )
+
+
+def _process(board: dashboard.Dashboard) -> None:
+    board.with_row(dashboard.Row("Process"))
+    board.with_panel(
+        graph(
+            "Memory",
+            About(
+                "Resident and virtual memory.",
+                "Resident grows for hours without more sockets: a leak.",
+                "Compare with sockets and pending events; restart buys time.",
+            ),
+            [
+                Query(_own("process_resident_memory_bytes"), "resident {{instance}}"),
+                Query(_own("process_virtual_memory_bytes"), "virtual {{instance}}"),
+            ],
+            unit="bytes",
+            size=(8, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "CPU",
+            About(
+                "Cores in use.",
+                "Near 1: the loop has no room left, lag follows.",
+                "Spread the users over more nodes; see events created.",
+                ("RoundtripEventLoopBlocked",),
+            ),
+            [Query(f"sum by (instance) ({rate(_own('process_cpu_seconds_total'))})", "{{instance}}")],
+            size=(8, 7),
+            thresholds=steps((None, GREEN), (0.9, RED)),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Open files",
+            About(
+                "File descriptors, one a socket, and their limit.",
+                "Above four fifths of the limit: soon nobody can connect.",
+                "Raise the limit (ulimit -n); look for sockets that never close.",
+            ),
+            [
+                Query(_own("process_open_fds"), "open {{instance}}"),
+                Query(_own("process_max_fds"), "limit {{instance}}"),
+            ],
+            size=(8, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Garbage collection",
+            About(
+                "Collections and collected objects by generation.",
+                "Generation 2 often: much memory is made and lost; the loop pauses for it.",
+                "Compare with the loop's lag.",
+            ),
+            [
+                Query(f"sum by (generation) ({rate(_own('python_gc_collections_total'))})", "runs {{generation}}"),
+                Query(
+                    f"sum by (generation) ({rate(_own('python_gc_objects_collected_total'))})", "objects {{generation}}"
+                ),
+                Query(
+                    f"sum by (generation) ({rate(_own('python_gc_objects_uncollectable_total'))})",
+                    "uncollectable {{generation}}",
+                ),
+            ],
+            unit="ops",
+            size=(24, 6),
+        )
+    )
+
+
+def _telemetry(board: dashboard.Dashboard) -> None:
+    board.with_row(dashboard.Row("Telemetry and collector"))
+    board.with_panel(
+        graph(
+            "Telemetry lost by the backend",
+            About(
+                "Spans and log records that the backend could not get out.",
+                "Anything: traces have holes. Events are not delayed by it.",
+                "Is the collector up? See beside.",
+                ("RoundtripTelemetryDropped",),
+            ),
+            [Query(total(increase(series("telemetry_dropped_total")), "signal"), "{{signal}}")],
+            bars=True,
+            stacked=True,
+            size=(8, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Collector: spans in and out",
+            About(
+                "Spans accepted, refused, sent on, and failed to be sent.",
+                "refused: its memory limit is reached. failed: Tempo does not take them.",
+                "Give it memory, or see Tempo's log.",
+                ("RoundtripCollectorFailing",),
+            ),
+            [
+                Query(total(rate(f"otelcol_receiver_accepted_spans_total{{{COLLECTOR}}}")), "accepted"),
+                Query(total(rate(f"otelcol_receiver_refused_spans_total{{{COLLECTOR}}}")), "refused"),
+                Query(total(rate(f"otelcol_exporter_sent_spans_total{{{COLLECTOR}}}")), "sent"),
+                Query(total(rate(f"otelcol_exporter_send_failed_spans_total{{{COLLECTOR}}}")), "failed"),
+            ],
+            unit="ops",
+            colors={"refused": AMBER, "failed": RED},
+            size=(8, 7),
+            exemplars=False,
+        )
+    )
+    board.with_panel(
+        graph(
+            "Collector: queues and memory",
+            About(
+                "How full the sending queues are, and traces that wait for their decision.",
+                "A queue near its size: data is about to be dropped.",
+                "See which exporter; restart what it sends to.",
+                ("RoundtripCollectorFailing",),
+            ),
+            [
+                Query(
+                    f"max by (exporter, data_type) (otelcol_exporter_queue_size{{{COLLECTOR}}} / "
+                    f"otelcol_exporter_queue_capacity{{{COLLECTOR}}})",
+                    "{{exporter}} {{data_type}}",
+                )
+            ],
+            unit="percentunit",
+            size=(8, 7),
+            exemplars=False,
+        )
+    )
+    board.with_panel(
+        graph(
+            "Span durations, before sampling",
+            About(
+                "p99 by span, made by the collector from every span it sees.",
+                "One name that grows: that step is slow.",
+                "Click a dot for a trace of it.",
+            ),
+            [
+                Query(
+                    "histogram_quantile(0.99, sum by (le, span_name) (rate("
+                    'traces_span_metrics_duration_seconds_bucket{service_name="roundtrip"}[$__rate_interval])))',
+                    "{{span_name}}",
+                )
+            ],
+            unit="s",
+            size=(24, 8),
+        )
+    )

@@ -1,0 +1,47 @@
+"""Pieces of PromQL that every dashboard uses: the instance filter and exact counting."""
+
+from __future__ import annotations
+
+from typing import Final
+
+SELECTOR: Final = 'job=~"$job",instance=~"$instance"'
+"""Which backends a dashboard looks at: the two variables on top of it."""
+
+TYPE: Final = 'type=~"$type"'
+
+
+def series(name: str, *matchers: str) -> str:
+    """A selector of `roundtrip_<name>` on the chosen backends."""
+    return f"roundtrip_{name}{{{','.join((SELECTOR, *matchers))}}}"
+
+
+def recorded(name: str, *matchers: str) -> str:
+    """A selector of the recording rule `roundtrip:<name>` on the chosen backends."""
+    return f"roundtrip:{name}{{{','.join((SELECTOR, *matchers))}}}"
+
+
+def rate(metric: str) -> str:
+    return f"rate({metric}[$__rate_interval])"
+
+
+def increase(metric: str) -> str:
+    return f"increase({metric}[$__rate_interval])"
+
+
+def exact(metric: str, window: str = "$__range") -> str:
+    """How much a counter grew within `window`, to the unit.
+
+    `increase()` extrapolates to the window's edges, so three misses become 3.2. This takes the plain difference;
+    a counter that is new or was reset within the window counts from 0.
+    """
+    return f"({metric} - ({metric} offset {window} unless resets({metric}[{window}]) > 0) or {metric})"
+
+
+def total(expression: str, *by: str) -> str:
+    return f"sum by ({', '.join(by)}) ({expression})" if by else f"sum({expression})"
+
+
+def quantile(q: float, histogram: str, *matchers: str, by: tuple[str, ...] = ()) -> str:
+    """The q-quantile of a histogram in seconds, over the rate interval."""
+    buckets = series(f"{histogram}_seconds_bucket", *matchers)
+    return f"histogram_quantile({q}, {total(rate(buckets), 'le', *by)})"
