@@ -52,29 +52,13 @@ def configure(level: Level = "INFO", format_: Format = "auto", stream: TextIO | 
     """
     out = sys.stderr if stream is None else stream
     as_text = format_ == "text" or (format_ == "auto" and out.isatty())
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        add_trace,
-        exceptions,
-        redact,
-    ]
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(colors=out.isatty()) if as_text else structlog.processors.JSONRenderer(_json)
     )
     handler = logging.StreamHandler(out)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-            foreign_pre_chain=[_plain_message, *shared],
-            keep_exc_info=False,
-            use_get_message=True,
-        )
-    )
+    handler.setFormatter(_formatter(renderer))
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*_shared(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
@@ -89,6 +73,34 @@ def configure(level: Level = "INFO", format_: Format = "auto", stream: TextIO | 
     logging.getLogger("aiohttp.access").disabled = True
     logging.captureWarnings(True)
     crash.install()
+
+
+def export_to(handler: logging.Handler) -> None:
+    """Give every line to one more handler, whose formatter returns the redacted fields as a mapping."""
+    handler.setFormatter(_formatter(lambda _logger, _name, fields: fields))
+    logging.getLogger().addHandler(handler)
+
+
+def _shared() -> list[structlog.typing.Processor]:
+    """What every line passes, whoever wrote it."""
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        add_trace,
+        exceptions,
+        redact,
+    ]
+
+
+def _formatter(renderer: structlog.typing.Processor) -> logging.Formatter:
+    return structlog.stdlib.ProcessorFormatter(
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        foreign_pre_chain=[_plain_message, *_shared()],
+        keep_exc_info=False,
+        use_get_message=True,
+    )
 
 
 def debug_on() -> bool:

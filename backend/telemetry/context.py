@@ -1,0 +1,93 @@
+"""Trace contexts as W3C `traceparent` text, made cheaply, and the head sampler's word on them.
+
+Source: https://www.w3.org/TR/trace-context/ and the OpenTelemetry SDK's samplers, whose decisions these are.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+from opentelemetry.sdk.environment_variables import OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG
+from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
+
+_SHAPE: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_LOW_64: Final = (1 << 64) - 1
+_GOLDEN: Final = 0x9E3779B97F4A7C15
+
+
+class TraceContext(NamedTuple):
+    """A span's identity: 128 and 64 bits, and whether the head sampler chose its trace."""
+
+    trace_id: int
+    span_id: int
+    sampled: bool
+
+    def __str__(self) -> str:
+        return f"00-{self.trace_id:032x}-{self.span_id:016x}-{'01' if self.sampled else '00'}"
+
+    def derived(self, number: int) -> int:
+        """The id of a span that belongs to this one: the same in every life of the process. `number` from 1."""
+        return (self.span_id ^ (number * _GOLDEN & _LOW_64)) or 1
+
+
+def parse(traceparent: str) -> TraceContext | None:
+    """Read a traceparent from anywhere; None if it is not one."""
+    match = _SHAPE.fullmatch(traceparent)
+    if match is None or match[1] == "ff" or (match[1] == "00" and match[5]):
+        return None
+    context = TraceContext(int(match[2], 16), int(match[3], 16), bool(int(match[4], 16) & 1))
+    return context if context.trace_id and context.span_id else None
+
+
+class HeadSampler(NamedTuple):
+    """What `OTEL_TRACES_SAMPLER` says, as two numbers. A trace id below `bound` (its low 64 bits) is sampled."""
+
+    bound: int
+    parent_decides: bool
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> HeadSampler:
+        """The SDK's names and defaults: an unknown sampler is `parentbased_always_on`, a wrong ratio is 1."""
+        name = environ.get(OTEL_TRACES_SAMPLER, "").strip().lower()
+        base = name.removeprefix("parentbased_")
+        if base not in {"always_on", "always_off", "traceidratio"}:
+            return cls(1 << 64, parent_decides=True)
+        rate = {"always_on": 1.0, "always_off": 0.0}.get(base)
+        if rate is None:
+            try:
+                rate = float(environ.get(OTEL_TRACES_SAMPLER_ARG, ""))
+            except ValueError:
+                rate = 1.0
+            rate = rate if 0.0 <= rate <= 1.0 else 1.0
+        return cls(TraceIdRatioBased(rate).bound, parent_decides=base != name)
+
+    def samples(self, trace_id: int) -> bool:
+        return trace_id & _LOW_64 < self.bound
+
+
+NEVER: Final = HeadSampler(0, parent_decides=False)
+"""The sampler of a process that exports nothing."""
+
+
+class Contexts:
+    """Makes the contexts of new spans."""
+
+    def __init__(self, sampler: HeadSampler, bits: Callable[[int], int] = random.getrandbits) -> None:
+        """`bits(n)` gives n random bits; a test gives the same ones every time."""
+        self.sampler = sampler
+        self._bits = bits
+
+    def new(self, parent: str | None = None) -> str:
+        """The traceparent of a new span: child of `parent`, or the root of a trace of its own."""
+        bits = self._bits
+        if parent is not None and len(parent) >= 55:
+            trace = parent[3:35]
+            sampled = parent[54] in "13579bdf" if self.sampler.parent_decides else self.sampler.samples(int(trace, 16))
+            return f"00-{trace}-{bits(64) or 1:016x}-{'01' if sampled and self.sampler.bound else '00'}"
+        trace_id = bits(128) or 1
+        flag = "01" if trace_id & _LOW_64 < self.sampler.bound else "00"
+        return f"00-{trace_id:032x}-{bits(64) or 1:016x}-{flag}"
