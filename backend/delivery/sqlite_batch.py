@@ -1,0 +1,198 @@
+"""Many writes in one transaction: what each of them means for the tables."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final
+
+import structlog
+
+from backend.delivery.event_body import EventIds, Timestamps, body
+from backend.delivery.outbox import Ended, OutboxError, StoredEvent
+from backend.delivery.outcome import Outcome
+from backend.delivery.sqlite_keys import Keys
+from backend.delivery.sqlite_ledger import Moves
+from backend.delivery.sqlite_ops import Append, Check, Discard, Done, Record, Resolve, Upgrade, Write
+from backend.delivery.sqlite_schema import SEQ_BITS
+from backend.delivery.sqlite_values import in_chunks
+from backend.events import TYPE_OF
+
+log = structlog.get_logger(__name__)
+
+SEQ_MASK: Final = (1 << SEQ_BITS) - 1
+
+
+_INSERT: Final = (
+    "INSERT INTO events (ref, id, type, link_id, created_at, expires_at, traceparent, body, attempts) VALUES {}"
+)
+_RECORD: Final = (
+    "UPDATE events SET attempts = v.column2 FROM (VALUES {}) v WHERE events.ref = v.column1 AND events.outcome = 0"
+)
+_RESOLVE: Final = (
+    "UPDATE events SET outcome = v.column2, resolved_at = v.column3, attempts = v.column4, body = NULL "
+    "FROM (VALUES {}) v WHERE events.ref = v.column1 AND events.outcome = 0 RETURNING type, outcome"
+)
+_SUPERSEDE: Final = (  # a row is (a key's first row number, the new event's row number, a bit per type, the time)
+    f"UPDATE events SET outcome = {Outcome.SUPERSEDED:d}, resolved_at = v.column4, body = NULL "  # noqa: S608
+    "FROM (VALUES {}) v WHERE events.ref >= v.column1 AND events.ref < v.column2 AND events.outcome = 0 "
+    "AND (v.column3 >> events.type) & 1 RETURNING ref, type"
+)
+_UPGRADE: Final = (
+    f"UPDATE events SET outcome = {Outcome.ACKED:d}, attempts = json_set(attempts, '$[#-1].ack_at', v.column2) "  # noqa: S608
+    f"FROM (VALUES {{}}) v WHERE events.ref = v.column1 AND events.outcome = {Outcome.RECEIVED:d}"
+)
+_DISCARD: Final = (
+    f"UPDATE events SET outcome = {Outcome.DISCARDED:d}, resolved_at = ?, body = NULL "  # noqa: S608
+    "WHERE ref BETWEEN ? AND ? AND outcome = 0 RETURNING type"
+)
+
+
+class Batch:
+    """One transaction's writes, in the order in which they were called.
+
+    Writes of one kind go into one statement each, as long as that changes nothing: a part of the batch is run when the
+    next write could see a difference.
+    """
+
+    def __init__(self, db: sqlite3.Connection, keys: Keys, ids: EventIds, times: Timestamps, now: int) -> None:
+        """`now` is in milliseconds since the epoch."""
+        self._db = db
+        self._keys = keys
+        self._ids = ids
+        self._times = times
+        self._now = now
+        self.moves: Moves = Counter()
+        self.done: list[tuple[Done, StoredEvent | OutboxError]] = []
+        self.ended_before: list[Ended] = []
+        """Superseded events of earlier commits."""
+        self.ended_within: list[Ended] = []
+        """Superseded events that this batch itself created."""
+        self.answers: list[tuple[Any, Any]] = []
+        self.earliest_expiry: int | None = None
+        self._created: set[int] = set()
+        self._part = 0
+        self._clear()
+
+    def _clear(self) -> None:
+        self._part += 1
+        self._inserts: list[Any] = []
+        self._supersedes: list[int] = []
+        self._records: dict[int, str] = {}
+        self._resolves: dict[int, Resolve] = {}
+        self._upgrades: dict[int, int] = {}
+
+    def run(self, writes: Sequence[Write]) -> None:
+        """Apply them inside an open transaction. Raises `sqlite3.Error`."""
+        for write in writes:
+            if isinstance(write, Append):
+                self._append(write)
+            elif isinstance(write, Check):
+                self._db.execute("INSERT OR REPLACE INTO probe VALUES (1, ?)", (self._now,))
+                self.answers.append((write.answer, None))
+            elif isinstance(write, Discard):
+                self._discard(write)
+            else:
+                self._change(write)
+        self._run_part()
+        self._keys.store()
+
+    def _append(self, write: Append) -> None:
+        draft = write.draft
+        known = self._keys.advance(draft.key)
+        seq = known.last_seq
+        event_id = self._ids.make(draft.created_at)
+        try:
+            text = body(draft, seq, event_id, self._times.text(draft.created_at), known.json)
+        except (ValueError, TypeError, OverflowError) as error:
+            known.last_seq -= 1
+            log.error("event_not_encoded", type=type(draft.payload).__name__, error=type(error).__name__)
+            self.done.append((write.done, OutboxError("outbox_unavailable", "The event could not be encoded.")))
+            return
+        ref = known.ref(seq)
+        if ref in self._resolves or ref in self._records or ref in self._upgrades:
+            self._run_part()  # they were called before there was such an event
+        kind = TYPE_OF[type(draft.payload)]
+        attempts = ()
+        event = StoredEvent(
+            draft.key,
+            seq,
+            event_id,
+            kind,
+            draft.link_id,
+            draft.created_at,
+            draft.expires_at,
+            draft.traceparent,
+            text,
+            attempts,
+        )
+        self._inserts += (
+            ref,
+            event_id,
+            int(kind),
+            draft.link_id,
+            draft.created_at,
+            draft.expires_at,
+            draft.traceparent,
+            text,
+            "[]",
+        )
+        self._created.add(ref)
+        self.moves[kind, 0] += 1
+        self.done.append((write.done, event))
+        if self.earliest_expiry is None or draft.expires_at < self.earliest_expiry:
+            self.earliest_expiry = draft.expires_at
+        if draft.supersedes:
+            types = 0
+            for old in draft.supersedes:
+                types |= 1 << old
+            self._supersedes += (known.ref(0), ref, types, self._now)
+            known.superseded_in = self._part
+
+    def _change(self, write: Record | Resolve | Upgrade) -> None:
+        known = self._keys.find(write.key)
+        if known is None or not 0 < write.seq <= SEQ_MASK:
+            return
+        ref = known.ref(write.seq)
+        if known.superseded_in == self._part or ref in self._upgrades:
+            self._run_part()
+        if isinstance(write, Resolve):
+            self._resolves.setdefault(ref, write)
+        elif isinstance(write, Upgrade):
+            self._upgrades[ref] = write.at
+        elif ref not in self._resolves:
+            self._records[ref] = write.attempts
+
+    def _discard(self, write: Discard) -> None:
+        self._run_part()
+        known = self._keys.find(write.key)
+        rows = []
+        if known is not None:
+            rows = self._db.execute(_DISCARD, (self._now, known.ref(0), known.ref(SEQ_MASK))).fetchall()
+        for (type_,) in rows:
+            self.moves[type_, Outcome.DISCARDED] += 1
+        self.answers.append((write.answer, len(rows)))
+
+    def _run_part(self) -> None:
+        db = self._db
+        if self._inserts:
+            in_chunks(db, _INSERT, 9, self._inserts)
+        if self._records:
+            in_chunks(db, _RECORD, 2, [value for item in self._records.items() for value in item])
+        if self._resolves:
+            rows = [
+                value
+                for ref, write in self._resolves.items()
+                for value in (ref, int(write.outcome), write.at, write.attempts)
+            ]
+            for move in in_chunks(db, _RESOLVE, 4, rows):
+                self.moves[move] += 1
+        if self._supersedes:
+            for ref, type_ in in_chunks(db, _SUPERSEDE, 4, self._supersedes):
+                self.moves[type_, Outcome.SUPERSEDED] += 1
+                ended = self.ended_within if ref in self._created else self.ended_before
+                ended.append(Ended(self._keys.key_of(ref), ref & SEQ_MASK, Outcome.SUPERSEDED))
+        if self._upgrades:
+            in_chunks(db, _UPGRADE, 2, [value for item in self._upgrades.items() for value in item])
+        self._clear()

@@ -1,0 +1,104 @@
+"""The outbox's file: how it is opened, what tables it has, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from backend.delivery.outbox import OutboxError
+
+FILE_NAME: Final = "outbox.db"
+SCHEMA_VERSION: Final = 1
+SEQ_BITS: Final = 32
+"""An event's row number is its key's number and its `seq` in one integer: `key_id << SEQ_BITS | seq`. Rows of one
+key lie together in `seq` order, and a resolution finds its row without another index."""
+
+_APPLICATION_ID: Final = 0x52545031  # "RTP1", so that a stranger's database is not taken for an outbox
+
+_TABLES: Final = """
+CREATE TABLE keys (
+    key_id INTEGER PRIMARY KEY,
+    user_id TEXT NOT NULL,
+    bot_id TEXT NOT NULL,
+    last_seq INTEGER NOT NULL,
+    UNIQUE (user_id, bot_id)
+) STRICT;
+CREATE TABLE events (
+    ref INTEGER PRIMARY KEY,
+    id TEXT NOT NULL,
+    type INTEGER NOT NULL,
+    link_id TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    traceparent TEXT NOT NULL,
+    body BLOB,
+    outcome INTEGER NOT NULL DEFAULT 0,
+    resolved_at INTEGER,
+    attempts TEXT NOT NULL DEFAULT '[]',
+    CHECK ((outcome = 0) = (body IS NOT NULL))
+) STRICT;
+CREATE UNIQUE INDEX events_id ON events (id);
+CREATE INDEX events_pending ON events (ref) WHERE outcome = 0;
+CREATE INDEX events_pending_age ON events (created_at, expires_at) WHERE outcome = 0;
+CREATE INDEX events_resolved ON events (resolved_at) WHERE outcome <> 0;
+CREATE TABLE totals (
+    type INTEGER NOT NULL,
+    outcome INTEGER NOT NULL,
+    n INTEGER NOT NULL,
+    PRIMARY KEY (type, outcome)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE probe (id INTEGER PRIMARY KEY, at INTEGER NOT NULL) STRICT;
+"""
+"""`totals` counts for the outbox's whole life: with outcome 0 what was created, else what ended so first.
+`probe` is what `check` writes."""
+
+
+def open_database(folder: Path) -> sqlite3.Connection:
+    """Open or make the outbox in a folder. Raises `OutboxError` with one sentence for whoever runs the backend."""
+    path = folder / FILE_NAME
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        path.chmod(0o600)
+    except OSError as error:
+        raise OutboxError("outbox_unavailable", f"Cannot write the outbox {path}: {error.strerror}.") from None
+    db = sqlite3.connect(path, isolation_level=None, cached_statements=256, timeout=1.0)
+    try:
+        _prepare(db, path)
+    except sqlite3.Error as error:
+        db.close()
+        raise OutboxError("outbox_unavailable", f"The outbox {path} cannot be used: {error}.") from None
+    except OutboxError:
+        db.close()
+        raise
+    return db
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
+    version, application = _pragma(db, "user_version"), _pragma(db, "application_id")
+    empty = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
+    if not empty and application != _APPLICATION_ID:
+        raise OutboxError("outbox_unavailable", f"The file {path} is not an outbox of this program.")
+    if version > SCHEMA_VERSION:
+        raise OutboxError(
+            "outbox_unavailable",
+            f"The outbox {path} was written by a newer version of this program "
+            f"(schema {version}, this one knows {SCHEMA_VERSION}).",
+        )
+    db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # counts only before the first table
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute("PRAGMA synchronous=FULL")
+    db.execute("PRAGMA secure_delete=ON")  # an ended secret's bytes are overwritten, not just let go
+    db.execute("PRAGMA temp_store=MEMORY")
+    db.execute("PRAGMA journal_size_limit=16777216")
+    if empty:
+        db.executescript(
+            f"BEGIN IMMEDIATE;{_TABLES}PRAGMA application_id={_APPLICATION_ID};"
+            f"PRAGMA user_version={SCHEMA_VERSION};COMMIT;"
+        )
+
+
+def _pragma(db: sqlite3.Connection, name: str) -> int:
+    value: int = db.execute(f"PRAGMA {name}").fetchone()[0]
+    return value

@@ -1,0 +1,104 @@
+"""What keeps the SQLite outbox clean and small: expiry, compaction, checkpoints."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from backend.delivery.outbox import Ended
+from backend.delivery.outcome import Outcome
+from backend.delivery.sqlite_batch import SEQ_MASK
+from backend.delivery.sqlite_keys import Keys
+from backend.delivery.sqlite_ledger import Moves
+from backend.delivery.sqlite_schema import FILE_NAME
+from backend.delivery.sqlite_values import in_chunks
+from backend.events import SECRET_TYPES
+
+SLICE: Final = 500
+"""Rows that one step of cleaning touches, so that writes never wait long."""
+
+_WAL_LIMIT: Final = 8 << 20
+_VACUUM_PAGES: Final = 512
+_FOREVER: Final = 1 << 62
+
+_EXPIRE: Final = (
+    f"UPDATE events SET outcome = {Outcome.EXPIRED:d}, resolved_at = ?, body = NULL WHERE ref IN "  # noqa: S608  # number
+    "(SELECT ref FROM events WHERE outcome = 0 AND expires_at <= ? LIMIT ?) RETURNING ref, type"
+)
+_OLDEST: Final = "SELECT ref FROM events WHERE outcome <> 0 AND resolved_at <= ? ORDER BY resolved_at LIMIT ?"
+
+
+class Sweep:
+    """The cleaning of one outbox, in small steps. Belongs to the writer thread."""
+
+    def __init__(self, db: sqlite3.Connection, keys: Keys, folder: Path, retention_ms: int, max_bytes: int) -> None:
+        self._db = db
+        self._keys = keys
+        self._files = (folder / FILE_NAME, folder / f"{FILE_NAME}-wal")
+        self._retention_ms = retention_ms
+        self._max_bytes = max_bytes
+        self.next_expiry = 0
+        """Nothing expires before, in milliseconds since the epoch."""
+        self.full = False
+        """Whether the bound on the size is passed though no resolved event is left to delete."""
+        self._secret_ended = True  # by an earlier life of the process, perhaps
+
+    def written(self, moves: Moves, earliest_expiry: int | None) -> None:
+        """A transaction was committed."""
+        if earliest_expiry is not None and earliest_expiry < self.next_expiry:
+            self.next_expiry = earliest_expiry
+        if not self._secret_ended:
+            self._secret_ended = any(outcome != 0 and type_ in SECRET_TYPES for type_, outcome in moves)
+
+    def expire(self, now: int) -> tuple[Sequence[Ended], Moves]:
+        """End a slice of what has expired, inside a transaction."""
+        moves: Moves = Counter()
+        ended = []
+        for ref, type_ in self._db.execute(_EXPIRE, (now, now, SLICE)).fetchall():
+            moves[type_, int(Outcome.EXPIRED)] += 1
+            ended.append(Ended(self._keys.key_of(ref), ref & SEQ_MASK, Outcome.EXPIRED))
+        return ended, moves
+
+    def look_ahead(self) -> None:
+        """Find out when the next event expires."""
+        row = self._db.execute("SELECT min(expires_at) FROM events WHERE outcome = 0").fetchone()
+        self.next_expiry = _FOREVER if row[0] is None else row[0]
+
+    def old_rows(self, now: int) -> list[int]:
+        """A slice of resolved rows that may go: past the retention, or the oldest when the file is too big."""
+        over = self._used() > self._max_bytes
+        rows = self._db.execute(_OLDEST, (_FOREVER if over else now - self._retention_ms, SLICE)).fetchall()
+        self.full = over and not rows
+        return [ref for (ref,) in rows]
+
+    def delete(self, refs: Sequence[int]) -> None:
+        """Delete rows, inside a transaction. The sums keep them."""
+        in_chunks(self._db, "DELETE FROM events WHERE ref IN (VALUES {})", 1, refs)
+
+    def give_back(self) -> bool:
+        """Return free pages to the file system if they are many; whether it did."""
+        free = self._pragma("freelist_count")
+        if free < max(_VACUUM_PAGES, self._pragma("page_count") // 8):
+            return False
+        self._db.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
+        return True
+
+    def checkpoint(self) -> None:
+        """Empty the write-ahead log if it is long, or if it still holds a secret that has ended."""
+        if self._secret_ended or self.size(wal_only=True) > _WAL_LIMIT:
+            busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            self._secret_ended = bool(busy)  # somebody else reads the file: the next sweep tries again
+
+    def size(self, *, wal_only: bool = False) -> int:
+        """Bytes that the outbox takes on the disk."""
+        return sum(path.stat().st_size for path in self._files[wal_only:] if path.exists())
+
+    def _used(self) -> int:
+        return (self._pragma("page_count") - self._pragma("freelist_count")) * self._pragma("page_size")
+
+    def _pragma(self, name: str) -> int:
+        value: int = self._db.execute(f"PRAGMA {name}").fetchone()[0]
+        return value

@@ -1,0 +1,20 @@
+"""What the writer thread tells the event loop: one message per batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from backend.delivery.outbox import Ended, OutboxError, StoredEvent
+from backend.delivery.sqlite_ops import Done
+
+
+class Told(NamedTuple):
+    """The results of a batch, in the order in which they are told. An answer that is an exception is raised."""
+
+    ended_before: Sequence[Ended] = ()
+    done: Sequence[tuple[Done, StoredEvent | OutboxError]] = ()
+    ended_within: Sequence[Ended] = ()
+    answers: Sequence[tuple[Any, Any]] = ()
+    seconds: float | None = None
+    """How long the commit took, None if there was none."""
