@@ -1,0 +1,214 @@
+"""Named failure switches, for development only: each breaks one thing, and says what one should then see.
+
+Parts read a plain attribute of `Faults` on their path; whoever must act when a switch moves subscribes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import msgspec
+import structlog
+
+log = structlog.get_logger(__name__)
+
+
+class FaultError(Exception):
+    """A switch that cannot be moved. Codes: `fault_unknown`, `fault_parameter_invalid`, `faults_forbidden`."""
+
+    def __init__(self, code: str, message: str, status: int) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.status = status
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """One switch of the contract. `unit` says what its parameter counts, None when it has none."""
+
+    name: str
+    description: str
+    expect: str
+    unit: str | None = None
+    default: float = 0.0
+    most: float = 0.0
+
+
+FAULTS: Final = (
+    Fault(
+        "key_mismatch",
+        "The emitter looks for sockets under the user's id as the bot's id.",
+        "missed_emits_total{reason=key_mismatch} rises; /debug/sockets shows the key looked for and the one there.",
+    ),
+    Fault(
+        "stale_cleanup",
+        "A socket's disconnect removes the newest mapping of its key, not its own.",
+        "After a reload, events miss with just_disconnected while the browser believes that it is connected.",
+    ),
+    Fault(
+        "drop_acks",
+        "Acknowledgements of frontends are thrown away.",
+        "Frontends with acks are tried again and again: missed_emits_total{reason=ack_timeout}; others stay received.",
+    ),
+    Fault(
+        "drop_receipts",
+        "Transport receipts are thrown away.",
+        "Frontends that never acknowledge leave their events pending: oldest_pending_event_age_seconds grows.",
+    ),
+    Fault(
+        "early_disconnect",
+        "Each new socket is closed shortly after it connected.",
+        "socket_lifetime_seconds collapses, socket_disconnects_total rises, events miss with just_disconnected.",
+        unit="milliseconds",
+        default=200.0,
+        most=600_000.0,
+    ),
+    Fault(
+        "slow_outbox",
+        "Each commit of the outbox waits.",
+        "outbox_write_seconds and delivery_seconds move up together, nothing is lost.",
+        unit="seconds",
+        default=0.5,
+        most=60.0,
+    ),
+    Fault(
+        "outbox_down",
+        "The outbox refuses to write.",
+        "/readyz turns 503, new links are refused with outbox_unavailable, nothing is emitted.",
+    ),
+    Fault(
+        "whatsapp_flap",
+        "Connected links lose their connection to WhatsApp and have it back, over and over.",
+        "link_transitions_total between connected and disconnected rises, links{state} wavers.",
+        unit="seconds",
+        default=5.0,
+        most=3_600.0,
+    ),
+)
+"""Every switch, in the contract's order."""
+
+_BY_NAME: Final = {fault.name: fault for fault in FAULTS}
+
+
+class FaultView(msgspec.Struct, frozen=True, rename="camel"):
+    """A switch as the API shows it. `parameter` is None while it is off or where there is none."""
+
+    name: str
+    active: bool
+    parameter: float | None
+    unit: str | None
+    description: str
+    expect: str
+
+
+class FaultList(msgspec.Struct, frozen=True):
+    faults: tuple[FaultView, ...]
+
+
+class Faults:
+    """The switches of one process. `allowed` is False in production: then none can be moved.
+
+    The attributes are what the parts read: True or a number while the switch is on, False or None while it is off.
+    """
+
+    def __init__(self, *, allowed: bool) -> None:
+        self.allowed = allowed
+        self.key_mismatch = False
+        self.stale_cleanup = False
+        self.drop_acks = False
+        self.drop_receipts = False
+        self.outbox_down = False
+        self.early_disconnect: float | None = None
+        """Milliseconds."""
+        self.slow_outbox: float | None = None
+        """Seconds."""
+        self.whatsapp_flap: float | None = None
+        """Seconds."""
+        self._observers: list[Callable[[str, bool], None]] = []
+
+    def active(self, name: str) -> bool:
+        """Whether a switch is on. Raises `FaultError` for a name that is none."""
+        value = getattr(self, _known(name).name)
+        return value is not None and value is not False
+
+    def parameter(self, name: str) -> float | None:
+        """A switch's parameter; None while it is off, or where there is none."""
+        value = getattr(self, _known(name).name)
+        return None if isinstance(value, bool) else value
+
+    def subscribe(self, observer: Callable[[str, bool], None]) -> None:
+        """Call `observer(name, active)` whenever a switch moves, and now for each that is on."""
+        self._observers.append(observer)
+        for fault in FAULTS:
+            if self.active(fault.name):
+                observer(fault.name, True)
+
+    def switch_on(self, name: str, parameter: float | None = None) -> FaultView:
+        """Switch on, or change the parameter of one that is on. Raises `FaultError`."""
+        fault = _known(name)
+        self._permit()
+        plain = fault.unit is None and parameter is None
+        setattr(self, name, True if plain else _parameter(fault, parameter))
+        self._moved(name)
+        return self.view(name)
+
+    def switch_off(self, name: str) -> FaultView:
+        """Switch off; harmless when it is off. Raises `FaultError`."""
+        fault = _known(name)
+        self._permit()
+        setattr(self, name, False if fault.unit is None else None)
+        self._moved(name)
+        return self.view(name)
+
+    def apply(self, specs: Iterable[str]) -> None:
+        """Switch on what the settings name: `drop_acks`, or `slow_outbox=2` with a parameter. Raises `FaultError`."""
+        for name, parameter in map(read, specs):
+            self.switch_on(name, parameter)
+
+    def view(self, name: str) -> FaultView:
+        fault = _known(name)
+        active = self.active(name)
+        return FaultView(name, active, self.parameter(name), fault.unit, fault.description, fault.expect)
+
+    def views(self) -> FaultList:
+        return FaultList(tuple(self.view(fault.name) for fault in FAULTS))
+
+    def _permit(self) -> None:
+        if not self.allowed:
+            raise FaultError("faults_forbidden", "Faults are for development; this backend does not allow them.", 403)
+
+    def _moved(self, name: str) -> None:
+        active = self.active(name)
+        log.warning("fault_switched", fault=name, active=active, parameter=self.parameter(name))
+        for observer in self._observers:
+            observer(name, active)
+
+
+def read(spec: str) -> tuple[str, float | None]:
+    """Read `name` or `name=parameter`. Raises `FaultError`."""
+    name, equals, text = spec.partition("=")
+    fault = _known(name.strip())
+    if not equals:
+        return fault.name, None
+    try:
+        return fault.name, _parameter(fault, float(text))
+    except ValueError:
+        raise FaultError("fault_parameter_invalid", f"The parameter of {fault.name} must be a number.", 400) from None
+
+
+def _known(name: str) -> Fault:
+    fault = _BY_NAME.get(name)
+    if fault is None:
+        raise FaultError("fault_unknown", f"There is no such fault. There are: {', '.join(_BY_NAME)}.", 404)
+    return fault
+
+
+def _parameter(fault: Fault, given: float | None) -> float:
+    if fault.unit is None:
+        raise FaultError("fault_parameter_invalid", f"{fault.name} takes no parameter.", 400)
+    value = fault.default if given is None else given
+    if not math.isfinite(value) or not 0 <= value <= fault.most:
+        raise FaultError("fault_parameter_invalid", f"{fault.name} takes 0 to {fault.most:g} {fault.unit}.", 400)
+    return value
