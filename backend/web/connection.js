@@ -1,0 +1,101 @@
+// The socket: connects, acknowledges, drops what it has seen, and says how the connection fares.
+
+import { io } from "/vendor/socket.io.esm.min.js";
+
+const RETRY_AFTER_REFUSAL = 3000; // ms; only for refusals that pass by themselves
+const PASSING = new Set(["too_many_sockets", "unavailable", "rate_limited"]);
+
+/** `status` is one of connecting, connected, reconnecting, offline, refused. */
+export class Connection extends EventTarget {
+  #socket = null;
+  #retry = 0;
+  #identity = null;
+  #seen = new Set();
+  status = "connecting";
+
+  /** Connect under these ids; a connection under others ends. */
+  open(identity) {
+    this.close();
+    this.#identity = identity;
+    this.#seen = new Set();
+    const socket = io({
+      path: "/socket.io/",
+      forceNew: true,
+      reconnectionDelay: 500,
+      reconnectionDelayMax: 5000,
+      auth: (send) => send(handshake(identity)),
+    });
+    this.#socket = socket;
+    socket.on("connect", () => {
+      this.#say("connected");
+      socket.io.engine.on("upgrade", () => this.#say("connected"));
+    });
+    socket.on("disconnect", (reason) => {
+      if (reason === "io client disconnect") return;
+      this.#say("reconnecting");
+      if (reason === "io server disconnect") this.#later(1000); // the client leaves that one to us
+    });
+    socket.on("connect_error", (error) => {
+      if (socket.active) {
+        this.#say("reconnecting");
+        return;
+      }
+      const code = error.data?.code ?? "refused";
+      this.#say("refused", { code, message: error.message });
+      if (PASSING.has(code)) this.#later(RETRY_AFTER_REFUSAL);
+    });
+    socket.io.on("reconnect_attempt", (attempt) => this.#say("reconnecting", { attempt }));
+    socket.on("whatsapp_connection_event", (event, acknowledge) => {
+      acknowledge?.(); // also one seen before: the server asks because it did not hear the first answer
+      if (this.#seen.has(event.id)) return;
+      this.#seen.add(event.id);
+      this.dispatchEvent(new CustomEvent("event", { detail: event }));
+    });
+    socket.on("whatsapp_status_update", (snapshot) => {
+      this.dispatchEvent(new CustomEvent("snapshot", { detail: snapshot }));
+    });
+    this.#say("connecting");
+  }
+
+  /** Leave on purpose; `comeBack` returns under the same ids, and what was seen stays seen. */
+  goOffline() {
+    clearTimeout(this.#retry);
+    this.#socket?.disconnect();
+    this.#say("offline");
+  }
+
+  comeBack() {
+    this.#say("connecting");
+    this.#socket?.connect();
+  }
+
+  /** How the bytes travel: `websocket`, `polling`, or null while there is no connection. */
+  get transport() {
+    return this.#socket?.connected ? this.#socket.io.engine.transport.name : null;
+  }
+
+  close() {
+    clearTimeout(this.#retry);
+    this.#socket?.removeAllListeners();
+    this.#socket?.io.removeAllListeners();
+    this.#socket?.disconnect();
+    this.#socket = null;
+  }
+
+  #later(ms) {
+    clearTimeout(this.#retry);
+    const socket = this.#socket;
+    this.#retry = setTimeout(() => socket === this.#socket && socket?.connect(), ms);
+  }
+
+  #say(status, more = {}) {
+    this.status = status;
+    this.dispatchEvent(new CustomEvent("status", { detail: { status, transport: this.transport, ...more } }));
+  }
+}
+
+/** `acks: true` is a promise: every event is acknowledged, so one that is not is tried again. */
+function handshake(identity) {
+  const who = identity.token === undefined ? { userId: identity.userId } : { token: identity.token };
+  return { ...who, botId: identity.botId, acks: true };
+}

@@ -1,0 +1,87 @@
+// The state of the link, large, and the one thing to do about it.
+
+import { byId, h, say, show } from "./dom.js";
+import { Stage } from "./stage.js";
+import { STEPS, sentenceOf, stateOf, stillBanned } from "./words.js";
+
+export class Hero {
+  #root = byId("hero");
+  #headline = byId("headline");
+  #stage = new Stage(byId("stage"));
+  #link = byId("link");
+  #unlink = byId("unlink");
+  #busy = false;
+
+  /** `onStart(phoneNumber?)` and `onEnd()` return promises; meanwhile the buttons wait. */
+  constructor({ onStart, onEnd }) {
+    this.#link.addEventListener("click", () => this.#during(() => onStart()));
+    this.#unlink.addEventListener("click", () => this.#during(() => onEnd()));
+    byId("phone-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      const field = byId("phone-number");
+      this.phoneError("");
+      this.#during(() => onStart(field.value.trim() || "+"));
+    });
+  }
+
+  /** Show the view; `away` says that the page is not connected and this is what it last knew. */
+  render(view, away) {
+    const words = stateOf(view);
+    this.#root.dataset.tone = words.tone;
+    this.#root.dataset.state = view.state;
+    this.#root.classList.toggle("stale", away && view.state !== "unknown");
+    say(byId("eyebrow"), away && view.state !== "unknown" ? "Last known, before the connection went" : "WhatsApp");
+    say(this.#headline, words.headline);
+    say(byId("sentence"), sentenceOf(view));
+    document.title = view.state === "unknown" ? "Roundtrip" : `${words.headline} · Roundtrip`;
+
+    this.#stage.render(view, words.stage);
+    this.#account(view);
+    this.#steps(STEPS[view.state]);
+
+    show(this.#link, Boolean(words.start) && !stillBanned(view) && view.retryable !== false, this.#headline);
+    if (words.start) say(this.#link, words.start);
+    show(this.#unlink, Boolean(words.end), this.#headline);
+    if (words.end) say(this.#unlink, words.end);
+    show(byId("alternative"), Boolean(words.start) && !this.#link.hidden && view.state !== "replaced", this.#headline);
+  }
+
+  phoneError(sentence) {
+    say(byId("phone-error"), sentence);
+    const field = byId("phone-number");
+    if (!sentence) {
+      field.removeAttribute("aria-invalid");
+      return;
+    }
+    field.setAttribute("aria-invalid", "true");
+    field.focus();
+  }
+
+  #account(view) {
+    const known = Boolean(view.phoneNumber) && ["connected", "degraded", "disconnected", "paired"].includes(view.state);
+    byId("account").hidden = !known;
+    say(byId("account-phone"), known ? view.phoneNumber : "");
+    say(byId("account-name"), known ? view.displayName || "…" : "");
+  }
+
+  #steps(steps) {
+    const list = byId("steps");
+    list.hidden = !steps;
+    const text = (steps ?? []).join("\n");
+    if (list.dataset.text === text) return;
+    list.dataset.text = text;
+    list.replaceChildren(...(steps ?? []).map((step) => h("li", {}, step)));
+  }
+
+  async #during(work) {
+    if (this.#busy) return; // a second press means the same as the first
+    this.#busy = true;
+    this.#root.setAttribute("aria-busy", "true");
+    try {
+      await work();
+    } finally {
+      this.#busy = false;
+      this.#root.removeAttribute("aria-busy");
+    }
+  }
+}

@@ -1,0 +1,56 @@
+// What the simulated phone can do. Shown only where the phone is simulated.
+
+import { byId, h, say } from "./dom.js";
+import { PHONE_ACTIONS, humane } from "./words.js";
+
+const PAIRING = ["qr", "pairing_code"];
+const LINKED = ["connected", "degraded", "disconnected"];
+const SENSIBLE = {
+  scan: PAIRING,
+  expire: PAIRING,
+  disconnect: ["connected", "degraded"],
+  reconnect: ["disconnected", "degraded"],
+  degrade: ["connected"],
+  restore: ["degraded"],
+  logout: LINKED,
+  replace: LINKED,
+  ban: LINKED,
+};
+
+export const DEFAULT_ACTIONS = ["scan", "disconnect", "reconnect", "logout", "replace", "ban", "expire"];
+
+export class Phone {
+  #buttons = new Map();
+
+  /** `onAction(action)` returns the sentence to say when it is done. */
+  constructor(actions, onAction) {
+    for (const action of actions) {
+      const button = h("button", { type: "button", "data-action": action }, PHONE_ACTIONS[action] ?? humane(action));
+      button.addEventListener("click", async () => {
+        // not the `disabled` attribute: that would drop the keyboard's focus the moment the press has worked
+        if (button.getAttribute("aria-disabled") === "true") return;
+        this.say(await onAction(action));
+      });
+      this.#buttons.set(action, button);
+    }
+    byId("phone-buttons").replaceChildren(...this.#buttons.values());
+    byId("phone").hidden = false;
+  }
+
+  /** Dim what makes no sense now. While the page is away it does not know, so everything may be pressed. */
+  render(state, away) {
+    for (const [action, button] of this.#buttons) {
+      const sensible = away || (SENSIBLE[action] ?? [state]).includes(state);
+      button.setAttribute("aria-disabled", String(!sensible));
+    }
+  }
+
+  say(sentence) {
+    say(byId("phone-said"), sentence);
+  }
+
+  /** The driver turned out to be a real one. */
+  hide() {
+    byId("phone").hidden = true;
+  }
+}
