@@ -114,7 +114,8 @@ class Outbox(Protocol):
     def append(self, draft: Draft, done: Callable[[StoredEvent | OutboxError], None]) -> None:
         """Commit an event with the next `seq` of its key, then call `done`. A failure uses up no `seq`.
 
-        Within one commit, `done` calls come in `seq` order, after the commit's `on_ended`."""
+        Within one commit, `done` calls come in `seq` order, after the commit's `on_ended`. An event that the same
+        commit created and superseded has both: its `done`, then an `on_ended` of its own."""
 
     def record(self, key: BotKey, seq: int, attempts: Sequence[Attempt]) -> None:
         """Keep the attempts so far of a pending event. Replaces what was kept of it before."""
