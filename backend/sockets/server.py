@@ -34,7 +34,7 @@ SWEEP: Final = 5.0
 """Seconds between two looks for sockets that are gone, or whose token has run out."""
 
 
-class SocketMeter(Protocol):
+class Meter(Protocol):
     """What the socket server counts."""
 
     def connected(self, result: str) -> None:
@@ -61,7 +61,7 @@ class SocketServer:
         courier: Courier,
         replayer: Replayer,
         admit: Callable[[Handshake], Awaitable[Principal]],
-        meter: SocketMeter,
+        meter: Meter,
         switches: Switches,
         *,
         cors_origins: Collection[str],

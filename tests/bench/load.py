@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from functools import partial
+from typing import cast
 from urllib.parse import urlsplit
 
 import uvloop
@@ -44,9 +45,8 @@ class Client(asyncio.Protocol):
         self.events = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(_UPGRADE.format(host=self._host, key="x3JJHMbDL1EzLkh9GBhXDw==").encode())
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.write(_UPGRADE.format(host=self._host, key="x3JJHMbDL1EzLkh9GBhXDw==").encode())
 
     def data_received(self, data: bytes) -> None:
         data = self._buffer + data if self._buffer else data

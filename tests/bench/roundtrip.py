@@ -1,0 +1,107 @@
+"""Roundtrip's whole path of an event, driven from inside: outbox, courier, sockets, metrics and telemetry.
+
+`python -m tests.bench.roundtrip SOCKETS SECONDS` speaks as `tests.bench.bare` does. The environment decides on
+telemetry: with an OTLP endpoint it is on, and `OTEL_TRACES_SAMPLER` says how much is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import uvloop
+from aiohttp import web
+
+from backend.app import tune_collector
+from backend.delivery.courier import Courier
+from backend.delivery.journal import Delivery
+from backend.delivery.meter import DeliveryMeter
+from backend.delivery.replay import Replayer
+from backend.delivery.retry import Backoff
+from backend.delivery.sqlite_outbox import SqliteOutbox
+from backend.events import Degraded
+from backend.faults import Faults
+from backend.sockets.meter import SocketMeter
+from backend.sockets.registry import Registry
+from backend.sockets.server import SocketServer
+from backend.telemetry import setup
+from backend.words import vocabulary
+from tests.support.sockets import idle, trusted
+
+
+class Counter(DeliveryMeter):
+    """Counts what was confirmed, and sends the next event of that key."""
+
+    count = 0
+    courier: Courier
+    running = True
+
+    def delivered(self, delivery: Delivery) -> None:
+        super().delivered(delivery)
+        Counter.count += 1
+        if Counter.running:
+            Counter.courier.post(delivery.event.key, delivery.event.link_id, Degraded())
+
+
+async def main(sockets: int, seconds: float) -> None:
+    telemetry = setup.start(vocabulary(), "bench", level="WARNING")
+    with tempfile.TemporaryDirectory(prefix="roundtrip-bench-") as folder:
+        outbox = SqliteOutbox(Path(folder))
+        await outbox.start()
+        outbox.on_write = telemetry.metrics.outbox_write.observe
+        registry, faults = Registry(), Faults(allowed=False)
+        courier = Counter.courier = Courier(
+            outbox,
+            registry,
+            telemetry.journal,
+            Counter(telemetry.metrics, telemetry.journal.kept),
+            faults,
+            event_ttl=3600,
+            ack_timeout=5,
+            backoff=Backoff(5, 60),
+        )
+        replayer = Replayer(outbox, courier, telemetry.journal, idle, watermark=1 << 19)
+        server = SocketServer(
+            registry,
+            courier,
+            replayer,
+            trusted,
+            SocketMeter(telemetry.metrics),
+            faults,
+            cors_origins=(),
+            max_sockets_per_key=16,
+            send_queue_limit=1 << 20,
+            ping_interval=25,
+            ping_timeout=20,
+            max_packet=65536,
+        )
+        app = web.Application()
+        server.attach(app)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        tune_collector()
+        print(runner.addresses[0][1], flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+        assert len(registry) == sockets, (len(registry), sockets)
+        for peer in registry.all():
+            courier.post(peer.key, "0190b0f05f647b1a9c595f2b8f1f9c3e", Degraded())
+        await asyncio.sleep(0.5)
+        Counter.count, start = 0, time.perf_counter()
+        await asyncio.sleep(seconds)
+        rate = Counter.count / (time.perf_counter() - start)
+        print(json.dumps({"rate": rate}), flush=True)
+        Counter.running = False
+        await server.close()
+        courier.close()
+        await runner.cleanup()
+        await outbox.close()
+        await telemetry.close()
+
+
+if __name__ == "__main__":
+    uvloop.run(main(int(sys.argv[1]), float(sys.argv[2])))

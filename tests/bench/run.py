@@ -1,0 +1,65 @@
+"""Runs one server under the load generator: each on a core of its own, both ended by their standard input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def _start(core: int, *command: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+    )
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(process.pid, {cores[core % len(cores)]})
+    return process
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline().strip()
+    if not line:
+        raise RuntimeError(f"{process.args} said nothing; exit status {process.wait()}")
+    return line
+
+
+def rate(
+    server: list[str], sockets: int, seconds: float, reply: str = "ack", env: Mapping[str, str] | None = None
+) -> float:
+    """Confirmed events per second of a server command, which gets SOCKETS and SECONDS as arguments."""
+    serving = _start(0, *server, str(sockets), str(seconds), env=env)
+    loading: subprocess.Popen[str] | None = None
+    try:
+        url = f"http://127.0.0.1:{_line(serving)}"
+        loading = _start(1, sys.executable, "-m", "tests.bench.load", url, str(sockets), reply)
+        assert _line(loading) == "ready"
+        assert serving.stdin is not None
+        serving.stdin.write("go\n")
+        serving.stdin.flush()
+        return float(json.loads(_line(serving))["rate"])
+    finally:
+        for process in (loading, serving):
+            if process is None:
+                continue
+            assert process.stdin is not None
+            process.stdin.close()
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def python(module: str) -> list[str]:
+    return [sys.executable, "-m", f"tests.bench.{module}"]
