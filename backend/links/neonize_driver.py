@@ -1,0 +1,217 @@
+"""The driver for real accounts: one worker process per session, watched from here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+import structlog
+
+from backend.links import driver as d
+from backend.links import pipe
+from backend.links.worker_events import TERMINAL
+from backend.links.worker_output import Output
+
+log = structlog.get_logger()
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+WORKER: Final = (sys.executable, "-m", "backend.links.worker")
+INHERITED: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR", "PATH", "HOME", "TZ", "LANG")
+"""All that a worker gets of the environment: what TLS and the clock need. No setting, no secret."""
+
+STOP_DEADLINE: Final = 5.0
+LOGOUT_DEADLINE: Final = 12.0
+ALIVE_DEADLINE: Final = 5.0
+FLOOD: Final = 200
+"""Messages within a second, past which a worker is broken and ends. A busy session says a few."""
+GARBAGE: Final = 10
+"""Lines that say nothing, past which the same holds."""
+
+
+T = TypeVar("T")
+
+
+def _there(end: T | None) -> T:
+    """A pipe's end, which is there because it was asked for."""
+    if end is None:
+        raise RuntimeError("the worker was started without a pipe")
+    return end
+
+
+def _delete(store: Path) -> None:
+    """The account's keys, and what SQLite keeps beside them."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        Path(f"{store}{suffix}").unlink(missing_ok=True)
+
+
+class NeonizeSession:
+    """One worker process, from its start to its end."""
+
+    def __init__(
+        self, spec: d.SessionSpec, process: asyncio.subprocess.Process, report: Callable[[d.Report], None]
+    ) -> None:
+        self._spec = spec
+        self._process = process
+        self._report: Callable[[d.Report], None] | None = report
+        self._questions: dict[int, asyncio.Future[bool | None]] = {}
+        self._asked = 0
+        self._garbage = 0
+        self._log = log.bind(link_id=spec.link_id, worker=process.pid)
+        self._output = Output()
+        self._commands = _there(process.stdin)
+        self._draining = asyncio.create_task(self._output.drain(_there(process.stderr)))
+        self._life = asyncio.create_task(self._watch())
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def begin(self, begin: pipe.Begin) -> None:
+        self._send(begin)
+
+    def _send(self, command: pipe.Command) -> None:
+        if not self._commands.is_closing():
+            self._commands.write(pipe.encode(command))
+
+    async def _watch(self) -> None:
+        """Read until the worker is gone, then say so, unless that was expected."""
+        try:
+            await self._read()
+        except Exception:  # noqa: BLE001 -- whatever broke, the session is lost: it is logged, and told as a death
+            self._log.exception("worker_reader_failed")
+        finally:
+            self._kill()
+        status = await self._process.wait()
+        await self._draining
+        for question in self._questions.values():
+            if not question.done():
+                question.set_result(None)
+        self._log.info("worker_ended", exit_status=status, lines=self._output.lines, panicked=self._output.panicked)
+        self._pass_on(d.WorkerDied(status))
+
+    async def _read(self) -> None:
+        lines = pipe.from_worker(_there(self._process.stdout))
+        loop = asyncio.get_running_loop()
+        window, count = loop.time(), 0
+        while (message := await lines.next()) is not None:
+            if loop.time() - window > 1.0:
+                window, count = loop.time(), 0
+            count += 1
+            if count > FLOOD:
+                self._log.error("worker_floods")
+                return
+            match message:
+                case pipe.Garbage():
+                    self._garbage += 1
+                    self._log.warning("worker_garbage", code=message.code, size=message.size)
+                    if self._garbage > GARBAGE:
+                        return
+                case pipe.Answer():
+                    question = self._questions.pop(message.number, None)
+                    if question is not None and not question.done():
+                        question.set_result(message.connected)
+                case pipe.Trouble():
+                    self._log.warning("worker_trouble", kind=message.kind)
+                case pipe.LoggedOut():
+                    self._log.info("worker_logged_out", removed=message.removed)
+                case _:
+                    self._pass_on(message)
+
+    def _pass_on(self, report: d.Report) -> None:
+        tell = self._report
+        if isinstance(report, TERMINAL):
+            self._report = None  # the worker ends now, and that is no news
+        if tell is None:
+            return
+        try:
+            tell(report)
+        except Exception:  # noqa: BLE001 -- one report that its hearer cannot take must not end the reading
+            self._log.exception("report_refused", report=type(report).__name__)
+
+    def _kill(self) -> None:
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+    async def _end(self, command: pipe.Command, deadline: float) -> None:
+        self._report = None
+        self._send(command)
+        done, _ = await asyncio.wait({self._life}, timeout=deadline)
+        if not done:
+            self._log.warning("worker_killed", after=deadline)
+            self._kill()
+            await asyncio.wait({self._life})
+
+    async def stop(self) -> None:
+        """End it and keep the account's keys. Takes `STOP_DEADLINE` seconds at most."""
+        await self._end(pipe.Stop(), STOP_DEADLINE)
+
+    async def logout(self) -> None:
+        """Remove the device from the account, end the worker, delete the store whatever WhatsApp said."""
+        await self._end(pipe.LogOut(), LOGOUT_DEADLINE)
+        _delete(self._spec.store)
+
+    async def alive(self) -> bool | None:
+        """The library's own word on whether it is connected; None when the worker does not answer in time."""
+        if self._life.done():
+            return None
+        self._asked += 1
+        number = self._asked
+        question = self._questions[number] = asyncio.get_running_loop().create_future()
+        self._send(pipe.Ask(number))
+        try:
+            return await asyncio.wait_for(question, ALIVE_DEADLINE)
+        except TimeoutError:
+            return None
+        finally:
+            self._questions.pop(number, None)
+
+
+class NeonizeDriver:
+    """`worker_command` is for tests, which start a worker of their own."""
+
+    name = "neonize"
+
+    def __init__(
+        self,
+        proxy: str | None = None,
+        *,
+        worker_command: Sequence[str] = WORKER,
+        environment: Mapping[str, str] = os.environ,
+        code_life: float = 160.0,
+    ) -> None:
+        self._proxy = proxy
+        self._command = tuple(worker_command)
+        self._environment = {name: environment[name] for name in INHERITED if name in environment}
+        self._code_life = code_life
+        self._sessions: set[NeonizeSession] = set()
+
+    async def start(self, spec: d.SessionSpec, report: Callable[[d.Report], None]) -> NeonizeSession:
+        """Start a worker. Raises `OSError` when the system cannot start a process or make the store's folder."""
+        store = spec.store.resolve()
+        store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        process = await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=ROOT,
+            env=self._environment,
+            limit=pipe.LIMIT,
+            close_fds=True,
+        )
+        session = NeonizeSession(spec, process, report)
+        self._sessions.add(session)
+        session._life.add_done_callback(lambda _: self._sessions.discard(session))
+        session.begin(pipe.Begin(spec.link_id, str(store), spec.phone_number, self._proxy, self._code_life))
+        log.info("worker_started", link_id=spec.link_id, worker=process.pid)
+        return session
+
+    async def close(self) -> None:
+        """Stop every session, together."""
+        await asyncio.gather(*(session.stop() for session in list(self._sessions)))

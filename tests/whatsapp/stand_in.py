@@ -1,0 +1,303 @@
+"""The stand-in: an HTTP CONNECT proxy that leads to a WhatsApp of the test's own, and the phones that use it.
+
+It lives in the test's process; the backend (or its worker) may run in another. A client gets there with its proxy
+set to `proxy_url`, `SSL_CERT_FILE` naming `ca_file`, and `noise_root` in place of the pinned key (patched_worker).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import ssl
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.whatsapp.certificates import server_context
+from tests.whatsapp.channel import Channel, ClosedError
+from tests.whatsapp.curve import KeyPair
+from tests.whatsapp.nodes import SERVER, Jid, Node
+from tests.whatsapp.noise import Authority
+from tests.whatsapp.phone import CodePairing, QrText, signed_identity
+from tests.whatsapp.schema import wa6
+from tests.whatsapp.tokens import tables
+
+REFS = 6
+
+
+@dataclass
+class Account:
+    """A phone with WhatsApp on it, and the one device that is linked to it."""
+
+    phone: str
+    name: str
+    key: KeyPair = field(default_factory=KeyPair.make)
+    device: int = 0
+    device_key: bytes = b""
+    """The linked device's Noise key; empty when none is linked."""
+    refusal: dict[str, str] | None = None
+    """Attributes of the `failure` that meets every login, until it is None again."""
+    silent: bool = False
+    """Answers nothing, though the connection stands."""
+    logins: int = 0
+    line: Line | None = None
+
+    @property
+    def jid(self) -> Jid:
+        return Jid(self.phone, device=self.device)
+
+
+class Line:
+    """One client that got through the handshake."""
+
+    def __init__(self, channel: Channel, payload: bytes) -> None:
+        self.channel = channel
+        self.payload = wa6.ClientPayload.FromString(payload)
+        self.account: Account | None = None
+        self.registering = not self.payload.HasField("username")
+        self.hello: Node | None = None
+        """The companion's request for pairing by code."""
+        self.ref = b""
+        self.code: CodePairing | None = None
+        self.signed = asyncio.Event()
+        """Set once the client accepted its new identity."""
+
+    @property
+    def identity(self) -> bytes:
+        return bytes(self.payload.devicePairingData.eIdent)
+
+
+class StandIn:
+    def __init__(self, context: ssl.SSLContext, ca_file: Path) -> None:
+        self._context = context
+        self.ca_file = ca_file
+        self.authority = Authority()
+        self._chain = self.authority.chain()
+        self._server: asyncio.Server | None = None
+        self.port = 0
+        self.lines: list[Line] = []
+        self.accounts: dict[str, Account] = {}
+        self.turned_away = Counter[str]()
+        self._refuse_dials = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # what a client needs to get here
+
+    @property
+    def proxy_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def noise_root(self) -> str:
+        return self.authority.root.public.hex()
+
+    @property
+    def worker_command(self) -> Sequence[str]:
+        """The worker that believes in this stand-in's key."""
+        return (sys.executable, "-m", "tests.whatsapp.patched_worker", self.noise_root)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"SSL_CERT_FILE": str(self.ca_file)}
+
+    # the server
+
+    async def start(self) -> None:
+        tables()  # skips here, with the reason, rather than fail inside a connection
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for line in list(self.lines):
+            line.channel.abort()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        channel = Channel(reader, writer)
+        try:
+            line = Line(channel, await channel.open(self._context, self.authority, self._chain))
+            self.lines.append(line)
+            try:
+                await self._talk(line)
+            finally:
+                self.lines.remove(line)
+                if line.account is not None and line.account.line is line:
+                    line.account.line = None
+        except (ClosedError, ConnectionError):
+            self.turned_away["closed"] += 1
+        except asyncio.CancelledError:
+            pass  # the stand-in stops; asyncio.start_server logs cancelled handlers otherwise
+        finally:
+            channel.abort()
+            self._tasks.discard(task)
+
+    async def _talk(self, line: Line) -> None:
+        if line.registering:
+            self._offer_codes(line)
+        else:
+            self._log_in(line)
+        while True:
+            node = await line.channel.receive()
+            if node.child("pair-device-sign") is not None:
+                line.signed.set()
+            if line.account is not None and line.account.silent:
+                continue
+            if node.tag == "iq" and node.text("type") in ("get", "set"):
+                self._answer(line, node)
+
+    def _offer_codes(self, line: Line) -> None:
+        refs = [Node("ref", {}, f"2@{secrets.token_urlsafe(48)}".encode()) for _ in range(REFS)]
+        attrs: dict[str, str | Jid] = {"from": SERVER, "type": "set", "id": secrets.token_hex(4), "xmlns": "md"}
+        line.channel.send(Node("iq", attrs, [Node("pair-device", {}, list(refs))]))
+
+    def _log_in(self, line: Line) -> None:
+        account = self.accounts.get(str(line.payload.username))
+        removed = account is None or account.device_key != line.channel.client_key
+        refusal = {"reason": "401", "location": "stand-in"} if removed else account.refusal if account else None
+        if account is None or refusal is not None:
+            line.channel.send(Node("failure", dict(refusal or {})))
+            line.channel.close()
+            return
+        account.logins += 1
+        account.line, line.account = line, account
+        if not account.silent:
+            lid = Jid(f"9{account.phone}", "lid", account.device)
+            line.channel.send(Node("success", {"t": str(int(time.time())), "lid": lid}))
+
+    def _answer(self, line: Line, node: Node) -> None:
+        content: list[Node] | None = None
+        registration = node.child("link_code_companion_reg")
+        if node.text("xmlns") == "encrypt" and node.text("type") == "get":
+            content = [Node("count", {"value": "812"})]
+        elif registration is not None and registration.text("stage") == "companion_hello":
+            line.hello, line.ref = registration, secrets.token_hex(8).encode()
+            content = [Node("link_code_companion_reg", {}, [Node("link_code_pairing_ref", {}, line.ref)])]
+        elif node.child("remove-companion-device") is not None and line.account is not None:
+            line.account.device_key = b""
+        attrs: dict[str, str | Jid] = {"from": SERVER, "type": "result", "id": node.text("id")}
+        line.channel.send(Node("iq", attrs, content))
+        if registration is not None and registration.text("stage") == "companion_finish":
+            self._finish_code(line, registration)
+
+    # what a person does with the phone
+
+    def account(self, phone: str, name: str = "Ada Lovelace") -> Account:
+        """The phone's account; it is made on first use. `phone` is digits."""
+        return self.accounts.setdefault(phone, Account(phone, name))
+
+    async def scan(self, qr: str, phone: str = "447441395830", name: str = "Ada Lovelace") -> Account:
+        """Scan a code that a client shows, with the phone of that number."""
+        text = QrText.parse(qr)
+        line = next(one for one in self.lines if one.channel.client_key == text.noise_key)
+        account = self.account(phone, name)
+        await self._pair(line, account, text.secret)
+        return account
+
+    def enter_code(self, code: str, phone: str, name: str = "Ada Lovelace") -> Account:
+        """Type a pairing code into the phone of that number."""
+        line = next(one for one in self.lines if one.hello is not None and one.hello.text("jid").startswith(phone))
+        assert line.hello is not None
+        wrapped = line.hello.child("link_code_pairing_wrapped_companion_ephemeral_pub")
+        assert wrapped is not None
+        assert isinstance(wrapped.content, bytes)
+        account = self.account(phone, name)
+        line.account = account
+        line.code = CodePairing(code, wrapped.content, account.key)
+        content = [
+            Node("link_code_pairing_wrapped_primary_ephemeral_pub", {}, line.code.wrapped_key),
+            Node("primary_identity_pub", {}, account.key.public),
+            Node("link_code_pairing_ref", {}, line.ref),
+        ]
+        hello = Node("link_code_companion_reg", {"stage": "primary_hello"}, content)
+        attrs: dict[str, str | Jid] = {"from": SERVER, "type": "link_code_companion_reg", "id": secrets.token_hex(4)}
+        line.channel.send(Node("notification", attrs, [hello]))
+        return account
+
+    def _finish_code(self, line: Line, registration: Node) -> None:
+        bundle = registration.child("link_code_pairing_wrapped_key_bundle")
+        assert line.code is not None
+        assert line.account is not None
+        assert bundle is not None
+        assert isinstance(bundle.content, bytes)
+        secret = line.code.secret(bundle.content, line.identity)
+        task = asyncio.get_running_loop().create_task(self._pair(line, line.account, secret))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _pair(self, line: Line, account: Account, secret: bytes) -> None:
+        account.device += 1
+        account.device_key = line.channel.client_key
+        content = [
+            Node("device-identity", {}, signed_identity(account.key, line.identity, secret)),
+            Node("biz", {"name": account.name}),
+            Node("device", {"jid": account.jid, "lid": Jid(f"9{account.phone}", "lid", account.device)}),
+            Node("platform", {"name": "android"}),
+        ]
+        attrs: dict[str, str | Jid] = {"from": SERVER, "type": "set", "id": secrets.token_hex(4), "xmlns": "md"}
+        line.channel.send(Node("iq", attrs, [Node("pair-success", {}, content)]))
+        await asyncio.wait_for(line.signed.wait(), 10)
+        line.channel.send(Node("stream:error", {"code": "515"}))
+        line.channel.close()
+
+    def _line(self, phone: str) -> Line:
+        line = self.accounts[phone].line
+        assert line is not None, "that phone's device is not connected"
+        return line
+
+    def drop(self, phone: str) -> None:
+        """The network fails under the device's connection; it may come back."""
+        self._line(phone).channel.abort()
+
+    def stream_error(self, phone: str, code: str, *children: Node) -> None:
+        """End the device's stream with an error."""
+        channel = self._line(phone).channel
+        attrs: dict[str, str | Jid] = {"code": code} if code else {}
+        channel.send(Node("stream:error", attrs, list(children) or None))
+        channel.close()
+
+    def logout_from_phone(self, phone: str) -> None:
+        """Remove the linked device, as the phone's list of devices can."""
+        self.accounts[phone].device_key = b""
+        self.stream_error(phone, "401", Node("conflict", {"type": "device_removed"}))
+
+    def replace(self, phone: str) -> None:
+        """The same keys connect elsewhere."""
+        self.stream_error(phone, "", Node("conflict", {"type": "replaced"}))
+
+    def refuse(self, phone: str, reason: int | str, **more: str) -> None:
+        """Meet the account's next logins with a `failure`: 401, 402 (ban: code=, expire=), 405 (outdated), 500 …"""
+        self.accounts[phone].refusal = {"reason": str(reason), **more}
+
+    def accept(self, phone: str) -> None:
+        self.accounts[phone].refusal = None
+
+    def silence(self, phone: str, on: bool = True) -> None:
+        """Read on and answer nothing: keep-alives go unanswered."""
+        self.accounts[phone].silent = on
+
+
+@asynccontextmanager
+async def stand_in() -> AsyncIterator[StandIn]:
+    """A running stand-in on a free loopback port."""
+    with tempfile.TemporaryDirectory(prefix="roundtrip-stand-in-") as folder:
+        server = StandIn(*server_context(Path(folder)))
+        await server.start()
+        try:
+            yield server
+        finally:
+            with contextlib.suppress(asyncio.CancelledError):
+                await server.stop()
