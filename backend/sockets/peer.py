@@ -13,7 +13,7 @@ from backend.delivery.wire import Frame
 from backend.identity import BotKey
 from backend.sockets.lane import Lane, Sent
 
-PROMPT_WAIT: Final = 0.05
+PROMPT_WAIT: Final = 1.0
 """Seconds that a client which acknowledges by itself is given before a receipt is asked for."""
 
 _REASON: Final = {Sent.FULL: MissReason.QUEUE_FULL, Sent.FAILED: MissReason.SEND_FAILED}
