@@ -1,0 +1,86 @@
+"""Why a link failed: the one table of reason codes, whether trying again helps, and what a person should do."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Advice(NamedTuple):
+    """What goes with a reason code into the failure's event and the snapshot."""
+
+    retryable: bool
+    user_action: str
+
+
+_AGAIN: Final = "Press “Link WhatsApp” to link this account again."
+
+ADVICE: Final[dict[str, Advice]] = {
+    # disconnected
+    "connection_lost": Advice(True, "Nothing to do: the connection to WhatsApp is being restored by itself."),
+    "unreachable": Advice(True, "WhatsApp could not be reached. Check the network and the proxy; try again later."),
+    # logged out
+    "requested": Advice(True, f"You logged out. {_AGAIN} If the phone still lists this device, remove it there."),
+    "cancelled": Advice(True, f"Linking was cancelled. {_AGAIN}"),
+    "device_removed": Advice(True, f"This device was removed on the phone. {_AGAIN}"),
+    "primary_device_gone": Advice(True, "Open WhatsApp on the phone and see that the account works, then link again."),
+    "logged_out_by_whatsapp": Advice(True, f"WhatsApp ended this session. {_AGAIN}"),
+    # replaced
+    "replaced": Advice(
+        True,
+        "The same session runs somewhere else. Stop it there, then press “Link WhatsApp” to take it over.",
+    ),
+    # banned
+    "banned": Advice(False, "WhatsApp blocked this account for a while. Wait until the block ends."),
+    "banned_too_many_people": Advice(
+        False, "WhatsApp blocked this account: too many messages to people who do not know it. Wait until it ends."
+    ),
+    "banned_blocked_by_users": Advice(
+        False, "WhatsApp blocked this account: too many people blocked it. Wait until the block ends."
+    ),
+    "banned_too_many_groups": Advice(
+        False, "WhatsApp blocked this account: too many groups were made. Wait until the block ends."
+    ),
+    "banned_same_messages": Advice(
+        False, "WhatsApp blocked this account: the same message was sent too often. Wait until the block ends."
+    ),
+    "banned_broadcast_lists": Advice(
+        False, "WhatsApp blocked this account: too many messages to broadcast lists. Wait until the block ends."
+    ),
+    # client outdated
+    "client_outdated": Advice(False, "WhatsApp no longer accepts this version. The operator has to update the server."),
+    # failed
+    "connect_failure": Advice(True, f"WhatsApp refused the connection. Wait a few minutes. {_AGAIN}"),
+    "worker_crashed": Advice(True, f"The connection's process failed again and again. {_AGAIN}"),
+    "pairing_incomplete": Advice(True, f"The phone accepted, but WhatsApp did not let the device in. {_AGAIN}"),
+    "store_missing": Advice(True, f"This account's keys are no longer on the server. {_AGAIN}"),
+    "store_corrupt": Advice(True, f"This account's keys on the server cannot be read. {_AGAIN}"),
+    "internal_error": Advice(True, f"Something went wrong on the server. {_AGAIN}"),
+    # on the snapshot only
+    "flapping": Advice(True, "The connection to WhatsApp comes and goes. Check the phone's and the server's network."),
+    "also_linked_elsewhere": Advice(
+        True, "The same WhatsApp account is linked under another bot too. Log one of them out if that is not meant."
+    ),
+}
+"""Reason codes are public: they are never renamed, new ones may come."""
+
+_LOGOUTS: Final = {"401": "device_removed", "403": "primary_device_gone"}
+"""WhatsApp's numbers, as whatsmeow's `events.ConnectFailureReason` has them; the rest is said in general."""
+
+_BANS: Final = {
+    101: "banned_too_many_people",
+    102: "banned_blocked_by_users",
+    103: "banned_too_many_groups",
+    104: "banned_same_messages",
+    106: "banned_broadcast_lists",
+}
+"""whatsmeow's `events.TempBanReason`."""
+
+
+def of_logout(number: str) -> str:
+    """The reason code for WhatsApp's number of a logout."""
+    return _LOGOUTS.get(number, "logged_out_by_whatsapp")
+
+
+def of_ban(number: int) -> str:
+    """The reason code for WhatsApp's number of a ban."""
+    return _BANS.get(number, "banned")
