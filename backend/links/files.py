@@ -1,0 +1,77 @@
+"""The accounts' key files: one SQLite file each, with the companions that SQLite puts beside it."""
+
+from __future__ import annotations
+
+import enum
+import sqlite3
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+_COMPANIONS: Final = ("", "-wal", "-shm", "-journal")
+
+
+class Condition(enum.Enum):
+    """What a key file is worth."""
+
+    GOOD = enum.auto()
+    MISSING = enum.auto()
+    CORRUPT = enum.auto()
+
+
+def condition(path: Path) -> Condition:
+    """Look into a key file that no session has open. A write that an unclean stop cut off is rolled back by this."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return Condition.MISSING
+    try:
+        db = sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=5)
+        try:
+            (answer,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            tables = db.execute("SELECT count(*) FROM sqlite_schema WHERE type = 'table'").fetchone()[0]
+        finally:
+            db.close()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return Condition.GOOD  # in use is not corrupt: the session will say what is wrong, if anything is
+        log.warning("session_store_unreadable", error=error.sqlite_errorname)
+        return Condition.CORRUPT
+    except sqlite3.DatabaseError as error:
+        log.warning("session_store_unreadable", error=error.sqlite_errorname)
+        return Condition.CORRUPT
+    if answer != "ok":
+        return Condition.CORRUPT
+    return Condition.GOOD if tables else Condition.MISSING
+
+
+def secure(path: Path) -> None:
+    """Permissions 0600 for a key file and its companions."""
+    for part in _parts(path):
+        if part.exists():
+            part.chmod(0o600)
+
+
+def remove(path: Path) -> None:
+    """Delete a key file and its companions. Raises nothing: what cannot be deleted is logged, and swept later."""
+    for part in _parts(path):
+        try:
+            part.unlink(missing_ok=True)
+        except OSError as error:
+            log.error("session_store_not_deleted", error=error.strerror)
+
+
+def sweep(folder: Path, keep: frozenset[str]) -> int:
+    """Delete key files in `folder` whose name is not in `keep`. Returns how many there were."""
+    found = 0
+    for path in folder.iterdir():
+        if path.suffix == ".db" and path.name not in keep and path.is_file():
+            remove(path)
+            found += 1
+    return found
+
+
+def _parts(path: Path) -> list[Path]:
+    return [path.with_name(path.name + suffix) for suffix in _COMPANIONS]

@@ -1,0 +1,149 @@
+"""Where link records and the accounts' key files live. One thread does all file work: the loop waits for no disk."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, TypeVar
+
+import structlog
+
+from backend.identity import BotKey
+from backend.links import files
+from backend.links.files import Condition
+from backend.links.record import LinkRecord
+from backend.links.snapshot import LinkState
+
+log = structlog.get_logger(__name__)
+
+_T = TypeVar("_T")
+
+SCHEMA_VERSION: Final = 1
+_COLUMNS: Final = (
+    "user_id, bot_id, link_id, state, since, started_at, phone_number, display_name, paired, connected_before, "
+    "reason_code, banned_until, also_linked"
+)
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS links (
+  user_id TEXT NOT NULL, bot_id TEXT NOT NULL, link_id TEXT NOT NULL UNIQUE, state TEXT NOT NULL,
+  since REAL NOT NULL, started_at REAL NOT NULL, phone_number TEXT, display_name TEXT,
+  paired INTEGER NOT NULL, connected_before INTEGER NOT NULL, reason_code TEXT, banned_until REAL,
+  also_linked INTEGER NOT NULL,
+  PRIMARY KEY (user_id, bot_id)
+) STRICT, WITHOUT ROWID
+"""
+
+
+class StoreError(Exception):
+    """A record could not be read or written. `code` is `store_unavailable`; the message holds no path and no value."""
+
+    code = "store_unavailable"
+
+
+class LinkStore:
+    """`data_dir/links.db` and the folder `data_dir/sessions`, readable by their owner only."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = data_dir / "links.db"
+        self.sessions = data_dir / "sessions"
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="links-store")
+        self._db: sqlite3.Connection | None = None
+
+    async def open(self) -> list[LinkRecord]:
+        """Make what is missing and read every record. Raises `StoreError`."""
+        return await self._run(self._open)
+
+    async def save(self, record: LinkRecord) -> None:
+        """Commit a record in place of its key's older one. Raises `StoreError`."""
+        await self._run(self._save, record)
+
+    async def delete(self, key: BotKey) -> None:
+        """Forget a key's record. Raises `StoreError`."""
+        await self._run(self._delete, key)
+
+    def path(self, record: LinkRecord) -> Path:
+        """The file that holds the account's keys."""
+        return self.sessions / record.store_name
+
+    async def condition(self, record: LinkRecord) -> Condition:
+        """Whether the account's keys are there and readable."""
+        return await self._run(files.condition, self.path(record))
+
+    async def secure(self, record: LinkRecord) -> None:
+        """Take the key files' permissions from everybody but the owner."""
+        await self._run(files.secure, self.path(record))
+
+    async def forget(self, record: LinkRecord) -> None:
+        """Delete the account's key files. A file that cannot be deleted is logged and tried again at the next start."""
+        await self._run(files.remove, self.path(record))
+
+    async def sweep(self, keep: frozenset[str]) -> int:
+        """Delete key files that belong to no record; `keep` are store names. Returns how many there were."""
+        return await self._run(files.sweep, self.sessions, keep)
+
+    async def close(self) -> None:
+        """Close the file and end the thread."""
+        if self._db is not None:
+            await self._run(self._db.close)
+            self._db = None
+        self._thread.shutdown(wait=False)
+
+    async def _run(self, work: Callable[..., _T], *args: object) -> _T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args))
+        except (sqlite3.Error, OSError) as error:
+            log.error("link_store_failed", error=type(error).__name__, work=getattr(work, "__name__", ""))
+            raise StoreError("The links' records cannot be read or written.") from error
+
+    def _open(self) -> list[LinkRecord]:
+        self.sessions.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.sessions.chmod(0o700)
+        # Made here with its permissions: SQLite gives its journals the main file's.
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+        self._path.chmod(0o600)
+        db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
+        self._db = db
+        db.execute("PRAGMA busy_timeout = 5000")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version not in (0, SCHEMA_VERSION):
+            raise StoreError(f"links.db has schema version {version}, this program knows {SCHEMA_VERSION}.")
+        db.execute(_SCHEMA)
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        return [_record(row) for row in db.execute(f"SELECT {_COLUMNS} FROM links ORDER BY started_at")]  # noqa: S608  constant
+
+    def _save(self, r: LinkRecord) -> None:
+        row = (r.key.user_id, r.key.bot_id, r.link_id, r.state.value, r.since, r.started_at, r.phone_number)
+        row += (r.display_name, r.paired, r.connected_before, r.reason_code, r.banned_until, r.also_linked)  # type: ignore[assignment]  # grows
+        self._write(f"INSERT OR REPLACE INTO links ({_COLUMNS}) VALUES ({', '.join('?' * 13)})", row)  # noqa: S608  constant
+
+    def _delete(self, key: BotKey) -> None:
+        self._write("DELETE FROM links WHERE user_id = ? AND bot_id = ?", (key.user_id, key.bot_id))
+
+    def _write(self, sql: str, values: tuple[object, ...]) -> None:
+        if self._db is None:
+            raise StoreError("The links' records are not open.")
+        self._db.execute(sql, values)  # autocommit: durable when it returns
+
+
+def _record(row: tuple[object, ...]) -> LinkRecord:
+    user_id, bot_id, link_id, state, since, started_at, phone, name, paired, before, reason, until, also = row
+    return LinkRecord(
+        BotKey(str(user_id), str(bot_id)),
+        str(link_id),
+        LinkState(str(state)),
+        float(since),  # type: ignore[arg-type]  # the table is STRICT
+        float(started_at),  # type: ignore[arg-type]
+        None if phone is None else str(phone),
+        None if name is None else str(name),
+        bool(paired),
+        bool(before),
+        None if reason is None else str(reason),
+        None if until is None else float(until),  # type: ignore[arg-type]
+        bool(also),
+    )
