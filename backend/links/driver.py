@@ -111,6 +111,8 @@ class SessionSpec(msgspec.Struct, frozen=True, rename="camel"):
     store: Path
     phone_number: str | None
     traceparent: str | None = None
+    seed: str = ""
+    """Stands for the bot, the same each time: for a driver that makes its accounts up. Says nothing about it."""
 
 
 class Session(Protocol):
