@@ -38,6 +38,25 @@ class Settings(BaseSettings):
     )
     simulated_speed: float = Field(1.0, gt=0, description="Simulated phone: factor on its real timing, for tests")
 
+    # links
+    start_concurrency: int = Field(4, ge=1, description="WhatsApp sessions that may be starting at once")
+    restore_concurrency: int = Field(3, ge=1, description="Links brought back at once after a restart")
+    max_links_per_user: int = Field(20, ge=1, description="Links that one user may have at once")
+    pairing_timeout: float = Field(160.0, gt=0, description="Seconds that a person has to scan, over all codes")
+    paired_timeout: float = Field(60.0, gt=0, description="Seconds from the scan until WhatsApp must let the device in")
+    stuck_timeout: float = Field(120.0, gt=0, description="Seconds without any progress until a session is restarted")
+    disconnect_grace: float = Field(5.0, ge=0, description="Seconds without connection that nobody is told about")
+    retry_limit: int = Field(6, ge=0, description="Dials that may fail before WhatsApp counts as unreachable")
+    retry_first: float = Field(1.0, gt=0, description="Seconds before the first retry; doubles, with jitter")
+    retry_cap: float = Field(60.0, gt=0, description="Most seconds between two retries")
+    restart_limit: int = Field(5, ge=0, description="Deaths of one link's worker, within the window, that are cured")
+    restart_window: float = Field(600.0, gt=0, description="Seconds of that window")
+    truth_interval: float = Field(30.0, gt=0, description="Seconds between comparisons with the library's own word")
+    truth_misses: int = Field(3, ge=1, description="Comparisons without an answer until a worker counts as hung")
+    flap_limit: int = Field(5, ge=1, description="Lost connections, within the window, that are told one by one")
+    flap_window: float = Field(120.0, gt=0, description="Seconds of that window")
+    flap_calm: float = Field(60.0, gt=0, description="Seconds without a change until a flapping link is calm")
+
     auth: Literal["jwt", "trusted"] = Field("jwt", description="How callers prove who they are")
     jwks_url: str | None = Field(None, description="Where the token issuer publishes its keys")
     jwt_public_key: SecretStr | None = Field(None, description="The token issuer's public key, PEM")
@@ -47,6 +66,10 @@ class Settings(BaseSettings):
     cors_origins: CommaList = Field((), description="Origins whose pages may call, comma list; never * with jwt")
 
     outbox: str = Field("sqlite", description="sqlite, or redis://… (not built yet)")
+    outbox_max_bytes: int = Field(
+        1 << 30, ge=1 << 20, description="Bytes of events on disk past which new links are refused"
+    )
+    outbox_retention: float = Field(7 * 86400.0, ge=0, description="Seconds that an ended event stays in the ledger")
     event_ttl: float = Field(86400.0, gt=0, description="Seconds until an undelivered event expires")
     ack_timeout: float = Field(5.0, gt=0, description="Seconds to wait for a receipt or acknowledgement")
     max_sockets_per_key: int = Field(16, ge=1, description="Sockets that one user's bot may have at once")

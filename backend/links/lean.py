@@ -1,0 +1,76 @@
+"""Keeps out of a worker what neonize imports for sending media and a worker never uses: some 400 modules, 25 MB.
+
+`install` puts a finder in front that answers for those packages with hollow modules: every name in them is a class
+that does nothing, so that neonize's imports pass; whoever called one would get an error. Besides memory and half of
+the start time, this takes libmagic and neonize's download of missing libraries out of the running program.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+HOLLOW: Final = frozenset(
+    {"PIL", "colorlog", "httpx", "linkpreview", "magic", "phonenumbers", "requests", "segno", "tqdm"}
+)
+"""neonize's dependencies for stickers, previews, downloads, number formats and drawing codes on a terminal."""
+
+UNUSED: Final = ("ssl", "_ssl", "_hashlib", "multiprocessing")
+"""Of the standard library, 4 MB: the Go side does its own TLS, and asyncio and hashlib know how to live without."""
+
+
+class HollowError(RuntimeError):
+    """Something that a worker does without was called after all."""
+
+
+class _Hollow(types.ModuleType):
+    __path__: Sequence[str] = ()
+
+    def __getattr__(self, name: str) -> type:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def refuse(*_args: object, **_kwargs: object) -> None:
+            raise HollowError(f"{self.__name__}.{name} is left out of workers (backend/links/lean.py)")
+
+        # an exception, so that `except` clauses may name it
+        made = type(name, (Exception,), {"__init__": refuse, "__module__": self.__name__})
+        setattr(self, name, made)
+        return made
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(
+        self, name: str, _path: Sequence[str] | None, _target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        return importlib.machinery.ModuleSpec(name, self) if name.partition(".")[0] in HOLLOW else None
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        return _Hollow(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        pass
+
+
+def without_unused() -> None:
+    """Must run before the first import of asyncio."""
+    for name in UNUSED:
+        sys.modules[name] = None  # type: ignore[assignment]  # how Python spells "cannot be imported"
+
+
+def install() -> None:
+    """Must run before the first import of neonize."""
+    sys.meta_path.insert(0, _Finder())
+    # The package without its __init__: that one loads the second, synchronous client too.
+    spec = importlib.util.find_spec("neonize")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("neonize is not installed")
+    package = types.ModuleType("neonize")
+    package.__path__ = [str(Path(spec.origin).parent)]
+    sys.modules["neonize"] = package

@@ -1,0 +1,122 @@
+"""One link's session: at most one at a time, started within the limit of simultaneous starts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from backend.links.clock import Clock
+from backend.links.driver import Driver, Report, Session, SessionSpec, WorkerDied
+
+log = structlog.get_logger(__name__)
+
+SLOT_HOLD: Final = 20.0
+"""Seconds after which a started session that said nothing no longer counts as starting."""
+
+STOP_LIMIT: Final = 15.0
+"""Seconds that a session may take to stop or log out."""
+
+START_REFUSED: Final = 127
+"""Exit status given to a worker that could not even be started, as a shell has it."""
+
+
+class Runner:
+    """Each session is a generation: what an older one still says is dropped."""
+
+    def __init__(
+        self, driver: Driver, slots: asyncio.Semaphore, clock: Clock, deliver: Callable[[Report], None]
+    ) -> None:
+        self._driver = driver
+        self._slots = slots
+        self._clock = clock
+        self._deliver = deliver
+        self._generation = 0
+        self._task: asyncio.Task[None] | None = None
+        self._dialing = False
+        self._spoke = asyncio.Event()
+        self.session: Session | None = None
+        self.starts = 0
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process id, where the driver has one."""
+        pid = getattr(self.session, "pid", None)
+        return pid if isinstance(pid, int) else None
+
+    def begin(self, spec: SessionSpec, delay: float = 0.0) -> None:
+        """Start a session in `delay` seconds, once there is a free slot. Must not be called while one runs."""
+        assert self._task is None, "one session at a time"  # noqa: S101  a programming error
+        self._generation += 1
+        self._spoke = asyncio.Event()
+        self._task = asyncio.create_task(self._start(self._generation, spec, delay, self._spoke))
+
+    async def _start(self, generation: int, spec: SessionSpec, delay: float, spoke: asyncio.Event) -> None:
+        def report(said: Report) -> None:
+            spoke.set()
+            if generation == self._generation:
+                self._deliver(said)
+
+        if delay:
+            await self._clock.sleep(delay)
+        async with self._slots:
+            self._dialing = True
+            self.starts += 1
+            try:
+                session = await self._driver.start(spec, report)
+            except Exception as error:  # noqa: BLE001  whatever the driver meets, the link must hear of it
+                log.error("session_not_started", link_id=spec.link_id, error=type(error).__name__)
+                report(WorkerDied(START_REFUSED))
+                return
+            finally:
+                self._dialing = False
+            if generation != self._generation:
+                await _within(session.stop, spec.link_id)
+                return
+            self.session = session
+            # The start costs until the session has something to say: hold the slot, but not for ever.
+            handle = self._clock.call_later(SLOT_HOLD, spoke.set)
+            try:
+                await spoke.wait()
+            finally:
+                handle.cancel()
+
+    async def stop(self, link_id: str) -> None:
+        """End the session, or its start, and wait for it. Its reports no longer count from now on."""
+        session = await self._let_go()
+        if session is not None:
+            await _within(session.stop, link_id)
+
+    async def logout(self, link_id: str) -> bool:
+        """Remove the device from the account and end the session; False when no session could do it."""
+        session = await self._let_go()
+        if session is None:
+            return False
+        if await _within(session.logout, link_id):
+            return True
+        await _within(session.stop, link_id)
+        return False
+
+    async def _let_go(self) -> Session | None:
+        self._generation += 1
+        self._spoke.set()
+        task, self._task = self._task, None
+        if task is not None:
+            if not self._dialing:
+                task.cancel()
+            # A start that is under way is not cut short, lest a process is left behind: it sees that it is too late.
+            await asyncio.wait([task])
+        session, self.session = self.session, None
+        return session
+
+
+async def _within(work: Callable[[], Awaitable[None]], link_id: str) -> bool:
+    try:
+        async with asyncio.timeout(STOP_LIMIT):
+            await work()
+    except Exception as error:  # noqa: BLE001  the session is over either way, and said so in the log
+        log.warning("session_end_failed", link_id=link_id, error=type(error).__name__)
+        return False
+    return True
