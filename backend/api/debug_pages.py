@@ -1,0 +1,218 @@
+"""The developer's pages as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from backend.api.html import Markup, element, facts, page, table
+from backend.api.html import link as anchor
+from backend.api.shapes import AttemptView, LedgerEvent, OutcomeName, time_of
+from backend.api.timeline import Timeline, TraceViewer
+from backend.links.faces import LinkView
+from backend.links.snapshot import LinkState
+from backend.sockets.registry import KeyView, MissView, RegistryView
+
+_GOOD = frozenset({OutcomeName.ACKED, OutcomeName.RECEIVED, OutcomeName.SUPERSEDED})
+_BAD_STATES = frozenset(
+    {
+        LinkState.DISCONNECTED,
+        LinkState.LOGGED_OUT,
+        LinkState.REPLACED,
+        LinkState.BANNED,
+        LinkState.CLIENT_OUTDATED,
+        LinkState.FAILED,
+    }
+)
+
+
+def sockets(view: RegistryView) -> str:
+    """Who is connected under which key, and the last misses with their reasons."""
+    totals = view.totals
+    return page(
+        "Sockets",
+        facts(
+            (
+                ("Sockets", totals.sockets),
+                ("Keys", totals.mapped_keys),
+                ("Users", totals.users),
+                ("Keys that left lately", totals.remembered_keys),
+            )
+        ),
+        element("h2", "Who is here"),
+        table(
+            ("User", "Bot", "Socket", "Transport", "Age", "Acks", "Caught up", "Waiting"),
+            (row for key in view.keys for row in _socket_rows(key)),
+            "Nobody is connected.",
+        ),
+        element("h2", "What missed, newest first"),
+        table(
+            ("At", "Event", "Why", "Looked for", "The user was connected as"),
+            (_miss_row(miss) for miss in view.misses),
+            "Nothing has missed.",
+        ),
+    )
+
+
+def _socket_rows(key: KeyView) -> list[tuple[str | int | None, ...]]:
+    return [
+        (
+            code(key.user_id),
+            code(key.bot_id),
+            code(socket.sid),
+            socket.transport,
+            f"{socket.age:.0f} s",
+            "promised" if socket.acks else "not promised",
+            "yes" if socket.live else "replaying",
+            f"{socket.backlog} B",
+        )
+        for socket in key.sockets
+    ]
+
+
+def _miss_row(miss: MissView) -> tuple[str | None, ...]:
+    user, bot = miss.looked_for
+    return (
+        time_of(miss.at),
+        event_link(miss.event_id, miss.type),
+        tag(miss.reason, good=False),
+        element("span", code(user), " · ", code(bot)),
+        ", ".join(miss.connected) or "none",
+    )
+
+
+def links(views: Sequence[LinkView]) -> str:
+    return page(
+        "Links",
+        table(
+            ("Link", "User", "Bot", "State", "Since", "Restarts", "Flaps", "Worker", "Phone", "Reason"),
+            (
+                (
+                    anchor(f"/debug/links/{quote(view.link_id, safe='')}", view.link_id),
+                    code(view.user_id),
+                    code(view.bot_id),
+                    tag(view.state, good=view.state not in _BAD_STATES),
+                    view.since,
+                    view.restarts,
+                    view.flaps,
+                    view.worker_pid,
+                    view.phone_number,
+                    view.reason_code,
+                )
+                for view in views
+            ),
+            "No account is linked.",
+        ),
+    )
+
+
+def link(view: LinkView, events: Sequence[LedgerEvent]) -> str:
+    return page(
+        f"Link {view.link_id}",
+        facts(
+            (
+                ("State", tag(view.state, good=view.state not in _BAD_STATES)),
+                ("Since", view.since),
+                ("User", code(view.user_id)),
+                ("Bot", code(view.bot_id)),
+                ("Phone", view.phone_number),
+                ("Reason", view.reason_code),
+                ("Worker", view.worker_pid),
+                ("Restarts", view.restarts),
+                ("Flaps", view.flaps),
+                ("Waiting for the outbox", "yes" if view.stalled else None),
+            )
+        ),
+        element("h2", "What was said about it"),
+        table(
+            ("Seq", "Event", "At", "Outcome", "Attempts"),
+            (
+                (
+                    event.seq,
+                    event_link(event.id, event.type),
+                    event.created_at,
+                    outcome(event.outcome),
+                    attempts_in_short(event.attempts),
+                )
+                for event in events
+            ),
+            "Nothing yet.",
+        ),
+    )
+
+
+def event(story: Timeline, viewer: TraceViewer) -> str:
+    return page(
+        story.type,
+        facts(
+            (
+                ("Outcome", outcome(story.outcome)),
+                ("Seq", story.seq),
+                ("User", code(story.user_id)),
+                ("Bot", code(story.bot_id)),
+                ("Link", anchor(f"/debug/links/{quote(story.link_id, safe='')}", story.link_id)),
+                ("Event", code(story.id)),
+                ("Lives until", story.expires_at),
+                ("Created in trace", trace(story.trace_id, viewer)),
+            )
+        ),
+        element("h2", "What happened"),
+        table(
+            ("At", "After", "Step", "", "Attempt"),
+            (
+                (
+                    step.at,
+                    f"+{step.since_created} ms",
+                    tag(step.kind, good=step.kind != "missed"),
+                    step.text,
+                    step.attempt,
+                )
+                for step in story.steps
+            ),
+            "Nothing.",
+        ),
+        element("h2", "Attempts"),
+        table(
+            ("#", "At", "Mode", "Result", "Sockets", "Trace"),
+            (
+                (
+                    number,
+                    attempt.at,
+                    attempt.mode,
+                    tag(attempt.reason or attempt.result, good=attempt.reason is None),
+                    ", ".join(attempt.sids) or str(attempt.sockets),
+                    trace(attempt.trace_id or story.trace_id, viewer),
+                )
+                for number, attempt in enumerate(story.attempts, 1)
+            ),
+            "None has ended yet.",
+        ),
+    )
+
+
+def attempts_in_short(attempts: Sequence[AttemptView]) -> str:
+    """For example: missed (never_connected), sent."""
+    return ", ".join(f"{a.result} ({a.reason})" if a.reason else str(a.result) for a in attempts) or "none"
+
+
+def outcome(name: OutcomeName) -> Markup:
+    return element("span", name) if name is OutcomeName.PENDING else tag(name, good=name in _GOOD)
+
+
+def tag(text: str, *, good: bool) -> Markup:
+    return element("span", text, class_="good" if good else "bad")
+
+
+def code(text: str) -> Markup:
+    return element("code", text)
+
+
+def event_link(event_id: str, text: str) -> Markup:
+    return anchor(f"/debug/events/{quote(event_id, safe='')}", text)
+
+
+def trace(trace_id: str | None, viewer: TraceViewer) -> Markup | None:
+    if trace_id is None:
+        return None
+    url = viewer.url(trace_id)
+    return code(trace_id) if url is None else anchor(url, trace_id)

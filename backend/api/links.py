@@ -1,0 +1,94 @@
+"""Links over HTTP: start, look, end, and what the simulated phone does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from backend.api.ports import Ledger, Links
+from backend.api.routes import Call, Route
+from backend.api.shapes import LinkAccepted, LinkRequest, SimulateRequest
+from backend.links.snapshot import Snapshot
+from backend.service_keys import Scope
+
+_LINK = "/api/bots/{bot_id}/link"
+
+
+class LinkRoutes:
+    """`admit_pairing(user_id)` raises `Problem` when a user starts too many pairings."""
+
+    def __init__(self, links: Links, ledger: Ledger, admit_pairing: Callable[[str], None]) -> None:
+        self._links = links
+        self._ledger = ledger
+        self._admit_pairing = admit_pairing
+
+    async def start(self, call: Call) -> msgspec.Struct:
+        key = call.key()
+        self._admit_pairing(key.user_id)
+        snapshot = await self._links.start(key, call.says(LinkRequest).phone_number, call.traceparent)
+        return LinkAccepted(snapshot.link_id, snapshot.state)
+
+    async def look(self, call: Call) -> msgspec.Struct:
+        return await self._with_seq(call, self._links.snapshot(call.key()))
+
+    async def end(self, call: Call) -> msgspec.Struct:
+        return await self._with_seq(call, await self._links.logout(call.key()))
+
+    async def simulate(self, call: Call) -> msgspec.Struct:
+        action = call.says(SimulateRequest).action
+        return await self._with_seq(call, await self._links.simulate(call.key(), action.value))
+
+    async def _with_seq(self, call: Call, snapshot: Snapshot) -> Snapshot:
+        return msgspec.structs.replace(snapshot, seq=await self._ledger.last_seq(call.key()))
+
+    def routes(self) -> tuple[Route, ...]:
+        return (
+            Route(
+                "PUT",
+                _LINK,
+                "startLink",
+                "Link a WhatsApp account; harmless while a link lives",
+                self.start,
+                LinkAccepted,
+                202,
+                Scope.LINKS_WRITE,
+                body=LinkRequest,
+                traced=True,
+                problems=(
+                    "phone_number_invalid",
+                    "too_many_links",
+                    "rate_limited",
+                    "outbox_full",
+                    "outbox_unavailable",
+                    "store_unavailable",
+                    "client_outdated",
+                    "banned",
+                    "shutting_down",
+                ),
+            ),
+            Route("GET", _LINK, "readLink", "What is true of a link now", self.look, Snapshot, scope=Scope.LINKS_READ),
+            Route(
+                "DELETE",
+                _LINK,
+                "endLink",
+                "Log out: remove the device from the account",
+                self.end,
+                Snapshot,
+                scope=Scope.LINKS_WRITE,
+                traced=True,
+                problems=("link_not_found", "outbox_unavailable", "shutting_down"),
+            ),
+            Route(
+                "POST",
+                f"{_LINK}/simulate",
+                "simulate",
+                "Move the simulated phone (simulated driver only)",
+                self.simulate,
+                Snapshot,
+                scope=Scope.LINKS_WRITE,
+                body=SimulateRequest,
+                traced=True,
+                problems=("not_simulated", "link_not_found", "action_impossible"),
+            ),
+        )

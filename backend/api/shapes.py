@@ -1,0 +1,166 @@
+"""What goes over HTTP, as types: requests, answers, and the ledger as the public sees it."""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+import msgspec
+
+from backend.delivery.outbox import LedgerEntry
+from backend.delivery.outcome import Attempt, MissReason, Mode, Outcome
+from backend.links.clock import rfc3339
+from backend.links.snapshot import LinkState
+
+Time = Annotated[str, msgspec.Meta(description="RFC 3339, UTC, with milliseconds")]
+
+
+class Shape(msgspec.Struct, frozen=True, rename="camel"):
+    pass
+
+
+class LinkRequest(Shape, frozen=True):
+    """`phoneNumber`, in international form, asks for a pairing code instead of a QR code."""
+
+    phone_number: Annotated[str, msgspec.Meta(max_length=64)] | None = None
+
+
+class LinkAccepted(Shape, frozen=True):
+    link_id: str | None
+    state: LinkState
+
+
+class Action(enum.StrEnum):
+    """What the simulated phone can do."""
+
+    SCAN = "scan"
+    DISCONNECT = "disconnect"
+    RECONNECT = "reconnect"
+    LOGOUT = "logout"
+    REPLACE = "replace"
+    BAN = "ban"
+    EXPIRE = "expire"
+
+
+class SimulateRequest(Shape, frozen=True):
+    action: Action
+
+
+class LedgerQuery(Shape, frozen=True):
+    """`after` is a `seq`; the page begins with the next one."""
+
+    after: Annotated[int, msgspec.Meta(ge=0, le=(1 << 62))] = 0
+    limit: Annotated[int, msgspec.Meta(ge=1, le=500)] = 100
+
+
+class Result(enum.StrEnum):
+    SENT = "sent"
+    MISSED = "missed"
+
+
+class OutcomeName(enum.StrEnum):
+    PENDING = "pending"
+    ACKED = "acked"
+    RECEIVED = "received"
+    SUPERSEDED = "superseded"
+    EXPIRED = "expired"
+    DISCARDED = "discarded"
+
+
+class AttemptView(Shape, frozen=True, omit_defaults=True):
+    """One attempt to emit. `connected` names the user's other bots that had sockets, for a `key_mismatch`."""
+
+    at: Time
+    mode: Mode
+    result: Result
+    sockets: int
+    reason: MissReason | None = None
+    receipt_at: Time | None = None
+    ack_at: Time | None = None
+    connected: tuple[str, ...] = ()
+    sids: tuple[str, ...] = ()
+    trace_id: str | None = None
+
+
+class LedgerEvent(Shape, frozen=True):
+    """One event of a key's history, without what it said."""
+
+    id: str
+    seq: int
+    type: str
+    link_id: str
+    created_at: Time
+    outcome: OutcomeName
+    resolved_at: Time | None
+    attempts: tuple[AttemptView, ...]
+
+
+class LedgerPage(Shape, frozen=True):
+    """`next` is what to ask `after` for the following page, null on the last one."""
+
+    events: tuple[LedgerEvent, ...]
+    next: int | None
+
+
+class FaultParameter(Shape, frozen=True):
+    parameter: float | None = None
+
+
+class Config(Shape, frozen=True):
+    """What the page needs to know of the backend it came from."""
+
+    auth: str
+    driver: str
+    faults_allowed: bool
+    actions: tuple[Action, ...]
+
+
+class Health(Shape, frozen=True):
+    status: str
+
+
+class Check(Shape, frozen=True):
+    ok: bool
+    detail: str
+
+
+class Readiness(Shape, frozen=True):
+    ready: bool
+    checks: dict[str, Check]
+
+
+def time_of(at_ms: int) -> str:
+    """Milliseconds since the epoch as text."""
+    return rfc3339(at_ms / 1000)
+
+
+def attempt_view(attempt: Attempt) -> AttemptView:
+    return AttemptView(
+        time_of(attempt.at),
+        attempt.mode,
+        Result.SENT if attempt.reason is None else Result.MISSED,
+        attempt.sockets,
+        attempt.reason,
+        None if attempt.receipt_at is None else time_of(attempt.receipt_at),
+        None if attempt.ack_at is None else time_of(attempt.ack_at),
+        attempt.keys,
+        attempt.sids,
+        attempt.trace_id,
+    )
+
+
+def outcome_name(outcome: Outcome) -> OutcomeName:
+    return OutcomeName(outcome.wire)
+
+
+def ledger_event(entry: LedgerEntry) -> LedgerEvent:
+    return LedgerEvent(
+        entry.id,
+        entry.seq,
+        entry.type.wire,
+        entry.link_id,
+        time_of(entry.created_at),
+        outcome_name(entry.outcome),
+        None if entry.resolved_at is None else time_of(entry.resolved_at),
+        tuple(attempt_view(attempt) for attempt in entry.attempts),
+    )
