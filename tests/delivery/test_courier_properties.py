@@ -1,0 +1,275 @@
+"""Whatever happens to its sockets, its disk and its clock, the courier keeps its promises.
+
+A stateful property test: random publishing, connects, disconnects, half-open and slow sockets, acknowledgements that
+are late, repeated or invented, receipts, a failing outbox, restarts and clock steps. After every step the ledger
+balances, and at the end everybody who came back and confirmed has every event.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from backend.delivery.courier import Courier
+from backend.delivery.outbox import LedgerEntry
+from backend.delivery.outcome import MissReason, Outcome
+from backend.delivery.replay import Replayer
+from backend.delivery.retry import Backoff
+from backend.delivery.sockets import Confirmable, Miss
+from backend.delivery.sqlite_outbox import SqliteOutbox
+from backend.delivery.wire import Frame
+from backend.events import SECRET_TYPES, Connected, Degraded, Payload, Qr
+from backend.identity import BotKey
+from tests.support.sockets import Faults, Notes, idle
+from tests.support.stepped_loop import SteppedLoop
+
+KEYS = (BotKey("a", "1"), BotKey("a", "2"), BotKey("b", "1"))
+TTL = 600.0
+QR_LIFE = 20.0
+SECRET = "2@secret"  # noqa: S105  # a canary
+
+
+class FakeSocket:
+    """A client without a network. `half_open` takes what is sent and never answers; `slow` takes nothing."""
+
+    def __init__(self, sid: str, key: BotKey, *, must_ack: bool) -> None:
+        self.sid = sid
+        self.key = key
+        self.must_ack = must_ack
+        self.live = False
+        self.closed = False
+        self.backlog = 0
+        self.slow = False
+        self.half_open = False
+        self.seqs: list[int] = []
+        """First sendings, in order."""
+        self.unreceipted: list[Confirmable] = []
+        self.sent_ids: set[str] = set()
+
+    def send(self, frame: Frame) -> MissReason | None:
+        if self.closed:
+            return MissReason.SEND_FAILED
+        if self.slow:
+            return MissReason.QUEUE_FULL
+        name, payload = json.loads(frame.payload[frame.payload.index(b"[") :])
+        if name == "whatsapp_connection_event" and payload["id"] not in self.sent_ids:
+            self.sent_ids.add(payload["id"])
+            self.seqs.append(payload["seq"])
+        return None
+
+    def confirm(self, sent: Confirmable) -> None:
+        self.unreceipted.append(sent)
+
+
+class FakeSockets:
+    def __init__(self) -> None:
+        self.by_key: dict[BotKey, dict[str, FakeSocket]] = {key: {} for key in KEYS}
+
+    def of(self, key: BotKey) -> Any:
+        return self.by_key[key].values()
+
+    def why_missing(self, key: BotKey) -> Miss:
+        return Miss(MissReason.NEVER_CONNECTED)
+
+    def missed(self, key: BotKey, event: str, event_id: str, miss: Miss) -> None:
+        pass
+
+
+class CourierMachine(RuleBasedStateMachine):
+    @initialize()
+    def begin(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="roundtrip-courier-"))
+        self.now_ms = 1_800_000_000_000
+        self.loop = SteppedLoop()
+        self.number = 0
+        self.published: Counter[BotKey] = Counter()
+        self.resolved_ids: set[str] = set()
+        self.start()
+
+    def start(self) -> None:
+        self.sockets = FakeSockets()
+        self.notes = Notes()
+        self.loop.run(self._start())
+
+    async def _start(self) -> None:
+        self.outbox = SqliteOutbox(self.folder, now_ms=lambda: self.now_ms, sweep_every=3600)
+        self.courier = Courier(
+            self.outbox,
+            self.sockets,
+            self.notes,
+            self.notes,
+            Faults(),
+            event_ttl=TTL,
+            ack_timeout=5.0,
+            backoff=Backoff(5.0, 60.0),
+            now_ns=lambda: self.now_ms * 1_000_000,
+        )
+        self.replayer = Replayer(self.outbox, self.courier, self.notes, idle, watermark=1 << 19)
+        await self.outbox.start()
+
+    def everybody(self) -> list[FakeSocket]:
+        return [socket for sockets in self.sockets.by_key.values() for socket in sockets.values()]
+
+    def pick(self, data: st.DataObject) -> FakeSocket:
+        return data.draw(st.sampled_from(self.everybody()))
+
+    # what can happen
+
+    @rule(key=st.sampled_from(KEYS), kind=st.sampled_from(["connected", "degraded", "qr"]))
+    def publish(self, key: BotKey, kind: str) -> None:
+        payload: Payload = Connected("+15550100", "Ada", False)
+        expires_at = None
+        if kind == "degraded":
+            payload = Degraded()
+        elif kind == "qr":
+            payload = Qr(SECRET, 1, 6, "2026-01-01T00:00:00.000Z")
+            expires_at = self.now_ms + int(QR_LIFE * 1000)
+        event = self.loop.run(self.courier.publish(key, "link", payload, expires_at=expires_at))
+        self.published[key] += 1
+        assert event.seq == self.published[key], "seq grows by one per key"
+
+    @rule(key=st.sampled_from(KEYS), must_ack=st.booleans())
+    def connect(self, key: BotKey, must_ack: bool) -> None:
+        self.number += 1
+        socket = FakeSocket(f"s{self.number}", key, must_ack=must_ack)
+        self.sockets.by_key[key][socket.sid] = socket
+        channel = self.courier.joined(socket)
+        self.loop.run(self.replayer.run(socket, channel, None))
+        assert socket.live
+
+    @precondition(lambda self: self.everybody())
+    @rule(data=st.data())
+    def disconnect(self, data: st.DataObject) -> None:
+        socket = self.pick(data)
+        socket.closed = True
+        del self.sockets.by_key[socket.key][socket.sid]
+        self.courier.left(socket)
+
+    @precondition(lambda self: self.everybody())
+    @rule(data=st.data(), slow=st.booleans(), half_open=st.booleans())
+    def change_health(self, data: st.DataObject, slow: bool, half_open: bool) -> None:
+        socket = self.pick(data)
+        socket.slow, socket.half_open = slow, half_open
+
+    @precondition(lambda self: self.everybody())
+    @rule(data=st.data())
+    def receipt(self, data: st.DataObject) -> None:
+        socket = self.pick(data)
+        if not socket.half_open:
+            sent, socket.unreceipted = socket.unreceipted, []
+            self.courier.received(socket, sent)
+
+    @precondition(lambda self: self.everybody())
+    @rule(data=st.data(), twice=st.booleans())
+    def acknowledge(self, data: st.DataObject, twice: bool) -> None:
+        socket = self.pick(data)
+        if socket.seqs and not socket.half_open:
+            seq = data.draw(st.sampled_from(socket.seqs))
+            self.courier.acked(socket, seq)
+            if twice:
+                self.courier.acked(socket, seq)
+
+    @precondition(lambda self: self.everybody())
+    @rule(data=st.data(), seq=st.integers(-5, 10**15))
+    def invent_an_ack(self, data: st.DataObject, seq: int) -> None:
+        socket = self.pick(data)
+        if seq not in socket.seqs:
+            self.courier.acked(socket, seq)
+
+    @rule(seconds=st.sampled_from([0.6, 6.0, 30.0, 700.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now_ms += int(seconds * 1000)
+        self.loop.advance(seconds)
+
+    @rule(seconds=st.integers(-120, 120))
+    def the_clock_is_set(self, seconds: int) -> None:
+        self.now_ms += seconds * 1000
+
+    @rule()
+    def restart(self) -> None:
+        """As a clean stop does it: what is in memory goes, what was written stays."""
+        self.courier.close()
+        self.loop.run(self.outbox.close())
+        self.start()
+
+    # what must hold
+
+    @invariant()
+    def the_ledger_balances(self) -> None:
+        if not hasattr(self, "outbox"):
+            return
+        entries = self._entries()
+        totals = self.outbox.totals()
+        by_type: Counter[tuple[int, Outcome]] = Counter((entry.type, entry.outcome) for entry in entries)
+        for type_ in {entry.type for entry in entries}:
+            resolved = sum(count for (of, _), count in totals.resolved.items() if of == type_)
+            assert totals.created[type_] == resolved + totals.pending.get(type_, 0)
+            assert totals.pending.get(type_, 0) == by_type[type_, Outcome.PENDING]
+            assert totals.created[type_] == sum(count for (of, _), count in by_type.items() if of == type_)
+
+    @invariant()
+    def order_is_kept_within_one_socket(self) -> None:
+        if hasattr(self, "outbox"):
+            for socket in self.everybody():
+                assert socket.seqs == sorted(socket.seqs), "an event came out of seq order"
+
+    @invariant()
+    def nothing_resolved_is_replayed(self) -> None:
+        if not hasattr(self, "outbox"):
+            return
+        for key in KEYS:
+            pending = self.loop.run(self.outbox.pending(key, 0, 1000))
+            for event in pending:
+                assert event.id not in self.resolved_ids
+                assert event.expires_at > self.now_ms
+        self.resolved_ids |= {entry.id for entry in self._entries() if entry.outcome is not Outcome.PENDING}
+
+    def _entries(self) -> list[LedgerEntry]:
+        return [entry for key in KEYS for entry in self.loop.run(self.outbox.ledger(key, 0, 10_000))]
+
+    def teardown(self) -> None:
+        if not hasattr(self, "outbox"):
+            return
+        try:
+            self._everybody_comes_back()
+        finally:
+            self.courier.close()
+            self.loop.run(self.outbox.close())
+            self.loop.close()
+            shutil.rmtree(self.folder)
+
+    def _everybody_comes_back(self) -> None:
+        """Healthy clients connect and confirm: nothing may be left pending, and no secret outlives its event."""
+        for socket in self.everybody():
+            socket.closed = True
+            del self.sockets.by_key[socket.key][socket.sid]
+            self.courier.left(socket)
+        for key in KEYS:
+            self.connect(key, True)
+        for socket in self.everybody():
+            for seq in list(socket.seqs):
+                self.courier.acked(socket, seq)
+        for key in KEYS:
+            assert self.loop.run(self.outbox.pending(key, 0, 1000)) == []
+        secrets = [entry for entry in self._entries() if entry.type in SECRET_TYPES]
+        if all(entry.outcome is not Outcome.PENDING for entry in secrets):
+            self.loop.run(self.outbox.close())
+            stored = b"".join(path.read_bytes() for path in self.folder.iterdir() if path.is_file())
+            assert SECRET.encode() not in stored, "a secret was kept longer than its event"
+
+
+TestCourier = CourierMachine.TestCase
+TestCourier.settings = settings(
+    max_examples=40,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+)
