@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from opentelemetry.sdk.environment_variables import OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG
-from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, TraceIdRatioBased
 
 _SHAPE: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _LOW_64: Final = (1 << 64) - 1
@@ -44,10 +45,11 @@ def parse(traceparent: str) -> TraceContext | None:
 
 
 class HeadSampler(NamedTuple):
-    """What `OTEL_TRACES_SAMPLER` says, as two numbers. A trace id below `bound` (its low 64 bits) is sampled."""
+    """What `OTEL_TRACES_SAMPLER` says, as numbers. A trace id below `bound` (its low 64 bits) is sampled."""
 
     bound: int
     parent_decides: bool
+    rate: float = 1.0
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> HeadSampler:
@@ -55,7 +57,7 @@ class HeadSampler(NamedTuple):
         name = environ.get(OTEL_TRACES_SAMPLER, "").strip().lower()
         base = name.removeprefix("parentbased_")
         if base not in {"always_on", "always_off", "traceidratio"}:
-            return cls(1 << 64, parent_decides=True)
+            return cls(TraceIdRatioBased(1.0).bound, parent_decides=True)
         rate = {"always_on": 1.0, "always_off": 0.0}.get(base)
         if rate is None:
             try:
@@ -63,13 +65,18 @@ class HeadSampler(NamedTuple):
             except ValueError:
                 rate = 1.0
             rate = rate if 0.0 <= rate <= 1.0 else 1.0
-        return cls(TraceIdRatioBased(rate).bound, parent_decides=base != name)
+        return cls(TraceIdRatioBased(rate).bound, parent_decides=base != name, rate=rate)
+
+    def of_sdk(self) -> Sampler:
+        """The SDK's sampler that decides alike."""
+        root = TraceIdRatioBased(self.rate)
+        return ParentBased(root) if self.parent_decides else root
 
     def samples(self, trace_id: int) -> bool:
         return trace_id & _LOW_64 < self.bound
 
 
-NEVER: Final = HeadSampler(0, parent_decides=False)
+NEVER: Final = HeadSampler(0, parent_decides=False, rate=0.0)
 """The sampler of a process that exports nothing."""
 
 
@@ -79,15 +86,28 @@ class Contexts:
     def __init__(self, sampler: HeadSampler, bits: Callable[[int], int] = random.getrandbits) -> None:
         """`bits(n)` gives n random bits; a test gives the same ones every time."""
         self.sampler = sampler
-        self._bits = bits
+        self.bits = bits
 
     def new(self, parent: str | None = None) -> str:
         """The traceparent of a new span: child of `parent`, or the root of a trace of its own."""
-        bits = self._bits
+        bits = self.bits
         if parent is not None and len(parent) >= 55:
             trace = parent[3:35]
             sampled = parent[54] in "13579bdf" if self.sampler.parent_decides else self.sampler.samples(int(trace, 16))
-            return f"00-{trace}-{bits(64) or 1:016x}-{'01' if sampled and self.sampler.bound else '00'}"
-        trace_id = bits(128) or 1
-        flag = "01" if trace_id & _LOW_64 < self.sampler.bound else "00"
-        return f"00-{trace_id:032x}-{bits(64) or 1:016x}-{flag}"
+            return f"00-{trace}-{bits(64) or 1:016x}-{'01' if sampled else '00'}"
+        both = f"{bits(192):048x}"
+        flag = "01" if int(both[16:32], 16) < self.sampler.bound else "00"
+        return f"00-{both[:32]}-{both[32:]}-{flag}"
+
+
+class ContextIds(IdGenerator):
+    """The same source of ids for the SDK's own spans."""
+
+    def __init__(self, contexts: Contexts) -> None:
+        self._bits = contexts.bits
+
+    def generate_span_id(self) -> int:
+        return self._bits(64) or 1
+
+    def generate_trace_id(self) -> int:
+        return self._bits(128) or 1

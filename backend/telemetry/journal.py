@@ -22,6 +22,9 @@ log = structlog.get_logger(__name__)
 SLOW: Final = 1.0
 """Seconds from creation to confirmation past which an event is worth keeping."""
 
+_ABOVE: Final = 10_000
+"""Events under way whose parent is remembered. It is not stored: after a restart they are roots in the same trace."""
+
 _PLAIN_EXEMPLAR_EVERY: Final = 0.05
 """Seconds between two exemplars of plain successes: Prometheus keeps one per bucket and scrape."""
 
@@ -106,12 +109,15 @@ class Missed(NamedTuple):
     receipt_ns: int
     ended_ns: int
     replay_parent: str | None
+    above: str | None
 
 
 class Settled(NamedTuple):
     """An event that ended. Not copied, for nothing more happens to it but a late acknowledgement."""
 
     delivery: DeliveryView
+    above: str | None
+    """The context that its `create` is a child of, as long as this process knows it."""
 
 
 class Upgraded(NamedTuple):
@@ -146,12 +152,12 @@ class DeliveryJournal:
 
     def __init__(self, contexts: Contexts, sink: Sink | None, now_ns: Callable[[], int] = time.time_ns) -> None:
         """`now_ns` gives nanoseconds since the epoch."""
-        self.context = contexts.new
-        """The traceparent of a new `create` span, child of the given one or a root."""
+        self._new = contexts.new
         self._sink = sink
         self._now_ns = now_ns
         self._debug = debug_on()
-        self._parents: dict[str, str | None] = {}
+        self._connects: dict[str, str | None] = {}
+        self._above: dict[str, str] = {}
         self._next_exemplar = 0.0
 
     def kept(self, traceparent: str, interesting: bool) -> Exemplar:
@@ -166,6 +172,16 @@ class DeliveryJournal:
                 return None
             self._next_exemplar = now + _PLAIN_EXEMPLAR_EVERY
         return {"trace_id": traceparent[3:35]}
+
+    def context(self, parent: str | None) -> str:
+        """The traceparent of a new `create` span, child of `parent` or a root."""
+        context = self._new(parent)
+        if parent is not None and self._sink is not None:
+            above = self._above
+            above[context] = parent
+            if len(above) > _ABOVE:  # events that ended unseen; the oldest go first
+                del above[next(iter(above))]
+        return context
 
     def attempted(self, delivery: DeliveryView, attempt: AttemptView) -> None:
         """An attempt ended as a miss, while its event stays pending."""
@@ -195,6 +211,7 @@ class DeliveryJournal:
                     delivery.receipt_ns,
                     self._now_ns(),
                     delivery.replay_parent,
+                    self._above.pop(event.traceparent, None),
                 )
             )
 
@@ -202,8 +219,12 @@ class DeliveryJournal:
         """The event ended with `delivery.outcome`."""
         if self._debug:
             self._say_settled(delivery)
-        if self._sink is not None and (delivery.event.traceparent[-1] == "1" or interesting(delivery)):
-            self._sink.put(Settled(delivery))
+        if self._sink is None:
+            return
+        traceparent = delivery.event.traceparent
+        above = self._above.pop(traceparent, None) if self._above else None
+        if traceparent[-1] == "1" or interesting(delivery):
+            self._sink.put(Settled(delivery, above))
 
     def upgraded(self, delivery: DeliveryView) -> None:
         """An acknowledgement came for an event that had ended by a receipt."""
@@ -215,15 +236,15 @@ class DeliveryJournal:
         if self._sink is None:
             return None
         parent = connect_parent if connect_parent is not None and parse(connect_parent) else None
-        context = self.context(parent)
-        self._parents[context] = parent
+        context = self._new(parent)
+        self._connects[context] = parent
         return context
 
     def replayed(self, key: Key, replay_parent: str | None, started_ns: int, count: int) -> None:
         """A socket's replay is over; `count` events were sent. A connect that had nothing to replay is plain."""
         if self._sink is None or replay_parent is None:
             return
-        parent = self._parents.pop(replay_parent, None)
+        parent = self._connects.pop(replay_parent, None)
         if count or replay_parent[-1] == "1":
             self._sink.put(Connected(key, parent, replay_parent, started_ns, self._now_ns(), count))
 

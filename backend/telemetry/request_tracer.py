@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -23,8 +23,9 @@ Attribute = str | int | float | bool
 class Step:
     """One span in the making. `traceparent` is what to hand on to whatever it causes."""
 
-    def __init__(self, span: Span) -> None:
+    def __init__(self, span: Span, now_ns: Callable[[], int] = time.time_ns) -> None:
         self.span = span
+        self._now_ns = now_ns
         context = span.get_span_context()
         self.traceparent = str(TraceContext(context.trace_id, context.span_id, context.trace_flags.sampled))
 
@@ -39,15 +40,17 @@ class Step:
         self.span.set_status(Status(StatusCode.ERROR, error_type))
 
     def end(self) -> None:
-        self.span.end(time.time_ns())
+        self.span.end(self._now_ns())
 
 
 class RequestTracer:
     """Makes steps. Without an SDK tracer they record nothing, but their contexts still join what belongs together."""
 
-    def __init__(self, contexts: Contexts, tracer: Tracer | None) -> None:
+    def __init__(self, contexts: Contexts, tracer: Tracer | None, now_ns: Callable[[], int] = time.time_ns) -> None:
+        """`now_ns` gives nanoseconds since the epoch."""
         self._contexts = contexts
         self._tracer = tracer
+        self._now_ns = now_ns
 
     def start(
         self,
@@ -68,7 +71,7 @@ class RequestTracer:
             context = (
                 Context() if above is None else trace.set_span_in_context(NonRecordingSpan(_sdk(above)), Context())
             )
-            step = Step(self._tracer.start_span(name, context, kind))
+            step = Step(self._tracer.start_span(name, context, kind, start_time=self._now_ns()), self._now_ns)
         for key, value in (attributes or {}).items():
             step.set(key, value)
         return step

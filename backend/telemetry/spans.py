@@ -8,7 +8,7 @@ that an acknowledgement after a restart still finds the span of its attempt.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
@@ -45,12 +45,14 @@ _OPERATION_TYPE: Final = {
     "receipt": messaging.MessagingOperationTypeValues.SETTLE.value,
     "ack": messaging.MessagingOperationTypeValues.SETTLE.value,
 }
-_KIND: Final = {"create": SpanKind.PRODUCER}
-
 _EMIT, _RECEIPT, _ACK = 1, 2, 3
 _CONNECT: Final = 1
 
 Attributes = dict[str, str | int | bool]
+
+
+class EventSpan(ReadableSpan):
+    """A span built here: no events, no trace state, links without attributes, and attributes of plain types."""
 
 
 class SpanBuilder:
@@ -63,26 +65,27 @@ class SpanBuilder:
     def build(self, note: Note) -> Iterator[ReadableSpan]:
         """The spans that a note stands for; none if its event carries no readable context."""
         if isinstance(note, Settled):
-            yield from self._settled(note.delivery)
+            yield from self._settled(note.delivery, note.above)
         elif isinstance(note, Missed):
             yield from self._missed(note)
         elif isinstance(note, Upgraded):
-            yield from self._confirmation("ack", note.delivery, note.ack_ns, _ACK)
+            yield from self._upgraded(note.delivery, note.ack_ns)
         else:
             yield from self._connected(note)
 
-    def _settled(self, delivery: DeliveryView) -> Iterator[ReadableSpan]:
-        event, attempts, outcome = delivery.event, delivery.attempts, delivery.outcome.wire
-        create = parse(event.traceparent)
-        if create is None:
+    def _settled(self, delivery: DeliveryView, above: str | None) -> Iterator[ReadableSpan]:
+        attempts, outcome = delivery.attempts, delivery.outcome.wire
+        story = _story(delivery.event)
+        if story is None:
             return
         if len(attempts) <= 1:
-            yield self._create(event, create, delivery.stored_ns)
-        confirmed = outcome in {"acked", "received"}
-        if not attempts or not confirmed:
+            yield self._create(story, delivery.mode, delivery.stored_ns, above)
+        if not attempts or outcome not in {"acked", "received"}:
             return
-        ack_ns = delivery.ack_ns if outcome == "acked" else 0
         last = attempts[-1]
+        context, parent = _attempt(story, len(attempts), last.mode, delivery.replay_parent)
+        start, receipt_ns = delivery.started_ns, delivery.receipt_ns
+        ack_ns = delivery.ack_ns if outcome == "acked" else 0
         if last.reason is None:
             more: Attributes = {
                 SOCKETS_FOUND: last.sockets,
@@ -90,21 +93,19 @@ class SpanBuilder:
                 MODE: str(last.mode),
                 OUTCOME: outcome,
             }
-            context, parent = _attempt(create, len(attempts), last.mode, delivery.replay_parent)
-            end = ack_ns or delivery.receipt_ns
-            yield self._span("emit", event, context, parent, create, delivery.started_ns, end, more)
-        if delivery.receipt_ns and (last.reason is None or outcome == "received"):  # else told with its miss
-            yield from self._confirmation("receipt", delivery, delivery.receipt_ns, _RECEIPT)
+            yield self._span("emit", story, context, parent, start, ack_ns or receipt_ns, more)
+        if receipt_ns and (last.reason is None or outcome == "received"):  # else told with its miss
+            yield self._settle("receipt", story, len(attempts), context, start, receipt_ns)
         if ack_ns:
-            yield from self._confirmation("ack", delivery, ack_ns, _ACK)
+            yield self._settle("ack", story, len(attempts), context, start, ack_ns)
 
     def _missed(self, note: Missed) -> Iterator[ReadableSpan]:
-        event, attempt = note.event, note.attempt
-        create = parse(event.traceparent)
-        if create is None:
+        attempt = note.attempt
+        story = _story(note.event)
+        if story is None:
             return
         if note.number == 1:
-            yield self._create(event, create, note.stored_ns)
+            yield self._create(story, attempt.mode, note.stored_ns, note.above)
         reason = str(attempt.reason)
         more: Attributes = {
             SOCKETS_FOUND: attempt.sockets,
@@ -115,45 +116,61 @@ class SpanBuilder:
         }
         if attempt.keys:
             more[OTHER_KEYS] = len(attempt.keys)
-        context, parent = _attempt(create, note.number, attempt.mode, note.replay_parent)
+        context, parent = _attempt(story, note.number, attempt.mode, note.replay_parent)
         status = Status(StatusCode.ERROR, reason)
-        yield self._span("emit", event, context, parent, create, note.started_ns, note.ended_ns, more, status)
+        yield self._span("emit", story, context, parent, note.started_ns, note.ended_ns, more, status)
         if note.receipt_ns:
-            receipt = context._replace(span_id=create.derived(note.number * 4 + _RECEIPT))
-            yield self._span("receipt", event, receipt, context, create, note.started_ns, note.receipt_ns, {})
+            yield self._settle("receipt", story, note.number, context, note.started_ns, note.receipt_ns)
 
-    def _confirmation(self, what: str, delivery: DeliveryView, at_ns: int, number: int) -> Iterator[ReadableSpan]:
-        """A receipt or an acknowledgement of the newest attempt: from the attempt's start to its coming."""
-        event = delivery.event
-        create = parse(event.traceparent)
-        if create is None or not delivery.attempts:
+    def _upgraded(self, delivery: DeliveryView, ack_ns: int) -> Iterator[ReadableSpan]:
+        story = _story(delivery.event)
+        if story is None or not delivery.attempts:
             return
-        count = len(delivery.attempts)
-        emit, _ = _attempt(create, count, delivery.attempts[-1].mode, delivery.replay_parent)
-        context = emit._replace(span_id=create.derived(count * 4 + number))
-        yield self._span(what, event, context, emit, create, delivery.started_ns, at_ns, {})
+        number = len(delivery.attempts)
+        context, _ = _attempt(story, number, delivery.attempts[-1].mode, delivery.replay_parent)
+        yield self._settle("ack", story, number, context, delivery.started_ns, ack_ns)
 
-    def _create(self, event: EventView, create: TraceContext, stored_ns: int) -> ReadableSpan:
-        start = event.created_at * 1_000_000
-        return self._span("create", event, create, None, None, start, stored_ns, {SEQ: event.seq})
+    def _create(self, story: _Story, mode: str, stored_ns: int, above: str | None) -> ReadableSpan:
+        """From the event's creation to its commit, whose time a replay after a restart does not know."""
+        start = story.event.created_at * 1_000_000
+        end = stored_ns if mode == "live" else start
+        parent = parse(above) if above is not None else None
+        return self._span(
+            "create", story, story.sdk, parent and _sdk(parent), start, end, {SEQ: story.event.seq}, links=()
+        )
+
+    def _settle(
+        self, what: str, story: _Story, number: int, emit: SpanContext, started_ns: int, at_ns: int
+    ) -> ReadableSpan:
+        """A receipt or an acknowledgement of an attempt: from the attempt's start to its coming."""
+        span_id = story.create.derived(number * 4 + (_RECEIPT if what == "receipt" else _ACK))
+        context = SpanContext(emit.trace_id, span_id, is_remote=False, trace_flags=_KEPT)
+        return self._span(what, story, context, emit, started_ns, at_ns, {})
 
     def _connected(self, note: Connected) -> Iterator[ReadableSpan]:
         replay = parse(note.replay)
         if replay is None:
             return
         parent = parse(note.parent) if note.parent else None
-        connect = replay._replace(span_id=replay.derived(_CONNECT))
+        connect = _sdk(replay._replace(span_id=replay.derived(_CONNECT)))
         attributes = {**_who(note.key), MAPPED: True, REPLAYED: note.replayed}
         yield self._finished(
-            "socket connect", SpanKind.SERVER, connect, parent, None, note.started_ns, note.ended_ns, attributes
+            "socket connect",
+            SpanKind.SERVER,
+            connect,
+            parent and _sdk(parent),
+            (),
+            note.started_ns,
+            note.ended_ns,
+            attributes,
         )
         if note.replayed:
             yield self._finished(
                 "replay",
                 SpanKind.INTERNAL,
-                replay,
+                _sdk(replay),
                 connect,
-                None,
+                (),
                 note.started_ns,
                 note.ended_ns,
                 {**_who(note.key), messaging.MESSAGING_BATCH_MESSAGE_COUNT: note.replayed},
@@ -162,49 +179,52 @@ class SpanBuilder:
     def _span(
         self,
         operation: str,
-        event: EventView,
-        context: TraceContext,
-        parent: TraceContext | None,
-        link: TraceContext | None,
+        story: _Story,
+        context: SpanContext,
+        parent: SpanContext | None,
         start_ns: int,
         end_ns: int,
         more: Attributes,
         status: Status = _UNSET,
+        links: tuple[Link, ...] | None = None,
     ) -> ReadableSpan:
-        type_ = event.type.wire
-        attributes: Attributes = {
-            messaging.MESSAGING_SYSTEM: SYSTEM,
+        attributes = {
             messaging.MESSAGING_OPERATION_NAME: operation,
             messaging.MESSAGING_OPERATION_TYPE: _OPERATION_TYPE[operation],
-            messaging.MESSAGING_DESTINATION_TEMPLATE: type_,
-            messaging.MESSAGING_MESSAGE_ID: event.id,
-            LINK_ID: event.link_id,
-            **_who(event.key),
+            **story.common,
             **more,
         }
-        kind = _KIND.get(operation, SpanKind.CLIENT)
-        name = f"{operation} {type_}"
-        return self._finished(name, kind, context, parent, link, start_ns, end_ns, attributes, status)
+        return self._finished(
+            f"{operation} {story.type}",
+            SpanKind.PRODUCER if operation == "create" else SpanKind.CLIENT,
+            context,
+            parent,
+            story.links if links is None else links,
+            start_ns,
+            end_ns,
+            attributes,
+            status,
+        )
 
     def _finished(
         self,
         name: str,
         kind: SpanKind,
-        context: TraceContext,
-        parent: TraceContext | None,
-        link: TraceContext | None,
+        context: SpanContext,
+        parent: SpanContext | None,
+        links: tuple[Link, ...],
         start_ns: int,
         end_ns: int,
         attributes: Attributes,
         status: Status = _UNSET,
     ) -> ReadableSpan:
-        return ReadableSpan(
+        return EventSpan(
             name=name,
-            context=_sdk(context),
-            parent=None if parent is None else _sdk(parent),
+            context=context,
+            parent=parent,
             resource=self._resource,
             attributes=attributes,
-            links=() if link is None else (Link(_sdk(link)),),
+            links=links,
             kind=kind,
             status=status,
             start_time=start_ns,
@@ -213,12 +233,39 @@ class SpanBuilder:
         )
 
 
-def _attempt(
-    create: TraceContext, number: int, mode: str, replay_parent: str | None
-) -> tuple[TraceContext, TraceContext]:
+class _Story(NamedTuple):
+    """What all spans of one event share."""
+
+    event: EventView
+    type: str
+    create: TraceContext
+    sdk: SpanContext
+    links: tuple[Link, ...]
+    common: Attributes
+
+
+def _story(event: EventView) -> _Story | None:
+    """None if the event carries no readable context."""
+    create = parse(event.traceparent)
+    if create is None:
+        return None
+    sdk = _sdk(create)
+    common: Attributes = {
+        messaging.MESSAGING_SYSTEM: SYSTEM,
+        messaging.MESSAGING_DESTINATION_TEMPLATE: event.type.wire,
+        messaging.MESSAGING_MESSAGE_ID: event.id,
+        LINK_ID: event.link_id,
+        **_who(event.key),
+    }
+    return _Story(event, event.type.wire, create, sdk, (Link(sdk),), common)
+
+
+def _attempt(story: _Story, number: int, mode: str, replay_parent: str | None) -> tuple[SpanContext, SpanContext]:
     """The contexts of an attempt's span and of its parent."""
-    parent = (parse(replay_parent) if replay_parent is not None and mode == "replay" else None) or create
-    return parent._replace(span_id=create.derived(number * 4 + _EMIT)), parent
+    replay = parse(replay_parent) if replay_parent is not None and mode == "replay" else None
+    parent = story.sdk if replay is None else _sdk(replay)
+    span_id = story.create.derived(number * 4 + _EMIT)
+    return SpanContext(parent.trace_id, span_id, is_remote=False, trace_flags=_KEPT), parent
 
 
 def _who(key: Key) -> Attributes:

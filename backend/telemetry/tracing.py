@@ -6,6 +6,8 @@ Two ways in: `journal` for events, on their path and cheap; `tracer` for what is
 from __future__ import annotations
 
 import os
+import random
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
@@ -21,7 +23,7 @@ from opentelemetry.sdk.environment_variables import (
 )
 from opentelemetry.semconv.attributes.service_attributes import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION
 
-from backend.telemetry.context import NEVER, Contexts, HeadSampler
+from backend.telemetry.context import NEVER, ContextIds, Contexts, HeadSampler
 from backend.telemetry.journal import DeliveryJournal
 from backend.telemetry.request_tracer import RequestTracer
 
@@ -81,37 +83,48 @@ def configure(
     dropped: Callable[[float], None],
     environ: Mapping[str, str] = os.environ,
     exporter: SpanExporter | None = None,
+    now_ns: Callable[[], int] = time.time_ns,
+    bits: Callable[[int], int] = random.getrandbits,
 ) -> Tracing:
     """Build the traces of this process. Without an endpoint (or an `exporter`, in tests) nothing is built.
 
-    `dropped(n)` counts lost spans; it may be called from any thread.
+    `dropped(n)` counts lost spans; it may be called from any thread. `now_ns` gives nanoseconds since the epoch,
+    `bits(n)` n random bits: a test gives its own.
     """
     if exporter is None and not wanted(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, environ):
-        contexts = Contexts(NEVER)
+        contexts = Contexts(NEVER, bits)
         return Tracing(DeliveryJournal(contexts, None), RequestTracer(contexts, None), None)
-    return _exporting(version, dropped, environ, exporter)
+    contexts = Contexts(HeadSampler.from_environment(environ), bits)
+    return _exporting(version, dropped, environ, exporter, contexts, now_ns)
 
 
 def _exporting(
-    version: str, dropped: Callable[[float], None], environ: Mapping[str, str], exporter: SpanExporter | None
+    version: str,
+    dropped: Callable[[float], None],
+    environ: Mapping[str, str],
+    exporter: SpanExporter | None,
+    contexts: Contexts,
+    now_ns: Callable[[], int],
 ) -> Tracing:
     # The exporter's libraries cost a third of a second: only who exports pays.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+    from backend.telemetry import otlp_spans
     from backend.telemetry.pipeline import BoundedProcessor, Pipeline
     from backend.telemetry.spans import SpanBuilder
 
     protocol = environ.get(OTEL_EXPORTER_OTLP_TRACES_PROTOCOL) or environ.get(OTEL_EXPORTER_OTLP_PROTOCOL)
     if protocol not in {None, "", "http/protobuf"}:
         log.warning("otlp_protocol_not_built_in", protocol=protocol, used="http/protobuf")
-    contexts = Contexts(HeadSampler.from_environment(environ))
+    otlp_spans.install()
     whose = resource(version)
     processor = BoundedProcessor(exporter or OTLPSpanExporter(), dropped)
-    provider = TracerProvider(resource=whose, shutdown_on_exit=False)
+    provider = TracerProvider(
+        contexts.sampler.of_sdk(), whose, shutdown_on_exit=False, id_generator=ContextIds(contexts)
+    )
     provider.add_span_processor(processor)
     pipeline = Pipeline(SpanBuilder(whose, InstrumentationScope(SCOPE, version)), processor, dropped)
-    return Tracing(
-        DeliveryJournal(contexts, pipeline), RequestTracer(contexts, provider.get_tracer(SCOPE, version)), pipeline
-    )
+    tracer = RequestTracer(contexts, provider.get_tracer(SCOPE, version), now_ns)
+    return Tracing(DeliveryJournal(contexts, pipeline, now_ns), tracer, pipeline)
