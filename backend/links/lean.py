@@ -12,16 +12,14 @@ import importlib.machinery
 import importlib.util
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
 from pathlib import Path
 from typing import Final
 
-HOLLOW: Final = frozenset(
-    {"PIL", "colorlog", "httpx", "linkpreview", "magic", "phonenumbers", "requests", "segno", "tqdm"}
-)
+HOLLOW: Final = frozenset({"PIL", "httpx", "linkpreview", "magic", "phonenumbers", "requests", "segno", "tqdm"})
 """neonize's dependencies for stickers, previews, downloads, number formats and drawing codes on a terminal."""
 
-UNUSED: Final = ("ssl", "_ssl", "_hashlib", "multiprocessing")
+UNUSED: Final = ("ssl", "_ssl", "_hashlib", "multiprocessing", "colorlog")
 """Of the standard library, 4 MB: the Go side does its own TLS, and asyncio and hashlib know how to live without."""
 
 
@@ -29,18 +27,29 @@ class HollowError(RuntimeError):
     """Something that a worker does without was called after all."""
 
 
+class _Names(type):
+    """Any name looked up on a hollow class is a hollow class again: annotations say `Image.Image`."""
+
+    def __getattr__(cls, name: str) -> type:
+        return _hollow(name, cls.__module__)
+
+
+def _hollow(name: str, module: str) -> type:
+    if name.startswith("__"):
+        raise AttributeError(name)
+
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise HollowError(f"{module}.{name} is left out of workers (backend/links/lean.py)")
+
+    # an exception, so that `except` clauses may name it
+    return _Names(name, (Exception,), {"__init__": refuse, "__module__": module})
+
+
 class _Hollow(types.ModuleType):
-    __path__: Sequence[str] = ()
+    __path__: MutableSequence[str] = []  # noqa: RUF012 -- nobody looks for anything in it
 
     def __getattr__(self, name: str) -> type:
-        if name.startswith("__"):
-            raise AttributeError(name)
-
-        def refuse(*_args: object, **_kwargs: object) -> None:
-            raise HollowError(f"{self.__name__}.{name} is left out of workers (backend/links/lean.py)")
-
-        # an exception, so that `except` clauses may name it
-        made = type(name, (Exception,), {"__init__": refuse, "__module__": self.__name__})
+        made = _hollow(name, self.__name__)
         setattr(self, name, made)
         return made
 

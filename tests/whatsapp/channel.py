@@ -14,6 +14,9 @@ from tests.whatsapp.noise import Authority, Cipher, Handshake
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
+PAUSE = 0.3
+"""Seconds between the last node and the end of its stream."""
+
 LINGER = 2.0
 """Seconds that a client has to hang up once the stream has ended."""
 
@@ -118,7 +121,10 @@ class Channel:
         self._write(self._send.seal(encode(node)))
 
     def close(self) -> None:
-        """As a server that ends a stream. What was sent before still arrives: the client is left to hang up."""
+        """As a server that ends a stream: soon, for the library drops what it has not yet handled when it closes."""
+        asyncio.get_running_loop().call_later(PAUSE, self._close)
+
+    def _close(self) -> None:
         if not self._writer.is_closing():
             self._writer.write(b"\x88\x02\x03\xe8")
             asyncio.get_running_loop().call_later(LINGER, self.abort)

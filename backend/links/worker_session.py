@@ -1,0 +1,199 @@
+"""One session inside its worker: the library's events in, reports out, commands obeyed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+from typing import Any, Final
+
+from backend.links import driver as d
+from backend.links import pipe
+from backend.links.worker_events import CODES, READERS, TERMINAL, code_ttl, phone_number
+
+NAME_WAIT: Final = 3.0
+"""Seconds to wait for the account's name after the first Connected; WhatsApp sends it a little later."""
+NAME_POLL: Final = 0.1
+STOP_WAIT: Final = 3.0
+LOGOUT_WAIT: Final = 8.0
+
+
+class Reports:
+    """The way out. Blocks while the parent does not read, which is what a slow parent should do to us."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def say(self, message: Any) -> None:
+        """Write one line."""
+        data = memoryview(pipe.encode(message))
+        while data:
+            data = data[os.write(self._fd, data) :]
+
+
+class WorkerSession:
+    """Events, codes and commands go through one queue, so that what is reported is in the order in which it came."""
+
+    def __init__(self, reports: Reports, commands: int, begin: pipe.Begin, client: Any, neonize: Any) -> None:
+        self._reports = reports
+        self._commands = commands
+        self._begin = begin
+        self._client = client
+        self._neonize = neonize
+        self._queue: asyncio.Queue[Callable[[], Any]] = asyncio.Queue()
+        self._codes = 0
+        self._paired = False
+        self._was_online = False
+        self._degraded = False
+        self._registered = False
+        """Whether the Go side knows this session: asking it anything earlier would end the process."""
+
+    def _say(self, message: Any) -> None:
+        self._reports.say(message)
+        if isinstance(message, TERMINAL):
+            os._exit(0)
+
+    def _later(self, step: Callable[..., Any], *args: Any) -> None:
+        self._queue.put_nowait(lambda: step(*args))
+
+    async def run(self) -> None:
+        """Connect and serve. Never returns: the process ends here or in `_say`."""
+        self._subscribe()
+        connection = await self._client.connect(self._proxy())
+        connection.add_done_callback(lambda task: self._later(self._connection_ended, task))
+        self._hearing = asyncio.create_task(self._hear())
+        self._hearing.add_done_callback(lambda _: os._exit(1))  # deaf: nobody could stop it any more
+        while True:
+            step = await self._queue.get()
+            try:
+                result = step()
+                if asyncio.iscoroutine(result):
+                    await result
+            except Exception as error:  # noqa: BLE001 -- one event that cannot be read must not end the session; it is counted
+                self._reports.say(pipe.Trouble(type(error).__name__))
+
+    def _proxy(self) -> Any:
+        return self._neonize.ProxySettings(self._begin.proxy) if self._begin.proxy else None
+
+    def _subscribe(self) -> None:
+        """One handler per event; they only put it in the queue, for what they raise would vanish."""
+        client = self._client
+
+        async def on_qr(_client: Any, data: bytes) -> None:
+            self._later(self._on_code, data.decode())
+
+        client.qr(on_qr)
+        for name in (*READERS, "Connected"):
+
+            async def on_event(_client: Any, message: Any, name: str = name) -> None:
+                self._later(self._on_event, name, message)
+
+            client.event(self._neonize.EVENTS[name])(on_event)
+
+    async def _on_event(self, name: str, message: Any) -> None:
+        self._registered = True
+        if name == "Connected":
+            await self._on_connected()
+            return
+        report = READERS[name](message)
+        match report:
+            case d.PairSucceeded():
+                self._paired = True
+            case d.Offline():
+                if not self._paired and not self._was_online:
+                    # the library does not try again before it is paired
+                    report = d.Unreachable("the connection was lost before a phone was paired")
+                self._degraded = False
+            case d.KeepAliveLost():
+                if self._degraded:
+                    return  # each further ping that goes unanswered says it again
+                self._degraded = True
+            case d.KeepAliveRestored():
+                self._degraded = False
+        self._say(report)
+
+    def _on_code(self, code: str) -> None:
+        self._registered = True
+        self._codes += 1
+        if self._codes == 1:
+            asyncio.get_running_loop().call_later(self._begin.code_life, self._later, self._codes_used_up)
+            if self._begin.phone_number is not None:
+                # as a task: the answer comes from the network, and events must not wait for it
+                self._pairing = asyncio.create_task(self._ask_for_pairing_code(self._begin.phone_number))
+        if self._begin.phone_number is None and self._codes <= CODES:
+            self._say(d.QrShown(code, self._codes, CODES, code_ttl(self._codes)))
+
+    async def _ask_for_pairing_code(self, phone: str) -> None:
+        started = asyncio.get_running_loop().time()
+        try:
+            code = await self._client.PairPhone(phone.removeprefix("+"), True)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, there is no code; its text may hold the number
+            self._reports.say(pipe.Trouble(type(error).__name__))
+            self._later(self._say, d.ConnectFailed("pairing_code_refused"))
+            return
+        spent = asyncio.get_running_loop().time() - started
+        self._later(self._say, d.PairingCodeShown(code, self._begin.code_life - spent))
+
+    def _codes_used_up(self) -> None:
+        if not self._paired and not self._was_online:
+            self._say(d.CodesUsedUp())
+
+    async def _on_connected(self) -> None:
+        first, self._was_online = not self._was_online, True
+        self._paired = True
+        self._degraded = False
+        me = await self._client.get_me()
+        patience = NAME_WAIT if first else 0.0
+        while not me.PushName and not me.BussinessName and patience > 0 and self._queue.empty():
+            patience -= NAME_POLL
+            await asyncio.sleep(NAME_POLL)
+            me = await self._client.get_me()
+        self._say(d.Online(phone_number(me.JID.User), me.PushName or me.BussinessName))
+
+    def _connection_ended(self, task: asyncio.Task[None]) -> None:
+        """The library gave up; after an unknown refusal, or because the first dial failed."""
+        error = None if task.cancelled() else task.exception()
+        if self._registered:
+            self._say(d.ConnectFailed("unknown"))
+        kind = "no error" if error is None else type(error).__name__
+        self._say(d.Unreachable(f"the first dial failed ({kind})"))
+
+    async def _hear(self) -> None:
+        """Commands. Not through the queue: asking must work while a step waits for the network."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=pipe.LIMIT)
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(self._commands, "rb"))
+        lines = pipe.from_parent(reader)
+        while (command := await lines.next()) is not None:
+            match command:
+                case pipe.Ask(number):
+                    asyncio.ensure_future(self._answer(number))  # noqa: RUF006 -- short, and the loop lives as long
+                case pipe.Stop():
+                    await self._stop()
+                case pipe.LogOut():
+                    await self._log_out()
+                case _:
+                    self._reports.say(pipe.Trouble(type(command).__name__))
+        os._exit(0)
+
+    async def _answer(self, number: int) -> None:
+        connected: bool | None = None
+        if self._registered:
+            connected = bool(await self._client.is_connected) and bool(await self._client.is_logged_in)
+        self._reports.say(pipe.Answer(number, connected))
+
+    async def _stop(self) -> None:
+        if self._paired:  # one that is not cannot be stopped, only ended
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(self._client.stop(), STOP_WAIT)
+        os._exit(0)
+
+    async def _log_out(self) -> None:
+        removed = False
+        if self._paired:
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(self._client.logout(), LOGOUT_WAIT)
+                removed = True
+        self._reports.say(pipe.LoggedOut(removed))
+        await self._stop()
