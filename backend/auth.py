@@ -8,7 +8,8 @@ import jwt
 import msgspec
 
 from backend.identity import IdentityError, Principal, parse_user_id
-from backend.jwks import KeySource, KeysUnavailable, VerifyingKey
+from backend.jwks import KeySet, KeySource, KeysUnavailable, OneKey, VerifyingKey, fetch
+from backend.settings import Settings
 
 MAX_TOKEN: Final = 8192
 """Longest token that is looked at, in characters."""
@@ -44,12 +45,18 @@ class Authenticator(Protocol):
     async def user(self, credentials: Credentials) -> Principal:
         """Raises `AuthError`, or `IdentityError` with `user_id_invalid`."""
 
+    async def close(self) -> None:
+        """End what runs in the background."""
+
 
 class TrustedAuthenticator:
     """Believes what it is told. Only for listeners that nobody but this machine reaches."""
 
     async def user(self, credentials: Credentials) -> Principal:
         return Principal(parse_user_id(credentials.user_id))
+
+    async def close(self) -> None:
+        pass
 
 
 class _Claims(msgspec.Struct):
@@ -88,6 +95,9 @@ class JwtAuthenticator:
             raise AuthError("forbidden", "The userId given is not the token's own.")
         return Principal(user_id, claims.exp)
 
+    async def close(self) -> None:
+        await self._keys.close()
+
     async def _claims(self, token: object) -> _Claims:
         if not isinstance(token, str) or not token:
             raise AuthError("unauthorized", "A token is needed.")
@@ -125,3 +135,24 @@ class JwtAuthenticator:
         if key is None:
             raise AuthError("unauthorized", "The token's key is not known here.")
         return key
+
+
+def from_settings(settings: Settings) -> Authenticator:
+    """The authenticator that the settings ask for. Raises `ValueError` with a sentence for a key of a wrong kind."""
+    if settings.auth == "trusted":
+        return TrustedAuthenticator()
+    keys: KeySource
+    if settings.jwks_url is not None:
+        url = settings.jwks_url
+        keys = KeySet(lambda: fetch(url))
+    elif settings.jwt_public_key is not None:
+        keys = OneKey(settings.jwt_public_key.get_secret_value())
+    else:
+        raise ValueError("no key to verify tokens with")
+    return JwtAuthenticator(
+        keys,
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        authorized_parties=frozenset(settings.jwt_authorized_parties),
+        leeway=settings.jwt_leeway,
+    )

@@ -11,6 +11,7 @@ import aiohttp
 import jwt
 import msgspec
 import structlog
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
@@ -24,6 +25,7 @@ DEADLINE: Final = 3.0
 MAX_BYTES: Final = 256 * 1024
 MAX_KEYS: Final = 100
 LEAST_RSA_BITS: Final = 2048
+_KINDS: Final = f"RSA from {LEAST_RSA_BITS} bits, P-256 or Ed25519"
 _TYPES: Final = frozenset({"RSA", "EC", "OKP"})
 
 
@@ -48,16 +50,25 @@ class KeySource(Protocol):
     async def key(self, kid: object) -> VerifyingKey | None:
         """The key of that id, None if there is none. Raises `KeysUnavailable`."""
 
+    async def close(self) -> None:
+        """End what runs in the background."""
+
 
 class OneKey:
     """The key of the settings, whatever id a token names."""
 
     def __init__(self, pem: str) -> None:
         """Raises `ValueError` for what is not a public key of a kind that is used here."""
-        self._key = _usable(load_pem_public_key(pem.replace("\\n", "\n").encode()))
+        try:
+            self._key = _usable(load_pem_public_key(pem.replace("\\n", "\n").encode()))
+        except (ValueError, UnsupportedAlgorithm):
+            raise ValueError(f"must be a public key in PEM: {_KINDS}") from None
 
     async def key(self, kid: object) -> VerifyingKey | None:
         return self._key
+
+    async def close(self) -> None:
+        pass
 
 
 class KeySet:
@@ -164,7 +175,7 @@ def _usable(key: object) -> VerifyingKey:
         return VerifyingKey(key, "ES256")
     if isinstance(key, ed25519.Ed25519PublicKey):
         return VerifyingKey(key, "EdDSA")
-    raise ValueError(f"tokens are verified with RSA from {LEAST_RSA_BITS} bits, P-256 or Ed25519 public keys only")
+    raise ValueError(f"of a kind that is not used here, which are: {_KINDS}")
 
 
 async def fetch(url: str) -> bytes:

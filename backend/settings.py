@@ -5,9 +5,15 @@ from __future__ import annotations
 import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from backend import faults
+from backend.jwks import OneKey
+from backend.proxies import Proxies
+from backend.service_keys import ServiceKeys
 
 PREFIX = "ROUNDTRIP_"
 
@@ -62,7 +68,16 @@ class Settings(BaseSettings):
     jwt_public_key: SecretStr | None = Field(None, description="The token issuer's public key, PEM")
     jwt_issuer: str | None = Field(None, description="The `iss` that tokens must carry")
     jwt_audience: str | None = Field(None, description="The `aud` that tokens must carry")
-    api_keys: SecretStr | None = Field(None, description="Keys of service callers")
+    jwt_leeway: float = Field(
+        30.0, ge=0, le=300, description="Seconds that the issuer's clock may differ from this one"
+    )
+    jwt_authorized_parties: CommaList = Field((), description="The `azp` that tokens must carry, comma list")
+    api_keys: SecretStr | None = Field(
+        None, description="Keys of service callers, comma list of name:scope+scope:sha256hex"
+    )
+    admin_key: SecretStr | None = Field(
+        None, description="Key to the admin listener; must be set where others than this machine reach it"
+    )
     cors_origins: CommaList = Field((), description="Origins whose pages may call, comma list; never * with jwt")
 
     outbox: str = Field("sqlite", description="sqlite, or redis://… (not built yet)")
@@ -75,15 +90,74 @@ class Settings(BaseSettings):
     max_sockets_per_key: int = Field(16, ge=1, description="Sockets that one user's bot may have at once")
     send_queue_limit: int = Field(1 << 20, ge=4096, description="Bytes that may wait for one slow socket")
 
+    # limits
+    forwarded_allow_ips: CommaList = Field(
+        (), description="Proxies whose X-Forwarded-For is believed, comma list of addresses and networks"
+    )
+    handshakes_per_address: float = Field(500.0, gt=0, description="New connections a second from one address")
+    handshakes_per_address_burst: int = Field(2000, ge=1, description="New connections at once from one address")
+    handshakes_per_user: float = Field(200.0, gt=0, description="New sockets a second of one user")
+    handshakes_per_user_burst: int = Field(2000, ge=1, description="New sockets at once of one user")
+    max_connections: int = Field(20_000, ge=1, description="TCP connections to the public listener")
+    max_connections_per_address: int = Field(10_000, ge=1, description="TCP connections from one address")
+    max_sockets_per_user: int = Field(5000, ge=1, description="Sockets of one user, over all bots")
+    events_per_socket: float = Field(50.0, gt=0, description="Requests a second from one socket, acks not counted")
+    events_per_socket_burst: int = Field(200, ge=1, description="Requests at once from one socket")
+    pairings_per_hour: float = Field(120.0, gt=0, description="Pairings that one user may start in an hour")
+    max_packet: int = Field(65_536, ge=1024, description="Bytes of one packet from a client")
+    max_body: int = Field(65_536, ge=1024, description="Bytes of a request's body")
+    max_json_depth: int = Field(16, ge=1, le=200, description="Levels of nesting in a request's body")
+    body_timeout: float = Field(10.0, gt=0, description="Seconds until a request's body must be there")
+    header_timeout: float = Field(10.0, gt=0, description="Seconds until a new connection's request must be there")
+
     faults: CommaList = Field((), description="Named faults to switch on, comma list (development only)")
+    allow_faults: bool = Field(False, description="Allow faults with jwt too; trusted always does")
     pii_hash_key: SecretStr | None = Field(None, description="Key of the hashes that stand for user ids")
+    trace_url_template: str | None = Field(None, description="Address of a trace in your viewer, with {trace_id} in it")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level to log")
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else JSON")
 
-    @field_validator("cors_origins", "faults", mode="before")
+    @field_validator("cors_origins", "faults", "jwt_authorized_parties", "forwarded_allow_ips", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _check_url(cls, value: str | None) -> str | None:
+        if value is not None and not _is_safe_url(value):
+            raise ValueError("must be an https address, or http on loopback: who changes the keys makes the tokens")
+        return value
+
+    @field_validator("jwt_public_key")
+    @classmethod
+    def _check_public_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            OneKey(value.get_secret_value())
+        return value
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _check_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        Proxies(value)
+        return value
+
+    @field_validator("faults")
+    @classmethod
+    def _check_faults(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for spec in value:
+            try:
+                faults.read(spec)
+            except faults.FaultError as error:
+                raise ValueError(error.message) from None
+        return value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _check_api_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            ServiceKeys.parse(value.get_secret_value())
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
@@ -98,9 +172,24 @@ class Settings(BaseSettings):
             raise ValueError(f"{PREFIX}AUTH=jwt needs {PREFIX}JWKS_URL or {PREFIX}JWT_PUBLIC_KEY to verify tokens")
         if self.auth == "jwt" and "*" in self.cors_origins:
             raise ValueError(f"{PREFIX}CORS_ORIGINS may not be * with {PREFIX}AUTH=jwt")
+        if self.faults and not self.faults_allowed:
+            raise ValueError(f"{PREFIX}FAULTS is for development: it needs AUTH=trusted or {PREFIX}ALLOW_FAULTS=true")
+        if self.admin_key is None and not is_loopback(self.admin_host):
+            raise ValueError(f"{PREFIX}ADMIN_HOST is not a loopback address, so {PREFIX}ADMIN_KEY must be set")
         if self.outbox != "sqlite":
             raise ValueError(f"{PREFIX}OUTBOX must be sqlite: the redis outbox is not built yet")
         return self
+
+    @property
+    def faults_allowed(self) -> bool:
+        return self.auth == "trusted" or self.allow_faults
+
+
+def _is_safe_url(url: str) -> bool:
+    parts = urlsplit(url)
+    return bool(parts.hostname) and (
+        parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
+    )
 
 
 def is_loopback(host: str) -> bool:
@@ -130,7 +219,7 @@ def describe() -> str:
     for name, field in Settings.model_fields.items():
         default = field.default
         shown = "unset" if default in (None, ()) else default
-        lines.append(f"  {PREFIX + name.upper():<34}{field.description} (default: {shown})")
+        lines.append(f"  {PREFIX + name.upper():<42}{field.description} (default: {shown})")
     lines += [
         "",
         "OpenTelemetry's own OTEL_* variables hold as they are; with no OTLP endpoint nothing is exported.",

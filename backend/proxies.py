@@ -1,0 +1,47 @@
+"""A client's address, seen through the proxies that the settings name and no others."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Proxies:
+    """`allowed` are addresses and networks whose `X-Forwarded-For` is believed. Raises `ValueError` for others."""
+
+    def __init__(self, allowed: Iterable[str] = ()) -> None:
+        self._networks: tuple[Network, ...] = tuple(ipaddress.ip_network(text, strict=False) for text in allowed)
+
+    def client(self, peer: str | None, forwarded: Iterable[str]) -> str:
+        """The nearest address that is no proxy of ours. `forwarded` are the `X-Forwarded-For` headers, in order."""
+        address = peer or ""
+        if not self._networks or not self._is_ours(address):
+            return address
+        hops = [hop.strip() for header in forwarded for hop in header.split(",")]
+        for hop in reversed(hops):
+            text = _address(hop)
+            if text is None:
+                return address  # a proxy of ours would not write this: trust the last hop that was understood
+            address = text
+            if not self._is_ours(address):
+                break
+        return address
+
+    def _is_ours(self, address: str) -> bool:
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(parsed in network for network in self._networks)
+
+
+def _address(hop: str) -> str | None:
+    """An address, which some proxies write with its port."""
+    for text in (hop, hop.rpartition(":")[0].strip("[]"), hop.strip("[]")):
+        try:
+            return str(ipaddress.ip_address(text))
+        except ValueError:
+            continue
+    return None
