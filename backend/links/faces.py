@@ -55,8 +55,8 @@ class LinkView(msgspec.Struct, frozen=True, rename="camel"):
 class Workings(Protocol):
     """What a link tells the operator beside its record."""
 
-    restarts: int
-
+    @property
+    def restarts(self) -> int: ...
     @property
     def worker_pid(self) -> int | None: ...
     @property
@@ -95,6 +95,8 @@ def reason_code(cause: Input, report: Report | None, paired: bool) -> str | None
         return reasons.of_ban(report.code)
     if cause is Input.LOGOUT:
         return "requested" if paired else "cancelled"
+    if isinstance(report, d.ConnectFailed) and report.reason == "pairing_code_refused":
+        return report.reason
     return _OWN_CODES.get(cause)
 
 

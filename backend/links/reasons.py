@@ -50,6 +50,9 @@ ADVICE: Final[dict[str, Advice]] = {
     "client_outdated": Advice(False, "WhatsApp no longer accepts this version. The operator has to update the server."),
     # failed
     "connect_failure": Advice(True, f"WhatsApp refused the connection. Wait a few minutes. {_AGAIN}"),
+    "pairing_code_refused": Advice(
+        True, "WhatsApp gave no code for this phone number. Check the number, wait a few minutes, or scan a QR code."
+    ),
     "worker_crashed": Advice(True, f"The connection's process failed again and again. {_AGAIN}"),
     "pairing_incomplete": Advice(True, f"The phone accepted, but WhatsApp did not let the device in. {_AGAIN}"),
     "store_missing": Advice(True, f"This account's keys are no longer on the server. {_AGAIN}"),

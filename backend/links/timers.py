@@ -19,7 +19,7 @@ class Struck(NamedTuple):
 class Timers:
     """`strike` is called on the event loop when a deadline passes."""
 
-    def __init__(self, clock: Clock, strike: Callable[[Struck], None]) -> None:
+    def __init__(self, clock: Clock, strike: Callable[[Struck], object]) -> None:
         self._clock = clock
         self._strike = strike
         self._armed: dict[Timer, tuple[object, Handle]] = {}
@@ -28,8 +28,11 @@ class Timers:
         """Set a deadline in `delay` seconds, in place of the one before."""
         self.drop(timer)
         token = object()
-        handle = self._clock.call_later(delay, lambda: self._strike(Struck(timer, token)))
+        handle = self._clock.call_later(delay, lambda: self._passed(Struck(timer, token)))
         self._armed[timer] = token, handle
+
+    def _passed(self, struck: Struck) -> None:
+        self._strike(struck)
 
     def armed(self, timer: Timer) -> bool:
         return timer in self._armed

@@ -30,7 +30,7 @@ class Truth:
 
     async def check(self, link: Link) -> None:
         """Compare, and tell the link what was found. Raises nothing."""
-        session, record = link.runner.session, link.record
+        session, record = link.life.runner.session, link.record
         if session is None or record is None or link.state not in LIVE or link.stalled:
             return
         taken = link.inbox.taken
@@ -39,7 +39,7 @@ class Truth:
             misses = self._misses.get(record.link_id, 0) + 1
             self._misses[record.link_id] = misses
             log.warning("session_silent", link_id=record.link_id, misses=misses)
-            if misses >= self._limit and link.runner.session is session:
+            if misses >= self._limit and link.life.runner.session is session:
                 del self._misses[record.link_id]
                 link.found(Input.WORKER_HUNG)
             return
@@ -47,13 +47,13 @@ class Truth:
         if (found := _contradiction(link, alive)) is None:
             return
         await self._clock.sleep(CONFIRM)
-        if link.runner.session is not session or await self._ask(link) is not alive:
+        if link.life.runner.session is not session or await self._ask(link) is not alive:
             return
         if link.inbox.taken == taken and link.inbox.idle and _contradiction(link, alive) is found:
             link.found(found)
 
     async def _ask(self, link: Link) -> bool | None:
-        session = link.runner.session
+        session = link.life.runner.session
         if session is None:
             return None
         try:
@@ -65,7 +65,7 @@ class Truth:
 
 
 def _contradiction(link: Link, alive: bool) -> Input | None:
-    if link.flapping or link.timers.armed(Timer.GRACE):
+    if link.flapping or link.life.timers.armed(Timer.GRACE):
         return None  # known to be away, and being watched
     if not alive and link.state in UP:
         return Input.FOUND_OFFLINE
