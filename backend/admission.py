@@ -1,32 +1,44 @@
-"""Whether a socket may connect: who it is, and whether that user has connected too often."""
+"""From the settings to who may connect: the authenticator, and the gate of the socket server."""
 
 from __future__ import annotations
 
-from backend.auth import Authenticator, AuthError, Credentials
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from backend import jwks
+from backend.auth import Authenticator, AuthError, Credentials, JwtAuthenticator, TrustedAuthenticator
 from backend.identity import Principal
-from backend.limits import Limited, Limits
+from backend.settings import Settings
 from backend.sockets.handshake import Handshake, Refusal
 
 
-class Admission:
-    """What the socket server asks of each handshake."""
+def authenticator(settings: Settings) -> Authenticator:
+    """How callers prove who they are. Raises `ValueError` for a public key that cannot be read."""
+    if settings.auth == "trusted":
+        return TrustedAuthenticator()
+    keys: jwks.KeySource
+    if settings.jwks_url is not None:
+        keys = jwks.KeySet(partial(jwks.fetch, settings.jwks_url))
+    elif settings.jwt_public_key is not None:
+        keys = jwks.OneKey(settings.jwt_public_key.get_secret_value())
+    else:
+        raise ValueError("jwt needs keys to verify tokens with")  # the settings see to it
+    return JwtAuthenticator(
+        keys,
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        authorized_parties=frozenset(settings.jwt_authorized_parties),
+        leeway=settings.jwt_leeway,
+    )
 
-    def __init__(self, authenticator: Authenticator, limits: Limits) -> None:
-        self._authenticator = authenticator
-        self._limits = limits
 
-    async def __call__(self, shake: Handshake) -> Principal:
-        """Raises `Refusal`, or `IdentityError` with `user_id_invalid`."""
-        principal = await self.identify(shake)
+def gate(identity: Authenticator) -> Callable[[Handshake], Awaitable[Principal]]:
+    """Lets a handshake in as somebody, or raises `Refusal` or `IdentityError`."""
+
+    async def admit(shake: Handshake) -> Principal:
         try:
-            self._limits.handshake_of(principal.user_id)
-        except Limited as limited:
-            raise Refusal(limited.code, limited.message) from None
-        return principal
-
-    async def identify(self, shake: Handshake) -> Principal:
-        """Who it is, without counting it: for a socket that renews its token."""
-        try:
-            return await self._authenticator.user(Credentials(shake.token, shake.user_id))
+            return await identity.user(Credentials(shake.token, shake.user_id))
         except AuthError as error:
             raise Refusal(error.code, error.message) from None
+
+    return admit

@@ -1,20 +1,308 @@
-"""The program: which parts there are, the order in which they start, and how they stop."""
+"""The program: which parts there are, the order in which they start, and how they stop. The first file to read.
+
+```
+WhatsApp driver → links → courier → outbox, then sockets → receipt or acknowledgement → outbox
+```
+"""
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import signal
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from backend.admission import authenticator, gate
+from backend.api.admin import AdminParts, make_admin_app
+from backend.api.callers import Callers
+from backend.api.public import PublicParts, make_public_app
+from backend.api.timeline import TraceViewer
+from backend.delivery.courier import Courier
+from backend.delivery.meter import DeliveryMeter
+from backend.delivery.outbox import OutboxError
+from backend.delivery.replay import Replayer
+from backend.delivery.retry import Backoff
+from backend.delivery.sqlite_outbox import SqliteOutbox
+from backend.faults import FaultError, Faults
+from backend.ledger_reading import ledger_reading
+from backend.link_ports import CourierPublisher, LinkMetrics, snapshots
+from backend.links.driver import Driver
+from backend.links.neonize_driver import NeonizeDriver
+from backend.links.service import LinkService
+from backend.links.simulated import SimulatedDriver
+from backend.links.store import LinkStore, StoreError
+from backend.ready import Readiness
+from backend.service_keys import ServiceKeys
+from backend.settings import Settings
+from backend.sockets.meter import SocketMeter
+from backend.sockets.registry import Registry
+from backend.sockets.server import SocketServer
+from backend.telemetry import setup
+from backend.words import vocabulary
+
+log = structlog.get_logger(__name__)
+
+RETRY_CAP: Final = 60.0
+"""Most seconds between two attempts at a client that does not acknowledge."""
+
+STOP_WITHIN: Final = 9.0
+"""Seconds that a clean stop may take in all."""
+
+LAST_ACKS: Final = 2.0
+"""Seconds that a stop waits for acknowledgements that are under way."""
+
+DRAIN: Final = 2.0
+"""Seconds over which a stop closes its clients."""
 
 
 class StartError(Exception):
     """The program cannot start; the message is one line for the person who started it."""
 
 
+def release() -> str:
+    try:
+        return version("roundtrip")
+    except PackageNotFoundError:
+        return "0.1.0"
+
+
+class Backend:
+    """All parts, made by `start` in the order in which they need each other."""
+
+    def __init__(self, settings: Settings, driver: Driver | None = None) -> None:
+        """`driver` stands in for the one that the settings name, for tests."""
+        self.settings = settings
+        self._driver = driver
+        self._runners: list[web.AppRunner] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self.url = ""
+        self.admin_url = ""
+
+    # start
+
+    async def start(self) -> None:
+        """Start every part, the listeners last; links are restored afterwards. Raises `StartError`."""
+        settings = self.settings
+        hash_key = settings.pii_hash_key
+        self.telemetry = setup.start(
+            vocabulary(),
+            release(),
+            level=settings.log_level,
+            format_=settings.log_format,
+            hash_key=hash_key.get_secret_value() if hash_key else None,
+        )
+        self.telemetry.watch_loop()
+        try:
+            await self._start_delivery()
+            await self._start_links()
+            self._start_faults()
+            await self._start_listeners()
+        except (OutboxError, StoreError, FaultError, OSError) as error:
+            await self.abandon()
+            raise StartError(getattr(error, "message", None) or str(error)) from error
+        tune_collector()
+        self._tasks = [
+            asyncio.create_task(self.sockets.sweep(), name="socket-sweep"),
+            asyncio.create_task(self.links.restore(), name="restore"),
+        ]
+        for task in self._tasks:
+            task.add_done_callback(self._task_ended)
+        log.info("started", url=self.url, admin=self.admin_url, driver=settings.whatsapp_driver, auth=settings.auth)
+
+    async def _start_delivery(self) -> None:
+        settings, metrics, journal = self.settings, self.telemetry.metrics, self.telemetry.journal
+        self.faults = Faults(allowed=settings.auth == "trusted" or settings.allow_faults)
+        self.outbox = SqliteOutbox(
+            settings.data_dir, retention=settings.outbox_retention, max_bytes=settings.outbox_max_bytes
+        )
+        self.outbox.on_write = metrics.outbox_write.observe
+        await self.outbox.start()
+        metrics.ledger.read = ledger_reading(self.outbox)
+        self.registry = Registry()
+        metrics.presence.sockets = self.registry.by_transport
+        metrics.presence.mapped_keys = lambda: self.registry.mapped_keys
+        self.courier = Courier(
+            self.outbox,
+            self.registry,
+            journal,
+            DeliveryMeter(metrics, journal.kept),
+            self.faults,
+            event_ttl=settings.event_ttl,
+            ack_timeout=settings.ack_timeout,
+            backoff=Backoff(settings.ack_timeout, max(RETRY_CAP, settings.ack_timeout)),
+        )
+
+    async def _start_links(self) -> None:
+        settings, metrics = self.settings, self.telemetry.metrics
+        self.links = LinkService(
+            self._driver or make_driver(settings),
+            CourierPublisher(self.courier, self.outbox),
+            LinkStore(settings.data_dir),
+            settings,
+            LinkMetrics(metrics),
+        )
+        await self.links.open()
+        metrics.presence.links = lambda: {state.value: count for state, count in self.links.counts().items()}
+
+    def _start_faults(self) -> None:
+        gauges = self.telemetry.metrics.fault_active
+        self.faults.subscribe(lambda name, active: gauges[name].set(active))
+        self.faults.subscribe(self._play_outbox_fault)
+        self.faults.apply(self.settings.faults)
+
+    def _play_outbox_fault(self, _name: str, _active: bool) -> None:
+        self.outbox.fault_delay = self.faults.slow_outbox or 0.0
+        self.outbox.fault_down = self.faults.outbox_down
+
+    async def _start_listeners(self) -> None:
+        settings = self.settings
+        self.identity = authenticator(settings)
+        snapshot = snapshots(self.links)
+        replayer = Replayer(
+            self.outbox, self.courier, self.telemetry.journal, snapshot, watermark=settings.send_queue_limit // 2
+        )
+        self.sockets = SocketServer(
+            self.registry,
+            self.courier,
+            replayer,
+            gate(self.identity),
+            SocketMeter(self.telemetry.metrics),
+            self.faults,
+            cors_origins=settings.cors_origins,
+            max_sockets_per_key=settings.max_sockets_per_key,
+            send_queue_limit=settings.send_queue_limit,
+            ping_interval=settings.ping_interval,
+            ping_timeout=settings.ping_timeout,
+            max_packet=settings.max_packet,
+        )
+        self.readiness = Readiness(self.outbox, self.links)
+        viewer = TraceViewer(settings.trace_url_template)
+        keys = settings.api_keys
+        services = ServiceKeys.parse(keys.get_secret_value()) if keys else ServiceKeys()
+        trusted = settings.auth == "trusted"
+        public = make_public_app(
+            PublicParts(
+                links=self.links,
+                ledger=self.outbox,
+                callers=Callers(self.identity, services, trusted=trusted),
+                faults=self.faults,
+                driver=settings.whatsapp_driver,
+                trusted=trusted,
+                tracer=self.telemetry.tracer,
+                cors_origins=settings.cors_origins,
+                viewer=viewer,
+            )
+        )
+        self.sockets.attach(public)
+        admin_key = settings.admin_key
+        admin = make_admin_app(
+            AdminParts(
+                metrics=self.telemetry.metrics.registry,
+                sockets=self.registry,
+                links=self.links,
+                ledger=self.outbox,
+                faults=self.faults,
+                ready=self.readiness.checks(),
+                key=admin_key.get_secret_value() if admin_key else None,
+                viewer=viewer,
+            )
+        )
+        self.admin_url = await self._listen(admin, settings.admin_host, settings.admin_port)
+        self.url = await self._listen(public, settings.host, settings.port)
+
+    async def _listen(self, app: web.Application, host: str, port: int) -> str:
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        self._runners.append(runner)
+        await web.TCPSite(runner, host, port).start()
+        bound = runner.addresses[0]
+        return f"http://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        """A background task that dies is never silent."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.telemetry.metrics.task_failures.inc()
+            log.error("task_died", task=task.get_name(), exc_info=error)
+
+    # stop
+
+    async def stop(self) -> None:
+        """Stop cleanly: no newcomers, last acknowledgements, clients told in batches, workers, outbox, telemetry."""
+        log.info("stopping", sockets=len(self.registry))
+        self.readiness.draining = True
+        for runner in self._runners[1:]:
+            for site in list(runner.sites):
+                await site.stop()
+        for task in self._tasks:
+            task.cancel()
+        await self._last_acks()
+        await self.sockets.drain(DRAIN if len(self.registry) > 1 else 0.0)
+        await self.links.close()
+        await self._end()
+        log.info("stopped")
+
+    async def _last_acks(self) -> None:
+        """Give what is under way a moment to be confirmed."""
+        deadline = asyncio.get_running_loop().time() + LAST_ACKS
+        while self.courier.in_flight() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110  # at the end only
+            await asyncio.sleep(0.05)
+
+    async def abandon(self) -> None:
+        """Let go of whatever was started before a start failed."""
+        if hasattr(self, "links"):
+            await self.links.close()
+        await self._end()
+
+    async def _end(self) -> None:
+        if hasattr(self, "sockets"):
+            await self.sockets.close()
+        if hasattr(self, "courier"):
+            self.courier.close()
+        for runner in reversed(self._runners):
+            await runner.cleanup()
+        if hasattr(self, "identity"):
+            await self.identity.close()
+        if hasattr(self, "outbox"):
+            await self.outbox.close()
+        await self.telemetry.close()
+
+
+def make_driver(settings: Settings) -> Driver:
+    """The driver that the settings name."""
+    if settings.whatsapp_driver == "simulated":
+        return SimulatedDriver(settings.simulated_speed, settings.simulated_scan_after)
+    return NeonizeDriver(settings.whatsapp_proxy, code_life=settings.pairing_timeout)
+
+
 def tune_collector() -> None:
-    """Leave what was made at start out of garbage collection, and collect rarely: it is half of the cost of an event."""
+    """Leave what was made at start out of garbage collection, and collect rarely: it is half of an event's cost."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
 
 
-async def serve(settings: object) -> None:
-    raise NotImplementedError
+async def serve(settings: Settings, make: Callable[[Settings], Backend] = Backend) -> None:
+    """Run until SIGTERM or SIGINT, then stop cleanly; a second signal ends the process at once."""
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+
+    def on_signal() -> None:
+        if asked.is_set():
+            signal.raise_signal(signal.SIGKILL)
+        asked.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    backend = make(settings)
+    await backend.start()
+    await asked.wait()
+    try:
+        async with asyncio.timeout(STOP_WITHIN):
+            await backend.stop()
+    except TimeoutError:
+        log.error("stop_took_too_long", limit=STOP_WITHIN)

@@ -110,6 +110,9 @@ class Settings(BaseSettings):
     body_timeout: float = Field(10.0, gt=0, description="Seconds until a request's body must be there")
     header_timeout: float = Field(10.0, gt=0, description="Seconds until a new connection's request must be there")
 
+    ping_interval: float = Field(25.0, ge=1, description="Seconds between two heartbeats of a socket")
+    ping_timeout: float = Field(20.0, ge=1, description="Seconds without an answer until a socket counts as gone")
+
     faults: CommaList = Field((), description="Named faults to switch on, comma list (development only)")
     allow_faults: bool = Field(False, description="Allow faults with jwt too; trusted always does")
     pii_hash_key: SecretStr | None = Field(None, description="Key of the hashes that stand for user ids")

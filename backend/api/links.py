@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import msgspec
 
 from backend.api.ports import Ledger, Links
 from backend.api.routes import Call, Route
 from backend.api.shapes import LinkAccepted, LinkRequest, SimulateRequest
-from backend.links.snapshot import Snapshot
+from backend.limits import Limits
+from backend.links.snapshot import LinkState, Snapshot
 from backend.service_keys import Scope
 
 _LINK = "/api/bots/{bot_id}/link"
 
+_LIVES = frozenset(
+    {
+        LinkState.CONNECTING,
+        LinkState.QR,
+        LinkState.PAIRING_CODE,
+        LinkState.PAIRED,
+        LinkState.CONNECTED,
+        LinkState.DEGRADED,
+        LinkState.DISCONNECTED,
+    }
+)
+"""States in which a further request starts no pairing."""
+
 
 class LinkRoutes:
-    """`admit_pairing(user_id)` raises `Problem` when a user starts too many pairings."""
-
-    def __init__(self, links: Links, ledger: Ledger, admit_pairing: Callable[[str], None]) -> None:
+    def __init__(self, links: Links, ledger: Ledger, limits: Limits | None) -> None:
         self._links = links
         self._ledger = ledger
-        self._admit_pairing = admit_pairing
+        self._limits = limits
 
     async def start(self, call: Call) -> msgspec.Struct:
         key = call.key()
-        self._admit_pairing(key.user_id)
+        if self._limits is not None and self._links.snapshot(key).state not in _LIVES:
+            self._limits.pairing(key.user_id)
         snapshot = await self._links.start(key, call.says(LinkRequest).phone_number, call.traceparent)
         return LinkAccepted(snapshot.link_id, snapshot.state)
 
@@ -37,7 +48,7 @@ class LinkRoutes:
 
     async def simulate(self, call: Call) -> msgspec.Struct:
         action = call.says(SimulateRequest).action
-        return await self._with_seq(call, await self._links.simulate(call.key(), action.value))
+        return await self._with_seq(call, await self._links.simulate(call.key(), action))
 
     async def _with_seq(self, call: Call, snapshot: Snapshot) -> Snapshot:
         return msgspec.structs.replace(snapshot, seq=await self._ledger.last_seq(call.key()))

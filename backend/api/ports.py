@@ -11,6 +11,7 @@ from opentelemetry.trace import SpanKind
 from backend.delivery.outbox import LedgerEntry
 from backend.identity import BotKey
 from backend.links.faces import LinkView
+from backend.links.script import SimulateAction
 from backend.links.snapshot import Snapshot
 from backend.sockets.registry import RegistryView
 
@@ -24,7 +25,7 @@ class Links(Protocol):
 
     async def logout(self, key: BotKey) -> Snapshot: ...
 
-    async def simulate(self, key: BotKey, action: str) -> Snapshot: ...
+    async def simulate(self, key: BotKey, action: SimulateAction) -> Snapshot: ...
 
     def links(self) -> Sequence[LinkView]: ...
 

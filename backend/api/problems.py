@@ -15,6 +15,7 @@ from backend.auth import AuthError
 from backend.delivery.outbox import OutboxError
 from backend.faults import FaultError
 from backend.identity import IdentityError
+from backend.limits import Limited
 from backend.links.errors import LinkError
 
 log = structlog.get_logger(__name__)
@@ -80,6 +81,8 @@ def problem_of(error: Exception) -> Problem:
             return Problem(error.code, error.message, error.status, retry_after=error.retry_after)
         case LinkError():
             return Problem(error.code, error.message, error.status, retry_after=error.retry_after)
+        case Limited():
+            return Problem(error.code, error.message, 429, retry_after=error.retry_after or 60.0)
         case FaultError():
             return Problem(error.code, error.message, error.status)
         case OutboxError():

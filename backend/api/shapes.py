@@ -10,6 +10,7 @@ import msgspec
 from backend.delivery.outbox import LedgerEntry
 from backend.delivery.outcome import Attempt, MissReason, Mode, Outcome
 from backend.links.clock import rfc3339
+from backend.links.script import SimulateAction
 from backend.links.snapshot import LinkState
 
 Time = Annotated[str, msgspec.Meta(description="RFC 3339, UTC, with milliseconds")]
@@ -30,20 +31,8 @@ class LinkAccepted(Shape, frozen=True):
     state: LinkState
 
 
-class Action(enum.StrEnum):
-    """What the simulated phone can do."""
-
-    SCAN = "scan"
-    DISCONNECT = "disconnect"
-    RECONNECT = "reconnect"
-    LOGOUT = "logout"
-    REPLACE = "replace"
-    BAN = "ban"
-    EXPIRE = "expire"
-
-
 class SimulateRequest(Shape, frozen=True):
-    action: Action
+    action: SimulateAction
 
 
 class LedgerQuery(Shape, frozen=True):
@@ -112,7 +101,7 @@ class Config(Shape, frozen=True):
     auth: str
     driver: str
     faults_allowed: bool
-    actions: tuple[Action, ...]
+    actions: tuple[SimulateAction, ...]
 
 
 class Health(Shape, frozen=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection
 from typing import Final
 
@@ -124,6 +124,10 @@ class Registry:
     @property
     def mapped_keys(self) -> int:
         return len(self._peers)
+
+    def by_transport(self) -> dict[str, int]:
+        """Connected sockets by transport."""
+        return Counter(peer.transport for peer in self.all())
 
     def why_missing(self, key: BotKey) -> Miss:
         """Why a key has no socket. A user who is connected under another bot comes first: it is the bug."""
