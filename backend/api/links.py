@@ -8,23 +8,11 @@ from backend.api.ports import Ledger, Links
 from backend.api.routes import Call, Route
 from backend.api.shapes import LinkAccepted, LinkRequest, SimulateRequest
 from backend.limits import Limits
-from backend.links.snapshot import LinkState, Snapshot
+from backend.links.machine import LIVE
+from backend.links.snapshot import Snapshot
 from backend.service_keys import Scope
 
 _LINK = "/api/bots/{bot_id}/link"
-
-_LIVES = frozenset(
-    {
-        LinkState.CONNECTING,
-        LinkState.QR,
-        LinkState.PAIRING_CODE,
-        LinkState.PAIRED,
-        LinkState.CONNECTED,
-        LinkState.DEGRADED,
-        LinkState.DISCONNECTED,
-    }
-)
-"""States in which a further request starts no pairing."""
 
 
 class LinkRoutes:
@@ -35,7 +23,7 @@ class LinkRoutes:
 
     async def start(self, call: Call) -> msgspec.Struct:
         key = call.key()
-        if self._limits is not None and self._links.snapshot(key).state not in _LIVES:
+        if self._limits is not None and self._links.snapshot(key).state not in LIVE:
             self._limits.pairing(key.user_id)
         snapshot = await self._links.start(key, call.says(LinkRequest).phone_number, call.traceparent)
         return LinkAccepted(snapshot.link_id, snapshot.state)

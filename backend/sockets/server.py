@@ -118,8 +118,9 @@ class SocketServer:
 
     async def _connect(self, sid: str, environ: dict[str, Any], auth: object = None) -> None:
         request: web.Request = environ["aiohttp.request"]
+        remote = request.get("address") or request.remote or ""  # as seen through trusted proxies
         try:
-            peer = await self._accept(sid, handshake.read(auth, environ, request.get("address") or request.remote or ""))
+            peer = await self._accept(sid, handshake.read(auth, environ, remote))
         except (Refusal, IdentityError) as refusal:
             self._meter.connected(refusal.code)
             log.info("socket_refused", code=refusal.code)
