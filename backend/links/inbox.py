@@ -38,6 +38,10 @@ class Inbox(Generic[_T]):
             self._task = asyncio.create_task(self._work())
         return True
 
+    def drop(self, unwanted: Callable[[_T], bool]) -> None:
+        """Forget waiting items."""
+        self._items = deque(item for item in self._items if not unwanted(item))
+
     async def settled(self) -> None:
         """Return once nothing waits."""
         while self._task is not None:

@@ -155,6 +155,7 @@ class Link:
         if self.life.judge.flooding(self._clock.now()):
             self._flooded_start = starts
             log.error("session_floods", link_id=self._id)
+            self.inbox.drop(lambda item: isinstance(item, Report))
             self.found(Input.WORKER_DIED)
             return
         self.inbox.put(report)

@@ -1,0 +1,145 @@
+"""The table, cell by cell, against a second writing of it in another form."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from backend.events import TYPE_OF, EventType, Failure
+from backend.links import driver, reasons
+from backend.links.machine import ENDED, INPUT_OF, LIVE, TABLE, TRANSITIONS, Fate, Input, Reason, Timer, step
+from backend.links.snapshot import LinkState
+
+# One line per input: what each live state becomes. `.` stays; a state's name, then `!` if its event is said;
+# `/fate`, `+TIMER` to arm, `-TIMER` to drop. The columns are those of COLUMNS.
+LIVE_ROWS = """
+QR                   qr!         qr!         .           .           .           .           .
+PAIRING_CODE         pairing_code! pairing_code! pairing_code! .           .           .           .
+CODES_USED_UP        qr_expired!/FORGET qr_expired!/FORGET qr_expired!/FORGET .           .           .           .
+PAIRED               paired!     paired!     paired!     .           .           .           .
+ONLINE               connected!  connected!  connected!  connected!  connected?-GRACE connected!  connected!
+KEEPALIVE_LOST       .           .           .           .           degraded!   .           .
+KEEPALIVE_RESTORED   .           .           .           .           .           connected!  .
+OFFLINE              .           .           .           .           .+GRACE     .+GRACE     .
+LOGGED_OUT           logged_out!/FORGET *
+REPLACED             replaced!/STOP *
+BANNED               banned!/STOP *
+OUTDATED             client_outdated!/STOP *
+CONNECT_FAILED       failed!/STOP *
+STREAM_FAILED        ./CHECK *
+UNREACHABLE          ./RETRY     connecting!/RETRY connecting!/RETRY ./RETRY     ./RETRY+GRACE ./RETRY+GRACE ./RETRY
+WORKER_DIED          ./RETRY     connecting!/RETRY connecting!/RETRY ./RETRY     ./RETRY+GRACE ./RETRY+GRACE ./RETRY
+WORKER_HUNG          ./RETRY     connecting!/RETRY connecting!/RETRY ./RETRY     ./RETRY+GRACE ./RETRY+GRACE ./RETRY
+START                . *
+LOGOUT               logged_out!/LOGOUT *
+RESTORE              .           .           .           connecting  connecting  connecting  connecting
+PAIRING_OVER         .           qr_expired!/FORGET qr_expired!/FORGET .           .           .           .
+PAIRING_INCOMPLETE   .           .           .           failed!/STOP .           .           .
+GRACE_OVER           .           .           .           .           disconnected! disconnected! .
+WORKER_CRASHES       failed!/STOP *
+UNREACHABLE_FOR_GOOD failed!/STOP *
+UNREACHABLE_FOR_LONG disconnected!/RETRY . . ./RETRY disconnected!/RETRY disconnected!/RETRY ./RETRY
+STORE_MISSING        failed!/STOP *
+STORE_CORRUPT        failed!/STOP *
+FOUND_ONLINE         .           .           .           .           .           .           connected!
+FOUND_OFFLINE        .           .           .           .           disconnected! disconnected! .
+FLAPPING             .           .           .           .           degraded!+CALM degraded!+CALM degraded!+CALM
+CALM_ONLINE          .           .           .           .           .           connected!  .
+CALM_OFFLINE         .           .           .           .           .           disconnected! .
+"""
+
+COLUMNS = [
+    LinkState.CONNECTING,
+    LinkState.QR,
+    LinkState.PAIRING_CODE,
+    LinkState.PAIRED,
+    LinkState.CONNECTED,
+    LinkState.DEGRADED,
+    LinkState.DISCONNECTED,
+]
+
+# What ended links still answer to; everything else leaves them as they are.
+ENDED_ROWS = {
+    (state, Input.START): "connecting!/START" for state in LinkState if state not in COLUMNS
+} | {
+    (LinkState(name), Input.LOGOUT): "logged_out!/LOGOUT"
+    for name in ("qr_expired", "replaced", "banned", "client_outdated", "failed")
+} | {
+    (LinkState.FAILED, Input.RESTORE): "connecting",
+    (LinkState.CLIENT_OUTDATED, Input.RESTORE): "connecting",
+}  # fmt: skip
+
+
+def expected() -> dict[tuple[LinkState, Input], str]:
+    table = dict.fromkeys(itertools.product(LinkState, Input), ".")
+    for line in LIVE_ROWS.strip().splitlines():
+        name, *cells = line.split()
+        if cells[1:] == ["*"]:
+            cells = cells[:1] * len(COLUMNS)
+        assert len(cells) == len(COLUMNS), name
+        table.update({(state, Input[name]): cell for state, cell in zip(COLUMNS, cells, strict=True)})
+    return table | ENDED_ROWS
+
+
+def written(state: LinkState, event: Input) -> str:
+    move = TABLE[state, event]
+    text = "." if move.to is state and move.says is None else move.to.value
+    if move.says is not None:
+        assert move.says is EventType[move.to.name]
+        text += "?" if move.if_news else "!"
+    text += "" if move.fate is Fate.KEEP else f"/{move.fate.name}"
+    text += "" if move.arm is None else f"+{move.arm.name}"
+    return text + ("" if move.disarm is None else f"-{move.disarm.name}")
+
+
+@pytest.mark.parametrize("event", Input, ids=lambda event: event.name)
+def test_every_state_meets_every_input(event: Input) -> None:
+    wanted = expected()
+    assert {s.value: written(s, event) for s in LinkState} == {s.value: wanted[s, event] for s in LinkState}
+
+
+def test_the_second_writing_leaves_no_input_out() -> None:
+    named = {line.split()[0] for line in LIVE_ROWS.strip().splitlines()}
+    assert named == {event.name for event in Input}
+
+
+def test_the_table_is_total() -> None:
+    assert set(TABLE) == set(itertools.product(LinkState, Input))
+    assert step(LinkState.IDLE, Input.START).to is LinkState.CONNECTING
+
+
+def test_every_report_has_an_input() -> None:
+    assert set(INPUT_OF) == set(driver.Report.__subclasses__())
+
+
+def test_whoever_ends_a_link_says_so_and_ends_its_session() -> None:
+    for (state, _), move in TABLE.items():
+        if state in LIVE and move.to in ENDED:
+            assert move.says is not None
+            assert move.fate in (Fate.STOP, Fate.FORGET, Fate.LOGOUT)
+
+
+def test_no_ended_link_is_moved_by_a_report() -> None:
+    for state, event in itertools.product(ENDED, INPUT_OF.values()):
+        assert TABLE[state, event].to is state
+        assert TABLE[state, event].says is None
+
+
+def test_every_change_has_a_reason() -> None:
+    assert all(move.reason for (state, _), move in TABLE.items() if move.to is not state)
+    assert {reason for _, reason in TRANSITIONS} == {reason.value for reason in Reason}
+    assert ("connected", "authenticated") in TRANSITIONS
+
+
+def test_every_timer_is_named_once() -> None:
+    assert len({timer.value for timer in Timer}) == len(Timer) == 5
+
+
+def test_every_reason_code_says_what_to_do() -> None:
+    for code, advice in reasons.ADVICE.items():
+        assert code == code.lower()
+        assert advice.user_action.endswith(".")
+    assert {reasons.of_logout(n) for n in ("401", "403", "406", "x")} <= set(reasons.ADVICE)
+    assert {reasons.of_ban(n) for n in (101, 102, 103, 104, 106, 999)} <= set(reasons.ADVICE)
+    assert sum(issubclass(payload, Failure) for payload in TYPE_OF) == 6

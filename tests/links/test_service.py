@@ -1,0 +1,605 @@
+"""The life of a link through the service: what is said, in which order, and what becomes of the session."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from backend import events as e
+from backend.identity import BotKey
+from backend.links import driver as d
+from backend.links.clock import rfc3339
+from backend.links.errors import LinkError
+from backend.links.publisher import PublishError
+from backend.links.script import SimulateAction
+from backend.links.snapshot import LinkState
+from tests.links.helpers import KEY, NAME, ONLINE, OTHER, PHONE, QR, FakePublisher, Stage, calm, staged
+
+FULL = PublishError("outbox_full", "full")
+
+
+async def test_from_the_start_to_connected(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        snapshot = await stage.service.start(KEY, None, "00-trace")
+        assert snapshot.state is LinkState.CONNECTING
+        assert stage.publisher.types() == ["Connecting"]
+        await calm()
+        await stage.clock.pass_(1.0)
+        await stage.report(QR)
+        shown = stage.service.snapshot(KEY)
+        assert (shown.state, shown.qr, shown.index, shown.total) == (LinkState.QR, QR.qr, 1, 6)
+        end = stage.clock.now() + 60.0
+        assert stage.publisher.last == e.Qr(QR.qr, 1, 6, rfc3339(end))
+        assert stage.publisher.calls[-1]["expires_at"] == int(end * 1000)
+        await stage.report(d.PairSucceeded(PHONE))
+        assert stage.state() is LinkState.PAIRED
+        assert stage.service.snapshot(KEY).qr is None
+        await stage.clock.pass_(2.0)
+        await stage.report(ONLINE)
+        assert stage.publisher.last == e.Connected(PHONE, NAME, first=True)
+        assert stage.meter.pairings == [pytest.approx(3.0)]
+        assert {call["traceparent"] for call in stage.publisher.calls} == {"00-trace"}
+        assert {call["link_id"] for call in stage.publisher.calls} == {snapshot.link_id}
+        assert stage.meter.transitions == [
+            ("connecting", "requested"),
+            ("qr", "code_shown"),
+            ("paired", "pair_success"),
+            ("connected", "authenticated"),
+        ]
+
+
+async def test_an_unknown_bot_is_idle(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        snapshot = stage.service.snapshot(KEY)
+        assert (snapshot.state, snapshot.link_id, snapshot.seq) == (LinkState.IDLE, None, 0)
+        assert (await stage.service.logout(KEY)).state is LinkState.IDLE
+        assert stage.service.links() == []
+
+
+async def test_a_second_start_changes_nothing_while_a_link_lives(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        first, second = await asyncio.gather(stage.service.start(KEY), stage.service.start(KEY))
+        await calm()
+        assert first.link_id == second.link_id
+        await stage.report(QR)
+        assert (await stage.service.start(KEY)).state is LinkState.QR
+        assert len(stage.driver.sessions) == 1
+        assert stage.publisher.types() == ["Connecting", "Qr"]
+
+
+@pytest.mark.parametrize(
+    "phone", ["", "12345", "+1", "hello", "+49 1", "+" + "9" * 60, "+1 415 555 0142 x12", "0170 1234567"]
+)
+async def test_a_wrong_phone_number_is_refused_and_not_repeated(tmp_path: Path, phone: str) -> None:
+    async with staged(tmp_path) as stage:
+        with pytest.raises(LinkError) as refused:
+            await stage.service.start(KEY, phone)
+        assert (refused.value.code, refused.value.status) == ("phone_number_invalid", 400)
+        assert not phone or phone not in refused.value.message
+        assert stage.service.links() == []
+        assert stage.publisher.said == []
+
+
+async def test_a_phone_number_asks_for_a_pairing_code(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.start(phone="+49 (1512) 345-6789")
+        assert stage.session().spec.phone_number == "+4915123456789"
+        await stage.report(QR, d.PairingCodeShown("ABCD-1234", 160.0))
+        assert stage.service.snapshot(KEY).pairing_code == "ABCD-1234"
+        assert stage.service.snapshot(KEY).qr is None
+        await stage.report(QR)  # the library goes on rotating, the person has a code to type
+        assert stage.state() is LinkState.PAIRING_CODE
+        assert stage.service.snapshot(KEY).pairing_code == "ABCD-1234"
+
+
+async def test_a_refused_pairing_code_says_so(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.start(phone=PHONE)
+        await stage.report(d.ConnectFailed("pairing_code_refused"))
+        assert stage.service.snapshot(KEY).reason_code == "pairing_code_refused"
+
+
+async def test_codes_that_the_library_never_ends_end_after_160_seconds(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.start()
+        session = stage.session()
+        await stage.report(QR)
+        await stage.clock.pass_(60.0)
+        assert stage.service.snapshot(KEY).qr is None  # ended, and not shown any more
+        await stage.report(d.QrShown("2@next,a,b,c", 2, 6, 20.0))
+        await stage.clock.pass_(99.0)
+        assert stage.state() is LinkState.QR
+        await stage.clock.pass_(1.1)
+        assert stage.state() is LinkState.QR_EXPIRED
+        assert session.stopped
+        assert stage.publisher.types() == ["Connecting", "Qr", "Qr", "QrExpired"]
+        again = await stage.service.start(KEY)
+        assert again.state is LinkState.CONNECTING
+        assert again.link_id != session.spec.link_id
+
+
+async def test_paired_but_not_let_in(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.start()
+        await stage.report(QR, d.PairSucceeded(PHONE), d.Offline())
+        await stage.clock.pass_(59.0)
+        assert stage.state() is LinkState.PAIRED
+        await stage.clock.pass_(2.0)
+        assert stage.state() is LinkState.FAILED
+        assert stage.service.snapshot(KEY).reason_code == "pairing_incomplete"
+        assert isinstance(stage.publisher.last, e.Failed)
+        assert stage.session().stopped
+
+
+async def test_a_blink_is_not_told(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        said = len(stage.publisher.said)
+        await stage.report(d.Offline())
+        await stage.clock.pass_(4.9)
+        await stage.report(ONLINE)
+        await stage.clock.pass_(60.0)
+        assert len(stage.publisher.said) == said
+        assert stage.meter.flaps == 1
+
+
+async def test_a_real_disconnect_is_told_after_the_grace_period_and_its_end_too(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        await stage.report(d.Offline())
+        stage.session().is_alive = False
+        await stage.clock.pass_(5.1)
+        assert stage.publisher.types()[-1] == "Disconnected"
+        assert stage.publisher.last.reason_code == "connection_lost"
+        await stage.report(ONLINE)
+        assert stage.publisher.last == e.Connected(PHONE, NAME, first=False)
+        assert stage.service.snapshot(KEY).reason_code is None
+
+
+async def test_keep_alive_lost_and_restored(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        await stage.report(d.KeepAliveLost(), d.KeepAliveLost(), d.KeepAliveRestored())
+        assert stage.publisher.types()[-2:] == ["Degraded", "Connected"]
+        assert stage.state() is LinkState.CONNECTED
+
+
+async def test_a_name_that_comes_later_is_told(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.start()
+        await stage.report(QR, d.PairSucceeded(PHONE), d.Online(PHONE, ""))
+        assert stage.publisher.last == e.Connected(PHONE, "", first=True)
+        await stage.report(d.Online(PHONE, NAME), d.Online(PHONE, NAME), d.Online(PHONE, ""))
+        assert stage.publisher.types().count("Connected") == 2
+        assert stage.service.snapshot(KEY).display_name == NAME
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [("401", "device_removed"), ("403", "primary_device_gone"), ("406", "logged_out_by_whatsapp")],
+)
+async def test_a_logout_from_the_phone(tmp_path: Path, number: str, code: str) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        store = stage.session().spec.store
+        await stage.report(d.LoggedOutByPhone(number))
+        assert isinstance(stage.publisher.last, e.LoggedOut)
+        assert stage.publisher.last.reason_code == code
+        assert stage.session().stopped
+        assert not store.exists()
+        snapshot = stage.service.snapshot(KEY)
+        assert (snapshot.phone_number, snapshot.display_name) == (None, None)
+
+
+async def test_replaced_is_not_retried_but_can_be_taken_over_without_a_scan(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        link_id = stage.service.snapshot(KEY).link_id
+        await stage.report(d.StreamReplaced())
+        await stage.clock.pass_(600.0)
+        assert stage.state() is LinkState.REPLACED
+        assert len(stage.driver.sessions) == 1
+        assert stage.session().stopped
+        assert stage.session().spec.store.exists()
+        assert (await stage.service.start(KEY)).link_id == link_id
+        await calm()
+        await stage.report(ONLINE)
+        assert stage.publisher.last == e.Connected(PHONE, NAME, first=False)
+
+
+async def test_banned_until(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        await stage.report(d.TemporaryBan(104, 3600.0))
+        until = rfc3339(stage.clock.now() + 3600)
+        assert isinstance(stage.publisher.last, e.Banned)
+        assert (stage.publisher.last.until, stage.publisher.last.reason_code) == (until, "banned_same_messages")
+        assert stage.service.snapshot(KEY).until == until
+        await stage.clock.pass_(600.0)
+        with pytest.raises(LinkError) as refused:
+            await stage.service.start(KEY)
+        assert refused.value.code == "banned"
+        assert refused.value.retry_after == pytest.approx(3000.0)
+        await stage.service.logout(KEY)  # no way around it
+        with pytest.raises(LinkError, match="blocked"):
+            await stage.service.start(KEY)
+        await stage.clock.pass_(3000.1)
+        assert (await stage.service.start(KEY)).state is LinkState.CONNECTING
+
+
+async def test_an_outdated_client_stops_new_starts_everywhere(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        await stage.start(OTHER)
+        await stage.report(d.Outdated(), key=OTHER)
+        assert stage.state(OTHER) is LinkState.CLIENT_OUTDATED
+        assert stage.state(KEY) is LinkState.CONNECTED
+        assert stage.service.client_outdated
+        for key in (OTHER, BotKey.parse("user-3", "x")):
+            with pytest.raises(LinkError) as refused:
+                await stage.service.start(key)
+            assert refused.value.code == "client_outdated"
+        await stage.report(d.WorkerDied(-9))  # and a restart of a living one finds out at once
+        assert stage.state(KEY) is LinkState.CLIENT_OUTDATED
+        assert len(stage.driver.sessions) == 2
+
+
+@pytest.mark.parametrize("reason", ["400", "unknown", "99999"])
+async def test_a_connect_failure_with_any_reason(tmp_path: Path, reason: str) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.start()
+        await stage.report(d.ConnectFailed(reason))
+        assert isinstance(stage.publisher.last, e.Failed)
+        assert stage.publisher.last.reason_code == "connect_failure"
+        assert stage.session().stopped
+
+
+async def test_unreachable_is_tried_again_in_fresh_processes_and_then_failed(tmp_path: Path) -> None:
+    async with staged(tmp_path, retry_limit=3, retry_cap=8.0) as stage:
+        await stage.start()
+        for attempt in range(3):
+            assert len(stage.driver.sessions) == attempt + 1
+            await stage.report(d.Unreachable("no route"))
+            assert stage.state() is LinkState.CONNECTING
+            assert stage.driver.sessions[attempt].stopped
+            await stage.clock.pass_(8.0)
+        await stage.report(d.Unreachable("no route"))
+        assert stage.state() is LinkState.FAILED
+        assert stage.service.snapshot(KEY).reason_code == "unreachable"
+        assert stage.publisher.types() == ["Connecting", "Failed"]
+        assert stage.meter.restarts == 3
+        await stage.clock.pass_(600.0)
+        assert len(stage.driver.sessions) == 4
+
+
+async def test_a_paired_link_goes_on_trying_to_reach_whatsapp(tmp_path: Path) -> None:
+    async with staged(tmp_path, retry_limit=2, retry_cap=10.0, restart_limit=3) as stage:
+        await stage.connect()
+        await stage.report(d.Offline(), d.Unreachable("gone"))
+        for _ in range(8):
+            await stage.clock.pass_(10.1)
+            await stage.report(d.Unreachable("gone"))
+        assert stage.state() is LinkState.DISCONNECTED
+        assert stage.publisher.types().count("Disconnected") == 1
+        await stage.clock.pass_(10.1)
+        await stage.report(ONLINE)
+        assert stage.publisher.last == e.Connected(PHONE, NAME, first=False)
+
+
+async def test_a_worker_that_dies_comes_back_unnoticed(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        said = len(stage.publisher.said)
+        await stage.report(d.WorkerDied(-9))
+        assert stage.state() is LinkState.CONNECTED
+        await stage.clock.pass_(1.1)
+        assert len(stage.driver.sessions) == 2
+        await stage.report(ONLINE)
+        await stage.clock.pass_(10.0)
+        assert len(stage.publisher.said) == said
+        assert stage.meter.restarts == 1
+        assert stage.service.links()[0].restarts == 1
+
+
+async def test_a_code_whose_worker_died_leaves_the_screen(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.start()
+        await stage.report(QR, d.WorkerDied(2))
+        assert stage.state() is LinkState.CONNECTING
+        assert stage.publisher.types() == ["Connecting", "Qr", "Connecting"]
+        await stage.clock.pass_(1.1)
+        await stage.report(QR)
+        assert stage.state() is LinkState.QR
+
+
+async def test_a_worker_that_keeps_dying_is_given_up(tmp_path: Path) -> None:
+    async with staged(tmp_path, restart_limit=3, retry_cap=4.0) as stage:
+        await stage.connect()
+        for _ in range(3):
+            await stage.report(d.WorkerDied(134))
+            await stage.clock.pass_(4.1)
+        assert len(stage.driver.sessions) == 4
+        await stage.report(d.WorkerDied(134))
+        assert stage.state() is LinkState.FAILED
+        assert stage.service.snapshot(KEY).reason_code == "worker_crashed"
+        await stage.clock.pass_(600.0)
+        assert len(stage.driver.sessions) == 4
+        assert stage.session().spec.store.exists()  # the account is fine: starting again needs no scan
+        await stage.start()
+        await stage.report(ONLINE)
+        assert stage.state() is LinkState.CONNECTED
+
+
+async def test_deaths_that_lie_apart_are_forgiven(tmp_path: Path) -> None:
+    async with staged(tmp_path, restart_limit=2, restart_window=100.0, retry_cap=4.0, flap_window=10.0) as stage:
+        await stage.connect()
+        for _ in range(6):
+            await stage.report(d.WorkerDied(134))
+            await stage.clock.pass_(4.1)
+            await stage.report(ONLINE)
+            stage.session().is_alive = True
+            await stage.clock.pass_(60.0)
+        assert stage.state() is LinkState.CONNECTED
+
+
+async def test_a_driver_that_cannot_start_counts_as_a_death(tmp_path: Path) -> None:
+    async with staged(tmp_path, restart_limit=2, retry_cap=4.0) as stage:
+        stage.driver.refuses = True
+        await stage.start()
+        await stage.clock.pass_(20.0)
+        assert stage.service.snapshot(KEY).reason_code == "worker_crashed"
+
+
+async def test_a_session_that_says_nothing_at_all_is_restarted(tmp_path: Path) -> None:
+    async with staged(tmp_path, truth_interval=10_000.0) as stage:
+        await stage.start()
+        await stage.clock.pass_(119.0)
+        assert len(stage.driver.sessions) == 1
+        await stage.clock.pass_(5.0)
+        assert len(stage.driver.sessions) == 2
+        assert stage.driver.sessions[0].stopped
+
+
+async def test_a_flood_of_reports_ends_the_worker(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.start()
+        await stage.report(*[d.QrShown(f"2@{n},a,b,c", 1, 6, 60.0) for n in range(500)])
+        assert stage.session().stopped
+        assert len(stage.publisher.said) < 10
+        await stage.clock.pass_(1.1)
+        assert len(stage.driver.sessions) == 2
+        assert stage.state() is LinkState.CONNECTING
+
+
+async def test_starts_are_limited_at_once(tmp_path: Path) -> None:
+    async with staged(tmp_path, start_concurrency=2) as stage:
+        keys = [BotKey.parse("user", f"bot-{n}") for n in range(5)]
+        for key in keys:
+            await stage.start(key)
+        assert len(stage.driver.sessions) == 2
+        await stage.report(QR, key=keys[0])
+        assert len(stage.driver.sessions) == 3
+        await stage.clock.pass_(20.1)  # silence does not block the others for ever
+        assert len(stage.driver.sessions) == 5
+
+
+async def test_late_reports_of_an_ended_session_are_dropped(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        old = stage.session()
+        await stage.report(d.WorkerDied(-9))
+        await stage.clock.pass_(1.1)
+        old.report(d.LoggedOutByPhone("401"))
+        await calm()
+        assert stage.state() is LinkState.CONNECTED
+        await stage.report(d.StreamReplaced(), d.Offline(), ONLINE)
+        assert stage.state() is LinkState.REPLACED
+
+
+async def test_too_many_links(tmp_path: Path) -> None:
+    async with staged(tmp_path, max_links_per_user=2) as stage:
+        one, two, three = (BotKey.parse("user", f"bot-{n}") for n in range(3))
+        await stage.start(one)
+        await stage.start(two)
+        await stage.start(one)  # alive, so nothing new
+        with pytest.raises(LinkError) as refused:
+            await stage.start(three)
+        assert (refused.value.code, refused.value.status) == ("too_many_links", 429)
+        assert stage.state(three) is LinkState.IDLE
+        await stage.service.logout(one)
+        await stage.start(three)
+        assert stage.state(three) is LinkState.CONNECTING
+
+
+async def test_the_same_account_under_two_keys_is_told(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect(KEY)
+        await stage.connect(OTHER)
+        assert stage.service.snapshot(KEY).reason_code is None
+        second = stage.service.snapshot(OTHER)
+        assert second.reason_code == "also_linked_elsewhere"
+        assert second.user_action
+        assert second.state is LinkState.CONNECTED
+        await stage.service.logout(KEY)
+        assert stage.service.snapshot(OTHER).reason_code is None
+
+
+async def test_a_different_account_is_no_second(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect(KEY)
+        await stage.connect(OTHER, "+14155550143")
+        assert stage.service.snapshot(OTHER).reason_code is None
+
+
+# failing to write
+
+
+async def test_a_start_that_cannot_be_stored_never_was(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        stage.publisher.fails = PublishError("outbox_unavailable", "down")
+        with pytest.raises(LinkError) as refused:
+            await stage.service.start(KEY)
+        assert (refused.value.code, refused.value.status) == ("outbox_unavailable", 503)
+        assert stage.state() is LinkState.IDLE
+        assert stage.driver.sessions == []
+        stage.publisher.fails = None
+        stage.publisher.full = True
+        with pytest.raises(LinkError) as refused:
+            await stage.service.start(KEY)
+        assert refused.value.code == "outbox_full"
+        stage.publisher.full = False
+        await stage.start()
+        assert stage.state() is LinkState.CONNECTING
+    async with staged(tmp_path) as stage:
+        assert len(stage.service.links()) == 1
+
+
+async def test_an_event_that_cannot_be_stored_waits_and_the_state_with_it(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.start()
+        await stage.report(QR)
+        stage.publisher.fails = FULL
+        await stage.report(d.PairSucceeded(PHONE), ONLINE)
+        await stage.clock.pass_(30.0)
+        assert stage.state() is LinkState.QR
+        assert stage.service.links()[0].stalled
+        for order in (stage.service.logout(KEY), stage.service.start(KEY)):
+            with pytest.raises(LinkError) as refused:
+                await order
+            assert refused.value.code == "outbox_full"
+        stage.publisher.fails = None
+        await stage.clock.pass_(5.1)
+        assert stage.publisher.types() == ["Connecting", "Qr", "Paired", "Connected"]
+        assert stage.state() is LinkState.CONNECTED
+        assert not stage.service.links()[0].stalled
+
+
+async def test_a_code_that_ended_while_it_waited_is_not_published(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.start()
+        stage.publisher.fails = FULL
+        await stage.report(QR)
+        await stage.clock.pass_(61.0)
+        stage.publisher.fails = None
+        await stage.report(d.QrShown("2@second,a,b,c", 2, 6, 20.0))
+        await stage.clock.pass_(5.1)
+        assert [p.index for _, p in stage.publisher.said if isinstance(p, e.Qr)] == [2]
+
+
+async def test_a_waiting_event_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.start()
+        stage.publisher.fails = FULL
+        await stage.report(QR)
+    assert stage.driver.sessions[0].stopped
+
+
+async def test_whoever_waits_at_the_end_is_told(tmp_path: Path) -> None:
+    class Slow(FakePublisher):
+        async def publish(self, *args: object, **more: object) -> None:
+            await asyncio.Event().wait()
+
+    stage = Stage(tmp_path)
+    stage.service._house.publisher = Slow()
+    await stage.service.open()
+    waiting = asyncio.create_task(stage.service.start(KEY))
+    await calm()
+    await stage.service.close()
+    with pytest.raises(LinkError) as refused:
+        await waiting
+    assert refused.value.code == "shutting_down"
+    with pytest.raises(LinkError):
+        await stage.service.start(OTHER)
+
+
+# logout
+
+
+REACHED: dict[LinkState, tuple[d.Report, ...]] = {
+    LinkState.CONNECTING: (),
+    LinkState.QR: (QR,),
+    LinkState.PAIRING_CODE: (d.PairingCodeShown("ABCD-1234", 160.0),),
+    LinkState.PAIRED: (QR, d.PairSucceeded(PHONE)),
+    LinkState.CONNECTED: (d.PairSucceeded(PHONE), ONLINE),
+    LinkState.DEGRADED: (d.PairSucceeded(PHONE), ONLINE, d.KeepAliveLost()),
+    LinkState.DISCONNECTED: (d.PairSucceeded(PHONE), ONLINE, d.Offline()),
+    LinkState.QR_EXPIRED: (QR, d.CodesUsedUp()),
+    LinkState.LOGGED_OUT: (d.PairSucceeded(PHONE), ONLINE, d.LoggedOutByPhone("401")),
+    LinkState.REPLACED: (d.PairSucceeded(PHONE), ONLINE, d.StreamReplaced()),
+    LinkState.BANNED: (d.PairSucceeded(PHONE), ONLINE, d.TemporaryBan(101, 60.0)),
+    LinkState.CLIENT_OUTDATED: (d.Outdated(),),
+    LinkState.FAILED: (d.PairSucceeded(PHONE), ONLINE, d.ConnectFailed("x")),
+}
+
+
+@pytest.mark.parametrize("state", REACHED, ids=str)
+@pytest.mark.parametrize("dead", [False, True], ids=["alive", "dead"])
+async def test_logout_works_in_every_state(tmp_path: Path, state: LinkState, dead: bool) -> None:
+    async with staged(tmp_path, disconnect_grace=1.0) as stage:
+        await stage.start()
+        session = stage.session()
+        session.spec.store.write_bytes(b"keys")
+        session.logout_fails = dead
+        await stage.report(*REACHED[state])
+        if state is LinkState.DISCONNECTED:
+            await stage.clock.pass_(1.1)
+        assert stage.state() is state
+        said = stage.publisher.types()
+        paired = any(isinstance(report, d.PairSucceeded) for report in REACHED[state])
+        snapshot = await stage.service.logout(KEY)
+        assert snapshot.state is LinkState.LOGGED_OUT
+        if state is not LinkState.LOGGED_OUT:
+            assert stage.publisher.types() == [*said, "LoggedOut"]
+            assert snapshot.reason_code == ("requested" if paired else "cancelled")
+        assert session.stopped or session.logged_out
+        if paired and state in (LinkState.CONNECTED, LinkState.DEGRADED, LinkState.DISCONNECTED, LinkState.PAIRED):
+            assert session.logged_out is not dead
+            assert session.stopped is dead
+        assert not session.spec.store.exists()
+        assert not list(stage.store.sessions.iterdir())
+        assert await stage.service.logout(KEY) == snapshot
+
+
+def test_logout_is_tried_in_every_state_but_idle() -> None:
+    assert set(REACHED) == set(LinkState) - {LinkState.IDLE}
+
+
+async def test_a_logout_that_cannot_be_stored_changes_nothing(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        stage.publisher.fails = FULL
+        with pytest.raises(LinkError) as refused:
+            await stage.service.logout(KEY)
+        assert refused.value.code == "outbox_full"
+        assert stage.state() is LinkState.CONNECTED
+        assert not stage.session().logged_out
+        stage.publisher.fails = None
+        assert (await stage.service.logout(KEY)).state is LinkState.LOGGED_OUT
+
+
+async def test_only_a_simulated_phone_can_be_played_with(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.start()
+        with pytest.raises(LinkError) as refused:
+            await stage.service.simulate(KEY, SimulateAction.SCAN)
+        assert refused.value.code == "not_simulated"
+
+
+async def test_the_operators_view_hides_the_phone_number(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        (view,) = stage.service.links()
+        assert view.phone_number is not None
+        assert PHONE[1:-2] not in view.phone_number
+        assert (view.worker_pid, view.state) == (4242, LinkState.CONNECTED)
+        assert stage.service.counts() == {LinkState.CONNECTED: 1}
+
+
+async def test_a_step_that_breaks_does_not_end_the_link(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.start()
+        await stage.report(d.QrShown("2@a,b,c,d", 1, 6, float("nan")))  # a time that cannot be written
+        await stage.report(QR)
+        assert stage.state() is LinkState.QR
