@@ -24,7 +24,7 @@ async def test_a_client_that_never_acks_confirms_by_receipt(transports: list[str
             await s.courier.publish(KEY, "link", Degraded())
         await client.heard("event", 20)
         async with asyncio.timeout(5):
-            while len(s.notes.settled_) < 20:  # noqa: ASYNC110  # a list tells nobody
+            while len(s.notes.settled_) < 20:
                 await asyncio.sleep(0.01)
         assert {d.outcome for d in s.notes.settled_} == {Outcome.RECEIVED}
         assert [event["seq"] for event in client.events] == list(range(1, 21))
@@ -38,7 +38,7 @@ async def test_acks_come_back_on_every_transport(transports: list[str]) -> None:
         for _ in range(20):
             await s.courier.publish(KEY, "link", Degraded())
         async with asyncio.timeout(5):
-            while len(s.notes.settled_) < 20:  # noqa: ASYNC110  # a list tells nobody
+            while len(s.notes.settled_) < 20:
                 await asyncio.sleep(0.01)
         assert {d.outcome for d in s.notes.settled_} == {Outcome.ACKED}
         assert [event["seq"] for event in client.events] == list(range(1, 21))
@@ -57,5 +57,5 @@ async def test_events_in_a_stream_survive_the_upgrade_in_order() -> None:
             assert [event["seq"] for event in client.events] == list(range(1, 401))
             assert [event["replayed"] for event in client.events][:100] == [True] * 100
             async with asyncio.timeout(5):
-                while len(s.notes.settled_) < 400:  # noqa: ASYNC110  # a list tells nobody
+                while len(s.notes.settled_) < 400:
                     await asyncio.sleep(0.01)

@@ -73,5 +73,5 @@ async def py_client(
 async def eventually(condition: Callable[[], Any], within: float = 5) -> None:
     """Wait until a condition holds that nobody tells of."""
     async with asyncio.timeout(within):
-        while not condition():  # noqa: ASYNC110  # nobody tells
+        while not condition():
             await asyncio.sleep(0.005)
