@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Final, TypeVar
 import structlog
 
 from backend.links import driver as d
-from backend.links import pipe
+from backend.links import files, pipe
 from backend.links.worker_events import TERMINAL
 from backend.links.worker_output import Output
 
@@ -29,6 +30,8 @@ LOGOUT_DEADLINE: Final = 12.0
 ALIVE_DEADLINE: Final = 5.0
 FLOOD: Final = 200
 """Messages within a second, past which a worker is broken and ends. A busy session says a few."""
+LAST_WORDS: Final = 0.5
+"""Seconds between the end of a worker's pipe and its end, at most."""
 GARBAGE: Final = 10
 """Lines that say nothing, past which the same holds."""
 
@@ -41,12 +44,6 @@ def _there(end: T | None) -> T:
     if end is None:
         raise RuntimeError("the worker was started without a pipe")
     return end
-
-
-def _delete(store: Path) -> None:
-    """The account's keys, and what SQLite keeps beside them."""
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        Path(f"{store}{suffix}").unlink(missing_ok=True)
 
 
 class NeonizeSession:
@@ -81,11 +78,13 @@ class NeonizeSession:
     async def _watch(self) -> None:
         """Read until the worker is gone, then say so, unless that was expected."""
         try:
-            await self._read()
+            if await self._read():
+                await self._gone(within=LAST_WORDS)
         except Exception:  # noqa: BLE001 -- whatever broke, the session is lost: it is logged, and told as a death
             self._log.exception("worker_reader_failed")
         finally:
             self._kill()
+        await self._rest()
         status = await self._process.wait()
         await self._draining
         for question in self._questions.values():
@@ -94,7 +93,19 @@ class NeonizeSession:
         self._log.info("worker_ended", exit_status=status, lines=self._output.lines, panicked=self._output.panicked)
         self._pass_on(d.WorkerDied(status))
 
-    async def _read(self) -> None:
+    async def _gone(self, within: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), within)
+
+    async def _rest(self) -> None:
+        """Read what a dead worker left in its pipe: asyncio calls a process ended only once its pipes are."""
+        stream = _there(self._process.stdout)
+        with contextlib.suppress(OSError):
+            while await stream.read(pipe.LIMIT):
+                pass
+
+    async def _read(self) -> bool:
+        """Take in what the worker says. True at the end of it, False when it does not deserve to be heard on."""
         lines = pipe.from_worker(_there(self._process.stdout))
         loop = asyncio.get_running_loop()
         window, count = loop.time(), 0
@@ -104,13 +115,13 @@ class NeonizeSession:
             count += 1
             if count > FLOOD:
                 self._log.error("worker_floods")
-                return
+                return False
             match message:
                 case pipe.Garbage():
                     self._garbage += 1
                     self._log.warning("worker_garbage", code=message.code, size=message.size)
                     if self._garbage > GARBAGE:
-                        return
+                        return False
                 case pipe.Answer():
                     question = self._questions.pop(message.number, None)
                     if question is not None and not question.done():
@@ -121,6 +132,7 @@ class NeonizeSession:
                     self._log.info("worker_logged_out", removed=message.removed)
                 case _:
                     self._pass_on(message)
+        return True
 
     def _pass_on(self, report: d.Report) -> None:
         tell = self._report
@@ -134,9 +146,10 @@ class NeonizeSession:
             self._log.exception("report_refused", report=type(report).__name__)
 
     def _kill(self) -> None:
+        # not Process.kill(): that polls first, and takes the exit status away from whoever waits for it
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+                os.kill(self._process.pid, signal.SIGKILL)
 
     async def _end(self, command: pipe.Command, deadline: float) -> None:
         self._report = None
@@ -154,7 +167,7 @@ class NeonizeSession:
     async def logout(self) -> None:
         """Remove the device from the account, end the worker, delete the store whatever WhatsApp said."""
         await self._end(pipe.LogOut(), LOGOUT_DEADLINE)
-        _delete(self._spec.store)
+        files.remove(self._spec.store)
 
     async def alive(self) -> bool | None:
         """The library's own word on whether it is connected; None when the worker does not answer in time."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 from collections.abc import Callable
 from typing import Any, Final
@@ -84,6 +85,14 @@ class WorkerSession:
             self._later(self._on_code, data.decode())
 
         client.qr(on_qr)
+        loop = asyncio.get_running_loop()
+
+        def on_login_status(_uuid: int, status: int) -> None:
+            """From a thread of the library's: what became of its QR channel."""
+            loop.call_soon_threadsafe(self._later, self._on_login_status, ctypes.string_at(status))
+
+        # private, but the one way to hear of it; a version without it falls back on this worker's own clock
+        client._NewAClient__onLoginStatus = on_login_status
         for name in (*READERS, "Connected"):
 
             async def on_event(_client: Any, message: Any, name: str = name) -> None:
@@ -123,6 +132,18 @@ class WorkerSession:
                 self._pairing = asyncio.create_task(self._ask_for_pairing_code(self._begin.phone_number))
         if self._begin.phone_number is None and self._codes <= CODES:
             self._say(d.QrShown(code, self._codes, CODES, code_ttl(self._codes)))
+
+    def _on_login_status(self, status: bytes) -> None:
+        """The only sign of some failures before a phone has paired; no event comes."""
+        if self._paired or self._was_online:
+            return
+        if status == b"timeout":  # the codes ran out, or the connection broke: the library does not tell apart
+            used_up = self._codes >= CODES
+            self._say(
+                d.CodesUsedUp() if used_up else d.Unreachable("the connection was lost before a phone was paired")
+            )
+        elif status == b"error":
+            self._say(d.ConnectFailed("pair_error"))
 
     async def _ask_for_pairing_code(self, phone: str) -> None:
         started = asyncio.get_running_loop().time()

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from backend.links import driver as d
+from backend.links import pipe
+
+EVERY_REPORT = [
+    d.QrShown("2@a,b,c,d", 1, 6, 60.0),
+    d.PairingCodeShown("ABCD-EFGH", 159.0),
+    d.CodesUsedUp(),
+    d.PairSucceeded("+447441395830"),
+    d.Online("+447441395830", "Ada, “Countess”\n"),
+    d.KeepAliveLost(),
+    d.KeepAliveRestored(),
+    d.Offline(),
+    d.LoggedOutByPhone("401"),
+    d.StreamReplaced(),
+    d.TemporaryBan(101, 3600.0),
+    d.TemporaryBan(0, None),
+    d.Outdated(),
+    d.ConnectFailed("500"),
+    d.StreamFailed("503"),
+    d.Unreachable("the first dial failed"),
+]
+
+
+def reader(data: bytes, limit: int = pipe.LIMIT) -> asyncio.StreamReader:
+    stream = asyncio.StreamReader(limit=limit)
+    stream.feed_data(data)
+    stream.feed_eof()
+    return stream
+
+
+@pytest.mark.parametrize(
+    "message",
+    [*EVERY_REPORT, pipe.Answer(3, None), pipe.Answer(4, True), pipe.Trouble("KeyError"), pipe.LoggedOut(True)],
+)
+async def test_what_a_worker_says_comes_through(message: pipe.FromWorker) -> None:
+    lines = pipe.from_worker(reader(pipe.encode(message)))
+    assert await lines.next() == message
+    assert await lines.next() is None
+
+
+@pytest.mark.parametrize(
+    "command",
+    [pipe.Begin("id", "/x.db", "+447441395830", "http://127.0.0.1:1"), pipe.Ask(1), pipe.Stop(), pipe.LogOut()],
+)
+async def test_what_the_parent_says_comes_through(command: pipe.Command) -> None:
+    assert await pipe.from_parent(reader(pipe.encode(command))).next() == command
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        (b"panic: runtime error\n", "not_json"),
+        (b"\x00\xff\xfe\n", "not_json"),
+        (b"\n", "not_json"),
+        (b'{"type": "Nonsense"}\n', "unknown"),
+        (b'{"type": "QrShown", "qr": 5}\n', "unknown"),
+        (b'{"type": "WorkerDied", "exitStatus": 0}\n', "unknown"),
+        (b"[1, 2]\n", "unknown"),
+        (b'{"type": "Offline"}', "unfinished"),
+        (b"x" * 5000 + b"\n", "too_long"),
+    ],
+)
+async def test_garbage_has_a_code_and_its_text_is_not_kept(line: bytes, code: str) -> None:
+    lines = pipe.from_worker(reader(line, limit=1024))
+    found = await lines.next()
+    assert found == pipe.Garbage(code, len(line))
+    assert await lines.next() is None
+
+
+async def test_what_follows_garbage_is_read() -> None:
+    lines = pipe.from_worker(reader(b"x" * 9000 + b"\n" + b"??\n" + pipe.encode(d.Offline()), limit=1024))
+    assert isinstance(await lines.next(), pipe.Garbage)
+    assert isinstance(await lines.next(), pipe.Garbage)
+    assert await lines.next() == d.Offline()
+
+
+def test_the_first_line_of_a_worker() -> None:
+    begin = pipe.Begin("id", "/x.db")
+    assert pipe.decode_begin(pipe.encode(begin)) == begin
