@@ -76,8 +76,8 @@ def configure(level: Level = "INFO", format_: Format = "auto", stream: TextIO | 
 
 
 def export_to(handler: logging.Handler) -> None:
-    """Give every line to one more handler, whose formatter returns the redacted fields as a mapping."""
-    handler.setFormatter(_formatter(lambda _logger, _name, fields: fields))
+    """Give every line to one more handler, as JSON."""
+    handler.setFormatter(_formatter(structlog.processors.JSONRenderer(_json)))
     logging.getLogger().addHandler(handler)
 
 

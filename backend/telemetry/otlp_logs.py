@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import msgspec
 from opentelemetry import trace
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
@@ -59,7 +60,7 @@ class _Exporter(LogRecordExporter):
 class OtlpLogs(logging.Handler):
     """Hands each line to the SDK's batch processor; a full queue drops the line and counts it.
 
-    Its formatter returns the line's redacted fields as a mapping, see `logging.export_to`.
+    Its formatter gives the line as JSON, see `logging.export_to`.
     """
 
     def __init__(
@@ -78,9 +79,9 @@ class OtlpLogs(logging.Handler):
         if self._given - self._exporter.taken >= _QUEUE:
             self._dropped(1)
             return
-        fields: Any = self.format(record)
+        fields = msgspec.json.decode(self.format(record), type=dict[str, Any])
         self._given += 1
-        self._provider.get_logger(record.name).emit(_record(record, dict(fields)))
+        self._provider.get_logger(record.name).emit(_record(record, fields))
 
     def close(self) -> None:
         """Send what is there; a collector that does not answer is waited for two seconds."""

@@ -108,13 +108,17 @@ class Pipeline:
     """Implements `journal.Sink`: takes notes from the event loop, hands spans to the processor."""
 
     def __init__(
-        self, builder: SpanBuilder, processor: BoundedProcessor, dropped: Callable[[float], None], size: int = MAX_NOTES
+        self,
+        builder: SpanBuilder,
+        processor: BoundedProcessor,
+        dropped: Callable[[float], None],
+        size: int | None = None,
     ) -> None:
         """`dropped` counts losses: a note that found the queue full is one, however many spans it stood for."""
         self._builder = builder
         self._processor = processor
         self._dropped = dropped
-        self._size = size
+        self._size = MAX_NOTES if size is None else size
         self._notes: deque[Note] = deque()
         self._wake = threading.Event()
         self._closing = False

@@ -18,6 +18,9 @@ HIDDEN: Final = "[hidden]"
 _HASH_CHARS: Final = 16
 """64 bits in hex: no two users of one deployment are mistaken for each other."""
 
+_LONGEST: Final = 8192
+"""Characters of one text that are let out at most: nobody reads more, and looking costs time."""
+
 _CACHED: Final = 8192
 
 _key = secrets.token_bytes(32)
@@ -118,9 +121,9 @@ def field(name: str, value: object) -> object:
     return scrub(mask_quoted(str(value)))
 
 
-_QR: Final = re.compile(r"(?:https?://wa\.me/\S*?#)?\b\d@[A-Za-z0-9+/=_-]{8,}(?:,[A-Za-z0-9+/=_-]+)*")
+_QR: Final = re.compile(r"(?:https?://wa\.me/[^\s#]{0,80}#)?\b\d@[A-Za-z0-9+/=_-]{8,}(?:,[A-Za-z0-9+/=_-]+)*")
 _JID: Final = re.compile(
-    r"[\w.+%-]+(?::\d+)?@(?:s\.whatsapp\.net|c\.us|g\.us|lid|hosted(?:\.lid)?|broadcast|newsletter|msgr|bot)\b"
+    r"[\w.+%-]{1,64}(?::\d{1,5})?@(?:s\.whatsapp\.net|c\.us|g\.us|lid|hosted(?:\.lid)?|broadcast|newsletter|msgr|bot)\b"
 )
 _TOKEN: Final = re.compile(r"\beyJ[\w-]{5,}\.[\w-]+(?:\.[\w-]*)?|\b(?:[Bb]earer|BEARER|[Bb]asic)\s+[\w.~+/=-]{6,}")
 _NAMED: Final = re.compile(
@@ -138,7 +141,7 @@ _PHONE: Final = re.compile(
     r"""(?x)
     (?: \+ \s? \d [\d\ ()./-]{5,20} \d              # +49 170 1234567, however it is grouped
       | (?<![0-9A-Za-z.\-]) \d{8,15} (?![0-9A-Za-z\-]|\.\d)            # 491701234567
-      | (?<![0-9A-Za-z.:\-]) \(? \d{2,5} \)? [ /-] \d{2,5} (?: [ -] \d{2,8} )+ (?![0-9A-Za-z:\-]) )
+      | (?<![0-9A-Za-z.:\-]) \(? \d{2,5} \)? [ /-] \d{2,5} (?: [ /-] \d{2,8} ){1,4} (?![0-9A-Za-z:\-]) )
     """
 )
 
@@ -154,10 +157,13 @@ def _phone(match: re.Match[str]) -> str:
 def scrub(text: str) -> str:
     """Free text without phone numbers, JIDs, tokens, QR and pairing codes, and values named as private.
 
-    It may hide a harmless number; it lets no known shape through. Names of persons have no shape: see `field`.
+    It may hide a harmless number and cuts what is very long; it lets no known shape through. Names of persons have
+    no shape: see `field`.
     """
     if len(text) < 4:
         return text
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}… [{len(text) - _LONGEST} more]"
     text = _QR.sub("[qr]", text)
     text = _JID.sub("[jid]", text)
     text = _TOKEN.sub("[token]", text)
@@ -189,6 +195,8 @@ def message_of(error: BaseException) -> str:
         text = str(error)
     elif isinstance(error, KeyError):
         text = "'…'"
+    elif isinstance(error, UnicodeError):
+        text = ""
     else:
         text = mask_quoted(str(error))
     return f"{name}: {scrub(text)}" if text else name

@@ -1,0 +1,130 @@
+"""The encoder: for any span, the bytes mean what the SDK's own bytes mean; and they reach a real HTTP receiver."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+
+from backend.telemetry import tracing
+from backend.telemetry.otlp_spans import encode
+from tests.telemetry.test_pipeline import Drops, acked
+
+RESOURCES = [Resource({"service.name": name, "n": 1}) for name in ("one", "other")]
+SCOPES = [InstrumentationScope("roundtrip", "1"), InstrumentationScope("x", schema_url="https://example.org/1")]
+
+contexts = st.builds(
+    SpanContext,
+    st.integers(1, (1 << 128) - 1),
+    st.integers(1, (1 << 64) - 1),
+    st.booleans(),
+    st.sampled_from([TraceFlags(0), TraceFlags(1)]),
+    st.just(TraceState()) | st.just(TraceState([("vendor", "x")])),
+)
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
+values = (
+    text
+    | st.booleans()
+    | st.integers(-(1 << 63), (1 << 63) - 1)
+    | st.floats(allow_nan=False)
+    | st.lists(text, max_size=2)
+)
+attributes = st.dictionaries(st.text("abc.", min_size=1, max_size=9), values, max_size=6)
+times = st.integers(1, (1 << 63) - 1)
+spans = st.builds(
+    ReadableSpan,
+    name=text.filter(bool),
+    context=contexts,
+    parent=st.none() | contexts,
+    resource=st.sampled_from(RESOURCES),
+    attributes=attributes,
+    events=st.lists(st.builds(Event, text, timestamp=times), max_size=1),
+    links=st.lists(st.builds(Link, contexts, st.none() | st.just({"a": 1})), max_size=2),
+    kind=st.sampled_from(SpanKind),
+    status=st.builds(Status, st.just(StatusCode.ERROR), st.none() | text)
+    | st.sampled_from([Status(StatusCode.OK), Status()]),
+    start_time=times,
+    end_time=times,
+    instrumentation_scope=st.sampled_from(SCOPES),
+)
+
+
+def by_span(request: ExportTraceServiceRequest) -> list[tuple[bytes, bytes, bytes]]:
+    """Each span with its resource and scope: how they are grouped means nothing."""
+    return sorted(
+        (of.resource.SerializeToString(), within.scope.SerializeToString(), span.SerializeToString(deterministic=True))
+        for of in request.resource_spans
+        for within in of.scope_spans
+        for span in within.spans
+    )
+
+
+@given(st.lists(spans, max_size=5))
+def test_it_means_what_the_sdk_means(some: list[ReadableSpan]) -> None:
+    assert by_span(ExportTraceServiceRequest.FromString(encode(some))) == by_span(encode_spans(some))
+
+
+@pytest.fixture
+def receiver() -> Iterator[tuple[str, list[ExportTraceServiceRequest]]]:
+    got: list[ExportTraceServiceRequest] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers.get("Content-Encoding") == "gzip":
+                body = gzip.decompress(body)
+            got.append(ExportTraceServiceRequest.FromString(body))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", got
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_it_goes_out_through_the_sdks_exporter(
+    receiver: tuple[str, list[ExportTraceServiceRequest]], monkeypatch: pytest.MonkeyPatch, compression: str
+) -> None:
+    url, got = receiver
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", compression)
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "named")
+    drops = Drops()
+    traces = tracing.configure("1", drops)
+    with traces.tracer.span("PUT /api/bots/{bot_id}/link") as step:
+        traces.journal.settled(acked(traces.journal.context(step.traceparent)))
+    traces.close()
+    found = [
+        span for request in got for of in request.resource_spans for within in of.scope_spans for span in within.spans
+    ]
+    assert sorted(span.name for span in found) == [
+        "PUT /api/bots/{bot_id}/link",
+        "ack whatsapp_connected",
+        "create whatsapp_connected",
+        "emit whatsapp_connected",
+    ]
+    assert len({span.trace_id for span in found}) == 1
+    resource = {pair.key: pair.value.string_value for pair in got[0].resource_spans[0].resource.attributes}
+    assert resource["service.name"] == "named"
+    assert resource["service.version"] == "1"
+    assert drops.count == 0
