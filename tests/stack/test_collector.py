@@ -1,0 +1,205 @@
+"""otel-collector.yaml, run for real: what comes in, what must not come out, and what is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from functools import partial
+
+import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+from tests.dashboards.boards import metrics_in, panels
+from tests.dashboards.test_catalogue import queries
+from tests.stack.collector import CONFIG, Collector, build, running
+from tests.stack.sink import Sink, listening, wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+CANARY = "4915112345678"
+SECOND = 1_000_000_000
+
+
+@pytest.fixture(scope="module")
+def sink() -> Iterator[Sink]:
+    with listening() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def collector(sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
+    with running(sink.url, tmp_path_factory.mktemp("collector") / "log") as started:
+        yield started
+
+
+def trace_id(name: str) -> bytes:
+    """The same id for the same name, so that sampling by id decides alike in every run."""
+    return hashlib.sha256(name.encode()).digest()[:16]
+
+
+def attribute(key: str, value: str | int) -> KeyValue:
+    return KeyValue(
+        key=key, value=AnyValue(int_value=value) if isinstance(value, int) else AnyValue(string_value=value)
+    )
+
+
+def span(
+    trace: str,
+    name: str = "emit whatsapp_connected",
+    attributes: Mapping[str, str | int] | None = None,
+    *,
+    seconds: float = 0.01,
+    **more: str,
+) -> Span:
+    """A finished span; underscores in the names of attributes stand for dots."""
+    now = time.time_ns()
+    return Span(
+        trace_id=trace_id(trace),
+        span_id=hashlib.sha256(f"{trace} {name}".encode()).digest()[:8],
+        name=name,
+        kind=Span.SPAN_KIND_CLIENT,
+        start_time_unix_nano=now - int(seconds * SECOND),
+        end_time_unix_nano=now,
+        attributes=[attribute(key.replace("_", "."), value) for key, value in ({**(attributes or {}), **more}).items()],
+    )
+
+
+def export(collector: Collector, *spans: Span) -> None:
+    request = ExportTraceServiceRequest()
+    resource = request.resource_spans.add()
+    resource.resource.attributes.append(attribute("service.name", "roundtrip"))
+    resource.scope_spans.add().spans.extend(spans)
+    collector.send("traces", request.SerializeToString())
+
+
+def arrived(sink: Sink, trace: str) -> list[str]:
+    """Names of the spans of a trace that came through."""
+    return [one.name for one in sink.spans() if one.trace_id == trace_id(trace)]
+
+
+def has_arrived(sink: Sink, trace: str) -> bool:
+    return bool(arrived(sink, trace))
+
+
+def test_configuration_is_valid() -> None:
+    done = subprocess.run([build(), "validate", "--config", CONFIG], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_phone_number_put_in_by_force_does_not_come_out(collector: Collector, sink: Sink) -> None:
+    leaky = span("leaky", f"link +{CANARY}", roundtrip_miss_reason="send_failed")
+    leaky.status.CopyFrom(Status(code=Status.STATUS_CODE_ERROR, message=f"no session for {CANARY}@s.whatsapp.net"))
+    leaky.attributes.append(attribute("note", f"called +{CANARY[:2]} {CANARY[2:5]} {CANARY[5:]}"))
+    leaky.attributes.append(attribute("number", int(CANARY)))
+    leaky.attributes.append(attribute("phone", "anything at all"))
+    leaky.attributes.append(attribute("messaging.message.id", "01912345-aaaa-7bbb-8ccc-987654321098"))
+    event = leaky.events.add(name="exception", time_unix_nano=time.time_ns())
+    event.attributes.append(attribute("exception.message", f"JID {CANARY}:12@s.whatsapp.net is gone"))
+    export(collector, leaky)
+
+    logs = ExportLogsServiceRequest()
+    resource = logs.resource_logs.add()
+    resource.resource.attributes.append(attribute("service.name", "roundtrip"))
+    record = resource.scope_logs.add().log_records.add(time_unix_nano=time.time_ns())
+    record.body.string_value = f"paired with {CANARY}"
+    record.attributes.append(attribute("detail", f"+{CANARY}"))
+    record.attributes.append(attribute("event_id", "01912345-aaaa-7bbb-8ccc-987654321098"))
+    collector.send("logs", logs.SerializeToString())
+
+    wait_for(lambda: bool(arrived(sink, "leaky")) and bool(sink.log_requests()), "the leaky span and line arrive")
+    digits = CANARY[5:].encode()
+    for path in ("/v1/traces", "/otlp/v1/logs", "/api/v1/otlp/v1/metrics"):
+        for body in sink.bodies(path):
+            assert digits not in body
+    came = next(one for one in sink.spans() if one.trace_id == trace_id("leaky"))
+    values = {one.key: one.value.string_value for one in came.attributes}
+    assert values["messaging.message.id"] == "01912345-aaaa-7bbb-8ccc-987654321098", "ids must stay readable"
+    assert values["phone"] == "****"
+    assert "int_value: 4915" not in str(came)
+    assert came.name == "link ****"
+
+
+PLAIN: dict[str, str | int] = {"roundtrip_attempt_number": 1, "roundtrip_attempt_mode": "live"}
+INTERESTING: dict[str, dict[str, str | int]] = {
+    "miss": {"roundtrip_miss_reason": "key_mismatch"},
+    "replay": {"roundtrip_attempt_mode": "replay"},
+    "retry": {"roundtrip_attempt_number": 2},
+    "connect with replays": {"roundtrip_socket_replayed": 3},
+}
+
+
+def test_interesting_traces_are_kept_and_plain_ones_sampled(collector: Collector, sink: Sink) -> None:
+    plain = [f"plain {number}" for number in range(300)]
+    export(collector, *(span(name, attributes=PLAIN) for name in plain))
+    for what, attributes in INTERESTING.items():
+        export(collector, span(what, attributes=attributes))
+    failed = span("failed")
+    failed.status.code = Status.STATUS_CODE_ERROR
+    export(collector, failed, span("slow", seconds=1.5))
+
+    wanted = [*INTERESTING, "failed", "slow"]
+    wait_for(lambda: all(arrived(sink, what) for what in wanted), f"all of {wanted} arrive")
+    wait_for(lambda: any(arrived(sink, name) for name in plain), "some of the plain traces arrive")
+    for marker in ("first marker", "second marker"):  # decided and sent after the plain ones
+        export(collector, span(marker, roundtrip_miss_reason="queue_full"))
+        wait_for(partial(has_arrived, sink, marker), f"the {marker} arrives")
+    kept = {name for name in plain if arrived(sink, name)}
+    assert kept == {name for name in plain if _kept_by_chance(name)}
+    assert 0.04 < len(kept) / len(plain) < 0.18, f"{len(kept)} of {len(plain)} were kept, a tenth was asked for"
+
+
+def test_late_acks_stay_with_their_trace(collector: Collector, sink: Sink) -> None:
+    dropped = next(name for name in (f"uninteresting {n}" for n in range(1000)) if not _kept_by_chance(name))
+    export(collector, span("missed, acked late", roundtrip_miss_reason="ack_timeout"), span(dropped))
+    wait_for(lambda: bool(arrived(sink, "missed, acked late")), "the missed trace is kept")
+
+    # The decision is made: what comes now follows it
+    export(collector, span("missed, acked late", "ack whatsapp_connected"), span(dropped, "ack whatsapp_connected"))
+    export(collector, span("after", roundtrip_miss_reason="queue_full"))
+    wait_for(lambda: "ack whatsapp_connected" in arrived(sink, "missed, acked late"), "the late ack arrives")
+    wait_for(lambda: bool(arrived(sink, "after")), "what was sent after it arrives")
+    assert not arrived(sink, dropped)
+
+
+def _kept_by_chance(name: str) -> bool:
+    """Whether the probabilistic policy keeps a trace: FNV-1a over the salt and the id, as the processor has it."""
+    value = 14695981039346656037
+    for byte in b"default-hash-seed" + trace_id(name):
+        value = ((value ^ byte) * 1099511628211) % 2**64
+    return value <= int(0.1 * (2**64 - 1))
+
+
+def test_span_metrics_see_what_sampling_drops(collector: Collector, sink: Sink) -> None:
+    names = [f"counted {number}" for number in range(50)]
+    export(collector, *(span(name, "emit counted") for name in names))
+
+    def counted() -> int:
+        points = [
+            point
+            for metric in sink.metrics()
+            if metric.name == "traces.span.metrics.duration"
+            for point in metric.histogram.data_points
+            if "emit counted" in str(point.attributes)
+        ]
+        return max((point.count for point in points), default=0)
+
+    wait_for(lambda: counted() == len(names), "span metrics count every span")
+    durations = [metric for metric in sink.metrics() if metric.name == "traces.span.metrics.duration"]
+    assert {metric.unit for metric in durations} == {"s"}
+
+
+def test_the_collectors_own_metrics_are_those_that_dashboards_and_rules_name(collector: Collector, sink: Sink) -> None:
+    export(collector, span("for its metrics", roundtrip_miss_reason="queue_full"))
+    wait_for(lambda: bool(arrived(sink, "for its metrics")), "the span arrives")
+    named = {name for query in queries().values() for name in metrics_in(query) if name.startswith("otelcol_")}
+    assert named
+    # Failures appear when something failed
+    named = {name for name in named if "failed" not in name and "refused" not in name}
+    text = collector.own_metrics()
+    assert not {name for name in named if f"\n{name}{{" not in text}, text
+    assert panels()
