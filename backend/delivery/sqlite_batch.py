@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from backend.delivery.sqlite_ledger import Moves
 from backend.delivery.sqlite_ops import Append, Check, Discard, Done, Record, Resolve, Upgrade, Write
 from backend.delivery.sqlite_schema import SEQ_BITS
 from backend.delivery.sqlite_values import in_chunks
-from backend.events import TYPE_OF
+from backend.events import TYPE_OF, EventType
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +50,11 @@ _DISCARD: Final = (
 )
 
 
+@functools.cache
+def _mask(types: frozenset[EventType]) -> int:
+    return sum(1 << type_ for type_ in types)
+
+
 class Batch:
     """One transaction's writes, in the order in which they were called.
 
@@ -78,7 +84,7 @@ class Batch:
     def _clear(self) -> None:
         self._part += 1
         self._inserts: list[Any] = []
-        self._supersedes: list[int] = []
+        self._supersedes: dict[tuple[int, int], int] = {}
         self._records: dict[int, str] = {}
         self._resolves: dict[int, Resolve] = {}
         self._upgrades: dict[int, int] = {}
@@ -143,12 +149,11 @@ class Batch:
         self.done.append((write.done, event))
         if self.earliest_expiry is None or draft.expires_at < self.earliest_expiry:
             self.earliest_expiry = draft.expires_at
-        if draft.supersedes:
-            types = 0
-            for old in draft.supersedes:
-                types |= 1 << old
-            self._supersedes += (known.ref(0), ref, types, self._now)
+        types = known.may_be_pending & _mask(draft.supersedes)
+        if types:
+            self._supersedes[known.ref(0), types] = ref  # the newest covers what older ones of the batch would end
             known.superseded_in = self._part
+        known.may_be_pending = known.may_be_pending & ~types | 1 << kind
 
     def _change(self, write: Record | Resolve | Upgrade) -> None:
         known = self._keys.find(write.key)
@@ -189,7 +194,12 @@ class Batch:
             for move in in_chunks(db, _RESOLVE, 4, rows):
                 self.moves[move] += 1
         if self._supersedes:
-            for ref, type_ in in_chunks(db, _SUPERSEDE, 4, self._supersedes):
+            rows = [
+                value
+                for (first, types), newest in self._supersedes.items()
+                for value in (first, newest, types, self._now)
+            ]
+            for ref, type_ in in_chunks(db, _SUPERSEDE, 4, rows):
                 self.moves[type_, Outcome.SUPERSEDED] += 1
                 ended = self.ended_within if ref in self._created else self.ended_before
                 ended.append(Ended(self._keys.key_of(ref), ref & SEQ_MASK, Outcome.SUPERSEDED))

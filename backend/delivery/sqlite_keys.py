@@ -15,16 +15,20 @@ _STORE: Final = "INSERT INTO keys VALUES {} ON CONFLICT (key_id) DO UPDATE SET l
 
 
 class KnownKey:
-    """A key's number, its newest `seq`, and its part of the JSON. `superseded_in` is the batch part that last
-    superseded events of it."""
+    """A key's number, its newest `seq`, and its part of the JSON.
 
-    __slots__ = ("json", "key", "key_id", "last_seq", "superseded_in")
+    `may_be_pending` has a bit for every type of which an event may be pending: without it nothing need be looked for
+    that a new event supersedes. `superseded_in` is the batch part that last superseded events of the key.
+    """
+
+    __slots__ = ("json", "key", "key_id", "last_seq", "may_be_pending", "superseded_in")
 
     def __init__(self, key_id: int, key: BotKey, last_seq: int) -> None:
         self.key_id = key_id
         self.key = key
         self.last_seq = last_seq
         self.json = key_part(key)
+        self.may_be_pending = -1
         self.superseded_in = -1
 
     def ref(self, seq: int) -> int:

@@ -40,7 +40,7 @@ CREATE TABLE events (
     CHECK ((outcome = 0) = (body IS NOT NULL))
 ) STRICT;
 CREATE UNIQUE INDEX events_id ON events (id);
-CREATE INDEX events_pending ON events (ref) WHERE outcome = 0;
+CREATE INDEX events_pending ON events (ref, type) WHERE outcome = 0;
 CREATE INDEX events_pending_age ON events (created_at, expires_at) WHERE outcome = 0;
 CREATE INDEX events_resolved ON events (resolved_at) WHERE outcome <> 0;
 CREATE TABLE totals (

@@ -21,7 +21,7 @@ SLICE: Final = 500
 """Rows that one step of cleaning touches, so that writes never wait long."""
 
 _WAL_LIMIT: Final = 8 << 20
-_VACUUM_PAGES: Final = 512
+_VACUUM_PAGES: Final = 64
 _FOREVER: Final = 1 << 62
 
 _EXPIRE: Final = (
@@ -83,7 +83,7 @@ class Sweep:
         free = self._pragma("freelist_count")
         if free < max(_VACUUM_PAGES, self._pragma("page_count") // 8):
             return False
-        self._db.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
+        self._db.execute(f"PRAGMA incremental_vacuum({SLICE})").fetchall()
         return True
 
     def checkpoint(self) -> None:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,6 +54,7 @@ class Writer:
         self.fault_down = False
         self.totals: Totals | None = None
         self.full = False
+        self.alive = False
 
     def start(self, loop: asyncio.AbstractEventLoop, tell: Callable[[Told], None]) -> asyncio.Future[None]:
         """Start the thread. The future ends when the outbox is open, or with an `OutboxError`."""
@@ -68,6 +69,8 @@ class Writer:
         self._queue.append(item)
         if not self._wake.is_set():
             self._wake.set()
+        if not self.alive:
+            self._refuse_queued()
 
     # the thread
 
@@ -82,6 +85,7 @@ class Writer:
         except Exception as error:  # noqa: BLE001  # handed to whoever waits for the start
             self._answer([(opened, error)])
             return
+        self.alive = True
         self._answer([(opened, None)])
         stopped: list[tuple[Any, Any]] = []
         try:
@@ -89,11 +93,12 @@ class Writer:
                 stopped = self._turn()
         except Exception:
             log.exception("outbox_thread_died")
-            raise
         finally:
+            self.alive = False
             self._close()
             lock.release()
             self._answer(stopped)
+            self._refuse_queued()
 
     def _open(self) -> None:
         self._db = open_database(self._folder)
@@ -156,7 +161,7 @@ class Writer:
             with self._transaction():
                 batch.run(writes)
                 self._ledger.store(batch.moves)
-        except sqlite3.Error as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, each write is answered, kept or logged
             if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
                 self._refuse(writes, str(error))
                 self._kept.failed(str(error))
@@ -198,6 +203,19 @@ class Writer:
             self._kept.keep([write for write in writes if isinstance(write, Record | Resolve | Upgrade)])
         self._told(Told(done=refused, answers=answers))
 
+    def _refuse_queued(self) -> None:
+        """Answer what nobody will take any more."""
+        items: list[Write | Read | Stop] = []
+        with suppress(IndexError):  # the loop and the ending thread may both be here
+            while True:
+                items.append(self._queue.popleft())
+        if items:
+            error = OutboxError("outbox_unavailable", "The event store has stopped.")
+            stops = [(item.answer, None) for item in items if isinstance(item, Stop)]
+            reads = [(item.answer, error) for item in items if isinstance(item, Read)]
+            self._refuse([item for item in items if not isinstance(item, Read | Stop)], "it has stopped", keep=False)
+            self._answer([*reads, *stops])
+
     # reading and sweeping
 
     def _read(self, reads: Sequence[Read]) -> None:
@@ -206,8 +224,8 @@ class Writer:
         for read in reads:
             try:
                 answers.append((read.answer, read.query(self._reader)))
-            except sqlite3.Error as error:
-                log.error("outbox_read_failed", error=str(error))
+            except Exception as error:  # noqa: BLE001  # whatever it is, whoever asked is answered
+                log.error("outbox_read_failed", error=type(error).__name__)
                 refusal = OutboxError("outbox_unavailable", f"The event store could not be read: {error}.")
                 answers.append((read.answer, refusal))
         self._answer(answers)
@@ -219,7 +237,7 @@ class Writer:
             more = self._expire() or self._compact() or self._sweep.give_back()
             if not more:
                 self._sweep.checkpoint()
-        except (sqlite3.Error, OSError) as error:
+        except Exception as error:  # noqa: BLE001  # cleaning is tried again; writing must go on
             log.error("outbox_sweep_failed", error=str(error))
         self._publish(None)
         self._next_sweep = time.monotonic() + (0.0 if more else self._sweep_every)
