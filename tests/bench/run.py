@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def _start(core: int, *command: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+def start(core: int, *command: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -26,39 +26,43 @@ def _start(core: int, *command: str, env: Mapping[str, str] | None = None) -> su
     return process
 
 
-def _line(process: subprocess.Popen[str]) -> str:
+def line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
-    line = process.stdout.readline().strip()
-    if not line:
-        raise RuntimeError(f"{process.args} said nothing; exit status {process.wait()}")
-    return line
+    said = process.stdout.readline().strip()
+    if not said:
+        raise RuntimeError(f"{process.args!r} said nothing; exit status {process.wait()}")
+    return said
 
 
 def rate(
     server: list[str], sockets: int, seconds: float, reply: str = "ack", env: Mapping[str, str] | None = None
 ) -> float:
     """Confirmed events per second of a server command, which gets SOCKETS and SECONDS as arguments."""
-    serving = _start(0, *server, str(sockets), str(seconds), env=env)
+    serving = start(0, *server, str(sockets), str(seconds), env=env)
     loading: subprocess.Popen[str] | None = None
     try:
-        url = f"http://127.0.0.1:{_line(serving)}"
-        loading = _start(1, sys.executable, "-m", "tests.bench.load", url, str(sockets), reply)
-        assert _line(loading) == "ready"
+        url = f"http://127.0.0.1:{line(serving)}"
+        loading = start(1, sys.executable, "-m", "tests.bench.load", url, str(sockets), reply)
+        assert line(loading) == "ready"
         assert serving.stdin is not None
         serving.stdin.write("go\n")
         serving.stdin.flush()
-        return float(json.loads(_line(serving))["rate"])
+        return float(json.loads(line(serving))["rate"])
     finally:
-        for process in (loading, serving):
-            if process is None:
-                continue
-            assert process.stdin is not None
-            process.stdin.close()
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        if loading is not None:
+            stop(loading)
+        stop(serving)
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """Close its standard input, which ends it; kill it if that does not help."""
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        process.wait(15)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def python(module: str) -> list[str]:
