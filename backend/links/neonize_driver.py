@@ -86,6 +86,7 @@ class NeonizeSession:
             self._kill()
         await self._rest()
         status = await self._process.wait()
+        self._commands.close()
         await self._draining
         for question in self._questions.values():
             if not question.done():

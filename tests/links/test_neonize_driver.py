@@ -116,7 +116,8 @@ async def test_linking_by_a_code_typed_into_the_phone(bench: Bench) -> None:
 
 async def test_codes_are_used_up_after_their_life(bench: Bench) -> None:
     heard = Heard()
-    session = await bench.make(code_life=0.5).start(bench.spec(), heard)
+    bench.driver = bench.make(code_life=0.5)
+    session = await bench.driver.start(bench.spec(), heard)
     await heard.next(d.QrShown)
     await heard.next(d.CodesUsedUp)
     await gone(session.pid)
@@ -382,22 +383,23 @@ def fake_worker(script: str) -> tuple[str, ...]:
 )
 async def test_a_worker_that_talks_nonsense_is_ended(tmp_path: Path, script: str) -> None:
     heard = Heard()
-    session = await NeonizeDriver(worker_command=fake_worker(script)).start(
-        d.SessionSpec("x", tmp_path / "x", None), heard
-    )
+    driver = NeonizeDriver(worker_command=fake_worker(script))
+    session = await driver.start(d.SessionSpec("x", tmp_path / "x", None), heard)
     assert await heard.next(d.WorkerDied) == d.WorkerDied(-signal.SIGKILL)
     await gone(session.pid)
+    await driver.close()
 
 
 async def test_garbage_among_reports_does_not_end_a_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("backend.links.neonize_driver.STOP_DEADLINE", 0.3)
     heard = Heard()
-    script = "print('?'); print('{\"type\": \"Offline\"}', flush=True); time.sleep(30)"
-    session = await NeonizeDriver(worker_command=fake_worker(script)).start(
-        d.SessionSpec("x", tmp_path / "x", None), heard
+    driver = NeonizeDriver(
+        worker_command=fake_worker("""print('?'); print('{"type": "Offline"}', flush=True); time.sleep(30)""")
     )
+    await driver.start(d.SessionSpec("x", tmp_path / "x", None), heard)
     await heard.next(d.Offline)
-    await session.stop()
+    await driver.close()
+    assert heard.names == ["Offline"]
 
 
 async def test_what_a_worker_prints_is_never_logged(

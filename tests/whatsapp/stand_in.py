@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,7 +84,7 @@ class StandIn:
         self.lines: list[Line] = []
         self.accounts: dict[str, Account] = {}
         self.turned_away = Counter[str]()
-        self._refuse_dials = False
+        self._channels: set[Channel] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     # what a client needs to get here
@@ -110,24 +110,30 @@ class StandIn:
 
     async def start(self) -> None:
         tables()  # skips here, with the reason, rather than fail inside a connection
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         if self._server is not None:
             self._server.close()
             self._server = None
-        for line in list(self.lines):
-            line.channel.abort()
-        for task in list(self._tasks):
+        for channel in self._channels:
+            channel.abort()
+        for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         channel = Channel(reader, writer)
+        self._channels.add(channel)
+        self._run(self._serve(channel))
+
+    def _run(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, channel: Channel) -> None:
         try:
             line = Line(channel, await channel.open(self._context, self.authority, self._chain))
             self.lines.append(line)
@@ -139,11 +145,9 @@ class StandIn:
                     line.account.line = None
         except (ClosedError, ConnectionError):
             self.turned_away["closed"] += 1
-        except asyncio.CancelledError:
-            pass  # the stand-in stops; asyncio.start_server logs cancelled handlers otherwise
         finally:
             channel.abort()
-            self._tasks.discard(task)
+            self._channels.discard(channel)
 
     async def _talk(self, line: Line) -> None:
         if line.registering:
@@ -234,9 +238,7 @@ class StandIn:
         assert bundle is not None
         assert isinstance(bundle.content, bytes)
         secret = line.code.secret(bundle.content, line.identity)
-        task = asyncio.get_running_loop().create_task(self._pair(line, line.account, secret))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._run(self._pair(line, line.account, secret))
 
     async def _pair(self, line: Line, account: Account, secret: bytes) -> None:
         account.device += 1
