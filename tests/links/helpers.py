@@ -254,6 +254,7 @@ def keys_for(path: Path) -> None:
     db = sqlite3.connect(path)
     with db:
         db.execute("CREATE TABLE IF NOT EXISTS device (jid TEXT)")
+        db.executemany("INSERT INTO device VALUES (?)", [("x" * 100,)] * 200)
     db.close()
 
 

@@ -1,0 +1,114 @@
+"""A link that comes and goes is told once as flapping."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backend.links import driver as d
+from backend.links.damping import Damper
+from backend.links.snapshot import LinkState
+from tests.links.helpers import KEY, ONLINE, Stage, staged
+
+
+async def swing(stage: Stage, times: int, pause: float) -> None:
+    for _ in range(times):
+        await stage.report(d.Offline())
+        await stage.clock.pass_(pause)
+        await stage.report(ONLINE)
+        await stage.clock.pass_(pause)
+
+
+async def test_few_losses_are_told_one_by_one(tmp_path: Path) -> None:
+    async with staged(tmp_path, flap_limit=3) as stage:
+        await stage.connect()
+        stage.publisher.said.clear()
+        await swing(stage, 3, 6.0)
+        assert stage.publisher.types() == ["Disconnected", "Connected"] * 3
+
+
+async def test_many_are_told_once(tmp_path: Path) -> None:
+    async with staged(tmp_path, flap_limit=3, flap_window=120.0, flap_calm=60.0) as stage:
+        await stage.connect()
+        stage.publisher.said.clear()
+        await swing(stage, 30, 6.0)
+        assert stage.publisher.types() == ["Disconnected", "Connected"] * 3 + ["Degraded"]
+        assert stage.meter.flaps == 30
+        snapshot = stage.service.snapshot(KEY)
+        assert (snapshot.state, snapshot.reason_code) == (LinkState.DEGRADED, "flapping")
+        (view,) = stage.service.links()
+        assert (view.flaps, view.flapping) == (30, True)
+        await stage.clock.pass_(61.0)
+        assert stage.publisher.types()[-2:] == ["Degraded", "Connected"]
+        assert stage.service.snapshot(KEY).reason_code is None
+        await swing(stage, 1, 6.0)  # calm again: told again
+        assert stage.publisher.types()[-2:] == ["Disconnected", "Connected"]
+
+
+async def test_blinks_count_though_each_is_too_short_to_tell(tmp_path: Path) -> None:
+    async with staged(tmp_path, flap_limit=3) as stage:
+        await stage.connect()
+        stage.publisher.said.clear()
+        await swing(stage, 10, 1.0)
+        assert stage.publisher.types() == ["Degraded"]
+
+
+async def test_calm_without_a_connection_is_told_as_that(tmp_path: Path) -> None:
+    async with staged(tmp_path, flap_limit=2, flap_calm=20.0) as stage:
+        await stage.connect()
+        await swing(stage, 3, 1.0)
+        await stage.report(d.Offline())
+        stage.session().is_alive = False
+        await stage.clock.pass_(21.0)
+        assert stage.publisher.types()[-2:] == ["Degraded", "Disconnected"]
+        await stage.report(ONLINE)
+        assert stage.state() is LinkState.CONNECTED
+
+
+async def test_a_result_is_told_though_the_link_flaps(tmp_path: Path) -> None:
+    async with staged(tmp_path, flap_limit=2) as stage:
+        await stage.connect()
+        await swing(stage, 3, 1.0)
+        await stage.report(d.LoggedOutByPhone("401"))
+        assert stage.publisher.types()[-2:] == ["Degraded", "LoggedOut"]
+        assert not stage.service.links()[0].flapping
+
+
+async def test_workers_that_die_while_the_link_flaps_are_replaced(tmp_path: Path) -> None:
+    async with staged(tmp_path, flap_limit=2, restart_limit=50, retry_cap=1.0) as stage:
+        await stage.connect()
+        for _ in range(6):
+            await stage.report(d.WorkerDied(-9))
+            await stage.clock.pass_(1.1)
+            await stage.report(ONLINE)
+        assert len(stage.driver.sessions) == 7
+        assert stage.publisher.types().count("Degraded") == 1
+        assert "Disconnected" not in stage.publisher.types()
+
+
+def test_losses_that_lie_apart_do_not_add_up() -> None:
+    damper = Damper(limit=2, window=10.0)
+    damper.came(0.0)
+    for n in range(20):
+        assert not damper.lost(n * 6.0 + 1.0)
+        assert damper.came(n * 6.0 + 2.0)
+    assert damper.flaps == 20
+    assert not damper.flapping
+
+
+def test_the_loss_beyond_the_limit_begins_it_once() -> None:
+    damper = Damper(limit=2, window=100.0)
+    damper.came(0.0)
+    began = []
+    for n in range(5):
+        began.append(damper.lost(n + 0.1))
+        assert not damper.lost(n + 0.2)  # lost is lost
+        damper.came(n + 0.5)
+    assert began == [False, False, True, False, False]
+
+
+def test_the_first_connection_is_no_flap() -> None:
+    damper = Damper(limit=2, window=100.0)
+    assert not damper.came(0.0)
+    damper.lost(1.0)
+    assert not damper.came(200.0)  # back, but not soon
+    assert damper.flaps == 0

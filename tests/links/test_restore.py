@@ -1,0 +1,246 @@
+"""After a restart, each link comes back by itself, and a broken one takes nobody else down."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from backend import events as e
+from backend.identity import BotKey
+from backend.links import driver as d
+from backend.links.snapshot import LinkState
+from tests.links.helpers import KEY, NAME, ONLINE, OTHER, PHONE, QR, Stage, calm, staged
+
+THIRD = BotKey.parse("user-3", "bot-1")
+
+
+async def lived(data_dir: Path, live: Callable[[Stage], Awaitable[None]]) -> str | None:
+    """A first life of the program; returns the link's id."""
+    async with staged(data_dir) as stage:
+        await live(stage)
+        return stage.service.snapshot(KEY).link_id
+
+
+async def test_a_connected_link_comes_back_and_is_connecting_until_then(tmp_path: Path) -> None:
+    link_id = await lived(tmp_path, lambda stage: stage.connect())
+    async with staged(tmp_path, restore=False) as stage:
+        assert stage.state() is LinkState.CONNECTING
+        assert stage.service.snapshot(KEY).phone_number == PHONE
+        assert not stage.service.restore_finished
+        restoring = asyncio.create_task(stage.service.restore())
+        await calm()
+        assert stage.publisher.said == []  # for the frontend it is no new link
+        assert stage.session().spec.link_id == link_id
+        assert not stage.service.restore_finished
+        await stage.report(ONLINE)
+        await restoring
+        assert stage.service.restore_finished
+        assert stage.publisher.types() == ["Connected"]
+        assert stage.publisher.last == e.Connected(PHONE, NAME, first=False)
+        assert stage.meter.pairings == []
+
+
+async def test_a_start_during_the_restore_finds_the_link_alive(tmp_path: Path) -> None:
+    link_id = await lived(tmp_path, lambda stage: stage.connect())
+    async with staged(tmp_path, restore=False) as stage:
+        assert (await stage.service.start(KEY)).link_id == link_id
+        assert stage.publisher.said == []
+
+
+async def test_a_logout_during_the_restore(tmp_path: Path) -> None:
+    await lived(tmp_path, lambda stage: stage.connect())
+    async with staged(tmp_path, restore=False) as stage:
+        await stage.service.logout(KEY)
+        assert stage.publisher.last.reason_code == "requested"
+        await stage.service.restore()
+        assert stage.driver.sessions == []
+        assert not list(stage.store.sessions.iterdir())
+
+
+async def test_a_few_at_a_time(tmp_path: Path) -> None:
+    keys = [BotKey.parse("user", f"bot-{n}") for n in range(7)]
+
+    async def live(stage: Stage) -> None:
+        for n, key in enumerate(keys):
+            await stage.connect(key, f"+1415555014{n}")
+
+    await lived(tmp_path, live)
+    async with staged(tmp_path, restore=False, restore_concurrency=2) as stage:
+        restoring = asyncio.create_task(stage.service.restore())
+        await calm()
+        assert len(stage.driver.sessions) == 2
+        assert stage.service.restoring == (7, 0, False)
+        stage.driver.sessions[0].report(ONLINE)
+        await calm()
+        assert len(stage.driver.sessions) == 3
+        assert stage.service.restoring == (7, 1, False)
+        await stage.clock.pass_(30.1)  # one that says nothing holds nobody up for ever
+        assert len(stage.driver.sessions) == 5
+        await stage.clock.pass_(120.0)
+        await restoring
+        assert stage.service.restoring == (7, 7, True)
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "garbage", "truncated"])
+async def test_a_broken_store_fails_alone_and_says_the_way_out(tmp_path: Path, damage: str) -> None:
+    async def live(stage: Stage) -> None:
+        await stage.connect(KEY)
+        await stage.connect(OTHER, "+14155550143")
+        store = stage.session(KEY).spec.store
+        match damage:
+            case "missing":
+                store.unlink()
+            case "empty":
+                store.write_bytes(b"")
+            case "garbage":
+                store.write_bytes(b"this is not a database" * 1000)
+            case "truncated":
+                store.write_bytes(store.read_bytes()[:5000])
+
+    link_id = await lived(tmp_path, live)
+    async with staged(tmp_path, restore=False) as stage:
+        restoring = asyncio.create_task(stage.service.restore())
+        await calm()
+        await stage.report(d.Online("+14155550143", NAME), key=OTHER)
+        await restoring
+        assert stage.state(OTHER) is LinkState.CONNECTED
+        snapshot = stage.service.snapshot(KEY)
+        assert snapshot.state is LinkState.FAILED
+        assert snapshot.reason_code == ("store_missing" if damage in ("missing", "empty") else "store_corrupt")
+        assert snapshot.user_action
+        assert stage.publisher.types(KEY) == ["Failed"]
+        again = await stage.service.start(KEY)  # the way out
+        assert again.link_id != link_id
+        await calm()
+        await stage.report(QR)
+        assert stage.state() is LinkState.QR
+
+
+async def test_a_paired_account_that_is_asked_to_scan_lost_its_keys(tmp_path: Path) -> None:
+    await lived(tmp_path, lambda stage: stage.connect())
+    async with staged(tmp_path, restore=False) as stage:
+        restoring = asyncio.create_task(stage.service.restore())
+        await calm()
+        await stage.report(QR)
+        await restoring
+        assert stage.service.snapshot(KEY).reason_code == "store_missing"
+        assert stage.publisher.types() == ["Failed"]  # and no code was shown to anybody
+
+
+async def test_a_code_does_not_survive_a_restart(tmp_path: Path) -> None:
+    async def live(stage: Stage) -> None:
+        await stage.start(KEY)
+        await stage.report(QR)
+        await stage.start(OTHER)
+
+    await lived(tmp_path, live)
+    async with staged(tmp_path) as stage:
+        assert (stage.state(KEY), stage.state(OTHER)) == (LinkState.QR_EXPIRED, LinkState.QR_EXPIRED)
+        assert stage.publisher.types(KEY) == stage.publisher.types(OTHER) == ["QrExpired"]
+        assert stage.driver.sessions == []
+
+
+async def test_paired_but_not_yet_connected_comes_back(tmp_path: Path) -> None:
+    async def live(stage: Stage) -> None:
+        await stage.connect(OTHER)
+        await stage.start(KEY)
+        stage.session(KEY).spec.store.write_bytes(stage.session(OTHER).spec.store.read_bytes())
+        await stage.report(QR, d.PairSucceeded(PHONE))
+
+    await lived(tmp_path, live)
+    async with staged(tmp_path, restore=False) as stage:
+        restoring = asyncio.create_task(stage.service.restore())
+        await calm()
+        await stage.report(ONLINE)
+        await stage.report(ONLINE, key=OTHER)
+        await restoring
+        assert e.Connected(PHONE, NAME, first=True) in [payload for key, payload in stage.publisher.said if key == KEY]
+
+
+@pytest.mark.parametrize(
+    ("report", "state", "back"),
+    [
+        (d.StreamReplaced(), LinkState.REPLACED, False),
+        (d.TemporaryBan(101, 3600.0), LinkState.BANNED, False),
+        (d.LoggedOutByPhone("401"), LinkState.LOGGED_OUT, False),
+        (d.ConnectFailed("400"), LinkState.FAILED, False),
+        (d.Outdated(), LinkState.CLIENT_OUTDATED, True),
+    ],
+    ids=lambda value: str(value) if isinstance(value, LinkState) else "",
+)
+async def test_what_had_ended_stays_as_it_was(tmp_path: Path, report: d.Report, state: LinkState, back: bool) -> None:
+    async def live(stage: Stage) -> None:
+        await stage.connect()
+        await stage.report(report)
+        assert stage.state() is state
+
+    await lived(tmp_path, live)
+    async with staged(tmp_path, restore=False) as stage:
+        assert stage.state() is (LinkState.CONNECTING if back else state)
+        if not back:
+            assert stage.service.snapshot(KEY).user_action
+            await stage.service.restore()
+            assert stage.driver.sessions == []
+
+
+async def test_a_ban_outlives_a_restart(tmp_path: Path) -> None:
+    async def live(stage: Stage) -> None:
+        await stage.connect()
+        await stage.report(d.TemporaryBan(101, 3600.0))
+
+    await lived(tmp_path, live)
+    async with staged(tmp_path) as stage:
+        with pytest.raises(Exception, match="blocked"):
+            await stage.service.start(KEY)
+
+
+async def test_a_link_that_was_given_up_gets_another_chance(tmp_path: Path) -> None:
+    async def live(stage: Stage) -> None:
+        await stage.connect()
+        await stage.report(d.WorkerDied(1))
+        assert stage.state() is LinkState.FAILED
+
+    async with staged(tmp_path, restart_limit=0) as stage:
+        await live(stage)
+    async with staged(tmp_path, restore=False) as stage:
+        assert stage.state() is LinkState.CONNECTING
+        assert stage.service.snapshot(KEY).reason_code is None
+
+
+async def test_nobody_waits_for_a_version_that_whatsapp_refuses(tmp_path: Path) -> None:
+    async def live(stage: Stage) -> None:
+        for n, key in enumerate((KEY, OTHER, THIRD)):
+            await stage.connect(key, f"+1415555014{n}")
+
+    await lived(tmp_path, live)
+    async with staged(tmp_path, restore=False, restore_concurrency=1) as stage:
+        restoring = asyncio.create_task(stage.service.restore())
+        await calm()
+        stage.driver.sessions[0].report(d.Outdated())
+        await restoring
+        assert {stage.state(key) for key in (KEY, OTHER, THIRD)} == {LinkState.CLIENT_OUTDATED}
+        assert len(stage.driver.sessions) == 1
+
+
+async def test_the_same_account_twice_is_still_known_after_a_restart(tmp_path: Path) -> None:
+    async def live(stage: Stage) -> None:
+        await stage.connect(KEY)
+        await stage.connect(OTHER)
+
+    await lived(tmp_path, live)
+    async with staged(tmp_path, restore=False) as stage:
+        assert stage.service.snapshot(OTHER).reason_code == "also_linked_elsewhere"
+        assert stage.service.snapshot(KEY).reason_code is None
+
+
+async def test_a_restart_that_cannot_publish_does_not_hang(tmp_path: Path) -> None:
+    await lived(tmp_path, lambda stage: stage.start())
+    async with staged(tmp_path, restore=False) as stage:
+        stage.publisher.full = True
+        restoring = asyncio.create_task(stage.service.restore())
+        await stage.clock.pass_(60.0)
+        await restoring
+        assert stage.service.restore_finished
