@@ -25,10 +25,10 @@ _VACUUM_PAGES: Final = 64
 _FOREVER: Final = 1 << 62
 
 _EXPIRE: Final = (
-    f"UPDATE events SET outcome = {Outcome.EXPIRED:d}, resolved_at = ?, body = NULL WHERE ref IN "  # noqa: S608  # number
-    "(SELECT ref FROM events WHERE outcome = 0 AND expires_at <= ? LIMIT ?) RETURNING ref, type"
+    f"UPDATE events SET outcome = {Outcome.EXPIRED:d}, resolved_at = ?, body = NULL WHERE row IN "  # noqa: S608  # number
+    "(SELECT row FROM events WHERE outcome = 0 AND expires_at <= ? LIMIT ?) RETURNING ref, type"
 )
-_OLDEST: Final = "SELECT ref FROM events WHERE outcome <> 0 AND resolved_at <= ? ORDER BY resolved_at LIMIT ?"
+_OLDEST: Final = "SELECT row FROM events WHERE outcome <> 0 AND resolved_at <= ? ORDER BY resolved_at LIMIT ?"
 
 
 class Sweep:
@@ -72,11 +72,11 @@ class Sweep:
         over = self._used() > self._max_bytes
         rows = self._db.execute(_OLDEST, (_FOREVER if over else now - self._retention_ms, SLICE)).fetchall()
         self.full = over and not rows
-        return [ref for (ref,) in rows]
+        return [row for (row,) in rows]
 
-    def delete(self, refs: Sequence[int]) -> None:
+    def delete(self, rows: Sequence[int]) -> None:
         """Delete rows, inside a transaction. The sums keep them."""
-        in_chunks(self._db, "DELETE FROM events WHERE ref IN (VALUES {})", 1, refs)
+        in_chunks(self._db, "DELETE FROM events WHERE row IN (VALUES {})", 1, rows)
 
     def give_back(self) -> bool:
         """Return free pages to the file system if they are many; whether it did."""

@@ -259,11 +259,11 @@ class Writer:
         return False
 
     def _compact(self) -> bool:
-        refs = self._sweep.old_rows(self._now_ms())
-        if refs:
+        rows = self._sweep.old_rows(self._now_ms())
+        if rows:
             with self._transaction():
-                self._sweep.delete(refs)
-        return len(refs) == SLICE
+                self._sweep.delete(rows)
+        return len(rows) == SLICE
 
     # telling
 
