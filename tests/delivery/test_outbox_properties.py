@@ -1,0 +1,257 @@
+"""Whatever is done to the SQLite outbox in whatever order: it agrees with a simple model, and its ledger balances."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from backend.delivery.outbox import Draft, Ended, OutboxError, Resolution, StoredEvent
+from backend.delivery.outcome import Outcome
+from backend.delivery.sqlite_outbox import SqliteOutbox
+from backend.events import (
+    SECRET_TYPES,
+    SUPERSEDES_ALWAYS,
+    SUPERSEDES_UNSEEN,
+    TYPE_OF,
+    Disconnected,
+    EventType,
+    PairingCode,
+    Payload,
+)
+from backend.identity import BotKey
+from tests.support.drafts import CONNECTED, CONNECTING, TRACEPARENT, Clock, assert_balanced, attempt, qr
+
+KEYS = (BotKey("a_b", "c"), BotKey("a", "b_c"), BotKey("u", "u"))
+_keys = st.sampled_from(KEYS)
+_seqs = st.integers(1, 8)
+_ends = st.sampled_from([Outcome.ACKED, Outcome.RECEIVED])
+
+
+class Known(msgspec.Struct):
+    """What the model knows of one event."""
+
+    type: EventType
+    expires_at: int
+    secret: bytes
+    id: str = ""
+    outcome: Outcome = Outcome.PENDING
+
+
+class OutboxMachine(RuleBasedStateMachine):
+    """Writes are called in bursts without waiting, so that they share commits; every invariant then waits for them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.folder = Path(tempfile.mkdtemp(prefix="outbox-"))
+        self.clock = Clock()
+        self.model: dict[BotKey, dict[int, Known]] = {key: {} for key in KEYS}
+        self.ended: list[Ended] = []
+        self.told: list[StoredEvent | OutboxError] = []
+        self.down = False
+        self.secrets = 0
+        self.open()
+
+    def run(self, coroutine: Any) -> Any:
+        return self.loop.run_until_complete(asyncio.wait_for(coroutine, 20))
+
+    def open(self) -> None:
+        self.outbox = SqliteOutbox(self.folder, sweep_every=0.001, now_ms=self.clock, retention=10**7)
+        self.outbox.on_ended = self.on_ended
+        self.run(self.outbox.start())
+
+    def on_ended(self, ended: Any) -> None:
+        for end in ended:
+            known = self.model[end.key][end.seq]
+            if end.outcome is Outcome.EXPIRED:
+                assert known.expires_at <= self.clock.ms
+                assert known.outcome is Outcome.PENDING
+                known.outcome = Outcome.EXPIRED
+            self.ended.append(end)
+
+    def payload(self, kind: EventType) -> tuple[Payload, bytes]:
+        self.secrets += 1
+        secret = f"<secret {self.secrets}>"
+        if kind is EventType.QR:
+            return qr(secret * 30), secret.encode()
+        if kind is EventType.PAIRING_CODE:
+            return PairingCode(pairing_code=secret, expires_at="x"), secret.encode()
+        if kind is EventType.DISCONNECTED:
+            return Disconnected(reason_code="x", retryable=True, user_action="y"), b""
+        return (CONNECTED if kind is EventType.CONNECTED else CONNECTING), b""
+
+    @rule(
+        key=_keys,
+        kinds=st.lists(
+            st.sampled_from(
+                [
+                    EventType.QR,
+                    EventType.PAIRING_CODE,
+                    EventType.CONNECTED,
+                    EventType.DISCONNECTED,
+                    EventType.CONNECTING,
+                ]
+            ),
+            min_size=1,
+            max_size=6,
+        ),
+        ttl=st.integers(1, 5000),
+        unseen=st.booleans(),
+    )
+    def append(self, key: BotKey, kinds: list[EventType], ttl: int, unseen: bool) -> None:
+        for kind in kinds:
+            payload, secret = self.payload(kind)
+            supersedes = SUPERSEDES_ALWAYS.get(kind, frozenset())
+            if unseen:
+                supersedes |= SUPERSEDES_UNSEEN.get(kind, frozenset())
+            now = self.clock.ms
+            item = Draft(key, "link", payload, now, now + ttl, TRACEPARENT, supersedes)
+            if self.down:
+                self.outbox.append(item, self.told.append)
+                continue
+            events = self.model[key]
+            for known in events.values():
+                if known.outcome is Outcome.PENDING and known.type in supersedes:
+                    known.outcome = Outcome.SUPERSEDED
+            seq = len(events) + 1
+            events[seq] = Known(TYPE_OF[type(payload)], now + ttl, secret)
+
+            def done(result: StoredEvent | OutboxError, seq: int = seq) -> None:
+                assert isinstance(result, StoredEvent)
+                assert result.seq == seq
+                self.model[key][seq].id = result.id
+
+            self.outbox.append(item, done)
+
+    @rule(key=_keys, seq=_seqs, outcome=_ends, times=st.integers(1, 2))
+    def resolve(self, key: BotKey, seq: int, outcome: Outcome, times: int) -> None:
+        for _ in range(times):
+            self.outbox.resolve(Resolution(key, seq, outcome, self.clock.ms, [attempt()]))
+        known = self.model[key].get(seq)
+        if known is not None and known.outcome is Outcome.PENDING:
+            known.outcome = outcome
+
+    @rule(key=_keys, seq=_seqs)
+    def upgrade(self, key: BotKey, seq: int) -> None:
+        self.outbox.upgrade(key, seq, self.clock.ms)
+        known = self.model[key].get(seq)
+        if known is not None and known.outcome is Outcome.RECEIVED:
+            known.outcome = Outcome.ACKED
+
+    @rule(key=_keys, seq=_seqs)
+    def record(self, key: BotKey, seq: int) -> None:
+        self.outbox.record(key, seq, [attempt()])
+
+    @rule(key=_keys)
+    def discard(self, key: BotKey) -> None:
+        if self.down:
+            return
+        self.run(self.outbox.discard(key))
+        for known in self.model[key].values():
+            if known.outcome is Outcome.PENDING:
+                known.outcome = Outcome.DISCARDED
+
+    @rule(step=st.integers(-2000, 4000))
+    def clock_steps(self, step: int) -> None:
+        self.clock.ms += step
+        if not self.down:
+            self.run(self.swept())
+
+    async def swept(self) -> None:
+        """Wait until all that has expired has been told."""
+        while any(
+            known.outcome is Outcome.PENDING and known.expires_at <= self.clock.ms
+            for events in self.model.values()
+            for known in events.values()
+        ):
+            await asyncio.sleep(0.001)
+
+    @rule()
+    def goes_down(self) -> None:
+        self.settle()
+        self.outbox.fault_down = self.down = True
+
+    @rule()
+    def comes_up(self) -> None:
+        self.outbox.fault_down = self.down = False
+
+    @rule()
+    def restarts(self) -> None:
+        self.comes_up()
+        self.settle()
+        self.run(self.outbox.close())
+        self.open()
+        self.run(self.swept())
+
+    def settle(self) -> None:
+        """Wait until what was called is committed, as far as it can be."""
+
+        async def committed() -> None:
+            while True:
+                await self.outbox.last_seq(KEYS[0])
+                if self.down or not len(self.outbox._writer._kept):
+                    return
+                await asyncio.sleep(0.005)
+
+        self.run(committed())
+        if not self.down:
+            self.run(self.swept())
+
+    @invariant()
+    def balances(self) -> None:
+        self.settle()
+        assert_balanced(self.outbox.totals())
+
+    @invariant()
+    def agrees_with_the_model(self) -> None:
+        self.settle()
+        for key, events in self.model.items():
+            pending = self.run(self.outbox.pending(key, 0, 999))
+            open_ = {seq for seq, known in events.items() if known.outcome is Outcome.PENDING}
+            assert {e.seq for e in pending} == {s for s in open_ if events[s].expires_at > self.clock.ms}
+            assert [e.seq for e in pending] == sorted(e.seq for e in pending)
+            entries = self.run(self.outbox.ledger(key, 0, 999))
+            assert [entry.seq for entry in entries] == list(range(1, len(events) + 1))
+            assert [entry.id for entry in entries] == [known.id for known in events.values()]
+            if not self.down:
+                assert [entry.outcome for entry in entries] == [known.outcome for known in events.values()]
+        assert all(isinstance(result, OutboxError) for result in self.told)
+
+    @invariant()
+    def keeps_no_ended_secret(self) -> None:
+        if self.down:
+            return
+        gone = [k.secret for e in self.model.values() for k in e.values() if k.secret and k.outcome != Outcome.PENDING]
+        assert all(k.type in SECRET_TYPES for e in self.model.values() for k in e.values() if k.secret)
+
+        async def wiped() -> None:
+            while True:
+                content = b"".join(path.read_bytes() for path in self.folder.iterdir())
+                if not any(secret in content for secret in gone):
+                    return
+                await asyncio.sleep(0.002)
+
+        self.run(wiped())
+
+    def teardown(self) -> None:
+        self.outbox.fault_down = False
+        self.run(self.outbox.close())
+        self.loop.close()
+        shutil.rmtree(self.folder)
+
+
+TestOutbox = OutboxMachine.TestCase
+TestOutbox.settings = settings(
+    max_examples=40,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
