@@ -49,6 +49,9 @@ bench: install ## events per second beside bare python-socketio and bare Node, a
 dashboards: install ## write the Grafana dashboards' JSON from dashboards/builders
 	$(BIN)/python -m dashboards
 
+stack: install ## start backend, collector, Tempo, Loki, Prometheus, Alertmanager, Grafana (needs docker)
+	$(BIN)/python -m dashboards.stack
+
 lock: ## pin every dependency with its hashes (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--custom-compile-command "make lock" pyproject.toml -o requirements.lock

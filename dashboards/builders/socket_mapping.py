@@ -341,7 +341,7 @@ def _lines(board: dashboard.Dashboard) -> None:
                 "Click the trace id to see what was looked for and what was found.",
                 WORST,
             ),
-            '{service_name="roundtrip"} |= `emit_missed` | label_format trace_id=`{{ substr 3 35 .traceparent }}`',
+            '{service_name="roundtrip"} |= `emit_missed`',
             fields={"type": 1, "reason": 2, "mode": 3, "key": 4, "event_id": 5, "trace_id": 6},
         )
     )
