@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from functools import partial
 
 from backend import jwks
 from backend.auth import Authenticator, AuthError, Credentials, JwtAuthenticator, TrustedAuthenticator
 from backend.identity import Principal
+from backend.limits import Limited, Limits
 from backend.settings import Settings
 from backend.sockets.handshake import Handshake, Refusal
 
@@ -32,13 +32,25 @@ def authenticator(settings: Settings) -> Authenticator:
     )
 
 
-def gate(identity: Authenticator) -> Callable[[Handshake], Awaitable[Principal]]:
-    """Lets a handshake in as somebody, or raises `Refusal` or `IdentityError`."""
+class Admission:
+    """What the socket server asks of each handshake: who it is, and whether that user connects too often."""
 
-    async def admit(shake: Handshake) -> Principal:
+    def __init__(self, identity: Authenticator, limits: Limits) -> None:
+        self._identity = identity
+        self._limits = limits
+
+    async def __call__(self, shake: Handshake) -> Principal:
+        """Let a handshake in as somebody. Raises `Refusal`, or `IdentityError` with `user_id_invalid`."""
+        principal = await self.identify(shake)
         try:
-            return await identity.user(Credentials(shake.token, shake.user_id))
+            self._limits.handshake_of(principal.user_id)
+        except Limited as limited:
+            raise Refusal(limited.code, limited.message) from None
+        return principal
+
+    async def identify(self, shake: Handshake) -> Principal:
+        """Who it is, without counting it: for a socket that renews its token. Raises as a call does."""
+        try:
+            return await self._identity.user(Credentials(shake.token, shake.user_id))
         except AuthError as error:
             raise Refusal(error.code, error.message) from None
-
-    return admit

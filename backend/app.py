@@ -17,8 +17,9 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from backend.admission import authenticator, gate
+from backend.admission import Admission, authenticator
 from backend.api.admin import AdminParts, make_admin_app
+from backend.api.body import BodyLimits
 from backend.api.callers import Callers
 from backend.api.public import PublicParts, make_public_app
 from backend.api.timeline import TraceViewer
@@ -30,12 +31,14 @@ from backend.delivery.retry import Backoff
 from backend.delivery.sqlite_outbox import SqliteOutbox
 from backend.faults import FaultError, Faults
 from backend.ledger_reading import ledger_reading
+from backend.limits import Limits, Rules
 from backend.link_ports import CourierPublisher, LinkMetrics, snapshots
 from backend.links.driver import Driver
 from backend.links.neonize_driver import NeonizeDriver
 from backend.links.service import LinkService
 from backend.links.simulated import SimulatedDriver
 from backend.links.store import LinkStore, StoreError
+from backend.proxies import Proxies
 from backend.ready import Readiness
 from backend.service_keys import ServiceKeys
 from backend.settings import Settings
@@ -162,6 +165,8 @@ class Backend:
     async def _start_listeners(self) -> None:
         settings = self.settings
         self.identity = authenticator(settings)
+        rate_limited = self.telemetry.metrics.rate_limited
+        limits = Limits(Rules.of(settings), lambda limit: rate_limited[limit].inc())
         snapshot = snapshots(self.links)
         replayer = Replayer(
             self.outbox, self.courier, self.telemetry.journal, snapshot, watermark=settings.send_queue_limit // 2
@@ -170,7 +175,7 @@ class Backend:
             self.registry,
             self.courier,
             replayer,
-            gate(self.identity),
+            Admission(self.identity, limits),
             SocketMeter(self.telemetry.metrics),
             self.faults,
             cors_origins=settings.cors_origins,
@@ -196,6 +201,9 @@ class Backend:
                 tracer=self.telemetry.tracer,
                 cors_origins=settings.cors_origins,
                 viewer=viewer,
+                limits=limits,
+                proxies=Proxies(settings.forwarded_allow_ips),
+                body_limits=BodyLimits(settings.max_body, settings.max_json_depth, settings.body_timeout),
             )
         )
         self.sockets.attach(public)

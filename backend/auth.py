@@ -8,8 +8,7 @@ import jwt
 import msgspec
 
 from backend.identity import IdentityError, Principal, parse_user_id
-from backend.jwks import KeySet, KeySource, KeysUnavailable, OneKey, VerifyingKey, fetch
-from backend.settings import Settings
+from backend.jwks import KeySource, KeysUnavailable, VerifyingKey
 
 MAX_TOKEN: Final = 8192
 """Longest token that is looked at, in characters."""
@@ -135,24 +134,3 @@ class JwtAuthenticator:
         if key is None:
             raise AuthError("unauthorized", "The token's key is not known here.")
         return key
-
-
-def from_settings(settings: Settings) -> Authenticator:
-    """The authenticator that the settings ask for. Raises `ValueError` with a sentence for a key of a wrong kind."""
-    if settings.auth == "trusted":
-        return TrustedAuthenticator()
-    keys: KeySource
-    if settings.jwks_url is not None:
-        url = settings.jwks_url
-        keys = KeySet(lambda: fetch(url))
-    elif settings.jwt_public_key is not None:
-        keys = OneKey(settings.jwt_public_key.get_secret_value())
-    else:
-        raise ValueError("no key to verify tokens with")
-    return JwtAuthenticator(
-        keys,
-        issuer=settings.jwt_issuer,
-        audience=settings.jwt_audience,
-        authorized_parties=frozenset(settings.jwt_authorized_parties),
-        leeway=settings.jwt_leeway,
-    )

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from typing import Final
+
+from aiohttp import web
+
+ADDRESS: Final = web.RequestKey("address", str)
+"""Where a request keeps its client's address, as seen through the proxies that are trusted."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
@@ -11,10 +10,7 @@ from aiohttp.typedefs import Handler, Middleware
 from backend.api.problems import Problem
 from backend.api.shield import SOCKET_PATH
 from backend.limits import Limits
-from backend.proxies import Proxies
-
-ADDRESS: Final = "address"
-"""Key of a request under which the client's address is found, as seen through the proxies that are trusted."""
+from backend.proxies import ADDRESS, Proxies
 
 
 class SocketGate:

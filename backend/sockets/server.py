@@ -18,6 +18,7 @@ from backend.delivery.courier import Courier
 from backend.delivery.outbox import OutboxError
 from backend.delivery.replay import Replayer
 from backend.identity import BotKey, IdentityError, Principal
+from backend.proxies import ADDRESS
 from backend.sockets import codec, handshake
 from backend.sockets.engine import SocketEngine
 from backend.sockets.handshake import Handshake, Refusal
@@ -118,7 +119,7 @@ class SocketServer:
 
     async def _connect(self, sid: str, environ: dict[str, Any], auth: object = None) -> None:
         request: web.Request = environ["aiohttp.request"]
-        remote = request.get("address") or request.remote or ""  # as seen through trusted proxies
+        remote = request.get(ADDRESS) or request.remote or ""  # as seen through trusted proxies
         try:
             peer = await self._accept(sid, handshake.read(auth, environ, remote))
         except (Refusal, IdentityError) as refusal:

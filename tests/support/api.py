@@ -1,0 +1,230 @@
+"""The two HTTP applications on real ports, over an outbox in memory and links that are only pretended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import msgspec
+from aiohttp import web
+from opentelemetry.trace import SpanKind
+from prometheus_client import CollectorRegistry, Counter
+
+from backend.api.admin import AdminParts, make_admin_app
+from backend.api.body import BodyLimits
+from backend.api.callers import Callers
+from backend.api.health import ReadyCheck
+from backend.api.public import PublicParts, make_public_app
+from backend.api.timeline import TraceViewer
+from backend.auth import Authenticator, TrustedAuthenticator
+from backend.delivery.outbox import Draft, OutboxError, StoredEvent
+from backend.events import Connecting, Payload
+from backend.faults import Faults
+from backend.identity import BotKey
+from backend.limits import Limits
+from backend.links.errors import LinkError
+from backend.links.faces import LinkView
+from backend.links.snapshot import LinkState, Snapshot
+from backend.proxies import Proxies
+from backend.service_keys import ServiceKeys
+from backend.sockets.registry import Registry
+from tests.support.memory_outbox import MemoryOutbox
+
+SINCE = "2026-01-01T00:00:00.000Z"
+
+
+class PretendedLinks:
+    """Remembers what it was asked; `error` is raised by the next command."""
+
+    def __init__(self) -> None:
+        self.states: dict[BotKey, LinkState] = {}
+        self.asked: list[tuple[str, BotKey, str | None]] = []
+        self.traceparents: list[str | None] = []
+        self.error: Exception | None = None
+
+    async def start(self, key: BotKey, phone_number: str | None, traceparent: str | None) -> Snapshot:
+        self._ask("start", key, phone_number)
+        self.traceparents.append(traceparent)
+        self.states.setdefault(key, LinkState.CONNECTING)
+        return self.snapshot(key)
+
+    def snapshot(self, key: BotKey) -> Snapshot:
+        state = self.states.get(key, LinkState.IDLE)
+        link_id = None if state is LinkState.IDLE else f"link-of-{key.bot_id}"
+        return Snapshot(key.user_id, key.bot_id, link_id, state, 0, SINCE)
+
+    async def logout(self, key: BotKey) -> Snapshot:
+        self._ask("logout", key, None)
+        if key not in self.states:
+            raise LinkError("link_not_found", "There is no link to end.", 404)
+        self.states[key] = LinkState.LOGGED_OUT
+        return self.snapshot(key)
+
+    async def simulate(self, key: BotKey, action: str) -> Snapshot:
+        self._ask("simulate", key, action)
+        return self.snapshot(key)
+
+    def links(self) -> Sequence[LinkView]:
+        return [
+            LinkView(
+                link_id=f"link-of-{key.bot_id}",
+                user_id=key.user_id,
+                bot_id=key.bot_id,
+                state=state,
+                since=SINCE,
+                restarts=0,
+                flaps=0,
+                worker_pid=None,
+                phone_number="[phone …67]",
+                reason_code=None,
+                flapping=False,
+                waiting=0,
+                stalled=False,
+            )
+            for key, state in self.states.items()
+        ]
+
+    def _ask(self, what: str, key: BotKey, detail: str | None) -> None:
+        self.asked.append((what, key, detail))
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+
+
+class NotedStep:
+    def __init__(self, traceparent: str) -> None:
+        self.traceparent = traceparent
+        self.attributes: dict[str, str | int] = {}
+        self.error: str | None = None
+
+    def set(self, name: str, value: str | int) -> None:
+        self.attributes[name] = value
+
+    def fail(self, error_type: str) -> None:
+        self.error = error_type
+
+
+class NotedTracer:
+    """Notes each request's span."""
+
+    def __init__(self) -> None:
+        self.spans: list[tuple[str, str | None, NotedStep]] = []
+
+    @contextmanager
+    def span(self, name: str, parent: str | None = None, kind: SpanKind = SpanKind.INTERNAL) -> Iterator[NotedStep]:
+        assert kind is SpanKind.SERVER
+        step = NotedStep(f"00-{'a' * 32}-{len(self.spans) + 1:016x}-01")
+        self.spans.append((name, parent, step))
+        yield step
+
+
+@dataclass
+class Api:
+    """Both listeners and what is behind them. `url` and `admin_url` have no slash at their end."""
+
+    url: str
+    admin_url: str
+    session: aiohttp.ClientSession
+    links: PretendedLinks
+    outbox: MemoryOutbox
+    registry: Registry
+    faults: Faults
+    tracer: NotedTracer
+    metrics: CollectorRegistry = field(default_factory=CollectorRegistry)
+
+    async def call(
+        self, method: str, path: str, *, user: str | None = "ada", admin: bool = False, **options: Any
+    ) -> tuple[int, Any, Mapping[str, str]]:
+        """Status, decoded JSON (or text), headers."""
+        headers = dict(options.pop("headers", {}))
+        if user is not None:
+            headers.setdefault("X-User-Id", user)
+        base = self.admin_url if admin else self.url
+        async with self.session.request(method, base + path, headers=headers, **options) as response:
+            body = await response.read()
+            data: Any = msgspec.json.decode(body) if "json" in response.content_type and body else body.decode()
+            return response.status, data, response.headers
+
+    async def event(self, key: BotKey, payload: Payload | None = None) -> StoredEvent:
+        """Store an event as the courier would."""
+        return await stored(self.outbox, key, payload or Connecting())
+
+
+async def stored(outbox: MemoryOutbox, key: BotKey, payload: Payload) -> StoredEvent:
+    done: list[StoredEvent | OutboxError] = []
+    now = time.time_ns() // 1_000_000
+    traceparent = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
+    outbox.append(Draft(key, f"link-of-{key.bot_id}", payload, now, now + 60_000, traceparent), done.append)
+    while not done:
+        await outbox.last_seq(key)
+    assert isinstance(done[0], StoredEvent)
+    return done[0]
+
+
+@asynccontextmanager
+async def serving(app: web.Application) -> AsyncIterator[str]:
+    """An application on a free loopback port; yields its address."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def api(
+    *,
+    authenticator: Authenticator | None = None,
+    services: ServiceKeys | None = None,
+    trusted: bool = True,
+    allow_faults: bool = True,
+    driver: str = "simulated",
+    cors_origins: Sequence[str] = (),
+    limits: Limits | None = None,
+    proxies: Proxies | None = None,
+    body_limits: BodyLimits | None = None,
+    admin_key: str | None = None,
+    ready: Mapping[str, ReadyCheck] | None = None,
+    viewer: TraceViewer | None = None,
+) -> AsyncIterator[Api]:
+    links, outbox, registry, faults = PretendedLinks(), MemoryOutbox(), Registry(), Faults(allowed=allow_faults)
+    tracer = NotedTracer()
+    metrics = CollectorRegistry()
+    Counter("roundtrip_pretended", "A metric.", registry=metrics).inc(exemplar={"trace_id": "abc"})
+    public = make_public_app(
+        PublicParts(
+            links=links,
+            ledger=outbox,
+            callers=Callers(authenticator or TrustedAuthenticator(), services or ServiceKeys(), trusted=trusted),
+            faults=faults,
+            driver=driver,
+            trusted=trusted,
+            tracer=tracer,
+            cors_origins=cors_origins,
+            viewer=viewer or TraceViewer(),
+            body_limits=body_limits or BodyLimits(),
+            limits=limits,
+            proxies=proxies or Proxies(),
+        )
+    )
+    admin = make_admin_app(
+        AdminParts(
+            metrics=metrics,
+            sockets=registry,
+            links=links,
+            ledger=outbox,
+            faults=faults,
+            ready=ready or {},
+            key=admin_key,
+            viewer=viewer or TraceViewer(),
+        )
+    )
+    async with serving(public) as url, serving(admin) as admin_url, aiohttp.ClientSession() as session:
+        yield Api(url, admin_url, session, links, outbox, registry, faults, tracer, metrics)

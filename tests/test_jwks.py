@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+from aiohttp import web
+
+from backend import jwks as jwks_module
+from backend.jwks import KeySet, KeysUnavailable, OneKey, fetch, read
+from tests.support.api import serving
+from tests.support.tokens import jwk, jwks, private_key, public_pem
+
+
+class Issuer:
+    """An issuer's key document, and a clock."""
+
+    def __init__(self) -> None:
+        self.document = jwks(jwk(private_key("ES256"), "old"))
+        self.down = False
+        self.fetches = 0
+        self.now = 1000.0
+        self.keys = KeySet(self.fetch, max_age=600, least_gap=10, clock=lambda: self.now)
+
+    async def fetch(self) -> bytes:
+        self.fetches += 1
+        await asyncio.sleep(0)
+        if self.down:
+            raise OSError("unreachable")
+        return self.document
+
+    async def knows(self, kid: str) -> bool:
+        return await self.keys.key(kid) is not None
+
+
+async def test_fetched_once_for_many_at_once() -> None:
+    issuer = Issuer()
+    assert all(await asyncio.gather(*(issuer.knows("old") for _ in range(50))))
+    assert issuer.fetches == 1
+
+
+async def test_an_unknown_key_is_looked_up_but_not_over_and_over() -> None:
+    issuer = Issuer()
+    assert await issuer.knows("old")
+    for _ in range(100):
+        assert not await issuer.knows("made up")
+    assert issuer.fetches == 1  # the set is fresh: 10 s have not passed
+    issuer.document = jwks(jwk(private_key("ES256"), "old"), jwk(private_key("ES256", 1), "new"))
+    assert not await issuer.knows("new")
+    issuer.now += 10
+    assert await issuer.knows("new")
+    assert issuer.fetches == 2
+
+
+async def test_kept_through_an_outage() -> None:
+    issuer = Issuer()
+    assert await issuer.knows("old")
+    issuer.down = True
+    issuer.now += 100_000
+    for _ in range(5):
+        assert await issuer.knows("old")
+        await asyncio.sleep(0.01)
+    assert issuer.fetches == 2
+    issuer.document = jwks(jwk(private_key("ES256", 1), "new"))
+    issuer.down = False
+    issuer.now += 10
+    assert await issuer.knows("new")
+
+
+async def test_an_old_set_is_renewed_while_it_still_serves() -> None:
+    issuer = Issuer()
+    assert await issuer.knows("old")
+    issuer.document = jwks(jwk(private_key("ES256", 1), "new"))
+    issuer.now += 600
+    assert await issuer.knows("old")  # nobody waits
+    async with asyncio.timeout(5):
+        while await issuer.knows("old"):
+            await asyncio.sleep(0)
+    assert await issuer.knows("new")  # a key that was withdrawn is gone
+
+
+async def test_no_key_was_ever_fetched() -> None:
+    issuer = Issuer()
+    issuer.down = True
+    for _ in range(3):
+        with pytest.raises(KeysUnavailable) as caught:
+            await issuer.keys.key("old")
+        assert caught.value.retry_after == 10
+    assert issuer.fetches == 1
+    issuer.down = False
+    issuer.now += 10
+    assert await issuer.knows("old")
+
+
+async def test_a_token_without_a_key_id_where_there_is_no_choice() -> None:
+    issuer = Issuer()
+    assert await issuer.keys.key(None) is not None
+    issuer.document = jwks(jwk(private_key("ES256"), "a"), jwk(private_key("ES256", 1), "b"))
+    issuer.now += 600
+    await issuer.keys.key("a")
+    async with asyncio.timeout(5):
+        while await issuer.keys.key(None) is not None:
+            await asyncio.sleep(0)
+
+
+async def test_a_key_id_that_is_no_text() -> None:
+    issuer = Issuer()
+    for kid in (7, ["old"], {"old": 1}):
+        assert await issuer.keys.key(kid) is None
+    assert issuer.fetches == 0
+
+
+def test_only_keys_that_are_used_here_are_read() -> None:
+    rsa, ec = jwk(private_key("RS256"), "rsa"), jwk(private_key("ES256"), "ec")
+    document = jwks(
+        rsa,
+        ec,
+        jwk(private_key("EdDSA"), "ed"),
+        {**rsa, "kid": "encryption", "use": "enc"},
+        {**rsa, "kid": "ps256", "alg": "PS256"},
+        {**ec, "kid": "p384", "crv": "P-384"},
+        {"kty": "oct", "k": "c2VjcmV0", "kid": "hmac"},
+        {"kty": "RSA", "kid": "broken"},
+        {"kid": 7, **{k: v for k, v in rsa.items() if k != "kid"}},
+        {},
+    )
+    keys = read(document)
+    assert {str(kid): key.algorithm for kid, key in keys.items()} == {"rsa": "RS256", "ec": "ES256", "ed": "EdDSA"}
+
+
+@pytest.mark.parametrize("document", [b"", b"[]", b"{}", b'{"keys": 1}', b'{"keys": []}', b"<html>", b'{"keys": [1]}'])
+def test_what_is_no_key_document(document: bytes) -> None:
+    with pytest.raises((ValueError, msgspec.DecodeError)):
+        read(document)
+
+
+@pytest.mark.parametrize("pem", ["", "rubbish", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----"])
+def test_a_setting_that_is_no_key(pem: str) -> None:
+    with pytest.raises(ValueError, match="must be a public key in PEM"):
+        OneKey(pem)
+
+
+def test_a_weak_key_is_refused() -> None:
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    with pytest.raises(ValueError, match="2048 bits"):
+        OneKey(public_pem(rsa.generate_private_key(65537, 1024)))  # noqa: S505  # weak on purpose
+
+
+async def test_fetching_has_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def good(_request: web.Request) -> web.Response:
+        return web.Response(body=b"{}" * 100)
+
+    async def moved(_request: web.Request) -> web.Response:
+        raise web.HTTPFound("/good")
+
+    async def huge(_request: web.Request) -> web.Response:
+        return web.Response(body=b" " * (jwks_module.MAX_BYTES + 1))
+
+    async def slow(_request: web.Request) -> web.Response:
+        await asyncio.sleep(30)
+        return web.Response()
+
+    app = web.Application()
+    for handler in (good, moved, huge, slow):
+        app.router.add_get(f"/{handler.__name__}", handler)
+    monkeypatch.setattr(jwks_module, "DEADLINE", 0.2)
+    async with serving(app) as url:
+        assert await fetch(f"{url}/good") == b"{}" * 100
+        with pytest.raises(ValueError, match="302"):
+            await fetch(f"{url}/moved")
+        with pytest.raises(ValueError, match="too large"):
+            await fetch(f"{url}/huge")
+        with pytest.raises(TimeoutError):
+            await fetch(f"{url}/slow")
