@@ -11,11 +11,14 @@ from typing import Any, Final
 
 from backend.links import driver as d
 from backend.links import pipe
+from backend.links.trim import trim
 from backend.links.worker_events import CODES, READERS, TERMINAL, code_ttl, phone_number
 
 NAME_WAIT: Final = 3.0
 """Seconds to wait for the account's name after the first Connected; WhatsApp sends it a little later."""
 NAME_POLL: Final = 0.1
+TRIM_AFTER: Final = 2.0
+"""Seconds from the first Connected until the start, first syncs included, is over."""
 STOP_WAIT: Final = 3.0
 LOGOUT_WAIT: Final = 8.0
 
@@ -170,6 +173,8 @@ class WorkerSession:
             patience -= NAME_POLL
             await asyncio.sleep(NAME_POLL)
             me = await self._client.get_me()
+        if first:
+            asyncio.get_running_loop().call_later(TRIM_AFTER, trim)
         self._say(d.Online(phone_number(me.JID.User), me.PushName or me.BussinessName))
 
     def _connection_ended(self, task: asyncio.Task[None]) -> None:
