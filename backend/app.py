@@ -148,6 +148,7 @@ class Backend:
             LinkStore(settings.data_dir),
             settings,
             LinkMetrics(metrics),
+            tracer=self.telemetry.tracer,
         )
         await self.links.open()
         metrics.presence.links = lambda: {state.value: count for state, count in self.links.counts().items()}

@@ -14,6 +14,7 @@ from backend.links.meter import LinkMeter
 from backend.links.publisher import Publisher
 from backend.links.store import LinkStore
 from backend.settings import Settings
+from backend.telemetry.request_tracer import OFF, RequestTracer
 
 
 @dataclass(slots=True)
@@ -32,6 +33,7 @@ class House:
     """Have a key's link compared with the library's own word before its turn."""
     outdated: bool = False
     """WhatsApp refuses this version of the library: no session is started until the program is restarted."""
+    tracer: RequestTracer = OFF
     accounts: dict[str, set[BotKey]] = field(default_factory=dict)
     """Phone number → the keys it is linked under."""
 

@@ -66,7 +66,7 @@ class Life:
         self.record = record
         self.code: Code | None = None
         self.timers = Timers(house.clock, strike)
-        self.runner = Runner(house.driver, house.slots, house.clock, report)
+        self.runner = Runner(house.driver, house.slots, house.clock, report, house.tracer)
         self.judge = Judge(house.settings, house.retries)
         self.damper = Damper(house.settings.flap_limit, house.settings.flap_window)
         self.scribe = Scribe(house, record)

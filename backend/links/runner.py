@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+import msgspec
 import structlog
 
 from backend.links.clock import Clock
 from backend.links.driver import Driver, Report, Session, SessionSpec, WorkerDied
+from backend.telemetry.request_tracer import LINK_ID, OFF, RequestTracer, Step
 
 log = structlog.get_logger(__name__)
 
@@ -27,16 +29,24 @@ class Runner:
     """Each session is a generation: what an older one still says is dropped."""
 
     def __init__(
-        self, driver: Driver, slots: asyncio.Semaphore, clock: Clock, deliver: Callable[[Report], None]
+        self,
+        driver: Driver,
+        slots: asyncio.Semaphore,
+        clock: Clock,
+        deliver: Callable[[Report], None],
+        tracer: RequestTracer = OFF,
     ) -> None:
         self._driver = driver
         self._slots = slots
         self._clock = clock
         self._deliver = deliver
+        self._tracer = tracer
         self._generation = 0
         self._task: asyncio.Task[None] | None = None
         self._dialing = False
         self._spoke = asyncio.Event()
+        self.spoken = False
+        """Whether the present session reported anything yet."""
         self.session: Session | None = None
         self.starts = 0
 
@@ -50,38 +60,51 @@ class Runner:
         """Start a session in `delay` seconds, once there is a free slot. Must not be called while one runs."""
         assert self._task is None, "one session at a time"  # noqa: S101  a programming error
         self._generation += 1
+        self.spoken = False
         self._spoke = asyncio.Event()
         self._task = asyncio.create_task(self._start(self._generation, spec, delay, self._spoke))
 
     async def _start(self, generation: int, spec: SessionSpec, delay: float, spoke: asyncio.Event) -> None:
-        def report(said: Report) -> None:
-            spoke.set()
-            if generation == self._generation:
-                self._deliver(said)
-
         if delay:
             await self._clock.sleep(delay)
         async with self._slots:
-            self._dialing = True
-            self.starts += 1
+            step = self._tracer.start("worker", spec.traceparent, attributes={LINK_ID: spec.link_id})
             try:
-                session = await self._driver.start(spec, report)
-            except Exception as error:  # noqa: BLE001  whatever the driver meets, the link must hear of it
-                log.error("session_not_started", link_id=spec.link_id, error=type(error).__name__)
-                report(WorkerDied(START_REFUSED))
-                return
+                await self._run(generation, msgspec.structs.replace(spec, traceparent=step.traceparent), spoke, step)
             finally:
-                self._dialing = False
-            if generation != self._generation:
-                await _within(session.stop, spec.link_id)
-                return
-            self.session = session
-            # The start costs until the session has something to say: hold the slot, but not for ever.
-            handle = self._clock.call_later(SLOT_HOLD, spoke.set)
-            try:
-                await spoke.wait()
-            finally:
-                handle.cancel()
+                step.end()
+
+    async def _run(self, generation: int, spec: SessionSpec, spoke: asyncio.Event, step: Step) -> None:
+        """Start the driver's session, and wait until it has something to say: that is what `step` spans."""
+
+        def report(said: Report) -> None:
+            if isinstance(said, WorkerDied) and not spoke.is_set():
+                step.fail("worker_died")
+            spoke.set()
+            if generation == self._generation:
+                self.spoken = True
+                self._deliver(said)
+
+        self._dialing = True
+        self.starts += 1
+        try:
+            session = await self._driver.start(spec, report)
+        except Exception as error:  # noqa: BLE001  whatever the driver meets, the link must hear of it
+            log.error("session_not_started", link_id=spec.link_id, error=type(error).__name__)
+            report(WorkerDied(START_REFUSED))
+            return
+        finally:
+            self._dialing = False
+        if generation != self._generation:
+            await _within(session.stop, spec.link_id)
+            return
+        self.session = session
+        # The start costs until the session has something to say: hold the slot, but not for ever.
+        handle = self._clock.call_later(SLOT_HOLD, spoke.set)
+        try:
+            await spoke.wait()
+        finally:
+            handle.cancel()
 
     async def stop(self, link_id: str) -> None:
         """End the session, or its start, and wait for it. Its reports no longer count from now on."""

@@ -27,6 +27,7 @@ from backend.links.store import LinkStore
 from backend.links.truth import Truth
 from backend.settings import Settings
 from backend.telemetry import redaction
+from backend.telemetry.request_tracer import LINK_ID, OFF, RequestTracer
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +56,7 @@ class LinkService:
         settings: Settings,
         meter: LinkMeter | None = None,
         clock: Clock | None = None,
+        tracer: RequestTracer = OFF,
     ) -> None:
         self._clock = clock or LoopClock()
         self._house = House(
@@ -67,6 +69,7 @@ class LinkService:
             asyncio.Semaphore(settings.start_concurrency),
             Backoff(settings.retry_first, settings.retry_cap),
             self._check_soon,
+            tracer=tracer,
         )
         self._settings = settings
         self._links: dict[BotKey, Link] = {}
@@ -146,7 +149,9 @@ class LinkService:
         elif link.state not in LIVE:
             self._admit(key)
         try:
-            await link.order(Order.START, wanted, traceparent)
+            with self._house.tracer.span("link start", traceparent) as step:
+                await link.order(Order.START, wanted, step.traceparent)
+                step.set(LINK_ID, link.snapshot().link_id or "")
         except LinkError:
             if link.record is None and link.inbox.idle:
                 self._links.pop(key, None)

@@ -65,7 +65,6 @@ PRIVATE_FIELDS: Final = frozenset(
         "access_token",
         "api_key",
         "apikey",
-        "auth",
         "authorization",
         "body",
         "cookie",

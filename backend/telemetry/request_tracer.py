@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags, Tracer
 
 from backend.telemetry import redaction
-from backend.telemetry.context import Contexts, TraceContext, parse
+from backend.telemetry.context import NEVER, Contexts, TraceContext, parse
 
 LINK_ID: Final = "roundtrip.link.id"
 
@@ -89,11 +90,18 @@ class RequestTracer:
         try:
             with trace.use_span(step.span, end_on_exit=False, record_exception=False, set_status_on_exception=False):
                 yield step
+        except asyncio.CancelledError:
+            step.set("roundtrip.cancelled", True)
+            raise
         except BaseException as error:
             step.fail(type(error).__qualname__)
             raise
         finally:
             step.end()
+
+
+OFF: Final = RequestTracer(Contexts(NEVER), None)
+"""A tracer that records nothing, for parts that were given none."""
 
 
 def _sdk(context: TraceContext) -> SpanContext:

@@ -22,7 +22,7 @@ FULL = PublishError("outbox_full", "full")
 
 async def test_from_the_start_to_connected(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
-        snapshot = await stage.service.start(KEY, None, "00-trace")
+        snapshot = await stage.service.start(KEY, None, f"00-{7:032x}-{8:016x}-01")
         assert snapshot.state is LinkState.CONNECTING
         assert stage.publisher.types() == ["Connecting"]
         await calm()
@@ -40,7 +40,8 @@ async def test_from_the_start_to_connected(tmp_path: Path) -> None:
         await stage.report(ONLINE)
         assert stage.publisher.last == e.Connected(PHONE, NAME, first=True)
         assert stage.meter.pairings == [pytest.approx(3.0)]
-        assert {call["traceparent"] for call in stage.publisher.calls} == {"00-trace"}
+        [context] = {call["traceparent"] for call in stage.publisher.calls}
+        assert context.startswith(f"00-{7:032x}-"), "all events of a link join the trace of its request"
         assert {call["link_id"] for call in stage.publisher.calls} == {snapshot.link_id}
         assert stage.meter.transitions == [
             ("connecting", "requested"),
