@@ -8,7 +8,8 @@ import sys
 import uvloop
 
 from backend import settings as settings_
-from backend.app import StartError, serve
+from backend.app import StartError
+from backend.process import serve
 
 USAGE = "Usage: python -m backend [--help]\n\nLinks WhatsApp accounts and proves that the frontend got every event.\n"
 

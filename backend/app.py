@@ -8,9 +8,6 @@ WhatsApp driver → links → courier → outbox, then sockets → receipt or ac
 from __future__ import annotations
 
 import asyncio
-import gc
-import signal
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
@@ -30,6 +27,7 @@ from backend.delivery.replay import Replayer
 from backend.delivery.retry import Backoff
 from backend.delivery.sqlite_outbox import SqliteOutbox
 from backend.faults import FaultError, Faults
+from backend.flapper import Flapper
 from backend.ledger_reading import ledger_reading
 from backend.limits import Limits, Rules
 from backend.link_ports import CourierPublisher, LinkMetrics, snapshots
@@ -52,9 +50,6 @@ log = structlog.get_logger(__name__)
 
 RETRY_CAP: Final = 60.0
 """Most seconds between two attempts at a client that does not acknowledge."""
-
-STOP_WITHIN: Final = 9.0
-"""Seconds that a clean stop may take in all."""
 
 LAST_ACKS: Final = 2.0
 """Seconds that a stop waits for acknowledgements that are under way."""
@@ -108,7 +103,6 @@ class Backend:
         except (OutboxError, StoreError, FaultError, OSError) as error:
             await self.abandon()
             raise StartError(getattr(error, "message", None) or str(error)) from error
-        tune_collector()
         self._tasks = [
             asyncio.create_task(self.sockets.sweep(), name="socket-sweep"),
             asyncio.create_task(self.links.restore(), name="restore"),
@@ -157,6 +151,8 @@ class Backend:
         gauges = self.telemetry.metrics.fault_active
         self.faults.subscribe(lambda name, active: gauges[name].set(active))
         self.faults.subscribe(self._play_outbox_fault)
+        self.flapper = Flapper(self.faults, self.links)
+        self.faults.subscribe(self.flapper.switched)
         self.faults.apply(self.settings.faults)
 
     def _play_outbox_fault(self, _name: str, _active: bool) -> None:
@@ -249,6 +245,7 @@ class Backend:
                 await site.stop()
         for task in self._tasks:
             task.cancel()
+        self.flapper.stop()
         await self._last_acks()
         await self.sockets.drain(DRAIN if len(self.registry) > 1 else 0.0)
         await self.links.close()
@@ -286,32 +283,3 @@ def make_driver(settings: Settings) -> Driver:
     if settings.whatsapp_driver == "simulated":
         return SimulatedDriver(settings.simulated_speed, settings.simulated_scan_after)
     return NeonizeDriver(settings.whatsapp_proxy, code_life=settings.pairing_timeout)
-
-
-def tune_collector() -> None:
-    """Leave what was made at start out of garbage collection, and collect rarely: it is half of an event's cost."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
-
-
-async def serve(settings: Settings, make: Callable[[Settings], Backend] = Backend) -> None:
-    """Run until SIGTERM or SIGINT, then stop cleanly; a second signal ends the process at once."""
-    loop = asyncio.get_running_loop()
-    asked = asyncio.Event()
-
-    def on_signal() -> None:
-        if asked.is_set():
-            signal.raise_signal(signal.SIGKILL)
-        asked.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    backend = make(settings)
-    await backend.start()
-    await asked.wait()
-    try:
-        async with asyncio.timeout(STOP_WITHIN):
-            await backend.stop()
-    except TimeoutError:
-        log.error("stop_took_too_long", limit=STOP_WITHIN)

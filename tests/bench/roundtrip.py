@@ -16,7 +16,6 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from backend.app import tune_collector
 from backend.delivery.courier import Courier
 from backend.delivery.journal import Delivery
 from backend.delivery.meter import DeliveryMeter
@@ -25,6 +24,7 @@ from backend.delivery.retry import Backoff
 from backend.delivery.sqlite_outbox import SqliteOutbox
 from backend.events import Degraded
 from backend.faults import Faults
+from backend.process import tune_collector
 from backend.sockets.meter import SocketMeter
 from backend.sockets.registry import Registry
 from backend.sockets.server import SocketServer

@@ -12,9 +12,10 @@ import msgspec
 import uvloop
 from aiohttp import web
 
-from backend.app import Backend, serve
+from backend.app import Backend
 from backend.events import Connected, Degraded, Payload
 from backend.identity import BotKey
+from backend.process import serve
 from backend.settings import load
 
 COMMAND = (sys.executable, "-m", "tests.support.publishing")

@@ -1,0 +1,53 @@
+"""The fault `whatsapp_flap`: connected links lose WhatsApp and have it back, over and over. Simulated phones only."""
+
+from __future__ import annotations
+
+import asyncio
+
+from backend.faults import Faults
+from backend.identity import BotKey
+from backend.links.errors import LinkError
+from backend.links.script import SimulateAction
+from backend.links.service import LinkService
+from backend.links.snapshot import LinkState
+
+_NEXT = {
+    LinkState.CONNECTED: SimulateAction.DISCONNECT,
+    LinkState.DEGRADED: SimulateAction.DISCONNECT,
+    LinkState.DISCONNECTED: SimulateAction.RECONNECT,
+}
+
+
+class Flapper:
+    """Subscribe `switched` to the faults."""
+
+    def __init__(self, faults: Faults, links: LinkService) -> None:
+        self._faults = faults
+        self._links = links
+        self._task: asyncio.Task[None] | None = None
+
+    def switched(self, name: str, active: bool) -> None:
+        if name == "whatsapp_flap":
+            self.stop()
+            if active:
+                self._task = asyncio.create_task(self._run(), name="whatsapp-flap")
+
+    def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    async def _run(self) -> None:
+        away: set[BotKey] = set()
+        while (period := self._faults.whatsapp_flap) is not None:
+            for view in self._links.links():
+                key = BotKey(view.user_id, view.bot_id)
+                if view.state not in _NEXT:
+                    continue
+                action = SimulateAction.RECONNECT if key in away else _NEXT[view.state]
+                away.symmetric_difference_update({key})
+                try:
+                    await self._links.simulate(key, action)
+                except LinkError:
+                    away.discard(key)  # it cannot now, or its driver is not a simulated one
+            await asyncio.sleep(period)
