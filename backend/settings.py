@@ -50,7 +50,10 @@ class Settings(BaseSettings):
     max_links_per_user: int = Field(20, ge=1, description="Links that one user may have at once")
     pairing_timeout: float = Field(160.0, gt=0, description="Seconds that a person has to scan, over all codes")
     paired_timeout: float = Field(60.0, gt=0, description="Seconds from the scan until WhatsApp must let the device in")
-    stuck_timeout: float = Field(120.0, gt=0, description="Seconds without any progress until a session is restarted")
+    stuck_timeout: float = Field(60.0, gt=0, description="Seconds without any progress until a session is restarted")
+    reconnect_timeout: float = Field(
+        300.0, gt=0, description="Seconds that the library may try to reconnect by itself until it is restarted"
+    )
     disconnect_grace: float = Field(5.0, ge=0, description="Seconds without connection that nobody is told about")
     retry_limit: int = Field(6, ge=0, description="Dials that may fail before WhatsApp counts as unreachable")
     retry_first: float = Field(1.0, gt=0, description="Seconds before the first retry; doubles, with jitter")

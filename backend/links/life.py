@@ -94,7 +94,7 @@ class Life:
             await self.happen(Input.STORE_MISSING if missing else Input.STORE_CORRUPT, None)
             return
         if STATE_TIMERS.get(self.state) is Timer.STUCK:
-            self.timers.arm(Timer.STUCK, delay + self._house.settings.stuck_timeout)
+            self.timers.arm(Timer.STUCK, delay + self._lasts(Timer.STUCK))
         phone = None if record.paired else self.phone_wanted
         path = self._house.store.path(record)
         self.runner.begin(d.SessionSpec(record.link_id, path, phone, self.traceparent, self._seed), delay)
@@ -173,11 +173,12 @@ class Life:
 
     def _lasts(self, timer: Timer) -> float:
         s = self._house.settings
+        away = self.state is LinkState.DISCONNECTED  # the library tries by itself: leave it more time
         return {
             Timer.PAIRING: s.pairing_timeout,
             Timer.PAIRED: s.paired_timeout,
             Timer.GRACE: s.disconnect_grace,
-            Timer.STUCK: s.stuck_timeout,
+            Timer.STUCK: s.reconnect_timeout if away else s.stuck_timeout,
             Timer.CALM: s.flap_calm,
         }[timer]
 

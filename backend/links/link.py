@@ -235,8 +235,9 @@ class Link:
         elif life.runner.session is None:  # it waits for its turn or for the next try
             life.timers.arm(timer, self._house.settings.stuck_timeout)
         else:
-            log.warning("session_stuck", link_id=self._id, state=self.state.value)
-            await life.happen(life.judge.died(Input.WORKER_HUNG, self._clock.now()), None)
+            # A network that swallows packets looks like this. It is no fault of the worker and does not count as one.
+            stuck = d.Unreachable("nothing came")
+            await self._handle(stuck)
 
 
 def _shutting_down() -> LinkError:

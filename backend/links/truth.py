@@ -33,6 +33,8 @@ class Truth:
         session, record = link.life.runner.session, link.record
         if session is None or record is None or link.state not in LIVE or link.stalled:
             return
+        if not link.life.runner.spoken:
+            return  # it is still dialing: how long that may take is another deadline's matter
         taken = link.inbox.taken
         alive = await self._ask(link)
         if alive is None:

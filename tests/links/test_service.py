@@ -356,11 +356,34 @@ async def test_a_driver_that_cannot_start_counts_as_a_death(tmp_path: Path) -> N
 async def test_a_session_that_says_nothing_at_all_is_restarted(tmp_path: Path) -> None:
     async with staged(tmp_path, truth_interval=10_000.0) as stage:
         await stage.start()
-        await stage.clock.pass_(119.0)
+        await stage.clock.pass_(59.0)
         assert len(stage.driver.sessions) == 1
         await stage.clock.pass_(5.0)
         assert len(stage.driver.sessions) == 2
         assert stage.driver.sessions[0].stopped
+
+
+async def test_a_network_that_swallows_everything_costs_no_account(tmp_path: Path) -> None:
+    async with staged(tmp_path, retry_limit=3) as stage:
+        await stage.connect()
+        await stage.report(d.Offline())
+        stage.session().is_alive = False
+        for _ in range(40):
+            await stage.clock.pass_(100.0)  # no session ever says a word
+            stage.session().is_alive = None
+        assert stage.state() is LinkState.DISCONNECTED
+        assert (started := len(stage.driver.sessions)) > 5
+        while len(stage.driver.sessions) == started:
+            await stage.clock.pass_(5.0)
+        await stage.report(ONLINE)
+        assert stage.state() is LinkState.CONNECTED
+
+
+async def test_a_network_that_swallows_everything_ends_a_pairing(tmp_path: Path) -> None:
+    async with staged(tmp_path, retry_limit=2) as stage:
+        await stage.start()
+        await stage.clock.pass_(600.0)
+        assert stage.service.snapshot(KEY).reason_code == "unreachable"
 
 
 async def test_a_flood_of_reports_ends_the_worker(tmp_path: Path) -> None:

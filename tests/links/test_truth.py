@@ -17,7 +17,7 @@ async def test_working_but_dead_is_corrected(tmp_path: Path) -> None:
         assert stage.state() is LinkState.DISCONNECTED
         assert stage.meter.corrections == 1
         assert ("disconnected", "corrected") in stage.meter.transitions
-        await stage.clock.pass_(150.0)  # and since it does not come back by itself, a fresh process is started
+        await stage.clock.pass_(310.0)  # and since it does not come back by itself, a fresh process is started
         assert len(stage.driver.sessions) == 2
         await stage.report(ONLINE)
         assert stage.state() is LinkState.CONNECTED
