@@ -206,8 +206,9 @@ class CourierMachine(RuleBasedStateMachine):
     def the_ledger_balances(self) -> None:
         if not hasattr(self, "outbox"):
             return
-        entries = self._entries()
-        totals = self.outbox.totals()
+        entries, totals = self._entries(), self.outbox.totals()
+        while (again := (self._entries(), self.outbox.totals())) != (entries, totals):  # it expires some by itself
+            entries, totals = again
         by_type: Counter[tuple[int, Outcome]] = Counter((entry.type, entry.outcome) for entry in entries)
         for type_ in {entry.type for entry in entries}:
             resolved = sum(count for (of, _), count in totals.resolved.items() if of == type_)
