@@ -254,19 +254,20 @@ def _times(board: dashboard.Dashboard) -> None:
     )
     board.with_panel(
         graph(
-            "Confirmations against emits",
+            "Confirmations",
             About(
-                "Attempts sent, transport receipts and page acknowledgements.",
-                "Receipts well below sent: receipts are lost. Acks below receipts: pages do not confirm.",
+                "Attempts that were confirmed, by what came first: the transport's receipt or the page's own word, which "
+                "overtakes the receipt as a rule. Not confirmed: taken by a socket, and silence.",
+                "Not confirmed above zero. Acks that stop: pages do not confirm. Receipts that stop: the transport.",
                 "The runbook of the missing kind tells the cure.",
                 ("RoundtripReceiptsMissing", "RoundtripAcksMissing"),
             ),
             [
-                Query(total(increase(series("emit_attempts_total", TYPE, 'result="sent"'))), "sent"),
+                Query(total(increase(series("missed_emits_total", TYPE, 'reason="ack_timeout"'))), "not confirmed"),
                 Query(total(increase(series("receipt_seconds_count"))), "receipts"),
                 Query(total(increase(series("ack_seconds_count"))), "acks"),
             ],
-            colors={"sent": "blue", "receipts": "light-green", "acks": GREEN},
+            colors={"not confirmed": RED, "receipts": "light-green", "acks": GREEN},
             size=(24, 7),
         )
     )
