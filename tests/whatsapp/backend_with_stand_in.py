@@ -1,27 +1,34 @@
 """The whole program with the real driver, whose workers believe in the stand-in:
 
-    python -m tests.whatsapp.backend_with_stand_in NOISE_ROOT_HEX
+    python -m tests.whatsapp.backend_with_stand_in NOISE_ROOT_HEX CA_FILE
 
-Settings come from the environment as ever; ROUNDTRIP_WHATSAPP_PROXY and SSL_CERT_FILE lead to the stand-in, which
-lives in the test's process.
+Settings come from the environment as ever; ROUNDTRIP_WHATSAPP_PROXY leads to the stand-in, which lives in the test's
+process (`StandIn.backend_command`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 
 import uvloop
 
 from backend import settings as settings_
-from backend.app import Backend, serve
+from backend.app import Backend
 from backend.links.neonize_driver import NeonizeDriver
+from backend.process import serve
 
 
 def main() -> None:
     settings = settings_.load()
-    command = (sys.executable, "-m", "tests.whatsapp.patched_worker", sys.argv[1])
-    driver = NeonizeDriver(settings.whatsapp_proxy, worker_command=command, code_life=settings.pairing_timeout)
+    noise_root, ca_file = sys.argv[1:]
+    driver = NeonizeDriver(
+        settings.whatsapp_proxy,
+        worker_command=(sys.executable, "-m", "tests.whatsapp.patched_worker", noise_root),
+        environment={**os.environ, "SSL_CERT_FILE": ca_file},
+        code_life=settings.pairing_timeout,
+    )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings, lambda settings: Backend(settings, driver)))
 

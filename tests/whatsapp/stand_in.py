@@ -103,6 +103,11 @@ class StandIn:
         return (sys.executable, "-m", "tests.whatsapp.patched_worker", self.noise_root)
 
     @property
+    def backend_command(self) -> Sequence[str]:
+        """The whole program, with such workers; it also needs ROUNDTRIP_WHATSAPP_PROXY."""
+        return (sys.executable, "-m", "tests.whatsapp.backend_with_stand_in", self.noise_root, str(self.ca_file))
+
+    @property
     def environment(self) -> dict[str, str]:
         return {"SSL_CERT_FILE": str(self.ca_file)}
 
