@@ -23,6 +23,8 @@ from backend.delivery.sockets import Confirmable, Miss, Socket, Sockets
 from backend.delivery.wire import event_frame
 from backend.events import SUPERSEDES_ALWAYS, SUPERSEDES_UNSEEN, TYPE_OF, EventType, Payload
 from backend.identity import BotKey
+from backend.telemetry.logging import debug_on
+from backend.telemetry.redaction import key_hash
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +38,13 @@ _SUPERSEDES: Final = {
     for type_ in EventType
     for seen in (True, False)
 }
+
+
+def say(what: str, event: StoredEvent, **more: object) -> None:
+    """One DEBUG line about an event. Ask `debug_on` first: gathering the fields costs more than an event may."""
+    key = key_hash(event.key.user_id, event.key.bot_id)
+    ids = {"event_id": event.id, "seq": event.seq, "link_id": event.link_id, "traceparent": event.traceparent}
+    log.debug(what, type=event.type.wire, key=key, **ids, **more)
 
 
 class Switches(Protocol):
@@ -71,6 +80,7 @@ class Courier:
         self._ttl_ms = int(event_ttl * 1000)
         self._backoff = backoff
         self._now_ns = now_ns
+        self._debug = debug_on()
         self._loop = asyncio.get_running_loop()
         self._channels: dict[BotKey, Channel] = {}
         self._due: Deadlines[tuple[Delivery, int]] = Deadlines(ack_timeout, self._overdue)
@@ -133,6 +143,8 @@ class Courier:
         delivery = Delivery(event, Mode.LIVE, self._now_ns())
         key = BotKey(event.key.user_id, event.key.user_id) if self._switches.key_mismatch else event.key
         peers = self._sockets.of(key)
+        if self._debug:
+            say("emit_attempt", event, sockets=len(peers), looked_for=key_hash(key.user_id, key.bot_id))
         if not peers:
             delivery.started_ns = delivery.stored_ns
             self._miss(delivery, self._sockets.why_missing(key), looked_for=key)
@@ -167,6 +179,8 @@ class Courier:
                 peer.confirm(delivery)
             else:
                 reason = failed
+        if self._debug and taken:
+            say("event_emitted", event, mode=mode, attempt=len(delivery.attempts) + 1, sids=delivery.sids)
         if taken and not delivery.waiting:
             delivery.waiting = True
             channel.inflight[event.seq] = delivery
@@ -186,6 +200,7 @@ class Courier:
             receipt_at=delivery.receipt_ns // 1_000_000 or None,
             keys=miss.keys,
             sids=delivery.sids,
+            trace_id=delivery.trace_id,
         )
         delivery.finish(attempt)
         self._outbox.record(event.key, event.seq, delivery.attempts)
@@ -250,6 +265,7 @@ class Courier:
                     receipt_at=receipt_at,
                     ack_at=ack_at,
                     sids=delivery.sids,
+                    trace_id=delivery.trace_id,
                 )
             )
             self._meter.sent(delivery)

@@ -54,6 +54,13 @@ class Delivery:
         self.failures = 0
         """Attempts in a row that nobody acknowledged in time."""
 
+    @property
+    def trace_id(self) -> str | None:
+        """Of the replay that the newest attempt belongs to; None for a live one, which is in its event's trace."""
+        if self.mode is Mode.LIVE or self.replay_parent is None:
+            return None
+        return self.replay_parent[3:35]
+
     def finish(self, attempt: Attempt) -> None:
         """The newest attempt ended."""
         self.attempts.append(attempt)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from backend.delivery.journal import Delivery
 from backend.delivery.outcome import Attempt, Outcome
+from backend.telemetry.journal import interesting
 from backend.telemetry.metrics import Exemplar, Metrics
 
 
@@ -37,7 +38,7 @@ class DeliveryMeter:
 
     def delivered(self, delivery: Delivery) -> None:
         event = delivery.event
-        exemplar = self._kept(event.traceparent, len(delivery.attempts) > 1)
+        exemplar = self._kept(event.traceparent, interesting(delivery))
         confirmed_ns = delivery.ack_ns or delivery.receipt_ns
         created = event.created_at / 1000
         self._delivery[delivery.outcome][event.type].observe(max(0.0, confirmed_ns / 1e9 - created), exemplar)
@@ -47,5 +48,5 @@ class DeliveryMeter:
             self._metrics.ack.observe((delivery.ack_ns - delivery.started_ns) / 1e9, exemplar)
 
     def upgraded(self, delivery: Delivery) -> None:
-        exemplar = self._kept(delivery.event.traceparent, False)
+        exemplar = self._kept(delivery.event.traceparent, interesting(delivery))
         self._metrics.ack.observe((delivery.ack_ns - delivery.started_ns) / 1e9, exemplar)
