@@ -61,7 +61,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.open()
 
     def run(self, coroutine: Any) -> Any:
-        return self.loop.run_until_complete(asyncio.wait_for(coroutine, 20))
+        return self.loop.run_until_complete(asyncio.wait_for(coroutine, 5))
 
     def open(self) -> None:
         self.outbox = SqliteOutbox(self.folder, sweep_every=0.001, now_ms=self.clock, retention=10**7)
