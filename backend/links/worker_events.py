@@ -104,6 +104,22 @@ TERMINAL: Final = (
 """Nothing follows these: the library does not reconnect, so the worker ends."""
 
 
+_DIAL: Final = "failed to dial"
+_CAUSES: Final = ("connection refused", "no such host", "timeout", "certificate", "unreachable", "reset by peer")
+_OTHER_ERRORS: Final = {"database": "store_unreadable", "proxy scheme": "proxy_unsupported"}
+
+
+def of_error(text: str) -> d.Unreachable | d.ConnectFailed:
+    """What an error means that ended the library's connection task. The text itself stays here: it names addresses.
+
+    An unknown number in a refusal ends up here too: neonize cannot say it, "required field … not set".
+    """
+    if _DIAL in text:
+        cause = next((cause for cause in _CAUSES if cause in text), "no connection")
+        return d.Unreachable(f"the first dial failed: {cause}")
+    return d.ConnectFailed(next((code for word, code in _OTHER_ERRORS.items() if word in text), "unknown"))
+
+
 def code_ttl(index: int) -> float:
     """Seconds that the code of this index, counted from 1, is good for."""
     return FIRST_CODE if index == 1 else LATER_CODE

@@ -12,7 +12,7 @@ from typing import Any, Final
 from backend.links import driver as d
 from backend.links import pipe
 from backend.links.trim import trim
-from backend.links.worker_events import CODES, READERS, TERMINAL, code_ttl, phone_number
+from backend.links.worker_events import CODES, READERS, TERMINAL, code_ttl, of_error, phone_number
 
 NAME_WAIT: Final = 3.0
 """Seconds to wait for the account's name after the first Connected; WhatsApp sends it a little later."""
@@ -113,8 +113,8 @@ class WorkerSession:
             case d.PairSucceeded():
                 self._paired = True
             case d.Offline():
-                if not self._paired and not self._was_online:
-                    # the library does not try again before it is paired
+                if self._codes and not self._paired and not self._was_online:
+                    # while codes are shown, the library does not try again
                     report = d.Unreachable("the connection was lost before a phone was paired")
                 self._degraded = False
             case d.KeepAliveLost():
@@ -178,12 +178,9 @@ class WorkerSession:
         self._say(d.Online(phone_number(me.JID.User), me.PushName or me.BussinessName))
 
     def _connection_ended(self, task: asyncio.Task[None]) -> None:
-        """The library gave up; after an unknown refusal, or because the first dial failed."""
+        """The library gave up: the first dial failed, or a refusal that it cannot read."""
         error = None if task.cancelled() else task.exception()
-        if self._registered:
-            self._say(d.ConnectFailed("unknown"))
-        kind = "no error" if error is None else type(error).__name__
-        self._say(d.Unreachable(f"the first dial failed ({kind})"))
+        self._say(of_error(str(error)))
 
     async def _hear(self) -> None:
         """Commands. Not through the queue: asking must work while a step waits for the network."""

@@ -197,8 +197,37 @@ async def test_a_refusal_with_a_known_reason(bench: Bench) -> None:
 
 async def test_a_refusal_with_an_unknown_reason(bench: Bench) -> None:
     heard = await refused(bench, 499)
-    assert isinstance(await heard.next(d.Report), d.Offline | d.ConnectFailed)
-    assert (await heard.next(d.ConnectFailed)).reason
+    assert await heard.next(d.ConnectFailed) == d.ConnectFailed("unknown")
+
+
+@pytest.mark.parametrize("reason", [409, 499])
+async def test_a_first_login_that_is_refused(bench: Bench, reason: int) -> None:
+    session, _, _ = await bench.linked()
+    await session.stop()
+    bench.whatsapp.refuse(PHONE, reason)
+    heard = Heard()
+    await bench.driver.start(bench.spec(), heard)
+    assert await heard.next(d.ConnectFailed) == d.ConnectFailed("409" if reason == 409 else "unknown")
+
+
+async def test_a_server_that_is_unwell_is_tried_again(bench: Bench) -> None:
+    session, _, _ = await bench.linked()
+    await session.stop()
+    bench.whatsapp.refuse(PHONE, 503)
+    heard = Heard()
+    await bench.driver.start(bench.spec(), heard)
+    await heard.next(d.Offline)
+    bench.whatsapp.accept(PHONE)
+    assert await heard.next(d.Online) == d.Online(NUMBER, NAME)
+
+
+async def test_a_store_that_cannot_be_read(bench: Bench) -> None:
+    store = bench.spec().store
+    store.parent.mkdir()
+    store.write_bytes(b"no database" * 500)
+    heard = Heard()
+    await bench.driver.start(bench.spec(), heard)
+    assert await heard.next(d.ConnectFailed) == d.ConnectFailed("store_unreadable")
 
 
 async def test_a_stream_error_of_no_known_kind(bench: Bench) -> None:
@@ -213,7 +242,7 @@ async def test_nobody_answers_at_the_address(bench: Bench) -> None:
     heard = Heard()
     session = await bench.driver.start(bench.spec(), heard)
     found = await heard.next(d.Unreachable)
-    assert "127.0.0.1" not in found.message
+    assert found.message == "the first dial failed: connection refused"
     await gone(session.pid)
     assert heard.names == ["Unreachable"]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from backend.links import driver as d
 from backend.links import worker_events
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,6 +114,33 @@ def test_every_event_that_is_read_has_a_case_and_is_one_of_neonize() -> None:
 def test_a_worker_loads_none_of_what_it_does_not_need() -> None:
     loaded = {name.partition(".")[0] for name in outcome()["modules"]}
     assert not loaded & {"urllib3", "bs4", "rich", "lxml", "chardet", "_ssl"}
+
+
+@pytest.mark.parametrize(
+    ("text", "report"),
+    [
+        (
+            "failed to dial whatsapp web websocket: … dial tcp 10.1.2.3:443: i/o timeout",
+            "the first dial failed: timeout",
+        ),
+        ("failed to dial whatsapp web websocket: lookup: no such host", "the first dial failed: no such host"),
+        ("failed to dial whatsapp web websocket: 403 for 447441395830", "the first dial failed: no connection"),
+    ],
+)
+def test_errors_of_the_first_dial_without_what_they_name(text: str, report: str) -> None:
+    assert worker_events.of_error(text) == d.Unreachable(report)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("proto: required field neonize.ConnectFailure.Reason not set", "unknown"),
+        ("failed to upgrade database: file is not a database", "store_unreadable"),
+        ('unsupported proxy scheme "nonsense"', "proxy_unsupported"),
+    ],
+)
+def test_other_errors(text: str, code: str) -> None:
+    assert worker_events.of_error(text) == d.ConnectFailed(code)
 
 
 def test_code_times_sum_up_to_the_life_of_all_codes() -> None:
