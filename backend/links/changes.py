@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from backend.links import driver as d
 from backend.links import faces
 from backend.links.driver import Report
-from backend.links.machine import Fate, Input, Move
+from backend.links.machine import Fate, Input, Move, Reason
 from backend.links.record import LinkRecord
 from backend.links.snapshot import LinkState
 
@@ -28,7 +28,8 @@ def after(record: LinkRecord, cause: Input, move: Move, report: Report | None, n
     if move.to is not record.state:
         new = replace(new, state=move.to, since=now)
     if move.says is not None and not move.if_news:
-        new = replace(new, reason_code=faces.reason_code(cause, report, record.paired))
+        why = Input.FLAPPING if move.reason is Reason.FLAPPING else cause
+        new = replace(new, reason_code=faces.reason_code(why, report, record.paired))
     if move.fate in (Fate.FORGET, Fate.LOGOUT):
         new = replace(new, paired=False, phone_number=None, display_name=None, also_linked=False)
     return new

@@ -30,6 +30,7 @@ from backend.links.runner import Runner
 from backend.links.scribe import Scribe
 from backend.links.snapshot import LinkState
 from backend.links.timers import Struck, Timers
+from backend.links.worker_life import Exit
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +67,7 @@ class Life:
         self.record = record
         self.code: Code | None = None
         self.timers = Timers(house.clock, strike)
-        self.runner = Runner(house.driver, house.slots, house.clock, report, house.tracer)
+        self.runner = Runner(house.driver, house.slots, house.clock, report, house.meter, house.tracer)
         self.judge = Judge(house.settings, house.retries)
         self.damper = Damper(house.settings.flap_limit, house.settings.flap_window)
         self.scribe = Scribe(house, record)
@@ -104,13 +105,13 @@ class Life:
         move = step(self.state, cause)
         if cause in _LOSSES and self.damper.lost(now) and self.state in UP | {LinkState.DISCONNECTED}:
             log.warning("link_flaps", link_id=self.record and self.record.link_id)
-            await self.apply(Input.FLAPPING, step(self.state, Input.FLAPPING)._replace(fate=move.fate), None)
+            await self.apply(cause, step(self.state, Input.FLAPPING)._replace(fate=move.fate), None)
             return
         if cause in _GAINS and self.damper.came(now):
             self._house.meter.flap()
         if self.damper.flapping and cause in _DAMPED:
             self.timers.arm(Timer.CALM, self._house.settings.flap_calm)
-            await self.decide(move.fate)
+            await self.decide(move.fate, cause)
             return
         await self.apply(cause, move, report)
 
@@ -135,7 +136,7 @@ class Life:
         if new.state is LinkState.CONNECTED is not record.state:
             await self.scribe.secure(new)
         # Only a paired device can be removed from an account; a pairing just ends.
-        await self.decide(Fate.FORGET if move.fate is Fate.LOGOUT and not record.paired else move.fate)
+        await self.decide(Fate.FORGET if move.fate is Fate.LOGOUT and not record.paired else move.fate, cause)
 
     def _claimed(self, record: LinkRecord) -> LinkRecord:
         assert record.phone_number is not None  # noqa: S101  the caller looked
@@ -182,7 +183,7 @@ class Life:
             Timer.CALM: s.flap_calm,
         }[timer]
 
-    async def decide(self, fate: Fate) -> None:
+    async def decide(self, fate: Fate, cause: Input) -> None:
         """What becomes of the session."""
         record = self.record
         assert record is not None  # noqa: S101  the caller moved it
@@ -192,7 +193,9 @@ class Life:
             case Fate.START:
                 await self.begin()
             case Fate.RETRY:
-                await self.runner.stop(record.link_id)
+                await self.runner.stop(
+                    record.link_id, Exit.UNRESPONSIVE if cause is Input.WORKER_HUNG else Exit.STOPPED
+                )
                 self.restarts += 1
                 self._house.meter.restart()
                 await self.begin(self.judge.delay(self._clock.now()))

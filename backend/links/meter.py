@@ -25,6 +25,9 @@ class LinkMeter(Protocol):
     def correction(self) -> None:
         """`roundtrip_link_corrections_total`: the library's own word contradicted the believed state."""
 
+    def worker_exit(self, reason: str) -> None:
+        """`roundtrip_worker_exits_total`: a worker ended. `reason` is a value of `worker_life.Exit`."""
+
 
 class NoMeter:
     """Counts nothing."""
@@ -38,3 +41,5 @@ class NoMeter:
     def flap(self) -> None: ...
 
     def correction(self) -> None: ...
+
+    def worker_exit(self, reason: str) -> None: ...

@@ -11,7 +11,9 @@ import structlog
 
 from backend.links.clock import Clock
 from backend.links.driver import Driver, Report, Session, SessionSpec, WorkerDied
-from backend.telemetry.request_tracer import LINK_ID, OFF, RequestTracer, Step
+from backend.links.meter import LinkMeter
+from backend.links.worker_life import Exit, WorkerLife
+from backend.telemetry.request_tracer import OFF, RequestTracer
 
 log = structlog.get_logger(__name__)
 
@@ -34,13 +36,16 @@ class Runner:
         slots: asyncio.Semaphore,
         clock: Clock,
         deliver: Callable[[Report], None],
+        meter: LinkMeter,
         tracer: RequestTracer = OFF,
     ) -> None:
         self._driver = driver
         self._slots = slots
         self._clock = clock
         self._deliver = deliver
+        self._meter = meter
         self._tracer = tracer
+        self._life: WorkerLife | None = None
         self._generation = 0
         self._task: asyncio.Task[None] | None = None
         self._dialing = False
@@ -68,18 +73,16 @@ class Runner:
         if delay:
             await self._clock.sleep(delay)
         async with self._slots:
-            step = self._tracer.start("worker", spec.traceparent, attributes={LINK_ID: spec.link_id})
-            try:
-                await self._run(generation, msgspec.structs.replace(spec, traceparent=step.traceparent), spoke, step)
-            finally:
-                step.end()
+            life = WorkerLife(self._tracer, self._meter, spec)
+            self._life = life
+            await self._run(generation, msgspec.structs.replace(spec, traceparent=life.traceparent), spoke, life)
 
-    async def _run(self, generation: int, spec: SessionSpec, spoke: asyncio.Event, step: Step) -> None:
-        """Start the driver's session, and wait until it has something to say: that is what `step` spans."""
+    async def _run(self, generation: int, spec: SessionSpec, spoke: asyncio.Event, life: WorkerLife) -> None:
+        """Start the driver's session, and wait until it has something to say."""
 
         def report(said: Report) -> None:
-            if isinstance(said, WorkerDied) and not spoke.is_set():
-                step.fail("worker_died")
+            if isinstance(said, WorkerDied):
+                life.died(said.exit_status)
             spoke.set()
             if generation == self._generation:
                 self.spoken = True
@@ -106,23 +109,27 @@ class Runner:
         finally:
             handle.cancel()
 
-    async def stop(self, link_id: str) -> None:
+    async def stop(self, link_id: str, how: Exit = Exit.STOPPED) -> None:
         """End the session, or its start, and wait for it. Its reports no longer count from now on."""
-        session = await self._let_go()
+        life, session = await self._let_go()
         if session is not None:
             await _within(session.stop, link_id)
+        if life is not None:
+            life.ended(how)
 
     async def logout(self, link_id: str) -> bool:
         """Remove the device from the account and end the session; False when no session could do it."""
-        session = await self._let_go()
+        life, session = await self._let_go()
         if session is None:
             return False
-        if await _within(session.logout, link_id):
-            return True
-        await _within(session.stop, link_id)
-        return False
+        done = await _within(session.logout, link_id)
+        if not done:
+            await _within(session.stop, link_id)
+        if life is not None:
+            life.ended(Exit.STOPPED)
+        return done
 
-    async def _let_go(self) -> Session | None:
+    async def _let_go(self) -> tuple[WorkerLife | None, Session | None]:
         self._generation += 1
         self._spoke.set()
         task, self._task = self._task, None
@@ -132,7 +139,8 @@ class Runner:
             # A start that is under way is not cut short, lest a process is left behind: it sees that it is too late.
             await asyncio.wait([task])
         session, self.session = self.session, None
-        return session
+        life, self._life = self._life, None
+        return life, session
 
 
 async def _within(work: Callable[[], Awaitable[None]], link_id: str) -> bool:

@@ -16,7 +16,6 @@ from backend.links.clock import Clock, LoopClock
 from backend.links.driver import Driver
 from backend.links.errors import LinkError
 from backend.links.faces import LinkView
-from backend.links.flapping import Flapping
 from backend.links.house import House
 from backend.links.link import Link, Order
 from backend.links.machine import LIVE
@@ -75,7 +74,6 @@ class LinkService:
         self._settings = settings
         self._links: dict[BotKey, Link] = {}
         self._truth = Truth(self._clock, settings.truth_misses)
-        self._flapping = Flapping(self._clock, lambda: list(self._links.values()))
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: list[Link] = []
         self._to_restore = 0
@@ -126,7 +124,6 @@ class LinkService:
     async def close(self) -> None:
         """End every session and keep every account; no event is published any more."""
         self._closing = True
-        self._flapping.every(None)
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -224,10 +221,6 @@ class LinkService:
     def _check_soon(self, key: BotKey) -> None:
         if (link := self._links.get(key)) is not None and not self._closing:
             self._spawn(self._truth.check(link), "link-check")
-
-    def flap_every(self, seconds: float | None) -> None:
-        """The fault `whatsapp_flap`: every connected link is down and up for `seconds` each; None ends it."""
-        self._flapping.every(seconds)
 
     # inside
 

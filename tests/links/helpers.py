@@ -188,6 +188,7 @@ class CountingMeter:
         self.restarts = 0
         self.flaps = 0
         self.corrections = 0
+        self.exits: list[str] = []
 
     def transition(self, to: LinkState, reason: str) -> None:
         self.transitions.append((to.value, str(reason)))
@@ -203,6 +204,9 @@ class CountingMeter:
 
     def correction(self) -> None:
         self.corrections += 1
+
+    def worker_exit(self, reason: str) -> None:
+        self.exits.append(reason)
 
 
 def settings(data_dir: Path, **changes: Any) -> Settings:

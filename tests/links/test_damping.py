@@ -7,7 +7,7 @@ from pathlib import Path
 from backend.links import driver as d
 from backend.links.damping import Damper
 from backend.links.snapshot import LinkState
-from tests.links.helpers import KEY, ONLINE, OTHER, Stage, staged
+from tests.links.helpers import KEY, ONLINE, Stage, staged
 
 
 async def swing(stage: Stage, times: int, pause: float) -> None:
@@ -83,22 +83,6 @@ async def test_workers_that_die_while_the_link_flaps_are_replaced(tmp_path: Path
         assert len(stage.driver.sessions) == 7
         assert stage.publisher.types().count("Degraded") == 1
         assert "Disconnected" not in stage.publisher.types()
-
-
-async def test_the_flap_fault_moves_every_connected_link_and_ends(tmp_path: Path) -> None:
-    async with staged(tmp_path) as stage:
-        await stage.connect(KEY)
-        await stage.connect(OTHER, "+14155550143")
-        stage.service.flap_every(6.0)
-        await stage.clock.pass_(13.0)
-        for key in (KEY, OTHER):
-            assert stage.publisher.types(key)[-2:] == ["Disconnected", "Connected"]
-        await stage.clock.pass_(120.0)
-        assert {stage.state(KEY), stage.state(OTHER)} == {LinkState.DEGRADED}
-        assert stage.meter.flaps >= 10
-        stage.service.flap_every(None)
-        await stage.clock.pass_(61.0)
-        assert {stage.state(KEY), stage.state(OTHER)} == {LinkState.CONNECTED}
 
 
 def test_losses_that_lie_apart_do_not_add_up() -> None:

@@ -363,6 +363,27 @@ async def test_a_session_that_says_nothing_at_all_is_restarted(tmp_path: Path) -
         assert stage.driver.sessions[0].stopped
 
 
+async def test_each_workers_end_is_counted_once_and_by_its_kind(tmp_path: Path) -> None:
+    async with staged(tmp_path, truth_interval=10.0, truth_misses=2, restart_limit=9, retry_cap=1.0) as stage:
+        await stage.connect()
+        for status in (-9, 134, 0):
+            await stage.report(d.WorkerDied(status))
+            await stage.clock.pass_(1.1)
+            await stage.report(ONLINE)
+            stage.session().is_alive = True
+        stage.session().is_alive = None
+        await stage.clock.pass_(25.0)
+        await stage.report(ONLINE)
+        stage.session().is_alive = True
+        await stage.service.logout(KEY)
+        assert stage.meter.exits == ["killed", "crashed", "exited", "unresponsive", "stopped"]
+        assert len(stage.driver.sessions) == 5
+        stage.driver.refuses = True
+        await stage.start()
+        await stage.clock.pass_(0.1)
+        assert stage.meter.exits[5:] == ["crashed"]
+
+
 async def test_a_network_that_swallows_everything_costs_no_account(tmp_path: Path) -> None:
     async with staged(tmp_path, retry_limit=3) as stage:
         await stage.connect()
@@ -372,7 +393,8 @@ async def test_a_network_that_swallows_everything_costs_no_account(tmp_path: Pat
             await stage.clock.pass_(100.0)  # no session ever says a word
             stage.session().is_alive = None
         assert stage.state() is LinkState.DISCONNECTED
-        assert (started := len(stage.driver.sessions)) > 5
+        started = len(stage.driver.sessions)
+        assert started > 5
         while len(stage.driver.sessions) == started:
             await stage.clock.pass_(5.0)
         await stage.report(ONLINE)

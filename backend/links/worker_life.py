@@ -1,0 +1,61 @@
+"""The life of one session's process: one span, and one count of how it ended."""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+from backend.links.driver import SessionSpec
+from backend.links.meter import LinkMeter
+from backend.telemetry.request_tracer import LINK_ID, RequestTracer
+
+_EXIT_CODE: Final = "process.exit.code"
+_SIGKILL: Final = -9
+
+
+class Exit(enum.StrEnum):
+    """How a worker ended: the label of `roundtrip_worker_exits_total`."""
+
+    STOPPED = "stopped"
+    """We ended it."""
+    EXITED = "exited"
+    """By itself, in order."""
+    CRASHED = "crashed"
+    KILLED = "killed"
+    """From outside: by the kernel for want of memory, or by somebody."""
+    UNRESPONSIVE = "unresponsive"
+    """We ended it, for it no longer answered."""
+
+
+def exit_of(status: int) -> Exit:
+    """What an exit status says, as `subprocess` gives it: negative for a signal."""
+    if status == 0:
+        return Exit.EXITED
+    return Exit.KILLED if status == _SIGKILL else Exit.CRASHED
+
+
+class WorkerLife:
+    """Begins now; its first end is the one that counts. `traceparent` is what the worker's own spans join."""
+
+    def __init__(self, tracer: RequestTracer, meter: LinkMeter, spec: SessionSpec) -> None:
+        self._meter = meter
+        self._step = tracer.start("worker", spec.traceparent, attributes={LINK_ID: spec.link_id})
+        self._over = False
+        self.traceparent = self._step.traceparent
+
+    def died(self, status: int) -> None:
+        """It ended by itself."""
+        if not self._over:
+            self._step.set(_EXIT_CODE, status)
+            self.ended(exit_of(status))
+
+    def ended(self, how: Exit) -> None:
+        """It is over."""
+        if self._over:
+            return
+        self._over = True
+        self._step.set("roundtrip.worker.exit", how.value)
+        if how in (Exit.CRASHED, Exit.KILLED, Exit.UNRESPONSIVE):
+            self._step.fail(f"worker_{how.value}")
+        self._step.end()
+        self._meter.worker_exit(how.value)
