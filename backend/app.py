@@ -40,6 +40,7 @@ from backend.proxies import Proxies
 from backend.ready import Readiness
 from backend.service_keys import ServiceKeys
 from backend.settings import Settings
+from backend.sockets.doorkeeper import Doorkeeper
 from backend.sockets.meter import SocketMeter
 from backend.sockets.registry import Registry
 from backend.sockets.server import SocketServer
@@ -164,6 +165,7 @@ class Backend:
         self.identity = authenticator(settings)
         rate_limited = self.telemetry.metrics.rate_limited
         limits = Limits(Rules.of(settings), lambda limit: rate_limited[limit].inc())
+        admission = Admission(self.identity, limits)
         snapshot = snapshots(self.links)
         replayer = Replayer(
             self.outbox, self.courier, self.telemetry.journal, snapshot, watermark=settings.send_queue_limit // 2
@@ -172,7 +174,7 @@ class Backend:
             self.registry,
             self.courier,
             replayer,
-            Admission(self.identity, limits),
+            admission,
             SocketMeter(self.telemetry.metrics),
             self.faults,
             cors_origins=settings.cors_origins,
@@ -181,6 +183,7 @@ class Backend:
             ping_interval=settings.ping_interval,
             ping_timeout=settings.ping_timeout,
             max_packet=settings.max_packet,
+            door=Doorkeeper(admission.identify, limits, settings.token_grace),
         )
         self.readiness = Readiness(self.outbox, self.links)
         viewer = TraceViewer(settings.trace_url_template)

@@ -115,8 +115,7 @@ class Limits:
         self._user = Buckets(rules.handshakes_per_user, clock)
         hourly = Rate(rules.pairings_per_hour / 3600.0, rules.pairings_per_hour)
         self._pairings = Buckets(hourly, clock)
-        self._events = rules.events_per_socket
-        self._clock = clock
+        self._messages = Buckets(rules.events_per_socket, clock)
         self.sockets = Places(rules.sockets_per_user)
         """By user id."""
 
@@ -138,17 +137,12 @@ class Limits:
             self._refused("connections_per_user")
             raise Limited("connections_per_user", f"You have {self.sockets.most} sockets already; close one.", None)
 
-    def messages(self) -> Callable[[], bool]:
-        """A gate for one socket's messages: False for one too many."""
-        bucket = Buckets(self._events, self._clock, most=1)
-
-        def allowed() -> bool:
-            if bucket.take("") == 0.0:
-                return True
-            self._refused("events_per_socket")
-            return False
-
-        return allowed
+    def message(self, socket: str) -> bool:
+        """A socket sends something: False for one too many."""
+        if self._messages.take(socket) == 0.0:
+            return True
+        self._refused("events_per_socket")
+        return False
 
     def _take(self, buckets: Buckets, caller: str, limit: str, message: str) -> None:
         wait = buckets.take(caller)

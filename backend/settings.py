@@ -75,6 +75,7 @@ class Settings(BaseSettings):
         30.0, ge=0, le=300, description="Seconds that the issuer's clock may differ from this one"
     )
     jwt_authorized_parties: CommaList = Field((), description="The `azp` that tokens must carry, comma list")
+    token_grace: float = Field(30.0, ge=0, description="Seconds between the end of a token and that of its socket")
     api_keys: SecretStr | None = Field(
         None, description="Keys of service callers, comma list of name:scope+scope:sha256hex"
     )
@@ -113,6 +114,7 @@ class Settings(BaseSettings):
     body_timeout: float = Field(10.0, gt=0, description="Seconds until a request's body must be there")
     header_timeout: float = Field(10.0, gt=0, description="Seconds until a new connection's request must be there")
 
+    token_grace: float = Field(30.0, ge=0, description="Seconds to renew a token that ran out, then its socket is closed")
     ping_interval: float = Field(25.0, ge=1, description="Seconds between two heartbeats of a socket")
     ping_timeout: float = Field(20.0, ge=1, description="Seconds without an answer until a socket counts as gone")
 

@@ -84,8 +84,8 @@ def test_each_refusal_is_counted_under_its_limit() -> None:
         ask("somebody")
         with pytest.raises(Limited):
             ask("somebody")
-    message = limits.messages()
-    assert [message(), message(), message()] == [True, True, False]
+    assert [limits.message("sid") for _ in range(3)] == [True, True, False]
+    assert limits.message("another")
     assert counted == [
         "handshakes_per_address",
         "handshakes_per_user",

@@ -9,6 +9,8 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final, Protocol
 
+import msgspec
+import msgspec
 import structlog
 from aiohttp import web
 from socketio.exceptions import ConnectionRefusedError as Refused
@@ -20,10 +22,12 @@ from backend.delivery.replay import Replayer
 from backend.identity import BotKey, IdentityError, Principal
 from backend.proxies import ADDRESS
 from backend.sockets import codec, handshake
+from backend.sockets.doorkeeper import Doorkeeper
 from backend.sockets.engine import SocketEngine
 from backend.sockets.handshake import Handshake, Refusal
 from backend.sockets.peer import Peer
 from backend.sockets.registry import Registry
+from backend.sockets.tokens import Tokens
 from backend.telemetry.redaction import key_hash
 
 log = structlog.get_logger(__name__)
@@ -31,7 +35,7 @@ log = structlog.get_logger(__name__)
 CONNECT_DEADLINE: Final = 5.0
 """Seconds that checking a token may take: a slow connect handler would leave a ghost."""
 
-SWEEP: Final = 5.0
+SWEEP: Final = 1.0
 """Seconds between two looks for sockets that are gone, or whose token has run out."""
 
 
@@ -53,6 +57,18 @@ class Switches(Protocol):
     """Milliseconds after which each new socket is closed."""
 
 
+class SocketLimits(Protocol):
+    """How many sockets a user may have, and how much one may say. Raises `Refusal`."""
+
+    def enter(self, user_id: str) -> None:
+        """Take a place, to be given back with `leave`."""
+
+    def leave(self, user_id: str) -> None: ...
+
+    def messages(self) -> Callable[[], bool]:
+        """A gate for one socket's messages."""
+
+
 class SocketServer:
     """Owns the Socket.IO server and keeps the registry true."""
 
@@ -62,6 +78,8 @@ class SocketServer:
         courier: Courier,
         replayer: Replayer,
         admit: Callable[[Handshake], Awaitable[Principal]],
+        tokens: Tokens,
+        limits: SocketLimits,
         meter: Meter,
         switches: Switches,
         *,
@@ -71,14 +89,19 @@ class SocketServer:
         ping_interval: float,
         ping_timeout: float,
         max_packet: int,
+        door: Doorkeeper | None = None,
     ) -> None:
-        """`admit` checks who is calling and raises `Refusal`. Times are in seconds, sizes in bytes."""
+        """`admit` checks who is calling and raises `Refusal`; without a `door` whoever is in may stay. Times are in
+        seconds, sizes in bytes."""
         self._registry = registry
         self._courier = courier
         self._replayer = replayer
         self._admit = admit
+        self._tokens = tokens
+        self._limits = limits
         self._meter = meter
         self._switches = switches
+        self._door = door or Doorkeeper()
         self._max_sockets_per_key = max_sockets_per_key
         self._cors_origins = frozenset(cors_origins)
         self._peers: dict[str, tuple[Peer, Channel]] = {}
@@ -102,7 +125,11 @@ class SocketServer:
         self.engine.on_open = self._opened
         self.engine.on_gone = self._gone
         self.engine.on("connect", self._connect)
+        self.engine.on_message = self._may_speak
         self.engine.on("status", self._status)
+        self.engine.on("auth", self._renew)
+        self.engine.on("auth", self._renew)
+        self.engine.on_message = self._door.allowed
 
     def attach(self, app: web.Application) -> None:
         """Serve `/socket.io/` from this application."""
@@ -151,6 +178,8 @@ class SocketServer:
             raise Refusal("unavailable", "The connection was closed during the handshake.")
         if len(self._registry.of(key)) >= self._max_sockets_per_key:
             raise Refusal("too_many_sockets", f"This bot has {self._max_sockets_per_key} sockets already; close one.")
+        self._door.enter(key.user_id)
+        self._limits.enter(key.user_id)
         peer = Peer(
             sid,
             eio_sid,
@@ -161,6 +190,7 @@ class SocketServer:
             connect_parent=shake.traceparent,
             expires_at=principal.expires_at,
         )
+        peer.may_speak = self._limits.messages()
         self._registry.add(peer)
         self._peers[eio_sid] = (peer, self._courier.joined(peer))
         return peer
@@ -193,6 +223,22 @@ class SocketServer:
         if entry is not None:
             await self._replayer.status(entry[0])
 
+    async def _renew(self, sid: str, data: object = None, *_more: object) -> object:
+        """The client has a fresh token. The answer is the ack."""
+        entry = self._peers.get(self.engine.manager.eio_sid_from_sid(sid, "/"))
+        return None if entry is None else msgspec.to_builtins(await self._door.renew(entry[0], data))
+
+    async def _renew(self, sid: str, said: object = None, *_more: object) -> object:
+        """The client brings a fresh token; the answer goes back as its ack."""
+        entry = self._peers.get(self.engine.manager.eio_sid_from_sid(sid, "/"))
+        if entry is None:
+            return None
+        return msgspec.to_builtins(await self._tokens.renew(entry[0], said))
+
+    async def _may_speak(self, eio_sid: str) -> bool:
+        entry = self._peers.get(eio_sid)
+        return entry is None or entry[0].may_speak()
+
     # disconnect
 
     def _gone(self, eio_sid: str, reason: str) -> None:
@@ -201,6 +247,7 @@ class SocketServer:
         if entry is None:
             return
         peer = entry[0]
+        self._door.leave(peer)
         if self._switches.stale_cleanup:
             peer = max(self._registry.of(peer.key), key=lambda other: other.connected_at, default=peer)
         peer.forget()
@@ -219,9 +266,10 @@ class SocketServer:
         )
 
     async def sweep(self) -> None:
-        """Run for ever: unmap sockets whose engine went without a word."""
+        """Run for ever: unmap sockets whose engine went without a word, and see to tokens that ran out."""
         while True:
             await asyncio.sleep(SWEEP)
+            await self._door.look([entry[0] for entry in self._peers.values()])
             for eio_sid in [eio_sid for eio_sid in self._peers if eio_sid not in self.engine.eio.sockets]:
                 log.warning("ghost_socket_removed")
                 self._gone(eio_sid, "transport close")

@@ -28,6 +28,7 @@ from backend.identity import BotKey
 from backend.limits import Limits
 from backend.links.errors import LinkError
 from backend.links.faces import LinkView
+from backend.links.script import SimulateAction
 from backend.links.snapshot import LinkState, Snapshot
 from backend.proxies import Proxies
 from backend.service_keys import ServiceKeys
@@ -64,8 +65,8 @@ class PretendedLinks:
         self.states[key] = LinkState.LOGGED_OUT
         return self.snapshot(key)
 
-    async def simulate(self, key: BotKey, action: str) -> Snapshot:
-        self._ask("simulate", key, action)
+    async def simulate(self, key: BotKey, action: SimulateAction) -> Snapshot:
+        self._ask("simulate", key, action.value)
         return self.snapshot(key)
 
     def links(self) -> Sequence[LinkView]:
