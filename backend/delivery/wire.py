@@ -11,7 +11,6 @@ from backend.delivery.outcome import Mode
 from backend.events import CONNECTION_EVENT, STATUS_UPDATE
 
 _EVENT: Final = b'["' + CONNECTION_EVENT.encode() + b'",'
-_STATUS: Final = b'42["' + STATUS_UPDATE.encode() + b'",'
 _REPLAYED: Final = {Mode.LIVE: b',"replayed":false,"attempt":', Mode.REPLAY: b',"replayed":true,"attempt":'}
 
 
@@ -46,6 +45,11 @@ def event_frame(event: StoredEvent, mode: Mode, attempt: int) -> Frame:
     return Frame(b"42%d%b%b%b%d}]" % (event.seq, _EVENT, event.body[:-1], _REPLAYED[mode], attempt))
 
 
+def packet_frame(event: str, data: msgspec.Struct) -> Frame:
+    """An Engine.IO message with a Socket.IO event of another name, without an ack id."""
+    return Frame(b'42["%b",%b]' % (event.encode(), msgspec.json.encode(data)))
+
+
 def status_frame(snapshot: msgspec.Struct) -> Frame:
-    """An Engine.IO message with a snapshot, without an ack id."""
-    return Frame(_STATUS + msgspec.json.encode(snapshot) + b"]")
+    """An Engine.IO message with a snapshot."""
+    return packet_frame(STATUS_UPDATE, snapshot)
