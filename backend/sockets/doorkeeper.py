@@ -7,10 +7,9 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
-import msgspec
 import structlog
 
-from backend.delivery.wire import Frame
+from backend.delivery.wire import packet_frame
 from backend.identity import IdentityError, Principal
 from backend.limits import Limited, Limits
 from backend.sockets.contract import Renewed, TokenExpired
@@ -91,8 +90,4 @@ class Doorkeeper:
                 await peer.lane.close("token_expired")
             elif peer.sid not in self._told:
                 self._told.add(peer.sid)
-                peer.send(_frame("auth_expired", TokenExpired(round(left, 1))))
-
-
-def _frame(event: str, data: msgspec.Struct) -> Frame:
-    return Frame(b'42["%b",%b]' % (event.encode(), msgspec.json.encode(data)))
+                peer.send(packet_frame("auth_expired", TokenExpired(round(left, 1))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from backend.delivery.outcome import MissReason
@@ -17,10 +17,6 @@ PROMPT_WAIT: Final = 1.0
 """Seconds that a client which acknowledges by itself is given before a receipt is asked for."""
 
 _REASON: Final = {Sent.FULL: MissReason.QUEUE_FULL, Sent.FAILED: MissReason.SEND_FAILED}
-
-
-def _always() -> bool:
-    return True
 
 
 class Confirmations(Protocol):
@@ -50,9 +46,7 @@ class Peer:
         "lane",
         "live",
         "must_ack",
-        "may_speak",
         "sid",
-        "told_expired",
     )
 
     def __init__(
@@ -76,9 +70,6 @@ class Peer:
         self.connect_parent = connect_parent
         self.expires_at = expires_at
         """When its token runs out, in seconds since the epoch; None for never."""
-        self.told_expired = False
-        self.may_speak: Callable[[], bool] = _always
-        """Asked before each of its messages; False for one too many."""
         self.connected_at = time.monotonic()
         self._confirmations = confirmations
         self._loop = asyncio.get_running_loop()

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final, Protocol
 
 import msgspec
-import msgspec
 import structlog
 from aiohttp import web
 from socketio.exceptions import ConnectionRefusedError as Refused
@@ -27,7 +26,6 @@ from backend.sockets.engine import SocketEngine
 from backend.sockets.handshake import Handshake, Refusal
 from backend.sockets.peer import Peer
 from backend.sockets.registry import Registry
-from backend.sockets.tokens import Tokens
 from backend.telemetry.redaction import key_hash
 
 log = structlog.get_logger(__name__)
@@ -57,18 +55,6 @@ class Switches(Protocol):
     """Milliseconds after which each new socket is closed."""
 
 
-class SocketLimits(Protocol):
-    """How many sockets a user may have, and how much one may say. Raises `Refusal`."""
-
-    def enter(self, user_id: str) -> None:
-        """Take a place, to be given back with `leave`."""
-
-    def leave(self, user_id: str) -> None: ...
-
-    def messages(self) -> Callable[[], bool]:
-        """A gate for one socket's messages."""
-
-
 class SocketServer:
     """Owns the Socket.IO server and keeps the registry true."""
 
@@ -78,8 +64,6 @@ class SocketServer:
         courier: Courier,
         replayer: Replayer,
         admit: Callable[[Handshake], Awaitable[Principal]],
-        tokens: Tokens,
-        limits: SocketLimits,
         meter: Meter,
         switches: Switches,
         *,
@@ -97,8 +81,6 @@ class SocketServer:
         self._courier = courier
         self._replayer = replayer
         self._admit = admit
-        self._tokens = tokens
-        self._limits = limits
         self._meter = meter
         self._switches = switches
         self._door = door or Doorkeeper()
@@ -125,9 +107,7 @@ class SocketServer:
         self.engine.on_open = self._opened
         self.engine.on_gone = self._gone
         self.engine.on("connect", self._connect)
-        self.engine.on_message = self._may_speak
         self.engine.on("status", self._status)
-        self.engine.on("auth", self._renew)
         self.engine.on("auth", self._renew)
         self.engine.on_message = self._door.allowed
 
@@ -179,7 +159,6 @@ class SocketServer:
         if len(self._registry.of(key)) >= self._max_sockets_per_key:
             raise Refusal("too_many_sockets", f"This bot has {self._max_sockets_per_key} sockets already; close one.")
         self._door.enter(key.user_id)
-        self._limits.enter(key.user_id)
         peer = Peer(
             sid,
             eio_sid,
@@ -190,7 +169,6 @@ class SocketServer:
             connect_parent=shake.traceparent,
             expires_at=principal.expires_at,
         )
-        peer.may_speak = self._limits.messages()
         self._registry.add(peer)
         self._peers[eio_sid] = (peer, self._courier.joined(peer))
         return peer
@@ -227,17 +205,6 @@ class SocketServer:
         """The client has a fresh token. The answer is the ack."""
         entry = self._peers.get(self.engine.manager.eio_sid_from_sid(sid, "/"))
         return None if entry is None else msgspec.to_builtins(await self._door.renew(entry[0], data))
-
-    async def _renew(self, sid: str, said: object = None, *_more: object) -> object:
-        """The client brings a fresh token; the answer goes back as its ack."""
-        entry = self._peers.get(self.engine.manager.eio_sid_from_sid(sid, "/"))
-        if entry is None:
-            return None
-        return msgspec.to_builtins(await self._tokens.renew(entry[0], said))
-
-    async def _may_speak(self, eio_sid: str) -> bool:
-        entry = self._peers.get(eio_sid)
-        return entry is None or entry[0].may_speak()
 
     # disconnect
 
