@@ -58,6 +58,9 @@ class LinkMetrics:
     def correction(self) -> None:
         self._metrics.link_corrections.inc()
 
+    def worker_exit(self, reason: str) -> None:
+        self._metrics.worker_exits[reason].inc()
+
 
 def snapshots(links: LinkService) -> Callable[[BotKey, int], Snapshot]:
     """What is true for a key now, with the `seq` of its newest event."""

@@ -189,7 +189,8 @@ def _build() -> _Table:
 
     on(ENDED, Input.START, Move(_S.CONNECTING, Reason.REQUESTED, _E.CONNECTING, Fate.START))
     # Restoring is silent: the link was there before and is, for the frontend, only not back yet.
-    on(LIVE - SHOWING, Input.RESTORE, Move(_S.CONNECTING, Reason.RESTORED))
+    # Asked only of paired ones, which may have crashed while the code was still on the screen.
+    on(LIVE, Input.RESTORE, Move(_S.CONNECTING, Reason.RESTORED))
     on((_S.FAILED, _S.CLIENT_OUTDATED), Input.RESTORE, Move(_S.CONNECTING, Reason.RESTORED))
 
     on((_S.CONNECTING, _S.QR), Input.QR, Move(_S.QR, Reason.CODE_SHOWN, _E.QR))  # a pairing code stays on the screen

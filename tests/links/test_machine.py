@@ -33,7 +33,7 @@ WORKER_DIED          ./RETRY     connecting!/RETRY connecting!/RETRY ./RETRY    
 WORKER_HUNG          ./RETRY     connecting!/RETRY connecting!/RETRY ./RETRY     ./RETRY+GRACE ./RETRY+GRACE ./RETRY
 START                . *
 LOGOUT               logged_out!/LOGOUT *
-RESTORE              .           .           .           connecting  connecting  connecting  connecting
+RESTORE              . connecting connecting connecting connecting connecting connecting
 PAIRING_OVER         .           qr_expired!/FORGET qr_expired!/FORGET .           .           .           .
 PAIRING_INCOMPLETE   .           .           .           failed!/STOP .           .           .
 GRACE_OVER           .           .           .           .           disconnected! disconnected! .

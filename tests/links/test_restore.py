@@ -11,8 +11,9 @@ import pytest
 from backend import events as e
 from backend.identity import BotKey
 from backend.links import driver as d
+from backend.links.publisher import PublishError
 from backend.links.snapshot import LinkState
-from tests.links.helpers import KEY, NAME, ONLINE, OTHER, PHONE, QR, Stage, calm, staged
+from tests.links.helpers import KEY, NAME, ONLINE, OTHER, PHONE, QR, Stage, calm, keys_for, staged
 
 THIRD = BotKey.parse("user-3", "bot-1")
 
@@ -158,6 +159,24 @@ async def test_paired_but_not_yet_connected_comes_back(tmp_path: Path) -> None:
         await stage.report(ONLINE, key=OTHER)
         await restoring
         assert e.Connected(PHONE, NAME, first=True) in [payload for key, payload in stage.publisher.said if key == KEY]
+
+
+async def test_a_crash_before_the_event_does_not_take_new_keys_for_rubbish(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.start()
+        keys_for(stage.session().spec.store)
+        stage.publisher.fails = PublishError("outbox_unavailable", "down")
+        await stage.report(QR, d.PairSucceeded(PHONE))
+        stage.publisher.fails = PublishError("outbox_unavailable", "still down")
+        await stage.clock.pass_(70.0)  # the code ended while it waited; the scan is next
+    async with staged(tmp_path, restore=False) as stage:
+        assert stage.state() is LinkState.CONNECTING
+        assert stage.service.snapshot(KEY).phone_number == PHONE
+        restoring = asyncio.create_task(stage.service.restore())
+        await calm()
+        await stage.report(ONLINE)
+        await restoring
+        assert stage.publisher.last == e.Connected(PHONE, NAME, first=True)
 
 
 @pytest.mark.parametrize(

@@ -502,6 +502,28 @@ async def test_a_start_that_cannot_be_stored_never_was(tmp_path: Path) -> None:
         assert len(stage.service.links()) == 1
 
 
+async def test_a_start_that_failed_leaves_no_record(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        stage.publisher.fails = FULL
+        with pytest.raises(LinkError):
+            await stage.service.start(KEY)
+    async with staged(tmp_path) as stage:
+        assert stage.service.links() == []
+
+
+async def test_a_start_that_failed_leaves_the_link_before_it(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        await stage.report(d.StreamReplaced())
+        stage.publisher.fails = FULL
+        with pytest.raises(LinkError):
+            await stage.service.start(KEY)
+        assert stage.state() is LinkState.REPLACED
+    async with staged(tmp_path) as stage:
+        assert stage.state() is LinkState.REPLACED
+        assert stage.service.snapshot(KEY).phone_number == PHONE
+
+
 async def test_an_event_that_cannot_be_stored_waits_and_the_state_with_it(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.start()

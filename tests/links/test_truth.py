@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from backend.links import driver as d
+from backend.links.link import Finding
+from backend.links.machine import Input
 from backend.links.snapshot import LinkState
-from tests.links.helpers import ONLINE, QR, staged
+from tests.links.helpers import KEY, ONLINE, QR, staged
 
 
 async def test_working_but_dead_is_corrected(tmp_path: Path) -> None:
@@ -54,6 +56,27 @@ async def test_a_contradiction_that_a_report_explains_is_none(tmp_path: Path) ->
         await stage.clock.pass_(3.0)
         assert stage.meter.corrections == 0
         assert stage.state() is LinkState.CONNECTED
+
+
+async def test_whatever_happened_meanwhile_voids_a_contradiction(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        stage.session().is_alive = False
+        await stage.clock.pass_(31.0)  # seen once, to be confirmed
+        await stage.report(d.Offline(), ONLINE)
+        await stage.clock.pass_(2.0)  # the library still says no, but it is news that has to be looked at anew
+        assert stage.meter.corrections == 0
+
+
+async def test_a_finding_about_a_session_that_is_gone_is_void(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        link = stage.service._links[KEY]
+        link.report(d.WorkerDied(-9))
+        link.inbox.put(Finding(Input.WORKER_HUNG, link.life.runner.starts - 1))
+        await stage.clock.pass_(2.0)
+        assert stage.meter.restarts == 1
+        assert stage.meter.corrections == 0
 
 
 async def test_a_worker_that_does_not_answer_is_replaced(tmp_path: Path) -> None:
