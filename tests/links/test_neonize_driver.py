@@ -93,6 +93,25 @@ async def test_from_qr_to_connected_with_number_and_name(bench: Bench) -> None:
     assert await session.alive() is True
 
 
+async def test_the_name_of_a_business_comes_with_the_pairing(bench: Bench) -> None:
+    bench.whatsapp.account(PHONE, "Analytical Engines").business = True
+    heard = Heard()
+    await bench.driver.start(bench.spec(), heard)
+    code = await heard.next(d.QrShown)
+    await bench.whatsapp.scan(code.qr, PHONE)
+    assert await heard.next(d.Online) == d.Online(NUMBER, "Analytical Engines")
+
+
+async def test_an_account_whose_name_does_not_come_is_online_all_the_same(bench: Bench) -> None:
+    account = bench.whatsapp.account(PHONE, "")
+    account.business = True
+    heard = Heard()
+    await bench.driver.start(bench.spec(), heard)
+    code = await heard.next(d.QrShown)
+    await bench.whatsapp.scan(code.qr, PHONE)
+    assert await heard.next(d.Online, within=6) == d.Online(NUMBER, "")
+
+
 async def test_a_paired_account_comes_back_without_a_code(bench: Bench) -> None:
     session, _, account = await bench.linked()
     await session.stop()

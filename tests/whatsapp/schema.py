@@ -28,3 +28,6 @@ def _load(module: str) -> Any:
 wa6 = _load("waWa6.WAWebProtobufsWa6_pb2")
 cert = _load("waCert.WACert_pb2")
 adv = _load("waAdv.WAAdv_pb2")
+e2e = _load("waE2E.WAWebProtobufsE2E_pb2")
+server_sync = _load("waServerSync.WAServerSync_pb2")
+sync_action = _load("waSyncAction.WAWebProtobufSyncAction_pb2")

@@ -22,10 +22,12 @@ from pathlib import Path
 from tests.whatsapp.certificates import server_context
 from tests.whatsapp.channel import Channel, ClosedError
 from tests.whatsapp.curve import KeyPair
+from tests.whatsapp.name_sync import COLLECTION, NameSync
 from tests.whatsapp.nodes import SERVER, Jid, Node
 from tests.whatsapp.noise import Authority
 from tests.whatsapp.phone import CodePairing, QrText, signed_identity
 from tests.whatsapp.schema import wa6
+from tests.whatsapp.sealed import Bundle, first_message
 from tests.whatsapp.tokens import tables
 
 REFS = 6
@@ -37,6 +39,8 @@ class Account:
 
     phone: str
     name: str
+    business: bool = False
+    """A business' name comes with the pairing; a person's is synchronised after the first login."""
     key: KeyPair = field(default_factory=KeyPair.make)
     device: int = 0
     device_key: bytes = b""
@@ -45,6 +49,7 @@ class Account:
     """Attributes of the `failure` that meets every login, until it is None again."""
     silent: bool = False
     """Answers nothing, though the connection stands."""
+    sync: NameSync = field(default_factory=NameSync)
     logins: int = 0
     line: Line | None = None
 
@@ -190,8 +195,13 @@ class StandIn:
     def _answer(self, line: Line, node: Node) -> None:
         content: list[Node] | None = None
         registration = node.child("link_code_companion_reg")
+        share = False
         if node.text("xmlns") == "encrypt" and node.text("type") == "get":
             content = [Node("count", {"value": "812"})]
+        elif node.text("xmlns") == "encrypt" and node.child("skey") is not None:
+            share = True
+        elif (sync := node.child("sync")) is not None and isinstance(sync.content, list):
+            content = [Node("sync", {}, [self._collection(line, one.text("name")) for one in sync.content])]
         elif registration is not None and registration.text("stage") == "companion_hello":
             line.hello, line.ref = registration, secrets.token_hex(8).encode()
             content = [Node("link_code_companion_reg", {}, [Node("link_code_pairing_ref", {}, line.ref)])]
@@ -199,8 +209,29 @@ class StandIn:
             line.account.device_key = b""
         attrs: dict[str, str | Jid] = {"from": SERVER, "type": "result", "id": node.text("id")}
         line.channel.send(Node("iq", attrs, content))
+        if share and line.account is not None and not line.account.business:
+            self._share_key(line, line.account, Bundle.read(node))
         if registration is not None and registration.text("stage") == "companion_finish":
             self._finish_code(line, registration)
+
+    def _share_key(self, line: Line, account: Account, bundle: Bundle) -> None:
+        """The phone's first message to its new device."""
+        sealed = first_message(account.key, bundle, account.sync.key_share())
+        attrs: dict[str, str | Jid] = {
+            "from": Jid(account.phone),
+            "type": "text",
+            "category": "peer",
+            "id": secrets.token_hex(8).upper(),
+            "t": str(int(time.time())),
+        }
+        line.channel.send(Node("message", attrs, [Node("enc", {"v": "2", "type": "pkmsg"}, sealed)]))
+
+    def _collection(self, line: Line, name: str) -> Node:
+        """One collection of the account's settings; only that of the name has anything in it."""
+        if name != COLLECTION or line.account is None or line.account.business:
+            return Node("collection", {"name": name})
+        patch = Node("patch", {}, line.account.sync.patch(line.account.name))
+        return Node("collection", {"name": name, "version": "1"}, [Node("patches", {}, [patch])])
 
     # what a person does with the phone
 
@@ -250,7 +281,7 @@ class StandIn:
         account.device_key = line.channel.client_key
         content = [
             Node("device-identity", {}, signed_identity(account.key, line.identity, secret)),
-            Node("biz", {"name": account.name}),
+            *([Node("biz", {"name": account.name})] if account.business else []),
             Node("device", {"jid": account.jid, "lid": Jid(f"9{account.phone}", "lid", account.device)}),
             Node("platform", {"name": "android"}),
         ]

@@ -57,7 +57,7 @@ async def test_from_qr_to_connected_then_a_drop_then_a_logout_on_the_phone(tmp_p
         connected = await client.event("whatsapp_connected")
         assert (connected["phoneNumber"], connected["displayName"], connected["first"]) == (NUMBER, NAME, True)
         assert (await client.event("whatsapp_paired"))["phoneNumber"] == NUMBER
-        assert (await calls.snapshot())["state"] == "connected"
+        assert (await calls.state("connected"))["displayName"] == NAME
 
         whatsapp.drop(PHONE)
         async with asyncio.timeout(10):
