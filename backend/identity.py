@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 MAX_ID_LENGTH: Final = 128
 """Longest user or bot id, in characters."""
@@ -18,12 +18,11 @@ class IdentityError(ValueError):
         self.message = message
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class BotKey:
+class BotKey(NamedTuple):
     """A user's bot: what sockets are mapped under and events are addressed to.
 
     The pair is the key. It is never joined into one string, so `a_b`+`c` and `a`+`b_c` stay different.
-    Make it with `BotKey.parse`, which checks both ids.
+    Make it with `BotKey.parse`, which checks both ids. A tuple, for it is hashed several times per event.
     """
 
     user_id: str

@@ -61,5 +61,9 @@ class SocketEngine(socketio.AsyncServer):  # type: ignore[misc]  # python-socket
 
     async def _handle_eio_disconnect(self, eio_sid: str, reason: str) -> None:
         lane = self.lanes.pop(eio_sid, None)
-        self.on_gone(eio_sid, (lane.close_reason if lane else None) or reason)
+        if lane is not None and lane.close_reason is not None:
+            reason = lane.close_reason
+        elif lane is not None and reason == self.reason.TRANSPORT_CLOSE and lane.silent:
+            reason = self.reason.PING_TIMEOUT  # python-engineio's two deadlines for it are equal, and race
+        self.on_gone(eio_sid, reason)
         await super()._handle_eio_disconnect(eio_sid, reason)

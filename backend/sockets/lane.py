@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
@@ -72,6 +73,12 @@ class Lane:
     @property
     def closed(self) -> bool:
         return bool(self._socket.closed or self._socket.closing)
+
+    @property
+    def silent(self) -> bool:
+        """Whether the client has left python-engineio's newest heartbeat unanswered for about as long as it may."""
+        asked = self._socket.last_ping
+        return bool(asked) and time.time() - asked > 0.9 * self._socket.server.ping_timeout
 
     @property
     def backlog(self) -> int:
