@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import pytest
 from hypothesis import given
@@ -19,6 +16,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 
 from backend.telemetry import tracing
 from backend.telemetry.otlp_spans import encode
+from tests.support.otlp import Receiver, receiving
 from tests.telemetry.test_pipeline import Drops, acked
 
 RESOURCES = [Resource({"service.name": name, "n": 1}) for name in ("one", "other")]
@@ -76,37 +74,16 @@ def test_it_means_what_the_sdk_means(some: list[ReadableSpan]) -> None:
 
 
 @pytest.fixture
-def receiver() -> Iterator[tuple[str, list[ExportTraceServiceRequest]]]:
-    got: list[ExportTraceServiceRequest] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.headers.get("Content-Encoding") == "gzip":
-                body = gzip.decompress(body)
-            got.append(ExportTraceServiceRequest.FromString(body))
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", got
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def receiver() -> Iterator[Receiver]:
+    with receiving() as made:
+        yield made
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])
 def test_it_goes_out_through_the_sdks_exporter(
-    receiver: tuple[str, list[ExportTraceServiceRequest]], monkeypatch: pytest.MonkeyPatch, compression: str
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, compression: str
 ) -> None:
-    url, got = receiver
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", compression)
     monkeypatch.setenv("OTEL_SERVICE_NAME", "named")
     drops = Drops()
@@ -114,17 +91,14 @@ def test_it_goes_out_through_the_sdks_exporter(
     with traces.tracer.span("PUT /api/bots/{bot_id}/link") as step:
         traces.journal.settled(acked(traces.journal.context(step.traceparent)))
     traces.close()
-    found = [
-        span for request in got for of in request.resource_spans for within in of.scope_spans for span in within.spans
-    ]
-    assert sorted(span.name for span in found) == [
+    assert sorted(span.name for span in receiver.spans) == [
         "PUT /api/bots/{bot_id}/link",
         "ack whatsapp_connected",
         "create whatsapp_connected",
         "emit whatsapp_connected",
     ]
-    assert len({span.trace_id for span in found}) == 1
-    resource = {pair.key: pair.value.string_value for pair in got[0].resource_spans[0].resource.attributes}
-    assert resource["service.name"] == "named"
-    assert resource["service.version"] == "1"
+    assert len({span.trace_id for span in receiver.spans}) == 1
+    resource = receiver.traces[0].resource_spans[0].resource.attributes
+    named = {pair.key: pair.value.string_value for pair in resource}
+    assert (named["service.name"], named["service.version"]) == ("named", "1")
     assert drops.count == 0
