@@ -221,6 +221,7 @@ class NeonizeDriver:
             env=self._environment,
             limit=pipe.LIMIT,
             close_fds=True,
+            start_new_session=True,  # a terminal's Ctrl-C is for the parent: the Go side would answer it too
         )
         session = NeonizeSession(spec, process, report)
         self._sessions.add(session)

@@ -67,7 +67,6 @@ def main(before_connect: Callable[[], None] = lambda: None) -> None:
     lean.without_unused()
     die_with_parent()
     os.umask(0o077)  # the store holds an account's keys
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's to handle
     hush()
     begin = read_begin(commands)
     os.nice(begin.niceness)
@@ -79,7 +78,10 @@ def main(before_connect: Callable[[], None] = lambda: None) -> None:
     from backend.links.worker_session import Reports, WorkerSession
 
     before_connect()
-    client = library.NewAClient(begin.store, uuid=begin.session)
+    # The library puts the path into a URI unescaped, so give it the bare name and stand in its folder.
+    folder, name = os.path.split(begin.store)
+    os.chdir(folder)
+    client = library.NewAClient(name, uuid=begin.session)
     try:
         asyncio.run(WorkerSession(Reports(reports), commands, begin, client, library).run())
     finally:

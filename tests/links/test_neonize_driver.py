@@ -321,6 +321,14 @@ async def test_stopping_keeps_the_keys(bench: Bench) -> None:
     assert await session.alive() is None
 
 
+async def test_a_folder_whose_name_means_something_in_a_uri(bench: Bench) -> None:
+    bench.folder = bench.folder / "what?mode=memory&x=%41#y"
+    session, _, _ = await bench.linked()
+    assert bench.spec().store.is_file()
+    await session.logout()
+    assert list(bench.spec().store.parent.iterdir()) == []
+
+
 async def test_stopping_before_anybody_scanned(bench: Bench) -> None:
     heard = Heard()
     session = await bench.driver.start(bench.spec(), heard)
