@@ -52,6 +52,9 @@ dashboards: install ## write the Grafana dashboards' JSON from dashboards/builde
 stack: install ## start backend, collector, Tempo, Loki, Prometheus, Alertmanager, Grafana (needs docker)
 	$(BIN)/python -m dashboards.stack
 
+soak: install ## kill -9 the backend two hundred times in a stream of events
+	ROUNDTRIP_SOAK_ROUNDS=$${ROUNDTRIP_SOAK_ROUNDS:-200} $(BIN)/python -m pytest tests/acceptance/test_crash.py -s -k kills
+
 lock: ## pin every dependency with its hashes (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--custom-compile-command "make lock" pyproject.toml -o requirements.lock
