@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from backend.links import driver as d
 from backend.links import pipe
@@ -78,6 +80,16 @@ async def test_what_follows_garbage_is_read() -> None:
     assert isinstance(await lines.next(), pipe.Garbage)
     assert isinstance(await lines.next(), pipe.Garbage)
     assert await lines.next() == d.Offline()
+
+
+@given(st.lists(st.binary(max_size=300), max_size=8), st.booleans())
+async def test_no_bytes_break_the_reader(parts: list[bytes], ended: bool) -> None:
+    data = b"\n".join(parts) + (b"\n" if ended else b"")
+    lines = pipe.from_worker(reader(data, limit=128))
+    count = 0
+    while await lines.next() is not None:
+        count += 1
+        assert count <= data.count(b"\n") + 1
 
 
 def test_the_first_line_of_a_worker() -> None:

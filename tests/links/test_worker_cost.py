@@ -11,6 +11,7 @@ import pytest
 
 from backend.links import driver as d
 from backend.links.neonize_driver import NeonizeDriver
+from backend.links.worker_session import TRIM_AFTER
 from tests.links.reports import Heard
 from tests.whatsapp.stand_in import StandIn, stand_in
 
@@ -31,12 +32,11 @@ def pss(pid: int) -> float:
 
 async def settled(pid: int) -> float:
     """PSS once the worker gave back what only its start needed."""
-    low = pss(pid)
-    deadline = time.monotonic() + 6
-    while time.monotonic() < deadline:
-        await asyncio.sleep(0.25)
-        low = min(low, pss(pid))
-    return max(low, pss(pid))
+    await asyncio.sleep(TRIM_AFTER + 0.5)
+    async with asyncio.timeout(10):
+        while (cost := pss(pid)) > ONE_LINK:
+            await asyncio.sleep(0.25)
+    return cost
 
 
 def driver_for(whatsapp: StandIn) -> NeonizeDriver:
