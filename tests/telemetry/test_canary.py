@@ -15,6 +15,7 @@ import pytest
 from tests.support.otlp import Receiver, receiving
 from tests.support.program import Api, api, running
 from tests.support.py_client import eventually, py_client
+from tests.whatsapp.stand_in import stand_in
 
 USER = "canary-user-of-the-mine"
 BOT = "canary-bot"
@@ -164,3 +165,42 @@ async def test_nothing_private_leaves_when_everything_goes_wrong(tmp_path: Path)
         await program.ended()
         outlets.add("the log", program.text())
     outlets.look_for({USER, PHONE})
+
+
+@pytest.mark.slow
+async def test_nothing_private_leaves_with_the_real_library_and_its_workers(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The workers' standard error goes where the program's goes, and Go prints there too."""
+    phone, name = "447441395830", "Canary of the Mine"
+    outlets = Outlets()
+    with receiving() as receiver:
+        settings: dict[str, Any] = {"log_level": "DEBUG", "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
+        async with (
+            stand_in() as whatsapp,
+            running(
+                tmp_path,
+                command=whatsapp.backend_command,
+                whatsapp_driver="neonize",
+                whatsapp_proxy=whatsapp.proxy_url,
+                **settings,
+            ) as program,
+            api(program, USER) as own,
+            py_client(program.url, USER, BOT) as client,
+        ):
+            await own.link(BOT)
+            await client.until(lambda: any("qr" in event for event in client.events), 20)
+            code: str = next(event["qr"] for event in client.events if "qr" in event)
+            await whatsapp.scan(code, phone, name)
+            await own.state("connected", BOT, 20)
+            whatsapp.logout_from_phone(phone)
+            await own.state("logged_out", BOT, 20)
+            program.terminate()
+            await program.ended()
+        outlets.add("the log", program.text())
+        for path, body in receiver.bodies:
+            outlets.add(path, body)
+    assert {"worker", "create", "ack"} <= kinds(receiver)
+    outlets.look_for({USER, f"+{phone}", name, code})
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err) == ("", "")
