@@ -46,10 +46,11 @@ CASES = {
 }
 
 SCRIPT = """
-import asyncio, ctypes, json, logging, sys, threading
 from backend.links import lean
+lean.without_unused()
+import asyncio, ctypes, json, logging, sys, threading
 logging.basicConfig(handlers=[logging.NullHandler()])
-lean.without_unused(); lean.install()
+lean.install()
 import neonize.aioze.events as ev
 from neonize.events import EVENT_TO_INT
 from neonize.proto.Neonize_pb2 import *
@@ -76,7 +77,9 @@ async def main():
         fields = [str(getattr(report, field)) for field in report.__struct_fields__]
         found.append(" ".join([type(report).__name__, *fields]))
     modules = [name for name, module in sys.modules.items() if module]
-    print(json.dumps({"found": found, "known": [c.__name__ for c in EVENT_TO_INT], "modules": modules}))
+    maps = [line.split()[-1] for line in open("/proc/self/maps")]
+    known = [c.__name__ for c in EVENT_TO_INT]
+    print(json.dumps({"found": found, "known": known, "modules": modules, "maps": maps}))
     sys.stdout.flush()
     import os; os._exit(0)
 
@@ -114,6 +117,7 @@ def test_every_event_that_is_read_has_a_case_and_is_one_of_neonize() -> None:
 def test_a_worker_loads_none_of_what_it_does_not_need() -> None:
     loaded = {name.partition(".")[0] for name in outcome()["modules"]}
     assert not loaded & {"urllib3", "bs4", "rich", "lxml", "chardet", "_ssl"}
+    assert not [path for path in outcome()["maps"] if "libmagic" in path or "libssl" in path]
 
 
 @pytest.mark.parametrize(

