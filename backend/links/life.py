@@ -95,7 +95,7 @@ class Life:
             await self.happen(Input.STORE_MISSING if missing else Input.STORE_CORRUPT, None)
             return
         if STATE_TIMERS.get(self.state) is Timer.STUCK:
-            self.timers.arm(Timer.STUCK, delay + self._lasts(Timer.STUCK))
+            self.timers.arm(Timer.STUCK, delay + self._house.settings.stuck_timeout)
         phone = None if record.paired else self.phone_wanted
         path = self._house.store.path(record)
         self.runner.begin(d.SessionSpec(record.link_id, path, phone, self.traceparent, self._seed), delay)
@@ -174,7 +174,8 @@ class Life:
 
     def _lasts(self, timer: Timer) -> float:
         s = self._house.settings
-        away = self.state is LinkState.DISCONNECTED  # the library tries by itself: leave it more time
+        # A library that was in before tries by itself: leave it more time than one that says nothing at all.
+        away = self.state is LinkState.DISCONNECTED and self.runner.spoken
         return {
             Timer.PAIRING: s.pairing_timeout,
             Timer.PAIRED: s.paired_timeout,

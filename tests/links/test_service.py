@@ -363,6 +363,16 @@ async def test_a_session_that_says_nothing_at_all_is_restarted(tmp_path: Path) -
         assert stage.driver.sessions[0].stopped
 
 
+async def test_a_worker_that_freezes_before_its_first_word_is_replaced_soon(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        await stage.report(d.WorkerDied(-9))
+        await stage.clock.pass_(1.1)
+        stage.session().is_alive = None
+        await stage.clock.pass_(70.0)
+        assert len(stage.driver.sessions) == 3
+
+
 async def test_each_workers_end_is_counted_once_and_by_its_kind(tmp_path: Path) -> None:
     async with staged(tmp_path, truth_interval=10.0, truth_misses=2, restart_limit=9, retry_cap=1.0) as stage:
         await stage.connect()
