@@ -119,6 +119,7 @@ class Backend:
             settings.data_dir, retention=settings.outbox_retention, max_bytes=settings.outbox_max_bytes
         )
         self.outbox.on_write = metrics.outbox_write.observe
+        self.outbox.count_failures(metrics.outbox_failures.inc)
         await self.outbox.start()
         metrics.ledger.read = ledger_reading(self.outbox)
         self.registry = Registry()

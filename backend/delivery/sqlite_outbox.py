@@ -58,6 +58,10 @@ class SqliteOutbox:
         self.on_write: Callable[[float], None] = lambda _seconds: None
         """Told the seconds that each committed batch took."""
 
+    def count_failures(self, count: Callable[[], object]) -> None:
+        """Have each failed commit counted; `count` is called on the writer thread."""
+        self._writer.on_failure = count
+
     async def start(self) -> None:
         """As `Outbox.start`."""
         self._loop = asyncio.get_running_loop()

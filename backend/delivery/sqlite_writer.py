@@ -52,6 +52,8 @@ class Writer:
         self._next_sweep = 0.0
         self.fault_delay = 0.0
         self.fault_down = False
+        self.on_failure: Callable[[], object] = lambda: None
+        """Told of each commit that failed, on the writer thread."""
         self.totals: Totals | None = None
         self.full = False
         self.alive = False
@@ -164,6 +166,7 @@ class Writer:
         except Exception as error:  # noqa: BLE001  # whatever it is, each write is answered, kept or logged
             if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
                 self._refuse(writes, str(error))
+                self.on_failure()
                 self._kept.failed(str(error))
                 return False
             if len(writes) > 1:  # one of them cannot be written, the others can

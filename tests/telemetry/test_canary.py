@@ -161,6 +161,7 @@ async def test_nothing_private_leaves_when_everything_goes_wrong(tmp_path: Path)
         scan = asyncio.ensure_future(own.call("POST", f"/api/bots/{BOT}/link/simulate", {"action": "scan"}))
         await eventually(lambda: "link_event_waits" in program.text(), 10)
         scan.cancel()
+        assert (await own.metrics())["roundtrip_outbox_failures_total"] > 0
         program.terminate()
         await program.ended()
         outlets.add("the log", program.text())
