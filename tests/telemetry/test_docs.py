@@ -18,7 +18,7 @@ def row(family: Metric) -> tuple[str, str, str, str]:
     suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
     labels = sorted({label for sample in family.samples for label in sample.labels if label != "le"})
     name = family.name.removeprefix("roundtrip_").removesuffix("_total") + suffix
-    return name, family.type, ", ".join(f"`{label}`" for label in labels) or "–", family.documentation
+    return name, family.type, ", ".join(f"`{label}`" for label in labels) or "-", family.documentation
 
 
 def test_every_metric_has_its_row_and_no_row_is_made_up() -> None:
