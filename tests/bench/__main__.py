@@ -32,7 +32,8 @@ def variants(otlp: str) -> list[Variant]:
         Variant("Roundtrip, telemetry off", python("roundtrip")),
         Variant("Roundtrip, 10 % of traces kept", python("roundtrip"), env=tenth),
         Variant("Roundtrip, 100 % of traces kept", python("roundtrip"), env=on),
-        Variant("Roundtrip, acks without being asked", python("roundtrip"), reply="polite"),
+        Variant("Roundtrip, no receipts", python("roundtrip"), env={"BENCH_RECEIPTS": "never"}),
+        Variant("Roundtrip, a receipt for each event", python("roundtrip"), env={"BENCH_RECEIPTS": "each"}),
     ]
     if (node := shutil.which("node")) is not None:
         found.append(Variant("bare Node socket.io", [node, str(ROOT / "tests" / "bench" / "bare.mjs")]))
@@ -45,6 +46,9 @@ PROMISES = {
     "Roundtrip, 100 % of traces kept": 1.0,
 }
 """Least ratio to bare python-socketio."""
+
+RECEIPTS = 0.85
+"""Least ratio of receipts as shipped to none at all."""
 
 
 def main() -> int:
@@ -81,6 +85,13 @@ def report(figures: Mapping[str, list[float]], *, check: bool) -> int:
         for name, least in PROMISES.items()
         if medians[name] / bare < least
     ]
+    receipts = medians["Roundtrip, a receipt for each event"] / medians["Roundtrip, no receipts"]
+    spared = medians["Roundtrip, telemetry off"] / medians["Roundtrip, no receipts"]
+    print(
+        f"\nevents/s with a receipt for each event, to none at all: {receipts:.2f}; as shipped, to none: {spared:.2f}"
+    )
+    if spared < RECEIPTS:
+        broken.append(f"receipts as shipped: {spared:.2f}, promised {RECEIPTS}")
     for promise in broken:
         print(f"not reached: {promise}")
     return 1 if check and broken else 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import tempfile
 import time
@@ -25,6 +26,7 @@ from backend.delivery.sqlite_outbox import SqliteOutbox
 from backend.events import Degraded
 from backend.faults import Faults
 from backend.process import tune_collector
+from backend.sockets import peer
 from backend.sockets.meter import SocketMeter
 from backend.sockets.registry import Registry
 from backend.sockets.server import SocketServer
@@ -47,7 +49,17 @@ class Counter(DeliveryMeter):
             Counter.courier.post(delivery.event.key, delivery.event.link_id, Degraded())
 
 
+def choose_receipts(which: str) -> None:
+    """`spared` is what ships: a client that acknowledges in time is not asked. `each` asks after every event, `never`
+    asks nobody."""
+    if which == "each":
+        peer.PROMPT_WAIT = 0.0  # type: ignore[misc]  # a constant, but for this comparison
+    elif which == "never":
+        setattr(peer.Peer, "confirm", lambda *_: None)  # noqa: B010  # for this comparison
+
+
 async def main(sockets: int, seconds: float) -> None:
+    choose_receipts(os.environ.get("BENCH_RECEIPTS", "spared"))
     telemetry = setup.start(vocabulary(), "bench", level="WARNING")
     with tempfile.TemporaryDirectory(prefix="roundtrip-bench-") as folder:
         outbox = SqliteOutbox(Path(folder))
@@ -88,8 +100,8 @@ async def main(sockets: int, seconds: float) -> None:
         print(runner.addresses[0][1], flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
         assert len(registry) == sockets, (len(registry), sockets)
-        for peer in registry.all():
-            courier.post(peer.key, "0190b0f05f647b1a9c595f2b8f1f9c3e", Degraded())
+        for socket in registry.all():
+            courier.post(socket.key, "0190b0f05f647b1a9c595f2b8f1f9c3e", Degraded())
         await asyncio.sleep(0.5)
         Counter.count, start = 0, time.perf_counter()
         await asyncio.sleep(seconds)
