@@ -113,6 +113,8 @@ def field(name: str, value: object) -> object:
         return scrub(value)
     if isinstance(value, dict):
         return {str(key): field(str(key), part) for key, part in value.items()}
+    if isinstance(value, tuple) and (names := getattr(value, "_fields", None)):  # a key is such a tuple
+        return {str(name): field(str(name), part) for name, part in zip(names, value, strict=True)}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [field("", part) for part in value]
     if isinstance(value, BaseException):
