@@ -166,6 +166,19 @@ def test_late_acks_stay_with_their_trace(collector: Collector, sink: Sink) -> No
     assert not arrived(sink, dropped)
 
 
+def test_a_plain_trace_that_misses_later_is_kept_from_then_on(collector: Collector, sink: Sink) -> None:
+    """A link's trace lives for minutes; its first spans are decided on long before an event of it misses."""
+    trace = next(name for name in (f"long {n}" for n in range(1000)) if not _kept_by_chance(name))
+    export(collector, span(trace, "link start"))
+    for marker in ("third marker", "fourth marker"):  # the decision on the first span is made by then
+        export(collector, span(marker, roundtrip_miss_reason="queue_full"))
+        wait_for(partial(has_arrived, sink, marker), f"the {marker} arrives")
+    export(collector, span(trace, "emit whatsapp_qr", roundtrip_miss_reason="key_mismatch"))
+    wait_for(lambda: arrived(sink, trace) == ["emit whatsapp_qr"], "the miss is kept")
+    export(collector, span(trace, "ack whatsapp_qr"))
+    wait_for(lambda: "ack whatsapp_qr" in arrived(sink, trace), "and what comes after it")
+
+
 def _kept_by_chance(name: str) -> bool:
     """Whether the probabilistic policy keeps a trace: FNV-1a over the salt and the id, as the processor has it."""
     value = 14695981039346656037
