@@ -115,8 +115,6 @@ def field(name: str, value: object) -> object:
         return {str(key): field(str(key), part) for key, part in value.items()}
     if isinstance(value, tuple) and (names := getattr(value, "_fields", None)):  # a key is such a tuple
         return {str(name): field(str(name), part) for name, part in zip(names, value, strict=True)}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return {name: field(name, part) for name, part in zip(value._fields, value, strict=True)}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [field("", part) for part in value]
     if isinstance(value, BaseException):
