@@ -122,7 +122,7 @@ async def stage(outbox: Outbox | None = None, **options: Any) -> AsyncIterator[S
         registry,
         courier,
         replayer,
-        trusted,
+        options.get("admit", trusted),
         notes,
         faults,
         cors_origins=(),
@@ -131,6 +131,7 @@ async def stage(outbox: Outbox | None = None, **options: Any) -> AsyncIterator[S
         ping_interval=options.get("ping_interval", 25),
         ping_timeout=options.get("ping_timeout", 20),
         max_packet=65536,
+        door=options.get("door"),
     )
     app = web.Application()
     server.attach(app)

@@ -1,0 +1,149 @@
+"""The documents are what the code says, are valid, and are what the wire carries."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+from referencing import Registry
+from referencing.jsonschema import DRAFT7
+
+from backend.api import openapi as openapi_module
+from backend.api.asyncapi import asyncapi
+from backend.api.contract import DOCS, documents, main
+from backend.api.openapi import PROBLEMS, codes_of, openapi, public_rows
+from backend.delivery.event_body import body, key_part
+from backend.delivery.outbox import Draft, StoredEvent
+from backend.delivery.outcome import Mode
+from backend.delivery.wire import event_frame
+from backend.events import PAYLOADS, Banned, Connected, EventType, Payload, Qr
+from backend.identity import BotKey
+from tests.support.api import api
+
+SPECS = DOCS.parent / "node_modules" / "@asyncapi" / "specs" / "schemas"
+
+
+def test_the_documents_are_up_to_date(tmp_path: Path) -> None:
+    main(tmp_path)
+    for name in documents():
+        assert (DOCS / name).read_bytes() == (tmp_path / name).read_bytes(), (
+            "run: .venv/bin/python -m backend.api.contract"
+        )
+
+
+@pytest.mark.parametrize("make", [openapi, asyncapi])
+def test_every_reference_leads_somewhere(make: Any) -> None:
+    document = make()
+    references = set(re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(document)))
+    assert references
+    for reference in references:
+        part: Any = document
+        for name in reference.split("/"):
+            part = part[name]
+
+
+def test_the_openapi_document_is_valid() -> None:
+    from schemathesis.specs.openapi import definitions
+
+    definitions.OPENAPI_31_VALIDATOR.validate(openapi())
+
+
+def test_the_asyncapi_document_is_valid() -> None:
+    if not SPECS.is_dir():
+        pytest.skip("@asyncapi/specs is missing; get it with: npm ci")
+    schema = json.loads((SPECS / "3.0.0-without-$id.json").read_text())
+    jsonschema.Draft7Validator(schema, registry=Registry()).validate(asyncapi())
+    assert DRAFT7
+
+
+def test_every_row_has_a_status_for_its_codes() -> None:
+    rows = public_rows()
+    assert {code for row in rows for code in codes_of(row)} == set(PROBLEMS)
+    assert len({row.name for row in rows}) == len(rows)
+
+
+async def test_the_document_names_every_api_route_that_is_served() -> None:
+    from backend.api.callers import Callers
+    from backend.api.public import PublicParts, make_public_app
+    from backend.auth import TrustedAuthenticator
+    from backend.faults import Faults
+    from backend.service_keys import ServiceKeys
+    from tests.support.api import PretendedLinks
+    from tests.support.memory_outbox import MemoryOutbox
+
+    app = make_public_app(
+        PublicParts(
+            links=PretendedLinks(),
+            ledger=MemoryOutbox(),
+            callers=Callers(TrustedAuthenticator(), ServiceKeys(), trusted=False),
+            faults=Faults(allowed=False),
+            driver="neonize",
+            trusted=False,
+        )
+    )
+    served = {
+        (route.method, route.resource.canonical)
+        for route in app.router.routes()
+        if route.resource is not None and route.method != "HEAD"
+    }
+    documented = {(method.upper(), path) for path, operations in openapi()["paths"].items() for method in operations}
+    page = {("GET", "/"), ("GET", "/static/{name}"), ("GET", "/vendor/{name}")}
+    assert served - page == documented
+
+
+EXAMPLES: tuple[Payload, ...] = (
+    Qr("2@x", 1, 6, "2026-01-01T00:00:20.000Z"),
+    Connected("+4915112345678", "Ada", first=True),
+    Banned("temporary_ban", False, "Wait.", None),
+)
+
+
+@pytest.mark.parametrize("payload", EXAMPLES)
+def test_an_event_on_the_wire_is_as_the_document_says(payload: Payload) -> None:
+    key = BotKey("user", "bot")
+    type_ = next(type_ for type_, kind in PAYLOADS.items() if kind is type(payload))
+    draft = Draft(key, "link", payload, 0, 1, "00-0-0-01")
+    raw = body(draft, 7, "01a20570-6de3-7def-9099-8556280f0ef3", "2026-01-01T00:00:00.000Z", key_part(key))
+    stored = StoredEvent(key, 7, "id", type_, "link", 0, 1, "", raw)
+    packet = event_frame(stored, Mode.REPLAY, 2).payload
+    _, event = msgspec.json.decode(packet[packet.index(b"[") :])
+    document = asyncapi()
+    schema = document["components"]["messages"][type_.wire]["payload"]
+    validator = jsonschema.Draft202012Validator({**schema, "components": document["components"]})
+    validator.validate(event)
+    wrong = {**event, "type": "whatsapp_other"}
+    assert not validator.is_valid(wrong)
+    assert not validator.is_valid({name: value for name, value in event.items() if name != "seq"})
+
+
+def test_every_event_type_is_a_message() -> None:
+    messages = asyncapi()["components"]["messages"]
+    for type_ in EventType:
+        assert messages[type_.wire]["name"] == "whatsapp_connection_event"
+
+
+async def test_problems_come_with_the_status_that_the_document_says() -> None:
+    seen: dict[str, int] = {}
+    async with api() as served:
+        link = "/api/bots/bot/link"
+        for method, path, options in (
+            ("GET", link, {"user": None}),
+            ("GET", link, {"user": ""}),
+            ("GET", "/api/bots//link", {}),
+            ("GET", "/api/bots/%20/link", {}),
+            ("PUT", link, {"data": b"["}),
+            ("PUT", link, {"data": b"[" * 60}),
+            ("PUT", link, {"data": b" " * 70_000}),
+            ("GET", "/api/bots/bot/events?limit=x", {}),
+            ("GET", "/api/events/x", {}),
+        ):
+            status, data, _ = await served.call(method, path, **options)
+            seen[data["code"]] = status
+    assert len(seen) == 9
+    assert seen == {code: PROBLEMS[code] for code in seen}
+    assert openapi_module.PROBLEMS is PROBLEMS
