@@ -172,8 +172,8 @@ HANDSHAKES: tuple[tuple[str, dict[str, Any], str | None], ...] = (
 @asynccontextmanager
 async def sockets() -> AsyncIterator[Any]:
     limits = Limits(Rules.of(Settings(auth="trusted")), lambda _limit: None)
-    # frequent pings: the Python client's last poll ends with one
-    async with stage(admit=Admission(IDENTITY, limits), ping_interval=0.2) as s:
+    # short: the Python client waits for its last poll to end
+    async with stage(admit=Admission(IDENTITY, limits), ping_interval=0.3, ping_timeout=0.4) as s:
         yield s
 
 
