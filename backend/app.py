@@ -18,6 +18,7 @@ from backend.admission import Admission, authenticator
 from backend.api.admin import AdminParts, make_admin_app
 from backend.api.body import BodyLimits
 from backend.api.callers import Callers
+from backend.api.listener import Port, PortRules, listen
 from backend.api.public import PublicParts, make_public_app
 from backend.api.timeline import TraceViewer
 from backend.delivery.courier import Courier
@@ -164,8 +165,8 @@ class Backend:
     async def _start_listeners(self) -> None:
         settings = self.settings
         self.identity = authenticator(settings)
-        rate_limited = self.telemetry.metrics.rate_limited
-        limits = Limits(Rules.of(settings), lambda limit: rate_limited[limit].inc())
+        proxies = Proxies(settings.forwarded_allow_ips)
+        limits = Limits(Rules.of(settings), self._count_refusal)
         admission = Admission(self.identity, limits)
         snapshot = snapshots(self.links)
         replayer = Replayer(
@@ -203,7 +204,7 @@ class Backend:
                 cors_origins=settings.cors_origins,
                 viewer=viewer,
                 limits=limits,
-                proxies=Proxies(settings.forwarded_allow_ips),
+                proxies=proxies,
                 body_limits=BodyLimits(settings.max_body, settings.max_json_depth, settings.body_timeout),
             )
         )
@@ -221,14 +222,16 @@ class Backend:
                 viewer=viewer,
             )
         )
-        self.admin_url = await self._listen(admin, settings.admin_host, settings.admin_port)
-        self.url = await self._listen(public, settings.host, settings.port)
+        rules = PortRules(settings.max_connections, settings.max_connections_per_address, settings.header_timeout)
+        self.admin_url = await self._listen(admin, settings.admin_host, settings.admin_port, Port(PortRules()))
+        self.url = await self._listen(public, settings.host, settings.port, Port(rules, proxies, self._count_refusal))
 
-    async def _listen(self, app: web.Application, host: str, port: int) -> str:
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await runner.setup()
+    def _count_refusal(self, limit: str) -> None:
+        self.telemetry.metrics.rate_limited[limit].inc()
+
+    async def _listen(self, app: web.Application, host: str, number: int, port: Port) -> str:
+        runner = await listen(app, host, number, port, shutdown_timeout=1.0)
         self._runners.append(runner)
-        await web.TCPSite(runner, host, port).start()
         bound = runner.addresses[0]
         return f"http://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
 

@@ -23,7 +23,7 @@ class Proxies:
     def client(self, peer: str | None, forwarded: Iterable[str]) -> str:
         """The nearest address that is no proxy of ours. `forwarded` are the `X-Forwarded-For` headers, in order."""
         address = peer or ""
-        if not self._networks or not self._is_ours(address):
+        if not self._networks or not self.trusts(address):
             return address
         hops = [hop.strip() for header in forwarded for hop in header.split(",")]
         for hop in reversed(hops):
@@ -31,11 +31,12 @@ class Proxies:
             if text is None:
                 return address  # a proxy of ours would not write this: trust the last hop that was understood
             address = text
-            if not self._is_ours(address):
+            if not self.trusts(address):
                 break
         return address
 
-    def _is_ours(self, address: str) -> bool:
+    def trusts(self, address: str) -> bool:
+        """Whether an address is one of ours."""
         try:
             parsed = ipaddress.ip_address(address)
         except ValueError:
