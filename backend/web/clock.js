@@ -25,6 +25,12 @@ export function clockTime(iso) {
   return TIME.format(new Date(iso));
 }
 
+/** `14:03:07.120`: the steps of an event lie milliseconds apart. */
+export function exactTime(iso) {
+  const ms = new Date(iso).getMilliseconds();
+  return `${clockTime(iso)}.${String(ms).padStart(3, "0")}`;
+}
+
 /** A day and a time, for what lies further off. */
 export function dayTime(iso) {
   return DAY.format(new Date(iso));

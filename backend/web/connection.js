@@ -51,10 +51,28 @@ export class Connection extends EventTarget {
       this.#seen.add(event.id);
       this.dispatchEvent(new CustomEvent("event", { detail: event }));
     });
+    socket.on("auth_expired", ({ graceSeconds }) => {
+      this.dispatchEvent(new CustomEvent("expired", { detail: { graceSeconds } }));
+    });
     socket.on("whatsapp_status_update", (snapshot) => {
       this.dispatchEvent(new CustomEvent("snapshot", { detail: snapshot }));
     });
     this.#say("connecting");
+  }
+
+  /** Hand in a fresh token of the same user; the socket stays. The answer is `{ok, code?, message?}`. */
+  async renew(token) {
+    this.#identity.token = token; // also for the next handshake
+    if (!this.#socket.connected) {
+      this.#socket.connect();
+      return { ok: true };
+    }
+    return this.#socket.timeout(5000).emitWithAck("auth", { token });
+  }
+
+  /** Whether it speaks for this bot already, so that only the token is new. */
+  servesBot(botId) {
+    return this.#identity?.botId === botId;
   }
 
   /** Leave on purpose; `comeBack` returns under the same ids, and what was seen stays seen. */

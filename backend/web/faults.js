@@ -17,7 +17,7 @@ export function showFaults(faults, onSwitch) {
       "li",
       {},
       box,
-      h("label", { for: box.id }, humane(fault.name)),
+      h("label", { for: box.id }, humane(fault.name).replace("Whatsapp", "WhatsApp")),
       h("small", { id: hint }, fault.expect ?? fault.description ?? ""),
     );
   });

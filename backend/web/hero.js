@@ -24,26 +24,32 @@ export class Hero {
     });
   }
 
-  /** Show the view; `away` says that the page is not connected and this is what it last knew. */
-  render(view, away) {
-    const words = stateOf(view);
+  /** Show the view; `connection` is the socket's status: unless connected, this is what the page last knew. */
+  render(view, connection) {
+    const words = stateOf(view, connection);
+    const away = connection !== "connected";
     this.#root.dataset.tone = words.tone;
     this.#root.dataset.state = view.state;
     this.#root.classList.toggle("stale", away && view.state !== "unknown");
     say(byId("eyebrow"), away && view.state !== "unknown" ? "Last known, before the connection went" : "WhatsApp");
     say(this.#headline, words.headline);
-    say(byId("sentence"), sentenceOf(view));
+    say(byId("sentence"), sentenceOf(view, words));
     document.title = view.state === "unknown" ? "Roundtrip" : `${words.headline} · Roundtrip`;
 
     this.#stage.render(view, words.stage);
     this.#account(view);
     this.#steps(STEPS[view.state]);
 
-    show(this.#link, Boolean(words.start) && !stillBanned(view) && view.retryable !== false, this.#headline);
+    show(this.#link, Boolean(words.start) && !stillBanned(view), this.#headline);
     if (words.start) say(this.#link, words.start);
     show(this.#unlink, Boolean(words.end), this.#headline);
     if (words.end) say(this.#unlink, words.end);
     show(byId("alternative"), Boolean(words.start) && !this.#link.hidden && view.state !== "replaced", this.#headline);
+  }
+
+  /** A code that was asked for is of no use out of sight. */
+  reveal() {
+    if (this.#root.getBoundingClientRect().top < 0) this.#root.scrollIntoView({ block: "start" });
   }
 
   phoneError(sentence) {

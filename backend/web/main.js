@@ -6,10 +6,10 @@ import { byId, say, show } from "./dom.js";
 import { showFaults } from "./faults.js";
 import { Hero } from "./hero.js";
 import { IdentityForm } from "./identity.js";
-import { DEFAULT_ACTIONS, Phone } from "./phone.js";
+import { Phone } from "./phone.js";
 import { Timeline } from "./timeline.js";
 import { UNKNOWN, withAnswer, withEvent, withSnapshot } from "./view.js";
-import { connectionWords, errorSentence } from "./words.js";
+import { connectionWords, doneWords, errorSentence } from "./words.js";
 
 /** What the page assumes of a server that does not say: the strictest driver, the simplest identity. */
 const PLAIN = { driver: "neonize", auth: "trusted", faultsAllowed: false };
@@ -19,12 +19,12 @@ const connection = new Connection();
 const identity = new IdentityForm(config.auth, begin);
 const timeline = new Timeline((id) => api.readEvent(identity.current, id));
 const hero = new Hero({ onStart: start, onEnd: end });
-const phone = config.driver === "simulated" ? new Phone(config.actions ?? DEFAULT_ACTIONS, act) : null;
+const phone = config.driver === "simulated" ? new Phone(config.actions, act) : null;
 let view = UNKNOWN;
 
 function render() {
   const away = connection.status !== "connected";
-  hero.render(view, away);
+  hero.render(view, connection.status);
   phone?.render(view.state, away);
 }
 
@@ -43,21 +43,35 @@ function complain(problem) {
 /** Speak for these ids from now on. */
 function begin(ids) {
   complain(null);
-  timeline.clear();
-  update(UNKNOWN);
-  phone?.say("");
   if (ids.token === "") {
     identity.ask();
     complain({ message: "Enter an access token to begin." });
     return;
   }
+  if (ids.token !== undefined && connection.servesBot(ids.botId) && connection.status !== "refused") {
+    renew(ids.token);
+    return;
+  }
+  timeline.clear();
+  update(UNKNOWN);
+  phone?.say("");
   connection.open(ids);
+}
+
+async function renew(token) {
+  try {
+    const answer = await connection.renew(token);
+    if (!answer.ok) complain(answer);
+  } catch {
+    complain({ code: "unreachable" });
+  }
 }
 
 async function start(phoneNumber) {
   complain(null);
   try {
     update(withAnswer(view, await api.startLink(identity.current, phoneNumber)));
+    hero.reveal();
   } catch (problem) {
     if (phoneNumber && problem.code === "phone_number_invalid") hero.phoneError(errorSentence(problem));
     else complain(problem);
@@ -76,8 +90,9 @@ async function end() {
 async function act(action) {
   try {
     await api.simulate(identity.current, action);
-    return connection.status === "offline" ? "Done. It will be replayed when you come back." : "Done.";
+    return doneWords(action, connection.status === "offline");
   } catch (problem) {
+    if (problem.code === "not_simulated") phone.hide();
     return errorSentence(problem);
   }
 }
@@ -87,6 +102,11 @@ connection.addEventListener("snapshot", ({ detail }) => update(withSnapshot(view
 connection.addEventListener("event", ({ detail }) => {
   timeline.add(detail);
   update(withEvent(view, detail));
+});
+
+connection.addEventListener("expired", ({ detail }) => {
+  complain({ message: `Your token has run out. Enter a fresh one within ${Math.round(detail.graceSeconds)} seconds.` });
+  identity.ask();
 });
 
 connection.addEventListener("status", ({ detail }) => {

@@ -5,6 +5,7 @@ import { PHONE_ACTIONS, humane } from "./words.js";
 
 const PAIRING = ["qr", "pairing_code"];
 const LINKED = ["connected", "degraded", "disconnected"];
+const LIVE = ["connecting", "paired", ...PAIRING, ...LINKED];
 const SENSIBLE = {
   scan: PAIRING,
   expire: PAIRING,
@@ -14,10 +15,10 @@ const SENSIBLE = {
   restore: ["degraded"],
   logout: LINKED,
   replace: LINKED,
-  ban: LINKED,
+  ban: [...PAIRING, ...LINKED],
 };
 
-export const DEFAULT_ACTIONS = ["scan", "disconnect", "reconnect", "logout", "replace", "ban", "expire"];
+const COMMON = ["scan", "disconnect", "reconnect", "degrade", "restore", "logout", "replace", "ban", "expire"];
 
 export class Phone {
   #buttons = new Map();
@@ -33,14 +34,21 @@ export class Phone {
       });
       this.#buttons.set(action, button);
     }
-    byId("phone-buttons").replaceChildren(...this.#buttons.values());
+    const rare = actions.filter((action) => !COMMON.includes(action));
+    byId("phone-buttons").replaceChildren(...this.#of(COMMON));
+    byId("phone-rare").replaceChildren(...this.#of(rare));
+    byId("phone-more").hidden = rare.length === 0;
     byId("phone").hidden = false;
+  }
+
+  #of(actions) {
+    return actions.map((action) => this.#buttons.get(action)).filter(Boolean);
   }
 
   /** Dim what makes no sense now. While the page is away it does not know, so everything may be pressed. */
   render(state, away) {
     for (const [action, button] of this.#buttons) {
-      const sensible = away || (SENSIBLE[action] ?? [state]).includes(state);
+      const sensible = away || (SENSIBLE[action] ?? LIVE).includes(state);
       button.setAttribute("aria-disabled", String(!sensible));
     }
   }

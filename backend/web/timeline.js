@@ -1,8 +1,8 @@
 // Each event as it arrived: its number, whether live or replayed, and, on demand, its whole history.
 
-import { clockTime, now } from "./clock.js";
+import { clockTime, exactTime, now } from "./clock.js";
 import { byId, h, say } from "./dom.js";
-import { attemptLine, detailOf, errorSentence, outcomeWords, titleOf, toneOf, travelWords } from "./words.js";
+import { detailOf, errorSentence, outcomeWords, titleOf, toneOf, travelWords } from "./words.js";
 
 const LIMIT = 200; // rows; older ones go, so that a page left open for days stays light
 
@@ -86,17 +86,11 @@ export class Timeline {
   }
 }
 
+/** What the ledger tells of an event: each step with its time, then its trace. */
 function storyOf(event) {
-  const lines = [
-    `${clockTime(event.createdAt)}  created and stored`,
-    ...(event.attempts ?? []).map(attemptLine),
-    event.resolvedAt
-      ? `${clockTime(event.resolvedAt)}  ${outcomeWords(event.outcome)}`
-      : `Now: ${outcomeWords(event.outcome)}`,
-  ];
-  const trace = event.traceId ?? /^00-([0-9a-f]{32})-/.exec(event.traceparent ?? "")?.[1];
-  return [
-    h("ol", {}, ...lines.map((line) => h("li", {}, line))),
-    trace ? h("p", { class: "trace" }, "Trace ", h("code", {}, trace)) : null,
-  ].filter(Boolean);
+  const steps = event.steps.map((step) => h("li", {}, h("time", { datetime: step.at }, exactTime(step.at)), step.text));
+  if (event.outcome === "pending") steps.push(h("li", {}, outcomeWords(event.outcome)));
+  const id = event.traceId && h("code", {}, event.traceId);
+  const trace = event.traceUrl ? h("a", { href: event.traceUrl, rel: "noreferrer" }, id) : id;
+  return [h("ol", {}, ...steps), trace ? h("p", { class: "trace" }, "Trace ", trace) : ""];
 }

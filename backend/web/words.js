@@ -70,14 +70,14 @@ export const STATES = {
     stage: "bad",
     headline: "Logged out",
     sentence: "This device is no longer linked to the account.",
-    start: "Link again",
+    start: "Link WhatsApp",
   },
   replaced: {
     tone: "bad",
     stage: "bad",
     headline: "Used somewhere else",
     sentence: "Another program took over this link with the same keys.",
-    start: "Take it back",
+    start: "Link WhatsApp",
     end: "Log out",
   },
   banned: {
@@ -85,7 +85,7 @@ export const STATES = {
     stage: "bad",
     headline: "Banned for now",
     sentence: "WhatsApp has blocked this account.",
-    start: "Try again",
+    start: "Link WhatsApp",
     end: "Forget this link",
   },
   client_outdated: {
@@ -99,38 +99,40 @@ export const STATES = {
     stage: "bad",
     headline: "That did not work",
     sentence: "The link could not be made.",
-    start: "Start again",
+    start: "Link WhatsApp",
     end: "Forget this link",
   },
 };
 
-export const stateOf = (view) => STATES[view.state] ?? { ...STATES.unknown, headline: humane(view.state) };
-
-/** The sentence under the headline: the state's own, and what the server advises. */
-export function sentenceOf(view) {
-  const own = stateOf(view).sentence;
-  if (view.state === "banned") {
-    return view.until ? `${own} It ends on ${dayTime(view.until)}.` : `${own} WhatsApp named no end.`;
-  }
-  const advice = view.state === "qr_expired" ? null : advise(view.userAction);
-  return advice ? `${own} ${advice}` : own;
-}
-
-/** `userAction` is a sentence, or a word of a set that a newer server may have grown. */
-function advise(action) {
-  if (!action || action === "none") return null;
-  if (/\s/.test(action)) return /[.!?]$/.test(action) ? action : `${action}.`;
-  return ACTIONS[action] ?? `What helps: ${humane(action).toLowerCase()}.`;
-}
-
-const ACTIONS = {
-  link_again: "Link it again to go on.",
-  relink: "Link it again to go on.",
-  retry: "Trying again may help.",
-  wait: "Nothing to do but wait.",
-  contact_support: "Tell whoever runs this backend.",
-  contact_operator: "Tell whoever runs this backend.",
+/** What to show while nothing was heard: waiting is no answer to a refusal. */
+const SILENT = {
+  refused: { tone: "bad", stage: "bad", headline: "Not let in", sentence: "The backend refused this connection." },
+  reconnecting: { tone: "warn", stage: "warn", headline: "No answer", sentence: "Trying to reach the backend again." },
+  offline: { tone: "calm", stage: "warn", headline: "You are offline", sentence: "Come back to see how things stand." },
 };
+
+/** The words for a view, given how the connection fares. */
+export function stateOf(view, connection) {
+  if (view.state === "unknown") return SILENT[connection] ?? STATES.unknown;
+  return STATES[view.state] ?? { ...STATES.unknown, headline: humane(view.state), sentence: "" };
+}
+
+/** The sentence under the headline: what the server advises where something failed, else the state's own. */
+export function sentenceOf(view, words) {
+  const advice = view.state === "qr_expired" ? null : advise(view.userAction);
+  if (view.state === "banned") {
+    const end = view.until ? `The ban ends on ${dayTime(view.until)}.` : "WhatsApp named no end.";
+    return `${advice ?? words.sentence} ${end}`;
+  }
+  if (!advice) return words.sentence;
+  return words.tone === "good" ? `${words.sentence} ${advice}` : advice;
+}
+
+/** `userAction` is a sentence; a newer server may send a word instead. */
+function advise(action) {
+  if (!action) return null;
+  return /\s/.test(action) ? action : `What helps: ${humane(action).toLowerCase()}.`;
+}
 
 export const STEPS = {
   qr: ["Open WhatsApp on your phone", "Settings → Linked devices → Link a device", "Point the camera at the code"],
@@ -157,7 +159,7 @@ const TITLES = {
   whatsapp_failed: "Failed",
 };
 
-export const titleOf = (event) => TITLES[event.type] ?? humane(event.type);
+export const titleOf = (event) => TITLES[event.type] ?? humane(event.type.replace("whatsapp_", ""));
 
 export const toneOf = (event) => STATES[event.type.replace("whatsapp_", "")]?.tone ?? "calm";
 
@@ -185,6 +187,16 @@ const ERRORS = {
   unreachable: "The backend does not answer.",
   phone_number_invalid: "This is not a phone number that WhatsApp can reach. Begin with the country code, like +44.",
   rate_limited: "That was too often. Wait a moment, then try again.",
+  too_many_links: "Too many links are being made at once. Finish one first.",
+  outbox_unavailable: "The backend cannot store events now, so it starts nothing. Try again in a moment.",
+  outbox_full: "The backend has no room for more events now. Try again in a moment.",
+  store_unavailable: "The backend cannot store an account's keys now. Try again in a moment.",
+  client_outdated: "WhatsApp no longer accepts this backend's version. Whoever runs it has to update it.",
+  banned: "WhatsApp blocked this account. It can be linked again when the ban ends.",
+  shutting_down: "The backend is stopping. This page finds it again by itself.",
+  not_simulated: "There is no simulated phone here: a real one is needed.",
+  link_not_found: "There is nothing linked yet. Press “Link WhatsApp” first.",
+  action_impossible: "The phone cannot do that now.",
   http_404: "The backend does not know this address.",
   http_413: "That was too long for the backend.",
   http_429: "That was too often. Wait a moment, then try again.",
@@ -222,39 +234,33 @@ export const PHONE_ACTIONS = {
   ban: "Ban the account",
   expire: "Let the codes run out",
   degrade: "Miss a keep-alive",
-  restore: "Answer keep-alives",
-};
-
-const MISSES = {
-  never_connected: "nobody had connected yet",
-  key_mismatch: "only other bots of this user were connected",
-  just_disconnected: "the socket had just left",
-  disconnected: "no socket was connected",
-  ack_timeout: "no confirmation came in time",
-  queue_full: "the socket's queue was full",
-  send_failed: "sending failed",
+  restore: "Answer again",
+  outdated: "Backend too old",
+  crash: "Worker crashes",
+  hang: "Worker hangs",
+  unreachable: "No way to WhatsApp",
+  connect_failure: "Refuse to connect",
+  stream_error: "Stream error",
+  flap: "Come and go",
+  die_silently: "Die in silence",
 };
 
 const OUTCOMES = {
-  pending: "waiting to be confirmed",
-  acked: "confirmed by a page",
-  received: "received by a browser",
-  superseded: "overtaken by a newer event",
-  expired: "too old to deliver",
-  discarded: "discarded",
+  pending: "Waiting to be confirmed.",
+  acked: "Confirmed by a page.",
+  received: "Received by a browser.",
+  superseded: "Overtaken by a newer event.",
+  expired: "Too old to deliver.",
+  discarded: "Discarded.",
 };
 
-/** One attempt of an event's history, as a line. */
-export function attemptLine(attempt) {
-  const sockets = attempt.sockets === 1 ? "1 socket" : `${attempt.sockets ?? 0} sockets`;
-  const what =
-    attempt.result === "sent"
-      ? `${attempt.mode === "replay" ? "replayed" : "sent"} to ${sockets}`
-      : `missed: ${MISSES[attempt.reason] ?? humane(attempt.reason ?? "unknown").toLowerCase()}`;
-  return `${clockTime(attempt.at)}  ${what}`;
-}
+export const outcomeWords = (outcome) => OUTCOMES[outcome] ?? `${humane(outcome)}.`;
 
-export const outcomeWords = (outcome) => OUTCOMES[outcome] ?? humane(outcome);
+/** What to say once the phone has done something. */
+export function doneWords(action, away) {
+  if (action === "disconnect") return "Done. A blink is nobody's news: it is reported once it has lasted some seconds.";
+  return away ? "Done. What came of it is replayed when you come back." : "Done.";
+}
 
 /** How long an event was on its way, for its badge. */
 export function travelWords(event, arrivedAt) {
@@ -267,6 +273,6 @@ export const stillBanned = (view) =>
 
 /** `snake_case` from the contract, readable. */
 export function humane(word) {
-  const text = String(word).replace(/^whatsapp_/, "").replaceAll("_", " ");
+  const text = String(word).replaceAll("_", " ");
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
