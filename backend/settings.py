@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -16,6 +17,9 @@ from backend.proxies import Proxies
 from backend.service_keys import ServiceKeys
 
 PREFIX = "ROUNDTRIP_"
+
+HALF_THE_CORES = max(1, (os.cpu_count() or 2) // 2)
+"""A session that starts takes a core for itself; deliveries need one too."""
 
 CommaList = Annotated[tuple[str, ...], NoDecode]
 
@@ -45,7 +49,9 @@ class Settings(BaseSettings):
     simulated_speed: float = Field(1.0, gt=0, description="Simulated phone: factor on its real timing, for tests")
 
     # links
-    start_concurrency: int = Field(4, ge=1, description="WhatsApp sessions that may be starting at once")
+    start_concurrency: int = Field(
+        HALF_THE_CORES, ge=1, description="WhatsApp sessions that may be starting at once; half of the cores"
+    )
     restore_concurrency: int = Field(3, ge=1, description="Links brought back at once after a restart")
     max_links_per_user: int = Field(20, ge=1, description="Links that one user may have at once")
     pairing_timeout: float = Field(160.0, gt=0, description="Seconds that a person has to scan, over all codes")
@@ -114,7 +120,6 @@ class Settings(BaseSettings):
     body_timeout: float = Field(10.0, gt=0, description="Seconds until a request's body must be there")
     header_timeout: float = Field(10.0, gt=0, description="Seconds until a new connection's request must be there")
 
-    token_grace: float = Field(30.0, ge=0, description="Seconds to renew a token that ran out, then its socket is closed")
     ping_interval: float = Field(25.0, ge=1, description="Seconds between two heartbeats of a socket")
     ping_timeout: float = Field(20.0, ge=1, description="Seconds without an answer until a socket counts as gone")
 

@@ -24,7 +24,7 @@ class Begin(msgspec.Struct, frozen=True, tag=True):
     phone_number: str | None = None
     proxy: str | None = None
     code_life: float = 160.0
-    niceness: int = 5
+    niceness: int = 10
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):

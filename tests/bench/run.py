@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def start(core: int, *command: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+def start(core: int | None, *command: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -21,8 +21,9 @@ def start(core: int, *command: str, env: Mapping[str, str] | None = None) -> sub
         cwd=ROOT,
         env={**os.environ, **(env or {})},
     )
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(process.pid, {cores[core % len(cores)]})
+    if core is not None:
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(process.pid, {cores[core % len(cores)]})
     return process
 
 
