@@ -5,7 +5,7 @@ BIN := .venv/bin
 NPM := $(shell command -v npm)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint format bench soak dashboards stack lock clean
+.PHONY: help install run test lint contract format bench soak dashboards stack lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -38,6 +38,11 @@ lint: install ## ruff, mypy --strict, known vulnerabilities
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tools.audit
+
+contract: install ## write docs/openapi.json, docs/asyncapi.json and the bill of materials
+	$(BIN)/python -m backend.api.contract
+	$(BIN)/python -m tools.sbom
 
 format: install ## let ruff put the code in order
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,1 @@
+"""What a maintainer runs; nothing of it is in the program."""
