@@ -256,8 +256,8 @@ def _times(board: dashboard.Dashboard) -> None:
         graph(
             "Confirmations",
             About(
-                "Attempts that were confirmed, by what came first: the transport's receipt or the page's own word, which "
-                "overtakes the receipt as a rule. Not confirmed: taken by a socket, and silence.",
+                "Attempts that were confirmed, by what came first: the transport's receipt or the page's own word, "
+                "which overtakes the receipt as a rule. Not confirmed: taken by a socket, and silence.",
                 "Not confirmed above zero. Acks that stop: pages do not confirm. Receipts that stop: the transport.",
                 "The runbook of the missing kind tells the cure.",
                 ("RoundtripReceiptsMissing", "RoundtripAcksMissing"),

@@ -102,9 +102,9 @@ def graph(
     links: Iterable[Any] = (),
     thresholds: dashboard.ThresholdsConfig | None = None,
     exemplars: bool = True,
-    decimals: int | None = None,
+    soft_max: float | None = None,
 ) -> Any:
-    """Values over time. `colors` fixes a series' colour by its legend."""
+    """Values over time. `colors` fixes a series' colour by its legend; `soft_max` keeps a zero from looking large."""
     panel = (
         timeseries_builder.Panel()
         .datasource(METRICS)
@@ -128,8 +128,8 @@ def graph(
         panel.thresholds(thresholds).thresholds_style(
             common.GraphThresholdsStyleConfig().mode(common_model.GraphThresholdsStyleMode.DASHED)
         )
-    if decimals is not None:
-        panel.decimals(decimals)
+    if soft_max is not None:
+        panel.axis_soft_max(soft_max)
     for name, color in (colors or {}).items():
         panel.override_by_name(
             name, [model.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": color})]

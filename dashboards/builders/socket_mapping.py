@@ -37,6 +37,8 @@ REASONS = {
 """Purple to orange are the backend's or the frontend's fault; yellow and blue mean that nobody was there."""
 
 MISSES = series("missed_emits_total", TYPE)
+MISMATCHES = series("missed_emits_total", TYPE, 'reason="key_mismatch"')
+ACCEPTED = series("socket_connects_total", 'result="accepted"')
 ATTEMPTS = series("emit_attempts_total", TYPE)
 MISSED_ATTEMPTS = series("emit_attempts_total", TYPE, 'result="missed"')
 MISSED_5M = recorded("missed_emits:count5m", TYPE)
@@ -162,7 +164,7 @@ def _misses(board: dashboard.Dashboard) -> None:
                 "Click a dot for the trace, a bar for all traces of that reason.",
                 WORST,
             ),
-            [Query(total(increase(MISSES), "reason"), "{{reason}}")],
+            [Query(f"{total(increase(MISSES), 'reason')} > 0", "{{reason}}")],
             bars=True,
             stacked=True,
             colors=REASONS,
@@ -178,7 +180,7 @@ def _misses(board: dashboard.Dashboard) -> None:
                 "Open a trace: the attempt names the bots that were looked for and found. Fix the caller.",
                 ("RoundtripKeyMismatch",),
             ),
-            [Query(total(increase(series("missed_emits_total", TYPE, 'reason="key_mismatch"')), "type"), "{{type}}")],
+            [Query(f"{total(increase(MISMATCHES), 'type')} > 0", "{{type}}")],
             bars=True,
             stacked=True,
             links=[TRACES_OF_TYPE],
@@ -216,6 +218,7 @@ def _misses(board: dashboard.Dashboard) -> None:
                 )
             ],
             unit="percentunit",
+            soft_max=0.1,
             thresholds=steps((None, GREEN), (0.05, RED)),
         )
     )
@@ -235,7 +238,7 @@ def _sockets(board: dashboard.Dashboard) -> None:
                 ("RoundtripUnmappedSockets",),
             ),
             [
-                Query(total(recorded("open_sockets:count")), "open"),
+                Query(f"{total(ACCEPTED)} - {total(series('socket_disconnects_total'))}", "open"),
                 Query(total(series("sockets")), "mapped"),
                 Query(total(series("mapped_keys")), "keys"),
             ],

@@ -283,6 +283,8 @@ NOTHING_IS_WRONG = {
     "socket-mapping: Missing since": "nothing is missing",
     "socket-mapping: Firing alerts": "no alert fires",
     "socket-mapping: Misses in this time range": "nothing was missed",
+    "socket-mapping: Missed emits by reason": "nothing was missed",
+    "socket-mapping: Key mismatches by event": "nothing was missed",
     "socket-mapping: Refusals by limit": "nobody exceeds a limit",
     "delivery: Expired and discarded": "nothing expired",
     "delivery: Pending events by type": "nothing waits",
