@@ -143,7 +143,7 @@ export const STEPS = {
   ],
 };
 
-const TITLES = {
+export const TITLES = {
   whatsapp_connecting: "Reaching WhatsApp",
   whatsapp_qr: "New QR code",
   whatsapp_pairing_code: "Pairing code",
@@ -176,7 +176,7 @@ export function detailOf(event) {
   return parts.join(" · ");
 }
 
-const ERRORS = {
+export const ERRORS = {
   bot_id_missing: "Say which bot this is: the bot id is empty.",
   bot_id_invalid: "This bot id cannot be used: 1 to 128 printable characters, no spaces at its ends.",
   user_id_invalid: "This user id cannot be used: 1 to 128 printable characters, no spaces at its ends.",
