@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from backend.links.pipe import Begin
 
 PR_SET_PDEATHSIG: Final = 1
+AUTOGROUP: Final = "/proc/self/autogroup"
 LINE_LIMIT: Final = 64 * 1024
 
 
@@ -61,6 +62,17 @@ def read_begin(commands: int) -> Begin:
     return pipe.decode_begin(bytes(line))
 
 
+def step_back(niceness: int) -> None:
+    """Give way to the backend. Where Linux groups processes by session, niceness counts within the group only, and the
+    group has one of its own (sched(7), "The autogroup feature")."""
+    os.nice(niceness)
+    try:
+        with open(AUTOGROUP, "w") as autogroup:  # noqa: PTH123  # pathlib costs memory that lean keeps out
+            autogroup.write(str(niceness))
+    except OSError:
+        pass  # not every system has it, and then it is not needed
+
+
 def main(before_connect: Callable[[], None] = lambda: None) -> None:
     """The whole life of a worker. `before_connect` is called once the library is loaded."""
     commands, reports = move_pipes()
@@ -69,7 +81,7 @@ def main(before_connect: Callable[[], None] = lambda: None) -> None:
     os.umask(0o077)  # the store holds an account's keys
     hush()
     begin = read_begin(commands)
-    os.nice(begin.niceness)
+    step_back(begin.niceness)
     lean.install()
 
     import asyncio
