@@ -49,7 +49,7 @@ export class Hero {
 
   /** A code that was asked for is of no use out of sight. */
   reveal() {
-    if (this.#root.getBoundingClientRect().top < 0) this.#root.scrollIntoView({ block: "start" });
+    if (byId("stage").getBoundingClientRect().top < 0) this.#root.scrollIntoView({ block: "start" });
   }
 
   phoneError(sentence) {

@@ -49,6 +49,7 @@ class Tab:
 
     async def link(self) -> None:
         """Press the button and wait for the code."""
+        await self.connection("connected")
         await self.at("#link").click()
         await self.state("qr")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,6 +20,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
 REFUSED = "Failed to load resource"
 """Chromium's own line for an answer of 4xx, which some tests provoke."""
+
+LEFT = (REFUSED, "WebSocket connection")
+"""Chromium's lines for a connection that is left in the middle of the stock client's upgrade."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -162,7 +166,7 @@ async def test_a_ban_tells_its_end_and_offers_no_start(browser: Browser, program
 
 
 async def test_a_bad_bot_id_is_a_sentence_and_can_be_put_right(browser: Browser, program: Program) -> None:
-    async with tab(browser, program.url, "wrong", " padded ") as page:
+    async with tab(browser, program.url, "wrong", " padded ", expected=LEFT) as page:
         await page.connection("refused")
         await expect(page.at("#problem")).to_contain_text("bot id cannot be used")
         await expect(page.at("#headline")).to_have_text("Not let in")
@@ -258,10 +262,20 @@ async def test_faults_are_switched_from_the_page(browser: Browser, program: Prog
             await switch.uncheck()
 
 
+async def test_an_event_that_comes_twice_is_shown_once(browser: Browser, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"faults": "drop_acks", "ack_timeout": 0.3}
+    async with running(tmp_path, **settings) as program, tab(browser, program.url, "twice") as page:
+        await page.link()
+        async with api(program, "twice") as ledger, asyncio.timeout(15):
+            while len((await ledger.ledger("bot-1"))[-1]["attempts"]) < 3:
+                await asyncio.sleep(0.05)
+        assert [row["seq"] for row in await page.rows()] == [1, 2]
+
+
 async def test_the_page_outlives_the_backend(browser: Browser, tmp_path: Path) -> None:
     async with running(tmp_path) as old:
         port = int(old.url.rpartition(":")[2])
-        async with tab(browser, old.url, "patient", expected=(REFUSED, "WebSocket connection")) as page:
+        async with tab(browser, old.url, "patient", expected=LEFT) as page:
             await page.link()
             await page.phone("scan")
             await page.state("connected")
