@@ -12,6 +12,7 @@ import msgspec
 import uvloop
 from aiohttp import web
 
+from backend.api.listener import Port
 from backend.app import Backend
 from backend.events import Connected, Degraded, Payload
 from backend.identity import BotKey
@@ -32,10 +33,10 @@ class Wanted(msgspec.Struct, rename="camel"):
 
 
 class PublishingBackend(Backend):
-    async def _listen(self, app: web.Application, host: str, port: int) -> str:
+    async def _listen(self, app: web.Application, host: str, number: int, port: Port) -> str:
         if not self._runners:  # the admin application comes first
             app.router.add_post("/test/publish", self._publish)
-        return await super()._listen(app, host, port)
+        return await super()._listen(app, host, number, port)
 
     async def _publish(self, request: web.Request) -> web.Response:
         """Answers with the ids, once all are committed."""
