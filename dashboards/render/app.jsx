@@ -1,6 +1,6 @@
 // Draws panels that picture.py asked Prometheus for, with Grafana's own components and theme.
 import { createTheme, FieldType, getDisplayProcessor, ThemeContext, dateTime } from "@grafana/data";
-import { BigValue, PanelChrome, Table, TimeSeries } from "@grafana/ui";
+import { BigValue, PanelChrome, TimeSeries } from "@grafana/ui";
 import { createRoot } from "react-dom/client";
 import "uplot/dist/uPlot.min.css";
 
@@ -78,17 +78,23 @@ function Graph({ panel, series, width, height }) {
   );
 }
 
-function Rows({ panel, rows, width, height }) {
-  const columns = rows.length ? Object.keys(rows[0]) : [];
-  if (!columns.length) return <div style={{ color: theme.colors.text.secondary }}>{panel.fieldConfig.defaults.noValue}</div>;
-  const frame = {
-    fields: columns.map((name) => {
-      const values = rows.map((row) => row[name]);
-      return field(panel, name, typeof values[0] === "number" ? FieldType.number : FieldType.string, values);
-    }),
-    length: rows.length,
-  };
-  return <Table data={frame} width={width} height={height} />;
+// Grafana's table needs more of Grafana around it than can be had here: a plain one with its colours.
+function Rows({ panel, rows }) {
+  if (!rows.length) return <div style={{ color: theme.colors.text.secondary }}>{panel.fieldConfig.defaults.noValue}</div>;
+  const columns = Object.keys(rows[0]);
+  const cell = { textAlign: "left", padding: "5px 10px", borderBottom: `1px solid ${theme.colors.border.weak}`, fontSize: 14 };
+  return (
+    <table style={{ borderCollapse: "collapse", width: "100%" }}>
+      <thead>
+        <tr>{columns.map((name) => <th key={name} style={{ ...cell, color: theme.colors.primary.text }}>{name}</th>)}</tr>
+      </thead>
+      <tbody>
+        {rows.map((row) => (
+          <tr key={JSON.stringify(row)}>{columns.map((name) => <td key={name} style={cell}>{row[name]}</td>)}</tr>
+        ))}
+      </tbody>
+    </table>
+  );
 }
 
 function Panel({ panel, series, rows }) {

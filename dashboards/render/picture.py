@@ -3,7 +3,8 @@
     cd dashboards/render && npm ci
     python dashboards/render/picture.py http://127.0.0.1:9090 socket-mapping docs/pictures/socket-mapping.png
 
-The panels, their queries and their settings are those of the generated JSON. Heatmaps and log tables are left out.
+The panels, their queries and their settings are those of the generated JSON. Heatmaps and log
+tables are left out, and plain tables are drawn plainly.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def data(prometheus: str, panel: dict[str, Any], start: float, end: float, step:
             times = {"start": str(start), "end": str(end), "step": str(step)}
             found = [(one["metric"], one["values"]) for one in ask(prometheus, "query_range", query=expr, **times)]
         for labels, points in found:
-            values = [[when, float(value)] for when, value in points]
+            values = [[when, None if value == "NaN" else float(value)] for when, value in points]
             series.append({"name": named(target["legendFormat"], labels), "points": values})
             rows.append(labels | {"Value": values[-1][1]})
     for transformation in panel.get("transformations", []):

@@ -154,3 +154,7 @@ def _wait_until_healthy(port: int, process: subprocess.Popen[bytes], log: Path) 
                 return
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.1)
+
+
+if __name__ == "__main__":  # CI builds it beside the lint: python -m tests.stack.collector
+    print(build())
