@@ -25,7 +25,6 @@ from backend.limits import Limits
 from backend.links.script import SimulateAction
 from backend.proxies import Proxies
 
-_BUTTONS = tuple(SimulateAction)[: list(SimulateAction).index(SimulateAction.RESTORE) + 1]
 """What the page offers; the rest plays rare ends, and is there for tests."""
 
 
