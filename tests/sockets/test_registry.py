@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from backend.delivery.outcome import MissReason
+from backend.delivery.sockets import Miss
+from backend.identity import BotKey
+from backend.sockets import registry as module
+from backend.sockets.peer import Peer
+from backend.sockets.registry import Registry
+
+KEY = BotKey("user", "bot")
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def socket(sid: str, key: BotKey = KEY) -> Peer:
+    """As much of a peer as the registry looks at."""
+    made: Any = SimpleNamespace(
+        sid=sid, key=key, transport="websocket", connected_at=990.0, must_ack=False, live=True, backlog=0
+    )
+    return cast("Peer", made)
+
+
+def test_a_key_holds_a_set_and_each_socket_is_removed_by_itself() -> None:
+    registry = Registry()
+    old, new = socket("old"), socket("new")
+    registry.add(old)
+    registry.add(new)
+    assert registry.remove(old)
+    assert list(registry.of(KEY)) == [new]
+    assert not registry.remove(old), "a second clean-up of the same socket changes nothing"
+    assert list(registry.of(KEY)) == [new]
+    assert len(registry) == 1
+
+
+def test_another_socket_with_the_same_sid_is_not_removed_by_the_first() -> None:
+    registry = Registry()
+    first, second = socket("sid"), socket("sid")
+    registry.add(first)
+    registry.add(second)
+    assert not registry.remove(first)
+    assert list(registry.of(KEY)) == [second]
+    assert len(registry) == 1
+
+
+def test_why_nobody_is_there() -> None:
+    clock = Clock()
+    registry = Registry(clock)
+    assert registry.why_missing(KEY) == Miss(MissReason.NEVER_CONNECTED)
+    peer = socket("sid")
+    registry.add(peer)
+    registry.remove(peer)
+    assert registry.why_missing(KEY).reason is MissReason.JUST_DISCONNECTED
+    clock.now += module.JUST
+    assert registry.why_missing(KEY).reason is MissReason.JUST_DISCONNECTED
+    clock.now += 0.1
+    assert registry.why_missing(KEY).reason is MissReason.DISCONNECTED
+    clock.now += module.REMEMBER
+    assert registry.why_missing(KEY).reason is MissReason.NEVER_CONNECTED
+
+
+def test_a_user_who_is_there_under_another_bot_is_a_mismatch_whatever_was_before() -> None:
+    registry = Registry()
+    gone = socket("gone")
+    registry.add(gone)
+    registry.remove(gone)
+    registry.add(socket("one", BotKey("user", "b2")))
+    registry.add(socket("two", BotKey("user", "b1")))
+    registry.add(socket("else", BotKey("somebody", "bot")))
+    assert registry.why_missing(KEY) == Miss(MissReason.KEY_MISMATCH, ("b1", "b2"))
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REMEMBERED_KEYS", 3)
+    registry = Registry()
+    for number in range(10):
+        peer = socket("sid", BotKey("user", str(number)))
+        registry.add(peer)
+        registry.remove(peer)
+    assert registry.view().totals.remembered_keys == 3
+    assert registry.why_missing(BotKey("user", "0")).reason is MissReason.NEVER_CONNECTED
+    assert registry.why_missing(BotKey("user", "9")).reason is MissReason.JUST_DISCONNECTED
+    for number in range(2 * module.REMEMBERED_MISSES):
+        registry.missed(KEY, "whatsapp_qr", str(number), Miss(MissReason.DISCONNECTED))
+    misses = registry.view().misses
+    assert len(misses) == module.REMEMBERED_MISSES
+    assert misses[0].event_id == str(2 * module.REMEMBERED_MISSES - 1), "the newest comes first"
+
+
+def test_the_view_shows_each_keys_sockets() -> None:
+    clock = Clock()
+    registry = Registry(clock)
+    registry.add(socket("one"))
+    registry.add(socket("two"))
+    view = registry.view()
+    assert (view.totals.sockets, view.totals.mapped_keys, view.totals.users) == (2, 1, 1)
+    [key] = view.keys
+    assert [(s.sid, s.transport, s.age) for s in key.sockets] == [
+        ("one", "websocket", 10.0),
+        ("two", "websocket", 10.0),
+    ]
+    assert registry.by_transport() == {"websocket": 2}
