@@ -12,8 +12,8 @@ def dumps(value: Any, **_options: object) -> str:
 
 
 def loads(text: str | bytes, **_options: object) -> Any:
-    """Raises `ValueError` for what is not JSON, as the standard library does."""
+    """Raises `ValueError` for what is not JSON, as the standard library does, and for what is nested too deeply."""
     try:
         return msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ValueError("not JSON") from error

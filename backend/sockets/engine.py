@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -12,6 +13,25 @@ from engineio.exceptions import EngineIOError
 from backend.sockets.lane import Lane, LaneServer
 
 log = structlog.get_logger(__name__)
+
+
+class Blame(logging.Filter):
+    """What a client sent wrong is no error of this program, and no traceback: python-engineio logs it as both."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno != logging.ERROR:
+            return True
+        error = record.exc_info[0] if record.exc_info else None
+        log.info("engineio_refused", what=str(record.msg), error=None if error is None else error.__name__)
+        return False
+
+
+def engineio_logger() -> logging.Logger:
+    """The logger to hand to python-engineio."""
+    logger = logging.getLogger("engineio.server")
+    if not any(isinstance(known, Blame) for known in logger.filters):
+        logger.addFilter(Blame())
+    return logger
 
 
 class SocketEngine(socketio.AsyncServer):  # type: ignore[misc]  # python-socketio publishes no types

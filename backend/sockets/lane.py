@@ -16,11 +16,14 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 import engineio
+import structlog
 from aiohttp import WSMsgType, web
 from engineio import packet, payload
 from engineio.async_drivers import aiohttp as driver
 
 from backend.delivery.wire import Frame, websocket_frame
+
+log = structlog.get_logger(__name__)
 
 _closing: set[asyncio.Future[None]] = set()  # asyncio keeps no reference of its own
 
@@ -205,6 +208,10 @@ class Lane:
         await self._receive(pkt)
 
 
+_PACKET_TYPES: Final = frozenset("0123456")
+"""First characters of a text message (Engine.IO protocol 4)."""
+
+
 class _Regular:
     """The marker of python-engineio's own heartbeat."""
 
@@ -226,7 +233,8 @@ class LaneWebSocket:
 
     def __init__(self, handler: Any, server: Any) -> None:
         self._handler = handler
-        self._lane: Lane = handler.__self__.lane
+        self._socket = handler.__self__
+        self._lane: Lane = self._socket.lane
         self._ws = web.WebSocketResponse(max_msg_size=server.max_http_buffer_size, compress=False)
         self._transport: asyncio.Transport | None = None
 
@@ -237,8 +245,12 @@ class LaneWebSocket:
         self._lane.open(self._transport)
         try:
             await self._handler(self)
+        except ValueError:
+            log.info("upgrade_malformed")  # python-engineio reads the first two packets of an upgrade unguarded
         finally:
             self._lane.open(None)
+            if not self._socket.upgraded:
+                self._socket.upgrading = False  # or its polls would get nothing any more
         return self._ws
 
     async def close(self) -> None:
@@ -260,12 +272,15 @@ class LaneWebSocket:
             message = await receive()
             data = message.data
             if message.type is WSMsgType.TEXT:
-                if not take(data):
-                    return str(data)
-            elif message.type is WSMsgType.BINARY:
+                if take(data):
+                    continue
+                if data[:1] not in _PACKET_TYPES:
+                    # python-engineio would raise past its own clean-up, and keep the socket as a ghost
+                    raise OSError("not an Engine.IO packet")
+                return str(data)
+            if message.type is WSMsgType.BINARY:
                 return bytes(data)
-            else:
-                raise OSError("the websocket is closed")
+            raise OSError("the websocket is closed")
 
 
 class LaneServer(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio publishes no types

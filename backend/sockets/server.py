@@ -22,7 +22,7 @@ from backend.identity import BotKey, IdentityError, Principal
 from backend.proxies import ADDRESS
 from backend.sockets import codec, handshake
 from backend.sockets.doorkeeper import Doorkeeper
-from backend.sockets.engine import SocketEngine
+from backend.sockets.engine import SocketEngine, engineio_logger
 from backend.sockets.handshake import Handshake, Refusal
 from backend.sockets.peer import Peer
 from backend.sockets.registry import Registry
@@ -95,7 +95,7 @@ class SocketServer:
             async_handlers=False,  # a flood of requests makes no flood of tasks
             json=codec,
             logger=logging.getLogger("socketio.server"),
-            engineio_logger=logging.getLogger("engineio.server"),
+            engineio_logger=engineio_logger(),
             cors_allowed_origins=self._origin_allowed,
             cors_credentials=False,
             http_compression=False,
