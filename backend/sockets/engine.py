@@ -87,3 +87,5 @@ class SocketEngine(socketio.AsyncServer):  # type: ignore[misc]  # python-socket
             reason = self.reason.PING_TIMEOUT  # python-engineio's two deadlines for it are equal, and race
         self.on_gone(eio_sid, reason)
         await super()._handle_eio_disconnect(eio_sid, reason)
+        if lane is not None:
+            lane.release_poll()

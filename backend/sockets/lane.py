@@ -130,6 +130,11 @@ class Lane:
             _closing.add(closing)
             closing.add_done_callback(_closing.discard)
 
+    def release_poll(self) -> None:
+        """The socket closed: let a request that waits for packets go, once the last one is queued."""
+        if self._transport is None:
+            asyncio.get_running_loop().call_soon(self._socket.queue.put_nowait, None)
+
     async def close(self, reason: str) -> None:
         """Say goodbye with an Engine.IO CLOSE, after which a stock client reconnects by itself."""
         self.close_reason = self.close_reason or reason
@@ -295,6 +300,13 @@ class LaneServer(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio
 
     def create_queue(self, *args: Any, **kwargs: Any) -> CountingQueue:
         return CountingQueue(*args, **kwargs)
+
+    async def disconnect(self, sid: str | None = None) -> None:
+        """As python-engineio's, but nobody waits until a client that may be gone has polled its last packet."""
+        for socket in list(self.sockets.values()) if sid is None else [self.sockets.get(sid)]:
+            if socket is not None:
+                await socket.close(wait=False, reason=self.reason.SERVER_DISCONNECT)
+                self.sockets.pop(socket.sid, None)
 
     def lane(self, eio_sid: str) -> Lane:
         """Give a new socket its lane, before its first packet goes out."""

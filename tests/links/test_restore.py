@@ -69,7 +69,7 @@ async def test_a_few_at_a_time(tmp_path: Path) -> None:
             await stage.connect(key, f"+1415555014{n}")
 
     await lived(tmp_path, live)
-    async with staged(tmp_path, restore=False, restore_concurrency=2) as stage:
+    async with staged(tmp_path, restore=False, restore_concurrency=2, start_concurrency=4) as stage:
         restoring = asyncio.create_task(stage.service.restore())
         await calm()
         assert len(stage.driver.sessions) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import aiohttp
@@ -106,3 +107,49 @@ async def test_no_callback_is_left_behind_by_clients_that_never_acknowledge() ->
         assert s.courier.in_flight() == 0
         assert not s.server.engine.manager.callbacks
         assert s.outbox.totals().pending == {5: 5}
+
+
+async def polling(s: support.Stage, session: aiohttp.ClientSession) -> str:
+    """A polling client that is connected and up to date; the address of its session."""
+    url = f"{s.url}/socket.io/?EIO=4&transport=polling"
+    async with session.get(url) as response:
+        opened = json.loads((await response.text())[1:])
+    url = f"{url}&sid={opened['sid']}"
+    async with session.post(url, data=CONNECT) as response:
+        assert await response.text() == "OK"
+    await eventually(lambda: any(peer.live for peer in s.registry.all()))
+    async with session.get(url) as response:
+        assert (await response.text()).startswith("40")
+    return url
+
+
+async def test_a_polling_client_that_says_goodbye_is_let_go_at_once() -> None:
+    """python-engineio leaves its waiting request open until a heartbeat would have been due."""
+    async with stage() as s, aiohttp.ClientSession() as session:
+        url = await polling(s, session)
+        async with asyncio.timeout(3):
+            waiting = asyncio.ensure_future(session.get(url))
+            await asyncio.sleep(0)
+            async with session.post(url, data="1") as response:
+                assert response.status == 200
+            (await waiting).close()
+        await eventually(lambda: len(s.registry) == 0 and not s.server.engine.lanes)
+
+
+async def test_a_polling_client_that_posts_nonsense_is_answered_at_once() -> None:
+    """python-engineio closes its session and then waits, in that very request, for a poll that may never come."""
+    async with stage() as s, aiohttp.ClientSession() as session:
+        url = await polling(s, session)
+        async with asyncio.timeout(3), session.post(url, data="6") as response:
+            assert response.status in {200, 400}
+        await eventually(lambda: len(s.registry) == 0)
+
+
+async def test_a_drained_polling_client_is_told() -> None:
+    async with stage() as s, aiohttp.ClientSession() as session:
+        url = await polling(s, session)
+        waiting = asyncio.ensure_future(session.get(url))
+        await asyncio.sleep(0.05)
+        await s.server.drain(0.0)
+        async with asyncio.timeout(3), await waiting as response:
+            assert await response.text() == "1"
