@@ -10,7 +10,8 @@ import socketio
 import structlog
 from engineio.exceptions import EngineIOError
 
-from backend.sockets.lane import Lane, LaneServer
+from backend.sockets.lane import Lane
+from backend.sockets.lane_server import LaneServer
 
 log = structlog.get_logger(__name__)
 
