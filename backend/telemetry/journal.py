@@ -1,7 +1,7 @@
 """What the courier tells of each event, noted on the event's path and turned into spans elsewhere.
 
-Always kept: an event that missed, was retried or replayed, was slow, or expired. A plain success follows the head
-sampler; what is not kept costs one look at its flags.
+Always kept: an event that missed, was retried or replayed, was slow, expired, or says that a link is unwell. A plain
+success follows the head sampler; what is not kept costs one look at its flags.
 """
 
 from __future__ import annotations
@@ -21,6 +21,18 @@ log = structlog.get_logger(__name__)
 
 SLOW: Final = 1.0
 """Seconds from creation to confirmation past which an event is worth keeping."""
+
+UNWELL: Final = frozenset(
+    {
+        "whatsapp_degraded",
+        "whatsapp_disconnected",
+        "whatsapp_replaced",
+        "whatsapp_banned",
+        "whatsapp_client_outdated",
+        "whatsapp_failed",
+    }
+)
+"""Types of events that are worth keeping however well they are delivered; the collector keeps the same."""
 
 _ABOVE: Final = 10_000
 """Events under way whose parent is remembered. It is not stored: after a restart they are roots in the same trace."""
@@ -268,7 +280,7 @@ class DeliveryJournal:
 
 def interesting(delivery: DeliveryView) -> bool:
     """Whether an event that ended is kept whatever the sampler says."""
-    if len(delivery.attempts) > 1 or delivery.mode == "replay":
+    if len(delivery.attempts) > 1 or delivery.mode == "replay" or delivery.event.type.wire in UNWELL:
         return True
     confirmed = delivery.ack_ns or delivery.receipt_ns
     if confirmed:

@@ -124,12 +124,17 @@ def test_a_phone_number_put_in_by_force_does_not_come_out(collector: Collector, 
     assert came.name == "link ****"
 
 
-PLAIN: dict[str, str | int] = {"roundtrip_attempt_number": 1, "roundtrip_attempt_mode": "live"}
+PLAIN: dict[str, str | int] = {
+    "roundtrip_attempt_number": 1,
+    "roundtrip_attempt_mode": "live",
+    "messaging_destination_template": "whatsapp_connected",
+}
 INTERESTING: dict[str, dict[str, str | int]] = {
     "miss": {"roundtrip_miss_reason": "key_mismatch"},
     "replay": {"roundtrip_attempt_mode": "replay"},
     "retry": {"roundtrip_attempt_number": 2},
     "connect with replays": {"roundtrip_socket_replayed": 3},
+    "a link that flaps": {"messaging_destination_template": "whatsapp_degraded"},
 }
 
 

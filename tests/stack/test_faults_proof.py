@@ -242,9 +242,16 @@ async def whatsapp_flap(it: House) -> str:
             await who.state("qr")
             await who.simulate("scan")
             await who.state("connected")
+        began = time.time()
         await it.switch("whatsapp_flap", on=True, parameter=0.5)
         await it.fires("RoundtripLinkFlapping")
         await it.shows("whatsapp-links", "Flaps", lambda shown: count(shown) >= 3)
+        # A short loss is no event, so it has no exemplar; that the link flaps is told once, and that has one
+        await it.explained(
+            'roundtrip_delivery_seconds_bucket{type="whatsapp_degraded"}',
+            began,
+            lambda span: span.name == "create whatsapp_degraded",
+        )
         await it.switch("whatsapp_flap", on=False)
     return "RoundtripLinkFlapping"
 

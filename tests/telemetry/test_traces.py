@@ -11,8 +11,9 @@ from opentelemetry.sdk.environment_variables import OTEL_TRACES_SAMPLER
 from opentelemetry.trace import SpanKind
 
 from backend.delivery.journal import Journal
-from backend.events import Connected
+from backend.events import Connected, Degraded, EventType
 from backend.identity import BotKey
+from backend.telemetry.journal import UNWELL
 from backend.telemetry.redaction import key_hash, user_hash
 from tests.support.py_client import eventually
 from tests.support.traces import Scene, render, stage
@@ -364,6 +365,17 @@ class TestKeeping:
         await s.courier.publish(KEY, "link-1", CONNECTED)
         s.ack(peer, 1, 1001)
         assert [span.name.split()[0] for span in await s.spans()] == ["create", "emit", "ack"]
+
+    async def test_one_that_says_that_the_link_is_unwell_is(self, life: Callable[..., Scene]) -> None:
+        s = life(**self.OFF)
+        peer = await s.connect(KEY, "sid")
+        await s.courier.publish(KEY, "link-1", Degraded())
+        s.ack(peer, 1, 5)
+        wanted = [f"{what} whatsapp_degraded" for what in ("create", "emit", "ack")]
+        assert [span.name for span in await s.spans()] == wanted
+
+    def test_the_unwell_are_event_types(self) -> None:
+        assert {one.wire for one in EventType} > UNWELL
 
     async def test_a_trace_that_is_not_kept_is_nobodys_exemplar(self, life: Callable[..., Scene]) -> None:
         off, on = life(**self.OFF), life()
