@@ -32,6 +32,7 @@ def variants(otlp: str) -> list[Variant]:
         Variant("Roundtrip, telemetry off", python("roundtrip")),
         Variant("Roundtrip, 10 % of traces kept", python("roundtrip"), env=tenth),
         Variant("Roundtrip, 100 % of traces kept", python("roundtrip"), env=on),
+        Variant("Roundtrip, no limits", python("roundtrip"), env={"BENCH_LIMITS": "off"}),
         Variant("Roundtrip, no receipts", python("roundtrip"), env={"BENCH_RECEIPTS": "never"}),
         Variant("Roundtrip, a receipt for each event", python("roundtrip"), env={"BENCH_RECEIPTS": "each"}),
     ]

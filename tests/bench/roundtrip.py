@@ -17,6 +17,7 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
+from backend.api.listener import Port, PortRules, listen
 from backend.delivery.courier import Courier
 from backend.delivery.journal import Delivery
 from backend.delivery.meter import DeliveryMeter
@@ -25,8 +26,11 @@ from backend.delivery.retry import Backoff
 from backend.delivery.sqlite_outbox import SqliteOutbox
 from backend.events import Degraded
 from backend.faults import Faults
+from backend.limits import Limits, Rules
 from backend.process import tune_collector
+from backend.settings import Settings
 from backend.sockets import peer
+from backend.sockets.doorkeeper import Doorkeeper
 from backend.sockets.meter import SocketMeter
 from backend.sockets.registry import Registry
 from backend.sockets.server import SocketServer
@@ -59,6 +63,7 @@ def choose_receipts(which: str) -> None:
 
 
 async def main(sockets: int, seconds: float) -> None:
+    limited = os.environ.get("BENCH_LIMITS", "on") == "on"
     choose_receipts(os.environ.get("BENCH_RECEIPTS", "spared"))
     telemetry = setup.start(vocabulary(), "bench", level="WARNING")
     with tempfile.TemporaryDirectory(prefix="roundtrip-bench-") as folder:
@@ -90,12 +95,18 @@ async def main(sockets: int, seconds: float) -> None:
             ping_interval=25,
             ping_timeout=20,
             max_packet=65536,
+            door=Doorkeeper(trusted, Limits(Rules.of(Settings(auth="trusted")), lambda _limit: None))
+            if limited
+            else None,
         )
         app = web.Application()
         server.attach(app)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        if limited:
+            runner = await listen(app, "127.0.0.1", 0, Port(PortRules()), shutdown_timeout=1)
+        else:
+            runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
         tune_collector()
         print(runner.addresses[0][1], flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
