@@ -137,7 +137,7 @@ SECRET_TYPES: Final = frozenset({EventType.QR, EventType.PAIRING_CODE})
 _T = EventType
 _ENDS_PAIRING: Final = frozenset({_T.QR, _T.PAIRING_CODE})
 _PASSING: Final = frozenset({_T.CONNECTING, _T.DEGRADED, _T.DISCONNECTED})
-_BEFORE_CONNECTED: Final = _PASSING | {_T.QR_EXPIRED, _T.PAIRED}
+_BEFORE_CONNECTED: Final = _PASSING | {_T.QR_EXPIRED}
 
 SUPERSEDES_ALWAYS: Final[dict[EventType, frozenset[EventType]]] = {
     type_: _ENDS_PAIRING for type_ in EventType if type_ is not _T.DEGRADED
