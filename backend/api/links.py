@@ -76,7 +76,7 @@ class LinkRoutes:
                 Snapshot,
                 scope=Scope.LINKS_WRITE,
                 traced=True,
-                problems=("outbox_unavailable", "store_unavailable", "shutting_down"),
+                problems=("link_not_found", "outbox_unavailable", "store_unavailable", "shutting_down"),
             ),
             Route(
                 "POST",
