@@ -6,22 +6,24 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from tests.support.stepped_clock import SteppedClock
+
 T = TypeVar("T")
 
 
 class SteppedLoop(asyncio.SelectorEventLoop):
     """Time stands still between two `advance`s; threads go on, so results of theirs are waited for as ever."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: SteppedClock | None = None) -> None:
         super().__init__()
-        self._now = 1000.0
+        self.clock = clock or SteppedClock()
 
     def time(self) -> float:
-        return self._now
+        return self.clock.monotonic()
 
     def advance(self, seconds: float) -> None:
         """Move the clock and run what became due."""
-        self._now += seconds
+        self.clock.advance(seconds)
         self.settle()
 
     def settle(self) -> None:
