@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -69,7 +70,7 @@ class StreamReplaced(Report, frozen=True):
 
 
 class TemporaryBan(Report, frozen=True):
-    """`expires_in` is in seconds, None when WhatsApp names no end."""
+    """`expires_in` is in seconds, None when WhatsApp names no end; `code` is 0 when it names none."""
 
     code: int
     expires_in: float | None
@@ -91,10 +92,22 @@ class StreamFailed(Report, frozen=True):
     code: str
 
 
+class ConnectStage(enum.StrEnum):
+    """How far a start came before it failed."""
+
+    DIAL = "dial"
+    """TCP, proxy, TLS or the websocket."""
+    HANDSHAKE = "handshake"
+    """The Noise handshake."""
+    UNKNOWN = "unknown"
+    """An error of the library that has no row of its own."""
+
+
 class Unreachable(Report, frozen=True):
-    """The first dial failed: no connection was ever made. `message` holds no secret."""
+    """The session's start failed: no connection was ever authenticated. `message` holds no secret."""
 
     message: str
+    stage: ConnectStage = ConnectStage.DIAL
 
 
 class WorkerDied(Report, frozen=True):
@@ -115,6 +128,10 @@ class SessionSpec(msgspec.Struct, frozen=True, rename="camel"):
     """Stands for the bot, the same each time: for a driver that makes its accounts up. Says nothing about it."""
 
 
+class DeviceNotRemovedError(OSError):
+    """WhatsApp could not be asked to remove the device: the session has ended, the account's keys are still there."""
+
+
 class Session(Protocol):
     """One running session. Reports stop once `stop` or `logout` has returned."""
 
@@ -122,10 +139,15 @@ class Session(Protocol):
         """End it and keep the account's keys."""
 
     async def logout(self) -> None:
-        """Remove the device from the account, end the session, delete the store."""
+        """Remove the device from the account, end the session, delete the store. Bounded to some seconds.
+
+        Raises `DeviceNotRemovedError` when WhatsApp did not confirm: the store is kept, so that a later session can
+        try again.
+        """
 
     async def alive(self) -> bool | None:
-        """The library's own word on whether it is connected; None when it does not answer in time."""
+        """Whether the connection that stands was authenticated (a Connected event came for it) and is connected; None
+        when the library does not answer in time."""
 
 
 class Driver(Protocol):
