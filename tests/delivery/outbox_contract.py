@@ -61,7 +61,7 @@ class OutboxContract:
     # append
 
     async def test_a_stored_event_is_what_the_contract_says(self, outbox: Outbox, clock: Clock) -> None:
-        clock.ms = 1_767_225_600_007
+        clock.wall_ms(1_767_225_600_007)
         event = await store(outbox, draft(CONNECTED, clock))
         assert UUID7.fullmatch(event.id)
         assert int(event.id.replace("-", "")[:12], 16) == clock.ms
@@ -275,10 +275,10 @@ class OutboxContract:
         outbox.on_ended = told.extend
         await store(outbox, draft(qr(), clock, ttl=1000))
         await store(outbox, draft(CONNECTING, clock, ttl=2000, supersede=False))
-        clock.ms += 1000
+        clock.pass_ms(1000)
         assert [event.seq for event in await outbox.pending(KEY, 0, 9)] == [2]
         await until(lambda: told == [Ended(KEY, 1, Outcome.EXPIRED)])
-        clock.ms += 1000
+        clock.pass_ms(1000)
         await until(lambda: len(told) == 2)
         assert outbox.totals().resolved[EventType.QR, Outcome.EXPIRED] == 1
         assert outbox.totals().oldest_pending_at is None
@@ -291,7 +291,7 @@ class OutboxContract:
             outbox.append(draft(CONNECTED, clock, ttl=1000), lambda _: None)
         outbox.append(draft(CONNECTED, clock, ttl=9000), lambda _: None)
         await outbox.last_seq(KEY)
-        clock.ms += 5000
+        clock.pass_ms(5000)
         outbox = await reopen()
         assert [event.seq for event in await outbox.pending(KEY, 0, 9)] == [1235]
         await until(lambda: outbox.totals().resolved.get((EventType.CONNECTED, Outcome.EXPIRED)) == 1234)

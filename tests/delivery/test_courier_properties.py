@@ -110,7 +110,7 @@ class CourierMachine(RuleBasedStateMachine):
             event_ttl=TTL,
             ack_timeout=5.0,
             backoff=Backoff(5.0, 60.0),
-            now_ns=lambda: self.now_ms * 1_000_000,
+            clock=self.loop.clock,
         )
         self.replayer = Replayer(self.outbox, self.courier, self.notes, idle, watermark=1 << 19)
         await self.outbox.start()

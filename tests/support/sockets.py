@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from backend.delivery.courier import Courier
-from backend.delivery.journal import Delivery
+from backend.delivery.journal import Delivery, Misses
 from backend.delivery.outbox import Outbox
 from backend.delivery.outcome import Attempt
 from backend.delivery.replay import Replayer
@@ -35,12 +35,21 @@ class Notes:
         self.disconnects: list[str] = []
         self.upgrades = 0
         self.attempts_sent = 0
+        self.slowed_ = 0
+        self.failed_ = 0
+        self.rounds: list[Misses] = []
 
     def context(self, parent: str | None) -> str:
         return parent or "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
 
     def attempted(self, delivery: Delivery, attempt: Attempt) -> None:
         self.missed_.append(attempt)
+
+    def slowed(self) -> None:
+        self.slowed_ += 1
+
+    def failed(self) -> None:
+        self.failed_ += 1
 
     def settled(self, delivery: Delivery) -> None:
         self.settled_.append(delivery)
@@ -59,6 +68,9 @@ class Notes:
 
     def missed(self, delivery: Delivery, attempt: Attempt) -> None:
         pass
+
+    def round_missed(self, misses: Misses) -> None:
+        self.rounds.append(misses)
 
     def delivered(self, delivery: Delivery) -> None:
         pass

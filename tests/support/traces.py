@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
 
@@ -14,7 +14,6 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from backend.delivery import replay as replay_module
 from backend.delivery.courier import Courier
 from backend.delivery.journal import Delivery
 from backend.delivery.meter import DeliveryMeter
@@ -45,10 +44,18 @@ WORDS = Vocabulary(
 
 
 class Clock:
-    """Moves when it is told to. Times are nanoseconds since the epoch."""
+    """A wall clock that moves when it is told to, in nanoseconds since the epoch; intervals are the machine's."""
+
+    monotonic = staticmethod(time.monotonic)
 
     def __init__(self) -> None:
         self.ns = START_NS
+
+    def wall(self) -> float:
+        return self.ns / 1e9
+
+    def wall_ns(self) -> int:
+        return self.ns
 
     def __call__(self) -> int:
         return self.ns
@@ -100,9 +107,9 @@ class Scene:
             event_ttl=3600.0,
             ack_timeout=0.05,
             backoff=Backoff(0.02, 0.02),
-            now_ns=clock,
+            clock=clock,
         )
-        self.replayer = Replayer(outbox, self.courier, journal, idle, watermark=1 << 20)
+        self.replayer = Replayer(outbox, self.courier, journal, idle, watermark=1 << 20, clock=clock)
 
     async def connect(self, key: BotKey, sid: str, *, must_ack: bool = False, parent: str | None = None) -> FakePeer:
         """Map a socket and bring it up to date."""
@@ -142,7 +149,6 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Scene]]:
     bits = itertools.count(1)
     uuids = itertools.count(1)
     monkeypatch.setattr(memory_outbox, "uuid4", lambda: UUID(int=next(uuids)))
-    monkeypatch.setattr(replay_module, "time", SimpleNamespace(time_ns=clock))
     outbox = MemoryOutbox(lambda: clock.ns // 1_000_000)
     redaction.configure("test")
 
