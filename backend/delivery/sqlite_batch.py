@@ -186,6 +186,7 @@ class Batch:
                 attempt.move(ms)
             rows += (ref, encode_attempts(attempts))
         in_chunks(self._db, _RECORD, 2, rows)
+        self.done = [(done, e.moved(ms) if isinstance(e, StoredEvent) else e) for done, e in self.done]
         self._now += ms
         self.earliest_expiry = 0  # look for it anew
         self.moved = Move(write.ns + (self.moved.ns if self.moved else 0), write.offset)

@@ -56,6 +56,8 @@ class SqliteOutbox:
         self.on_ended: Callable[[Sequence[Ended]], None] = lambda _ended: None
         self.on_write: Callable[[float], None] = lambda _seconds: None
         """Told the seconds that each committed batch took."""
+        self.on_error: Callable[[], object] = lambda: None
+        """Told when a callback raised."""
 
     def count_failures(self, count: Callable[[], object]) -> None:
         """Have each failed commit counted; `count` is called on the writer thread."""
@@ -206,6 +208,7 @@ class SqliteOutbox:
             callback(argument)
         except Exception:  # the others' results must still be told
             log.exception("outbox_callback_failed")
+            self.on_error()
 
 
 def _closed() -> OutboxError:

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from backend.delivery.courier import Courier
 from backend.delivery.journal import Delivery, Misses
+from backend.delivery.memory_outbox import MemoryOutbox
 from backend.delivery.outbox import Outbox
 from backend.delivery.outcome import Attempt
 from backend.delivery.replay import Replayer
@@ -21,7 +22,6 @@ from backend.links.snapshot import LinkState, Snapshot
 from backend.sockets.handshake import Handshake
 from backend.sockets.registry import Registry
 from backend.sockets.server import SocketServer
-from tests.support.memory_outbox import MemoryOutbox
 
 
 class Notes:
@@ -117,7 +117,7 @@ def idle(key: BotKey, seq: int) -> msgspec.Struct:
 async def stage(outbox: Outbox | None = None, **options: Any) -> AsyncIterator[Stage]:
     """`options` override the settings of the courier and the socket server."""
     notes, faults, registry = Notes(), Faults(), Registry()
-    outbox = outbox or MemoryOutbox()
+    outbox = outbox if outbox is not None else MemoryOutbox()
     courier = Courier(
         outbox,
         registry,

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 from uuid import UUID
 
-import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from backend.delivery.courier import Courier
 from backend.delivery.journal import Delivery
+from backend.delivery.memory_outbox import MemoryOutbox
 from backend.delivery.meter import DeliveryMeter
 from backend.delivery.outcome import MissReason, Outcome
 from backend.delivery.replay import Replayer
@@ -27,8 +26,6 @@ from backend.sockets.registry import Registry
 from backend.telemetry import redaction, tracing
 from backend.telemetry.metrics import Metrics
 from backend.telemetry.vocabulary import Vocabulary
-from tests.support import memory_outbox
-from tests.support.memory_outbox import MemoryOutbox
 from tests.support.sockets import Faults, idle
 
 START_NS = 1_800_000_000_000_000_000
@@ -44,12 +41,13 @@ WORDS = Vocabulary(
 
 
 class Clock:
-    """A wall clock that moves when it is told to, in nanoseconds since the epoch; intervals are the machine's."""
-
-    monotonic = staticmethod(time.monotonic)
+    """Moves when it is told to. Times are nanoseconds since the epoch."""
 
     def __init__(self) -> None:
         self.ns = START_NS
+
+    def monotonic(self) -> float:
+        return self.ns / 1e9
 
     def wall(self) -> float:
         return self.ns / 1e9
@@ -143,13 +141,12 @@ class Scene:
 
 
 @contextmanager
-def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Scene]]:
+def stage() -> Iterator[Callable[..., Scene]]:
     """Makes lives of one process, one after another, over one outbox, with one clock and one row of ids."""
     clock = Clock()
     bits = itertools.count(1)
     uuids = itertools.count(1)
-    monkeypatch.setattr(memory_outbox, "uuid4", lambda: UUID(int=next(uuids)))
-    outbox = MemoryOutbox(lambda: clock.ns // 1_000_000)
+    outbox = MemoryOutbox(clock=clock, make_id=lambda _at: str(UUID(int=next(uuids))))
     redaction.configure("test")
 
     def fixed_bits(count: int) -> int:
