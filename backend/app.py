@@ -94,7 +94,7 @@ class Backend:
             release(),
             level=settings.log_level,
             format_=settings.log_format,
-            hash_key=hash_key.get_secret_value() if hash_key else None,
+            hash_key=None if hash_key is None else hash_key.get_secret_value(),
         )
         self.telemetry.watch_loop()
         try:
@@ -190,7 +190,7 @@ class Backend:
         self.readiness = Readiness(self.outbox, self.links)
         viewer = TraceViewer(settings.trace_url_template)
         keys = settings.api_keys
-        services = ServiceKeys.parse(keys.get_secret_value()) if keys else ServiceKeys()
+        services = ServiceKeys() if keys is None else ServiceKeys.parse(keys.get_secret_value())
         trusted = settings.auth == "trusted"
         public = make_public_app(
             PublicParts(
@@ -218,7 +218,7 @@ class Backend:
                 ledger=self.outbox,
                 faults=self.faults,
                 ready=self.readiness.checks(),
-                key=admin_key.get_secret_value() if admin_key else None,
+                key=None if admin_key is None else admin_key.get_secret_value(),
                 viewer=viewer,
             )
         )
