@@ -129,6 +129,9 @@ class Metrics:
         )
         self.socket_lifetime = self._histogram("socket_lifetime", "From a socket's connect to its end.", _LIFETIME)
         self.rate_limited = self._family("rate_limited", "Refusals for exceeding a limit.", "limit", words.limits)
+        self.malformed_requests = self._family(
+            "malformed_requests", "HTTP requests that could not be taken, by why.", "reason", words.malformed
+        )
 
         # Links
         self._transitions = self._counter(
@@ -142,6 +145,12 @@ class Metrics:
         self.link_corrections = self._counter(
             "link_corrections", "Times that the library's own word contradicted a link's believed state."
         )
+        self.links_restoring = Gauge(
+            f"{_PREFIX}_links_restoring",
+            "Links that a restart interrupted and that are not back yet.",
+            registry=registry,
+        )
+        """Read from the link service: give it a function."""
         self.worker_exits = self._family(
             "worker_exits", "Worker processes that ended, by how.", "reason", words.worker_exits
         )
@@ -150,6 +159,8 @@ class Metrics:
         self.event_loop_lag = self._histogram(
             "event_loop_lag", "How much later than asked the event loop ran a timer.", _LAG
         )
+        ready = Gauge(f"{_PREFIX}_ready", "1 while a check of /readyz is well.", ["check"], registry=registry)
+        self.ready: Mapping[str, Gauge] = {name: ready.labels(name) for name in words.ready_checks}
         self.task_failures = self._counter("task_failures", "Background tasks that died of an error.")
         self.telemetry_dropped = self._family(
             "telemetry_dropped", "Spans and log records that were lost on their way out.", "signal", SIGNALS
