@@ -47,6 +47,8 @@ class PretendedLinks:
         self.asked: list[tuple[str, BotKey, str | None]] = []
         self.traceparents: list[str | None] = []
         self.error: Exception | None = None
+        self.codes: dict[BotKey, tuple[str | None, str | None]] = {}
+        """A key's QR and pairing code."""
 
     async def start(self, key: BotKey, phone_number: str | None, traceparent: str | None) -> Snapshot:
         self._ask("start", key, phone_number)
@@ -57,7 +59,8 @@ class PretendedLinks:
     def snapshot(self, key: BotKey) -> Snapshot:
         state = self.states.get(key, LinkState.IDLE)
         link_id = None if state is LinkState.IDLE else f"link-of-{key.bot_id}"
-        return Snapshot(key.user_id, key.bot_id, link_id, state, 0, SINCE)
+        qr, pairing_code = self.codes.get(key, (None, None))
+        return Snapshot(key.user_id, key.bot_id, link_id, state, 0, SINCE, qr=qr, pairing_code=pairing_code)
 
     async def logout(self, key: BotKey) -> Snapshot:
         self._ask("logout", key, None)
