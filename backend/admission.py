@@ -18,7 +18,9 @@ def authenticator(settings: Settings) -> Authenticator:
         return TrustedAuthenticator()
     keys: jwks.KeySource
     if settings.jwks_url is not None:
-        keys = jwks.KeySet(partial(jwks.fetch, settings.jwks_url))
+        keys = jwks.KeySet(
+            partial(jwks.fetch, settings.jwks_url), outage=settings.jwks_outage, empty_grace=settings.jwks_empty_grace
+        )
     elif settings.jwt_public_key is not None:
         keys = jwks.OneKey(settings.jwt_public_key.get_secret_value())
     else:

@@ -18,6 +18,7 @@ from backend.admission import Admission, authenticator
 from backend.api.admin import AdminParts, make_admin_app
 from backend.api.body import BodyLimits
 from backend.api.callers import Callers
+from backend.api.health import Health
 from backend.api.listener import Port, PortRules, listen
 from backend.api.public import PublicParts, make_public_app
 from backend.api.timeline import TraceViewer
@@ -29,6 +30,7 @@ from backend.delivery.outbox import OutboxError
 from backend.delivery.replay import Replayer
 from backend.delivery.retry import Backoff
 from backend.delivery.sqlite_outbox import SqliteOutbox
+from backend.descriptors import room_for
 from backend.faults import FaultError, Faults
 from backend.flapper import Flapper
 from backend.ledger_reading import ledger_reading
@@ -60,6 +62,9 @@ LAST_ACKS: Final = 2.0
 
 DRAIN: Final = 2.0
 """Seconds over which a stop closes its clients."""
+
+ADMIN_PORT: Final = PortRules(connections=256, per_address=256, reserve=8, serve_reserve=True)
+"""Few need the admin listener, and they need it most when the public one is full."""
 
 
 class StartError(Exception):
@@ -96,7 +101,7 @@ class Backend:
             release(),
             level=settings.log_level,
             format_=settings.log_format,
-            hash_key=hash_key.get_secret_value() if hash_key else None,
+            hash_key=None if hash_key is None else hash_key.get_secret_value(),
         )
         self.telemetry.watch_loop()
         try:
@@ -107,9 +112,11 @@ class Backend:
         except (OutboxError, StoreError, FaultError, OSError) as error:
             await self.abandon()
             raise StartError(getattr(error, "message", None) or str(error)) from error
+        self.readiness.restore = asyncio.create_task(self.links.restore(), name="restore")
         self._tasks = [
             asyncio.create_task(self.sockets.sweep(), name="socket-sweep"),
-            asyncio.create_task(self.links.restore(), name="restore"),
+            self.readiness.restore,
+            asyncio.create_task(self.health.watch(), name="readiness"),
         ]
         for task in self._tasks:
             task.add_done_callback(self._task_ended)
@@ -146,15 +153,17 @@ class Backend:
 
     async def _start_links(self) -> None:
         settings, metrics = self.settings, self.telemetry.metrics
+        self.store = LinkStore(settings.data_dir)
         self.links = LinkService(
             self._driver or make_driver(settings),
             CourierPublisher(self.courier, self.outbox),
-            LinkStore(settings.data_dir),
+            self.store,
             settings,
             LinkMetrics(metrics),
             tracer=self.telemetry.tracer,
         )
         await self.links.open()
+        metrics.links_restoring.set_function(lambda: self.links.restoring.total - self.links.restoring.done)
         metrics.presence.links = lambda: {state.value: count for state, count in self.links.counts().items()}
 
     def _start_faults(self) -> None:
@@ -199,10 +208,12 @@ class Backend:
             max_packet=settings.max_packet,
             door=Doorkeeper(admission.identify, limits, settings.token_grace),
         )
-        self.readiness = Readiness(self.outbox, self.links)
+        self.readiness = Readiness(self.outbox, self.store, settings.data_dir)
+        gauges = self.telemetry.metrics.ready
+        self.health = Health(self.readiness.checks(), lambda check, ok: gauges[check].set(ok))
         viewer = TraceViewer(settings.trace_url_template)
         keys = settings.api_keys
-        services = ServiceKeys.parse(keys.get_secret_value()) if keys else ServiceKeys()
+        services = ServiceKeys() if keys is None else ServiceKeys.parse(keys.get_secret_value())
         trusted = settings.auth == "trusted"
         public = make_public_app(
             PublicParts(
@@ -229,17 +240,25 @@ class Backend:
                 links=self.links,
                 ledger=self.outbox,
                 faults=self.faults,
-                ready=self.readiness.checks(),
-                key=admin_key.get_secret_value() if admin_key else None,
+                ready=self.health,
+                key=None if admin_key is None else admin_key.get_secret_value(),
                 viewer=viewer,
             )
         )
-        rules = PortRules(settings.max_connections, settings.max_connections_per_address, settings.header_timeout)
-        self.admin_url = await self._listen(admin, settings.admin_host, settings.admin_port, Port(PortRules()))
-        self.url = await self._listen(public, settings.host, settings.port, Port(rules, proxies, self._count_refusal))
+        rules = PortRules(
+            room_for(settings.max_connections), settings.max_connections_per_address, settings.header_timeout
+        )
+        self.admin_url = await self._listen(admin, settings.admin_host, settings.admin_port, self._port(ADMIN_PORT))
+        self.url = await self._listen(public, settings.host, settings.port, self._port(rules, proxies))
+
+    def _port(self, rules: PortRules, proxies: Proxies | None = None) -> Port:
+        return Port(rules, proxies, self._count_refusal, self._count_malformed)
 
     def _count_refusal(self, limit: str) -> None:
         self.telemetry.metrics.rate_limited[limit].inc()
+
+    def _count_malformed(self, reason: str) -> None:
+        self.telemetry.metrics.malformed_requests[reason].inc()
 
     async def _listen(self, app: web.Application, host: str, number: int, port: Port) -> str:
         runner = await listen(app, host, number, port, shutdown_timeout=1.0)

@@ -7,11 +7,15 @@ from typing import Final, Protocol
 import jwt
 import msgspec
 
+from backend.clock import SYSTEM
 from backend.identity import IdentityError, Principal, parse_user_id
 from backend.jwks import KeySource, KeysUnavailable, VerifyingKey
 
 MAX_TOKEN: Final = 8192
 """Longest token that is looked at, in characters."""
+
+LONGEST_LIFE: Final = 10 * 366 * 86_400.0
+"""Seconds that a token may still have: what is further away is a mistake, and no date that anybody could show."""
 
 
 class AuthError(Exception):
@@ -92,6 +96,8 @@ class JwtAuthenticator:
             raise AuthError("unauthorized", "The token names no usable user.") from None
         if credentials.user_id is not None and credentials.user_id != user_id:
             raise AuthError("forbidden", "The userId given is not the token's own.")
+        if not claims.exp <= SYSTEM.wall() + LONGEST_LIFE:
+            raise AuthError("unauthorized", "The token's end is too far away to be meant.")
         return Principal(user_id, claims.exp)
 
     async def close(self) -> None:

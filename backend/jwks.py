@@ -72,7 +72,12 @@ class OneKey:
 
 
 class KeySet:
-    """The keys of a JWKS address. Kept through an outage; a new key is found at most `least_gap` seconds late."""
+    """The keys of a JWKS address. A new key is found at most `least_gap` seconds late.
+
+    What they were is kept through an outage, for `outage` seconds: an issuer that cannot be asked cannot take back a
+    key either. An issuer that says that it has no key is believed after `empty_grace` seconds, for which a mistake may
+    be mended.
+    """
 
     def __init__(
         self,
@@ -80,21 +85,27 @@ class KeySet:
         *,
         max_age: float = 3600.0,
         least_gap: float = 10.0,
+        outage: float = 86_400.0,
+        empty_grace: float = 300.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Times are in seconds. `fetch` returns the JWKS document or raises."""
         self._fetch = fetch
         self._max_age = max_age
         self._least_gap = least_gap
+        self._outage = outage
+        self._empty_grace = empty_grace
         self._clock = clock
         self._keys: dict[str | None, VerifyingKey] = {}
         self._fetched_at: float | None = None
+        self._empty_since: float | None = None
         self._tried_at: float | None = None
         self._refreshing: asyncio.Task[None] | None = None
 
     async def key(self, kid: object) -> VerifyingKey | None:
         if kid is not None and not isinstance(kid, str):
             return None
+        self._let_go()
         found = self._find(kid)
         if found is None and self._may_try():
             await asyncio.shield(self._refresh())
@@ -110,6 +121,17 @@ class KeySet:
             self._refreshing.cancel()
             await asyncio.gather(self._refreshing, return_exceptions=True)
 
+    def _let_go(self) -> None:
+        """Forget keys that nobody has confirmed for too long, or that were taken back."""
+        now = self._clock()
+        if self._fetched_at is not None and now - self._fetched_at >= self._outage:
+            log.error("jwks_keys_too_old", kept_for=round(now - self._fetched_at), dropped=len(self._keys))
+            self._keys = {}
+            self._fetched_at = self._empty_since = None
+        if self._keys and self._empty_since is not None and now - self._empty_since >= self._empty_grace:
+            log.error("jwks_keys_withdrawn", dropped=len(self._keys))
+            self._keys = {}
+
     def _find(self, kid: str | None) -> VerifyingKey | None:
         """A token without a key id is verified where there is no choice."""
         if kid is None and len(self._keys) == 1:
@@ -117,7 +139,9 @@ class KeySet:
         return self._keys.get(kid)
 
     def _is_old(self) -> bool:
-        return self._fetched_at is None or self._clock() - self._fetched_at >= self._max_age
+        if self._fetched_at is None or self._empty_since is not None:
+            return True  # an issuer without keys is asked again soon
+        return self._clock() - self._fetched_at >= self._max_age
 
     def _may_try(self) -> bool:
         """One fetch at a time, and not again at once: tokens with made-up key ids must not flood the issuer."""
@@ -135,9 +159,15 @@ class KeySet:
         try:
             async with asyncio.timeout(DEADLINE):
                 document = await self._fetch()
-            self._keys = read(document)
+            keys = read(document)
             self._fetched_at = self._clock()
-            log.debug("jwks_fetched", keys=len(self._keys))
+            if keys:
+                self._keys = keys
+                self._empty_since = None
+                log.debug("jwks_fetched", keys=len(keys))
+            elif self._keys and self._empty_since is None:
+                self._empty_since = self._fetched_at
+                log.error("jwks_empty", kept=len(self._keys), grace=self._empty_grace)
         except Exception as error:  # noqa: BLE001  # whatever the network or the document has: the old keys stay
             log.warning("jwks_fetch_failed", reason=message_of(error), kept=len(self._keys))
         finally:
@@ -149,12 +179,11 @@ class _Document(msgspec.Struct):
 
 
 def read(document: bytes) -> dict[str | None, VerifyingKey]:
-    """The usable keys of a JWKS document by their id. Raises `msgspec.DecodeError` when it is none,
-    `ValueError` when it has none."""
+    """The usable keys of a JWKS document by their id, maybe none. Raises `msgspec.DecodeError` when it is none."""
     entries = msgspec.json.decode(document, type=_Document).keys
     keys: dict[str | None, VerifyingKey] = {}
     for entry in entries[:MAX_KEYS]:
-        if entry.get("use", "sig") != "sig" or entry.get("kty") not in _TYPES:
+        if not _verifies(entry):
             continue
         kid = entry.get("kid")
         try:
@@ -163,9 +192,18 @@ def read(document: bytes) -> dict[str | None, VerifyingKey]:
             continue  # of a kind that is not used here
         if (kid is None or isinstance(kid, str)) and entry.get("alg", key.algorithm) in {key.algorithm, "Ed25519"}:
             keys[kid] = key
-    if not keys:
-        raise ValueError("no usable key in the JWKS document")
     return keys
+
+
+def _verifies(entry: dict[str, Any]) -> bool:
+    """Whether an entry says that it verifies signatures, or says nothing against it."""
+    operations = entry.get("key_ops", ["verify"])
+    return (
+        entry.get("use", "sig") == "sig"
+        and entry.get("kty") in _TYPES
+        and isinstance(operations, list)
+        and "verify" in operations
+    )
 
 
 def _usable(key: object) -> VerifyingKey:

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from backend.proxies import who
 from backend.settings import Settings
 
 REMEMBERED: Final = 50_000
@@ -120,8 +121,10 @@ class Limits:
         """By user id."""
 
     def handshake_from(self, address: str) -> None:
-        """A client begins to connect. Raises `Limited`."""
-        self._take(self._address, address, "handshakes_per_address", "Too many connections come from your address.")
+        """A client begins to connect; the addresses of one IPv6 /64 are one client's. Raises `Limited`."""
+        self._take(
+            self._address, who(address), "handshakes_per_address", "Too many connections come from your address."
+        )
 
     def handshake_of(self, user_id: str) -> None:
         """A user proved who they are. Raises `Limited`."""

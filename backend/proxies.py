@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Iterable
 from typing import Final
@@ -41,6 +42,8 @@ class Proxies:
             parsed = ipaddress.ip_address(address)
         except ValueError:
             return False
+        if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+            parsed = parsed.ipv4_mapped  # a listener on both families sees IPv4 like this
         return any(parsed in network for network in self._networks)
 
 
@@ -52,3 +55,18 @@ def _address(hop: str) -> str | None:
         except ValueError:
             continue
     return None
+
+
+@functools.lru_cache(8192)
+def who(address: str) -> str:
+    """Whom an address stands for, where addresses are counted: an IPv6 customer is given a /64 at the least, and has
+    as many addresses as he likes."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((int(parsed), 64), strict=False))

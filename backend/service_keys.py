@@ -15,6 +15,8 @@ class Scope(enum.StrEnum):
     """What a caller may do."""
 
     LINKS_READ = "links.read"
+    LINKS_CODES = "links.codes"
+    """QR and pairing codes too: who has one can link the account to a device of their own."""
     LINKS_WRITE = "links.write"
     EVENTS_READ = "events.read"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -21,6 +21,9 @@ PREFIX = "ROUNDTRIP_"
 HALF_THE_CORES = max(1, (os.cpu_count() or 2) // 2)
 """A session that starts takes a core for itself; deliveries need one too."""
 
+LEAST_SECRET: Final = 16
+"""Characters of a secret that others could otherwise guess."""
+
 CommaList = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -31,7 +34,9 @@ class SettingsError(ValueError):
 class Settings(BaseSettings):
     """Times are in seconds, sizes in bytes. `SecretStr` values are never printed."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True, allow_inf_nan=False
+    )
 
     host: str = Field("127.0.0.1", description="Address of the public listener")
     port: int = Field(8080, ge=0, le=65535, description="Port of the public listener, 0 for a free one")
@@ -74,6 +79,12 @@ class Settings(BaseSettings):
 
     auth: Literal["jwt", "trusted"] = Field("jwt", description="How callers prove who they are")
     jwks_url: str | None = Field(None, description="Where the token issuer publishes its keys")
+    jwks_outage: float = Field(
+        86400.0, ge=60, description="Seconds that keys are used which their issuer cannot be asked about any more"
+    )
+    jwks_empty_grace: float = Field(
+        300.0, ge=0, description="Seconds that keys are used after their issuer said that it has none"
+    )
     jwt_public_key: SecretStr | None = Field(None, description="The token issuer's public key, PEM")
     jwt_issuer: str | None = Field(None, description="The `iss` that tokens must carry")
     jwt_audience: str | None = Field(None, description="The `aud` that tokens must carry")
@@ -134,6 +145,41 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator(
+        "host",
+        "admin_host",
+        "data_dir",
+        "whatsapp_proxy",
+        "jwks_url",
+        "jwt_public_key",
+        "jwt_issuer",
+        "jwt_audience",
+        "jwt_authorized_parties",
+        "api_keys",
+        "admin_key",
+        "pii_hash_key",
+        "trace_url_template",
+        mode="before",
+    )
+    @classmethod
+    def _refuse_empty(cls, value: object) -> object:
+        """A compose file passes on a variable that nobody set as an empty text: it must neither open a door nor turn
+        a check off. Runs before `_split`, which is defined above it."""
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if isinstance(text, str) and not text.strip(" \t\r\n,"):
+            raise ValueError("is set but empty: give it a value, or leave it out")
+        return value
+
+    @field_validator("admin_key", "pii_hash_key")
+    @classmethod
+    def _check_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        text = None if value is None else value.get_secret_value()
+        if text is not None and text != text.strip():
+            raise ValueError("must not begin or end with spaces")
+        if text is not None and len(text) < LEAST_SECRET:
+            raise ValueError(f"must have at least {LEAST_SECRET} characters")
+        return value
 
     @field_validator("jwks_url")
     @classmethod

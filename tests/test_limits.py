@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from backend.admission import Admission
 from backend.auth import TrustedAuthenticator
 from backend.limits import Buckets, Limited, Limits, Places, Rate, Rules
-from backend.proxies import Proxies
+from backend.proxies import Proxies, who
 from backend.sockets.handshake import Handshake, Refusal
 from tests.support.api import api
 
@@ -153,3 +153,25 @@ def test_an_address_behind_proxies() -> None:
 @given(st.lists(st.text(max_size=40), max_size=5))
 def test_whatever_is_forwarded_an_address_comes_out(headers: list[str]) -> None:
     assert Proxies(["10.0.0.0/8"]).client("10.0.0.1", headers)
+
+
+def test_an_ipv6_customer_is_one_whatever_address_he_takes() -> None:
+    assert who("2001:db8:1:2::1") == who("2001:db8:1:2:ffff:ffff:ffff:ffff") == "2001:db8:1:2::/64"
+    assert who("2001:db8:1:3::1") != who("2001:db8:1:2::1")
+    assert who("::ffff:192.0.2.7") == who("192.0.2.7") == "192.0.2.7"
+    assert who("192.0.2.7") != who("192.0.2.8")
+    assert who("fe80::1%eth0") == "fe80::/64"
+    assert who("") == ""
+    assert Proxies(["10.0.0.0/8"]).trusts("::ffff:10.1.2.3")
+
+
+async def test_handshakes_of_one_ipv6_network_are_counted_together() -> None:
+    limits = Limits(rules(), lambda _limit: None, Clock())
+    async with api(limits=limits, proxies=Proxies(["127.0.0.1"])) as served:
+
+        async def shake(client: str) -> int:
+            headers = {"X-Forwarded-For": client}
+            return (await served.call("GET", "/socket.io/?EIO=4&transport=polling", headers=headers))[0]
+
+        assert [await shake(f"2001:db8::{number}") for number in range(3)] == [404, 404, 429]
+        assert await shake("2001:db8:0:1::1") == 404

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -10,14 +9,14 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.aiohttp import make_aiohttp_handler
 
+from backend.api import health
 from backend.api.admin_key import AdminKey
 from backend.api.body import BodyLimits
 from backend.api.debug import Debug
 from backend.api.fault_routes import FaultRoutes
-from backend.api.health import ReadyCheck, readiness
 from backend.api.ports import Ledger, Links, SocketMap
 from backend.api.routes import Call, Dispatcher, Route
-from backend.api.shapes import Health
+from backend.api.shapes import Health as Alive
 from backend.api.shield import Shield
 from backend.api.timeline import TraceViewer
 from backend.faults import Faults
@@ -25,14 +24,14 @@ from backend.faults import Faults
 
 @dataclass(frozen=True, slots=True)
 class AdminParts:
-    """What the admin application is made of. `ready` are the checks of `/readyz` by name; `key` None asks nobody."""
+    """What the admin application is made of. `ready` answers `/readyz`; `key` None asks nobody."""
 
     metrics: CollectorRegistry
     sockets: SocketMap
     links: Links
     ledger: Ledger
     faults: Faults
-    ready: Mapping[str, ReadyCheck]
+    ready: health.Health
     key: str | None = None
     viewer: TraceViewer = field(default_factory=TraceViewer)
 
@@ -43,17 +42,17 @@ def make_admin_app(parts: AdminParts) -> web.Application:
     if parts.key is not None:
         AdminKey(parts.key, free=("/healthz", "/readyz")).install(app)
     Dispatcher(None, None, BodyLimits(size=4096)).add(app, routes(parts))
-    app.router.add_get("/readyz", readiness(parts.ready))
+    app.router.add_get("/readyz", parts.ready.answer)
     app.router.add_get("/metrics", make_aiohttp_handler(parts.metrics))
     Debug(parts.sockets, parts.links, parts.ledger, parts.viewer).add(app)
     return app
 
 
 def routes(parts: AdminParts) -> tuple[Route, ...]:
-    async def health(_call: Call) -> msgspec.Struct:
-        return Health("ok")
+    async def alive(_call: Call) -> msgspec.Struct:
+        return Alive("ok")
 
     return (
-        Route("GET", "/healthz", "adminHealth", "Whether the event loop answers", health, Health),
+        Route("GET", "/healthz", "adminHealth", "Whether the event loop answers", alive, Alive),
         *FaultRoutes(parts.faults).routes("/debug/faults"),
     )

@@ -18,7 +18,10 @@ class AdminKey:
     """Asks for the key: as a bearer token (Prometheus), or as the password that a browser asks its user for."""
 
     def __init__(self, key: str, free: Collection[str]) -> None:
-        """`free` are paths that need no key: probes have none."""
+        """`free` are paths that need no key: probes have none. Raises `ValueError` for an empty key, which would let
+        everybody in."""
+        if not key:
+            raise ValueError("an empty key opens to everybody")
         self._digest = _digest(key)
         self._free = frozenset(free)
 

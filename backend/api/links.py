@@ -9,7 +9,7 @@ from backend.api.routes import Call, Route
 from backend.api.shapes import LinkAccepted, LinkRequest, SimulateRequest
 from backend.limits import Limits
 from backend.links.machine import LIVE
-from backend.links.snapshot import Snapshot
+from backend.links.snapshot import Snapshot, without_codes
 from backend.service_keys import Scope
 
 _LINK = "/api/bots/{bot_id}/link"
@@ -39,6 +39,8 @@ class LinkRoutes:
         return await self._with_seq(call, await self._links.simulate(call.key(), action))
 
     async def _with_seq(self, call: Call, snapshot: Snapshot) -> Snapshot:
+        if Scope.LINKS_CODES not in call.user.scopes:
+            snapshot = without_codes(snapshot)
         return msgspec.structs.replace(snapshot, seq=await self._ledger.last_seq(call.key()))
 
     def routes(self) -> tuple[Route, ...]:

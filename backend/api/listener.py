@@ -1,4 +1,4 @@
-"""The public port: how many connections, from how many of one address, and how long a request's head may take.
+"""A port: how many connections, from how many of one address, and how long a request's head may take.
 
 aiohttp bounds a head's size but not its time, and counts no connections; so each connection has a guard before it.
 """
@@ -7,21 +7,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import msgspec
-from aiohttp import web
+import structlog
+from aiohttp import StreamReader, web
 
+from backend.api.acceptor import Acceptor, bound
+from backend.api.http_handler import MAX_FIELD, MAX_LINE, HttpHandler
+from backend.descriptors import Reserve
 from backend.limits import Places
-from backend.proxies import Proxies
+from backend.proxies import Proxies, who
+
+log = structlog.get_logger(__name__)
 
 BACKLOG: Final = 1024
 
-MAX_LINE: Final = 16_384
-"""Bytes of a request's first line, and of one header: a long id is refused by name, not by the parser."""
-
 LINGER: Final = 2.0
 """Seconds for which the rest of a refused body is read, so that the refusal is not lost with a reset."""
+
+SAY_AGAIN: Final = 10.0
+"""Seconds between two log lines about requests that are malformed."""
 
 _END_OF_HEAD: Final = b"\r\n\r\n"
 
@@ -36,24 +42,35 @@ _FULL: Final = (
 
 
 class PortRules(msgspec.Struct, frozen=True):
-    """Connections in all and from one address; seconds until a new connection's first request must be there."""
+    """Connections in all and from one address; seconds that a request's head may take; descriptors kept back, which
+    serve connections when there are no others (`serve_reserve`), or refuse them."""
 
     connections: int = 20_000
     per_address: int = 10_000
     head_seconds: float = 10.0
+    reserve: int = 1
+    serve_reserve: bool = False
 
 
 class Port:
-    """What the connections of one listener share. `refused(limit)` counts each refusal."""
+    """What the connections of one listener share. `refused(limit)` counts each refusal, `malformed(reason)` each
+    request that is none."""
 
     def __init__(
-        self, rules: PortRules, proxies: Proxies | None = None, refused: Callable[[str], None] = lambda _limit: None
+        self,
+        rules: PortRules,
+        proxies: Proxies | None = None,
+        refused: Callable[[str], None] = lambda _limit: None,
+        malformed: Callable[[str], None] = lambda _reason: None,
     ) -> None:
         self.rules = rules
         self.refused = refused
         self._proxies = proxies or Proxies()
+        self._malformed = malformed
         self._all = Places(rules.connections)
         self._addresses = Places(rules.per_address)
+        self._say_after = 0.0
+        self._unsaid = 0
 
     @property
     def open(self) -> int:
@@ -64,7 +81,7 @@ class Port:
         if not self._all.enter(""):
             self.refused("connections")
             return False
-        if not self._proxies.trusts(address) and not self._addresses.enter(address):
+        if not self._proxies.trusts(address) and not self._addresses.enter(who(address)):
             self._all.leave("")
             self.refused("connections_per_address")
             return False
@@ -73,19 +90,38 @@ class Port:
     def leave(self, address: str) -> None:
         self._all.leave("")
         if not self._proxies.trusts(address):
-            self._addresses.leave(address)
+            self._addresses.leave(who(address))
+
+    def malformed(self, reason: str) -> None:
+        """A request is none: counted each time, logged now and then, for whoever sends one sends thousands."""
+        self._malformed(reason)
+        self._unsaid += 1
+        now = asyncio.get_running_loop().time()
+        if now >= self._say_after:
+            log.info("request_malformed", reason=reason, count=self._unsaid)
+            self._say_after = now + SAY_AGAIN
+            self._unsaid = 0
 
 
 class Connection(asyncio.Protocol):
-    """Stands before aiohttp's own handler of a connection, and hands everything on."""
+    """Stands before the handler of a connection, and hands everything on.
 
-    __slots__ = ("_address", "_handler", "_port", "_tail", "_timer", "_transport")
+    A head's deadline runs from the connection's first moment, or from a later head's first byte, until the handler has
+    parsed a request: what the bytes look like is the parser's to say. A later head that began in the very packet that
+    ended a body is not seen; such a connection is like an idle one.
+    """
 
-    def __init__(self, handler: asyncio.Protocol, port: Port) -> None:
-        self._handler: asyncio.Protocol | None = handler
+    __slots__ = ("_address", "_body", "_handler", "_parsed", "_port", "_tail", "_timer", "_transport")
+
+    def __init__(self, handler: HttpHandler, port: Port) -> None:
+        self._handler: HttpHandler | None = handler
         self._port = port
         self._address = ""
+        self._parsed = 0
+        self._body: StreamReader | None = None
+        """What follows the request that was parsed last."""
         self._tail = b""
+        """The last bytes before those that come now."""
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
 
@@ -98,33 +134,44 @@ class Connection(asyncio.Protocol):
             self._transport.write(_FULL)
             self._transport.close()
             return
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._port.rules.head_seconds, self._late)
+        self._run_deadline()
         if self._handler is not None:
             self._handler.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._timer is not None:
-            seen = self._tail + data
-            if _END_OF_HEAD in seen:
-                self._timer.cancel()
-                self._timer = None
-                self._tail = b""
-            else:
-                self._tail = seen[-3:]
-        if self._handler is not None:
-            self._handler.data_received(data)
+        handler = self._handler
+        if handler is None:
+            return
+        if handler.upgraded:
+            self._stop_deadline()
+            self._body = None
+            handler.data_received(data)
+            return
+        in_body = self._body is not None and not self._body.is_eof()
+        handler.data_received(data)
+        ending = (self._tail + data)[-4:]
+        self._tail = ending[-3:]
+        if handler.parsed != self._parsed:
+            self._parsed = handler.parsed
+            self._stop_deadline()
+            body = handler.newest_body
+            self._body = body
+            if body is None and ending != _END_OF_HEAD and not handler.upgraded:
+                self._run_deadline()  # a next head has begun behind this one
+        elif self._timer is None and not in_body and data.strip(b"\r\n"):
+            self._run_deadline()
 
-    def eof_received(self) -> bool | None:
-        return None if self._handler is None else self._handler.eof_received()
+    def eof_received(self) -> None:
+        if self._handler is not None:
+            self._handler.eof_received()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._handler is not None:
+        self._stop_deadline()
+        handler, self._handler = self._handler, None
+        if handler is not None:
             self._port.leave(self._address)
-            self._handler.connection_lost(error)
+            handler.connection_lost(error)
+        self._body = None
         self._transport = None
 
     def pause_writing(self) -> None:
@@ -135,9 +182,20 @@ class Connection(asyncio.Protocol):
         if self._handler is not None:
             self._handler.resume_writing()
 
+    def _run_deadline(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._port.rules.head_seconds, self._late)
+
+    def _stop_deadline(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _late(self) -> None:
         """No whole request came: whoever opens connections and says nothing must not hold them."""
         self._timer = None
+        if self._handler is not None and self._handler.busy:
+            self._run_deadline()  # an earlier request is being answered: look again
+            return
         self._port.refused("slow_request")
         if self._transport is not None:
             self._transport.abort()
@@ -162,9 +220,17 @@ class GuardedSite(web.BaseSite):
     async def start(self) -> None:
         """Raises `OSError` when the address cannot be bound."""
         await super().start()
-        server = cast("Callable[[], Any]", self._runner.server)
-        self._server = await asyncio.get_running_loop().create_server(
-            lambda: Connection(server(), self._port), self._host, self._number, backlog=self._backlog
+        server, port = self._runner.server, self._port
+        if server is None:
+            raise RuntimeError("the runner was not set up")
+        http = server
+        self._server = Acceptor(
+            await bound(self._host, self._number, self._backlog),
+            lambda: Connection(HttpHandler(http, port.malformed), port),
+            reserve=Reserve(port.rules.reserve),
+            serve_reserve=port.rules.serve_reserve,
+            refusal=_FULL,
+            refused=lambda: port.refused("descriptors"),
         )
 
 
@@ -175,7 +241,7 @@ async def listen(app: web.Application, host: str, number: int, port: Port, shutd
         access_log=None,
         shutdown_timeout=shutdown_timeout,
         max_line_size=MAX_LINE,
-        max_field_size=MAX_LINE,
+        max_field_size=MAX_FIELD,
         lingering_time=LINGER,
     )
     await runner.setup()

@@ -87,6 +87,8 @@ def problem_of(error: Exception) -> Problem:
             return Problem(error.code, error.message, error.status)
         case OutboxError():
             return Problem(error.code, error.message, 503, retry_after=5.0)
+        case web.RequestPayloadError():
+            return Problem("body_invalid", "The body's encoding or framing is broken.", 400)
         case web.HTTPException():
             return _of_aiohttp(error)
         case _:

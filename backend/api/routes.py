@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final, TypeVar
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from aiohttp import web
@@ -15,7 +17,7 @@ from backend.api.body import BodyLimits, parse_object, parse_query, read_body
 from backend.api.callers import Caller, Callers
 from backend.api.ports import RequestStep, RequestTracer
 from backend.api.problems import problem_of
-from backend.identity import BotKey
+from backend.identity import BotKey, IdentityError
 from backend.service_keys import Scope
 
 _T = TypeVar("_T", bound=msgspec.Struct)
@@ -47,6 +49,8 @@ class Call:
 
     def key(self) -> BotKey:
         """The caller's own bot that the path names. Raises `IdentityError`."""
+        if not _readable(self.request.rel_url.raw_path):
+            raise IdentityError("bot_id_invalid", "botId must be UTF-8, percent-encoded.")
         return BotKey.parse(self.user.user_id, self.request.match_info["bot_id"])
 
     def path(self, name: str) -> str:
@@ -63,6 +67,18 @@ class Call:
         if not isinstance(self.body, kind):
             raise TypeError(f"this route's body is not {kind.__name__}")
         return self.body
+
+
+_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+def _readable(raw_path: str) -> bool:
+    """Whether a path decodes: what does not is left as it is by the router, and would be another id's spelling."""
+    try:
+        unquote_to_bytes(raw_path).decode()
+    except UnicodeDecodeError:
+        return False
+    return _ESCAPE.search(raw_path) is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,3 +50,8 @@ class Snapshot(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     retryable: bool | None = None
     user_action: str | None = None
     until: str | None = None
+
+
+def without_codes(snapshot: Snapshot) -> Snapshot:
+    """The same, for somebody who may know how a link is but may not pair."""
+    return msgspec.structs.replace(snapshot, qr=None, pairing_code=None)

@@ -65,6 +65,10 @@ class LinkStore:
         """Forget a key's record. Raises `StoreError`."""
         await self._run(self._delete, key)
 
+    async def check(self) -> None:
+        """Commit something, to know that records can be written. Raises `StoreError`."""
+        await self._run(self._check)
+
     def path(self, record: LinkRecord) -> Path:
         """The file that holds the account's keys."""
         return self.sessions / record.store_name
@@ -97,7 +101,8 @@ class LinkStore:
             return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args))
         except (sqlite3.Error, OSError) as error:
             log.error("link_store_failed", error=type(error).__name__, work=getattr(work, "__name__", ""))
-            raise StoreError("The links' records cannot be read or written.") from error
+            why = str(error) if isinstance(error, sqlite3.OperationalError) else error.__class__.__name__
+            raise StoreError(f"The links' records cannot be read or written: {why}.") from error
 
     def _open(self) -> list[LinkRecord]:
         self.sessions.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -124,6 +129,9 @@ class LinkStore:
 
     def _delete(self, key: BotKey) -> None:
         self._write("DELETE FROM links WHERE user_id = ? AND bot_id = ?", (key.user_id, key.bot_id))
+
+    def _check(self) -> None:
+        self._write(f"PRAGMA user_version = {SCHEMA_VERSION}", ())
 
     def _write(self, sql: str, values: tuple[object, ...]) -> None:
         if self._db is None:

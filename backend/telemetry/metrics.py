@@ -131,6 +131,9 @@ class Metrics:
             words.packet_refusals,
         )
         self.rate_limited = self._family("rate_limited", "Refusals for exceeding a limit.", "limit", words.limits)
+        self.malformed_requests = self._family(
+            "malformed_requests", "HTTP requests that could not be taken, by why.", "reason", words.malformed
+        )
 
         # Links
         self._transitions = self._counter(
@@ -144,6 +147,12 @@ class Metrics:
         self.link_corrections = self._counter(
             "link_corrections", "Times that the library's own word contradicted a link's believed state."
         )
+        self.links_restoring = Gauge(
+            f"{_PREFIX}_links_restoring",
+            "Links that a restart interrupted and that are not back yet.",
+            registry=registry,
+        )
+        """Read from the link service: give it a function."""
         self.worker_exits = self._family(
             "worker_exits", "Worker processes that ended, by how.", "reason", words.worker_exits
         )
@@ -156,6 +165,8 @@ class Metrics:
             "task_failures", "Background tasks that died of an error, and items of one that failed."
         )
         self.clock_steps = self._counter("clock_steps", "Times that somebody set the machine's clock.")
+        ready = Gauge(f"{_PREFIX}_ready", "1 while a check of /readyz is well.", ["check"], registry=registry)
+        self.ready: Mapping[str, Gauge] = {name: ready.labels(name) for name in words.ready_checks}
         self.telemetry_dropped = self._family(
             "telemetry_dropped", "Spans and log records that were lost on their way out.", "signal", SIGNALS
         )

@@ -90,4 +90,7 @@ class Vocabulary:
         "slow_request",
         "links_per_user",
         "pairings_per_hour",
+        "descriptors",
     )
+    ready_checks: tuple[str, ...] = ("outbox", "links", "restore", "draining")
+    malformed: tuple[str, ...] = ("malformed", "line_too_long", "header_too_long", "http_version")

@@ -33,6 +33,7 @@ def _own(name: str) -> str:
 def build() -> dashboard.Dashboard:
     board = page(UID, "The process under it all: loop, outbox, memory, telemetry, collector.", event_types=False)
     _now(board)
+    _readiness(board)
     _loop_and_outbox(board)
     _process(board)
     _telemetry(board)
@@ -112,6 +113,49 @@ def _now(board: dashboard.Dashboard) -> None:
             [Query(total(series("task_failures_total")), instant=True)],
             size=(5, 5),
             thresholds=ZERO_IS_GOOD,
+        )
+    )
+
+
+def _readiness(board: dashboard.Dashboard) -> None:
+    board.with_row(dashboard.Row("Can it do its work?"))
+    board.with_panel(
+        graph(
+            "Ready, check by check",
+            About(
+                "1 while a check of /readyz is well: outbox and link store can be written, the restore runs, no stop.",
+                "0: a balancer takes the backend out; new links are refused.",
+                "GET /readyz on the admin port says why, in a sentence.",
+                ("RoundtripOutboxFailing",),
+            ),
+            [Query(f"min by (check, instance) ({series('ready')})", "{{check}} {{instance}}")],
+            size=(8, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Links still to be restored",
+            About(
+                "Links that a restart interrupted and that are not back yet.",
+                "Stays above 0: WhatsApp does not let them in, or is not reached.",
+                "See the links board, and the log: link_restored, link_not_restored.",
+            ),
+            [Query(f"sum by (instance) ({series('links_restoring')})", "{{instance}}")],
+            size=(8, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Requests that are none",
+            About(
+                "HTTP requests that could not be taken, by why.",
+                "A steady rate: somebody scans the port, speaks TLS or HTTP/2 to it, or a proxy is set up wrongly.",
+                "Look at what stands in front: its protocol, and its limits of header sizes.",
+            ),
+            [Query(f"{total(increase(series('malformed_requests_total')), 'reason')} > 0", "{{reason}}")],
+            bars=True,
+            stacked=True,
+            size=(8, 7),
         )
     )
 

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from tests.support.node_client import node_client
-from tests.support.program import api, running
+from tests.support.program import Program, api, running
 
 
 @pytest.mark.parametrize(
@@ -79,6 +79,11 @@ def _fits(file: RawIOBase) -> bool:
         return False
 
 
+async def readiness(program: Program) -> tuple[int, dict[str, Any]]:
+    async with aiohttp.ClientSession() as session, session.get(f"{program.admin_url}/readyz") as response:
+        return response.status, (await response.json())["checks"]
+
+
 async def test_a_full_disk_refuses_and_loses_nothing(small_disk: Path) -> None:
     auth = {"userId": "user", "botId": "bot"}
     async with running(small_disk) as program, api(program) as user:
@@ -88,13 +93,18 @@ async def test_a_full_disk_refuses_and_loses_nothing(small_disk: Path) -> None:
         with filler.open("wb", buffering=0) as file:
             while _fits(file):
                 pass
+        status, checks = await readiness(program)  # before any store has noticed: their next page still fits
+        assert status == 503
+        assert {name for name, check in checks.items() if not check["ok"]} == {"outbox", "links"}
+        assert all("full" in checks[name]["detail"] for name in ("outbox", "links")), checks
         async with asyncio.timeout(20):
             while (await user.call("PUT", "/api/bots/other/link"))[0] != 503:
                 await asyncio.sleep(0.02)
         status, problem = await user.call("PUT", "/api/bots/another/link")
         assert (status, problem["code"] in {"outbox_unavailable", "store_unavailable"}) == (503, True), problem
-        async with aiohttp.ClientSession() as session, session.get(f"{program.admin_url}/readyz") as response:
-            assert response.status == 503
+        assert (await readiness(program))[0] == 503
+        metrics = await user.metrics()
+        assert metrics['roundtrip_ready{check="outbox"}'] == metrics['roundtrip_ready{check="links"}'] == 0
         filler.unlink()
         await program.started()  # ready again, by itself
         assert [event["id"] for event in (await user.ledger())[: len(before)]] == [event["id"] for event in before]

@@ -37,6 +37,8 @@ def run(data_dir: Path, *arguments: str, **settings: Any) -> subprocess.Complete
         ({"ack_timeout": "-1"}, "ROUNDTRIP_ACK_TIMEOUT"),
         ({"outbox": "redis://127.0.0.1"}, "ROUNDTRIP_OUTBOX"),
         ({"faults": "no_such_fault"}, "There is no such fault"),
+        ({"admin_key": ""}, "ROUNDTRIP_ADMIN_KEY: is set but empty"),
+        ({"admin_key": "short"}, "ROUNDTRIP_ADMIN_KEY: must have at least 16 characters"),
     ],
 )
 def test_a_wrong_setting_is_one_clear_line(tmp_path: Path, settings: dict[str, str], words: str) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+from yarl import URL
 
 from backend.delivery.outbox import OutboxError
 from backend.identity import BotKey
@@ -116,3 +117,20 @@ async def test_a_wrong_bot_id_is_refused_with_its_code(served: Api, path: str, c
 async def test_a_slash_may_be_part_of_a_bot_id(served: Api) -> None:
     status, data, _ = await served.call("GET", "/api/bots/a%2Fb/link")
     assert (status, data["botId"]) == (200, "a/b")
+
+
+@pytest.mark.parametrize("bot", ["%FF", "a%FFb", "%C3%28", "%zz", "%", "a%2", "%ED%A0%80"])
+@pytest.mark.parametrize("path", ["/api/bots/{}/link", "/api/bots/{}/events"])
+async def test_a_bot_id_that_does_not_decode_is_nobodys(served: Api, bot: str, path: str) -> None:
+    url = URL(served.url + path.format(bot), encoded=True)
+    async with served.session.get(url, headers={"X-User-Id": "ada"}) as response:
+        problem = await response.json(content_type=None)
+    assert (response.status, problem["code"]) == (400, "bot_id_invalid")
+
+
+async def test_what_decodes_is_taken_as_it_is(served: Api) -> None:
+    for bot in ("%25FF", "%C3%A4", "a%2Fb", "100%25"):
+        url = URL(f"{served.url}/api/bots/{bot}/link", encoded=True)
+        async with served.session.put(url, headers={"X-User-Id": "ada"}) as response:
+            assert response.status == 202
+    assert [key.bot_id for _, key, _ in served.links.asked] == ["%FF", "ä", "a/b", "100%"]

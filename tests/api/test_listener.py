@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 from aiohttp import web
 
@@ -30,7 +31,7 @@ async def listening(proxies: Proxies | None = None, **rules: Any) -> AsyncIterat
     app = web.Application(client_max_size=1 << 24)
     app.router.add_route("*", "/{rest:.*}", answer)
     refused: list[str] = []
-    port = Port(PortRules(**rules), proxies, refused.append)
+    port = Port(PortRules(**rules), proxies, refused.append, lambda reason: refused.append(f"malformed: {reason}"))
     runner = await listen(app, "127.0.0.1", 0, port, 0.1)
     try:
         yield runner.addresses[0][1], port, refused
@@ -129,4 +130,163 @@ async def test_a_long_line_reaches_the_handlers() -> None:
         async with session.get(f"http://127.0.0.1:{number}/{'x' * 10_000}") as response:
             assert response.status == 200
         async with session.get(f"http://127.0.0.1:{number}/{'x' * 20_000}") as response:
-            assert response.status == 400
+            assert response.status == 414
+
+
+async def test_an_empty_line_is_no_request() -> None:
+    async with listening(head_seconds=0.3) as (number, port, refused), connected(number) as (reader, writer):
+        began = asyncio.get_running_loop().time()
+        writer.write(b"\r\n\r\n")
+        assert await ended(reader) == b""
+        assert asyncio.get_running_loop().time() - began < 3
+        assert refused == ["slow_request"]
+        await eventually(lambda: port.open == 0)
+
+
+@pytest.mark.parametrize("drip", [b"\r\n", b"X: y\r\n", b"G"])
+async def test_a_head_that_drips_is_given_up(drip: bytes) -> None:
+    async with listening(head_seconds=0.3) as (number, _, refused), connected(number) as (reader, writer):
+        reading = asyncio.create_task(ended(reader))
+        if drip.startswith(b"X"):
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n")
+        while not reading.done():
+            writer.write(drip)
+            await asyncio.sleep(0.02)
+        assert b" 200 " not in await reading
+        assert refused == ["slow_request"] or refused == ["malformed: malformed"]
+
+
+@pytest.mark.parametrize(
+    ("first", "rest"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HT"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc", b"GET / HT"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HT", b""),  # begun in the same packet
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 3, b"\r\nG"),
+    ],
+)
+async def test_a_later_head_has_its_deadline_too(first: bytes, rest: bytes) -> None:
+    async with listening(head_seconds=0.3) as (number, port, refused), connected(number) as (reader, writer):
+        writer.write(first)
+        assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+        if rest:
+            await asyncio.sleep(0.4)  # idle for longer than a head may take
+            assert refused == []
+            writer.write(rest)
+        await ended(reader)
+        assert refused == ["slow_request"]
+        await eventually(lambda: port.open == 0)
+
+
+async def test_a_body_in_pieces_and_a_split_head_leave_no_deadline_behind() -> None:
+    async with listening(head_seconds=0.3) as (number, _, refused), connected(number) as (reader, writer):
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
+        for request in ((head[:-1], head[-1:], b"ab", b"cd"), (head + b"ab", b"cd"), (head + b"abcd",)):
+            for piece in request:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0.02)
+            answer = await reader.readuntil(b"\r\n\r\n")
+            assert b" 200 " in answer
+            assert await reader.readexactly(1) == b"4"
+            await asyncio.sleep(0.4)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r")
+        await asyncio.sleep(0.02)
+        writer.write(b"\n")
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(0.4)
+        writer.write(b"\r\n")  # as some old browsers end a body
+        await asyncio.sleep(0.4)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert b" 200 " in await ended(reader)
+        assert refused == []
+
+
+async def test_a_websocket_outlives_the_deadline_of_heads() -> None:
+    async with (
+        listening(head_seconds=0.2) as (number, _, refused),
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"http://127.0.0.1:{number}/") as ws,
+    ):
+        for text in "abc":
+            await asyncio.sleep(0.15)
+            await ws.send_str(text)
+            assert await ws.receive_str() == text
+        assert refused == []
+
+
+SECRET = b"s3cr3t-of-the-sender"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (b"rubbish " + SECRET + b"\r\n\r\n", 400, "request_malformed"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + SECRET + b"\x00\r\n\r\n", 400, "request_malformed"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization\x01" + SECRET + b": x\r\n\r\n", 400, "request_malformed"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: " + SECRET + b"\r\n\r\n", 400, "request_malformed"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n", 400, "request_malformed"),
+        (
+            b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+            400,
+            "request_malformed",
+        ),
+        (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 200 + b"\r\n", 400, "request_malformed"),
+        (b"GET http://[" + SECRET + b" HTTP/1.1\r\nHost: x\r\n\r\n", 400, "request_malformed"),
+        (b"GET /" + SECRET * 1000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, "line_too_long"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: " + SECRET * 1000 + b"\r\n\r\n", 431, "header_too_long"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + SECRET * 1000 + b": x\r\n\r\n", 431, "header_too_long"),
+        (b"GET / HTTP/0.9\r\nHost: x\r\n\r\n", 400, "http_version"),
+        (b"GET /\r\n\r\n", 400, None),
+        (b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505, "http_version"),
+        (b"GET / HTTP/3.0\r\nHost: x\r\n\r\n", 400, "request_malformed"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, None),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + SECRET, 400, "request_malformed"),  # TLS
+        (b"GET / HTTP/1.1\r\nHost: x\r\nExpect: " + SECRET + b"\r\n\r\n", 417, "expectation_failed"),
+    ],
+)
+async def test_what_is_no_request_gets_a_problem_document_that_repeats_nothing(
+    sent: bytes, status: int, code: str | None, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with listening() as (number, port, refused), connected(number) as (reader, writer):
+        writer.write(sent)
+        answer = (await reader.readuntil(b"\r\n\r\n")).decode()
+        body = await reader.readexactly(int(answer.lower().partition("content-length: ")[2].partition("\r")[0]))
+        assert answer.startswith((f"HTTP/1.1 {status} ", f"HTTP/1.0 {status} ")), answer
+        assert "\r\nContent-Type: application/problem+json" in answer
+        assert "\r\nserver:" not in answer.lower()
+        problem = msgspec.json.decode(body)
+        assert problem["status"] == status
+        assert problem["code"] == code or code is None
+        seen = answer + body.decode() + caplog.text + "".join(capsys.readouterr())
+        assert SECRET.decode() not in seen
+        assert not [version for version in ("aiohttp", "Python/") if version in answer + body.decode()]
+        if code != "expectation_failed":
+            await ended(reader)
+            assert refused == [f"malformed: {'malformed' if code in (None, 'request_malformed') else code}"] or (
+                code is None and refused == ["malformed: http_version"]
+            )
+            await eventually(lambda: port.open == 0)
+
+
+async def test_malformed_requests_are_each_counted_and_seldom_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    async with listening() as (number, _, refused):
+
+        async def send() -> bytes:
+            async with connected(number) as (reader, writer):
+                writer.write(b"rubbish\r\n\r\n")
+                return await ended(reader)
+
+        answers = await asyncio.gather(*(send() for _ in range(50)))
+        assert all(b" 400 " in answer for answer in answers)
+        assert refused == ["malformed: malformed"] * 50
+        assert "".join(capsys.readouterr()).count("request_malformed") == 1
+
+
+def test_connections_of_one_ipv6_network_are_counted_together() -> None:
+    port = Port(PortRules(per_address=2))
+    assert [port.enter(f"2001:db8::{number}") for number in range(3)] == [True, True, False]
+    assert port.enter("2001:db8:0:1::1")
+    port.leave("2001:db8::1")
+    assert port.enter("2001:db8::9")
+    assert port.open == 3

@@ -148,6 +148,23 @@ async def test_a_service_does_what_it_was_given_and_no_more(served: Api, row: Ro
             assert status == row.status
 
 
+@pytest.mark.parametrize("row", [row for row in ROWS if row.scope], ids=lambda row: row.name)
+async def test_codes_are_for_those_who_may_pair(served: Api, row: Route) -> None:
+    """Whoever reads a code can link the account to a device of their own: to see how a link is, none is needed."""
+    served.links.states[KEY] = LinkState.QR
+    served.links.codes[KEY] = (SECRET, "ABCD-1234")
+    event = await served.event(KEY, Qr(SECRET, 1, 6, "2026-01-01T00:00:20.000Z"))
+    shown: dict[str, Any] = {}
+    for name in ("key of all", *(f"key without {scope}" for scope in Scope if scope is not row.scope)):
+        status, shown[name] = await ask(served, row, {"X-Api-Key": name, "X-User-Id": USER}, event.id)
+        assert status == row.status
+    _, shown["owner"] = await ask(served, row, bearer(token(exp=LATER)), event.id)
+    for name, data in shown.items():
+        may = row.name in {"readLink", "endLink", "simulate"} and name != f"key without {Scope.LINKS_CODES}"
+        assert (SECRET in str(data)) is ("ABCD-1234" in str(data)) is may, (row.name, name)
+        assert row.name == "endLink" or data.get("state", "qr") == "qr"  # how it is, everybody with the scope may know
+
+
 def test_every_row_that_is_about_somebody_asks_who_calls() -> None:
     assert {row.name for row in ROWS if row.scope is None} == {"readConfig", "health"}
 

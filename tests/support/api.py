@@ -17,7 +17,8 @@ from prometheus_client import CollectorRegistry, Counter
 from backend.api.admin import AdminParts, make_admin_app
 from backend.api.body import BodyLimits
 from backend.api.callers import Callers
-from backend.api.health import ReadyCheck
+from backend.api.health import Health, ReadyCheck
+from backend.api.listener import Port, PortRules, listen
 from backend.api.public import PublicParts, make_public_app
 from backend.api.timeline import TraceViewer
 from backend.auth import Authenticator, TrustedAuthenticator
@@ -46,6 +47,8 @@ class PretendedLinks:
         self.asked: list[tuple[str, BotKey, str | None]] = []
         self.traceparents: list[str | None] = []
         self.error: Exception | None = None
+        self.codes: dict[BotKey, tuple[str | None, str | None]] = {}
+        """A key's QR and pairing code."""
 
     async def start(self, key: BotKey, phone_number: str | None, traceparent: str | None) -> Snapshot:
         self._ask("start", key, phone_number)
@@ -56,7 +59,8 @@ class PretendedLinks:
     def snapshot(self, key: BotKey) -> Snapshot:
         state = self.states.get(key, LinkState.IDLE)
         link_id = None if state is LinkState.IDLE else f"link-of-{key.bot_id}"
-        return Snapshot(key.user_id, key.bot_id, link_id, state, 0, SINCE)
+        qr, pairing_code = self.codes.get(key, (None, None))
+        return Snapshot(key.user_id, key.bot_id, link_id, state, 0, SINCE, qr=qr, pairing_code=pairing_code)
 
     async def logout(self, key: BotKey) -> Snapshot:
         self._ask("logout", key, None)
@@ -168,12 +172,9 @@ async def stored(outbox: MemoryOutbox, key: BotKey, payload: Payload) -> StoredE
 
 @asynccontextmanager
 async def serving(app: web.Application) -> AsyncIterator[str]:
-    """An application on a free loopback port; yields its address."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
+    """An application on a free loopback port, served as the program does; yields its address."""
+    runner = await listen(app, "127.0.0.1", 0, Port(PortRules()), shutdown_timeout=0.1)
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
         yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
@@ -222,7 +223,7 @@ async def api(
             links=links,
             ledger=outbox,
             faults=faults,
-            ready=ready or {},
+            ready=Health(ready or {}),
             key=admin_key,
             viewer=viewer or TraceViewer(),
         )

@@ -45,7 +45,7 @@ class Program:
         self._news.set()
 
     async def started(self, within: float = 20) -> None:
-        """Wait for the line that names the addresses, then for `/readyz`."""
+        """Wait for the line that names the addresses, then for `/readyz`, then for the links' restore."""
         async with asyncio.timeout(within):
             while not self.url:
                 self._news.clear()
@@ -53,7 +53,7 @@ class Program:
                 if self._reader.done() and not self.url:
                     raise RuntimeError(f"the program ended with {await self.process.wait()}: {self.text()[-2000:]}")
             async with aiohttp.ClientSession() as session:
-                while not await _ready(session, self.admin_url):
+                while not await _ready(session, self.admin_url) or not await _restored(session, self.admin_url):
                     await asyncio.sleep(0.02)
 
     def text(self) -> str:
@@ -77,6 +77,14 @@ async def _ready(session: aiohttp.ClientSession, admin_url: str) -> bool:
     try:
         async with session.get(f"{admin_url}/readyz") as response:
             return response.status == 200
+    except aiohttp.ClientError:
+        return False
+
+
+async def _restored(session: aiohttp.ClientSession, admin_url: str) -> bool:
+    try:
+        async with session.get(f"{admin_url}/metrics") as response:
+            return "\nroundtrip_links_restoring 0.0\n" in await response.text() or response.status == 401
     except aiohttp.ClientError:
         return False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import json
 import time
 from collections.abc import Callable
 from functools import cache
@@ -108,7 +109,8 @@ def _signed(head: dict[str, Any], claims: dict[str, Any], sign: Callable[[bytes]
     now = int(time.time())
     body = {"sub": USER, "iss": ISSUER, "iat": now, "exp": now + 60, **claims}
     body = {name: value for name, value in body.items() if value is not None}
-    text = f"{_base64(msgspec.json.encode(head))}.{_base64(msgspec.json.encode(body))}"
+    # Python's own writer: it writes numbers of any size, and those that are none
+    text = f"{_base64(json.dumps(head).encode())}.{_base64(json.dumps(body).encode())}"
     return f"{text}.{_base64(sign(text.encode()))}"
 
 
