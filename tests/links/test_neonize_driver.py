@@ -261,7 +261,7 @@ async def test_nobody_answers_at_the_address(bench: Bench) -> None:
     heard = Heard()
     session = await bench.driver.start(bench.spec(), heard)
     found = await heard.next(d.Unreachable)
-    assert found.message == "the first dial failed: connection refused"
+    assert found.message == "the dial failed: connection refused"
     await gone(session.pid)
     assert heard.names == ["Unreachable"]
 
