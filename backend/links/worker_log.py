@@ -15,6 +15,7 @@ _REFUSED: Final = re.compile(rb"connect failure: <failure ([^>]*)>")
 _ATTRIBUTE: Final = re.compile(rb'\b(reason|code|expire)="(\d{1,9})"')
 _CODES: Final = b"<pair-device>"
 _CODE: Final = b"<ref>"
+_RAN_OUT: Final = b"Ran out of QR codes"
 _LOST: Final = b"Failed to reconnect after 515 code: "
 _LOST_LIMIT: Final = 2048
 
@@ -35,6 +36,8 @@ class LibraryLog:
         self._lost = lost
         self.codes: int | None = None
         """How many codes WhatsApp gave out for this pairing."""
+        self.ran_out = False
+        """Whether the library showed its last code to the end."""
         self.refusal: Refusal | None = None
         """The last one, ban or not."""
 
@@ -45,5 +48,7 @@ class LibraryLog:
             self.refusal = Refusal(found.get(b"reason"), found.get(b"code"), found.get(b"expire"))
         elif _CODES in entry:
             self.codes = entry.count(_CODE) or None
+        elif _RAN_OUT in entry:
+            self.ran_out = True
         elif (at := entry.find(_LOST)) >= 0:
             self._lost(entry[at + len(_LOST) :][:_LOST_LIMIT].decode(errors="replace"))

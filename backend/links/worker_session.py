@@ -24,8 +24,8 @@ TRIM_AFTER: Final = 2.0
 STOP_WAIT: Final = 3.0
 LOGOUT_WAIT: Final = 8.0
 """Seconds for a logout: for the connection, when none stands yet, and for WhatsApp's word together."""
-LAST_EVENTS: Final = 1.0
-"""Seconds in which the library hands over what it held back while it showed codes."""
+LATE: Final = 1.0
+"""Seconds by which two clocks may differ on when the last code ends."""
 PINGS_GIVEN_UP: Final = 180.0
 """Seconds without an answered ping after which whatsmeow (`KeepAliveMaxFailTime`) connects anew and says nothing."""
 
@@ -54,6 +54,8 @@ class WorkerSession:
         self._neonize = neonize
         self._queue: asyncio.Queue[Callable[[], Any]] = asyncio.Queue()
         self._codes = 0
+        self._code_ends = 0.0
+        """When the code that is shown is used up, on the loop's clock."""
         self._paired = begin.paired
         self._was_online = False
         self._authenticated = asyncio.Event()
@@ -167,24 +169,35 @@ class WorkerSession:
     def _on_code(self, code: str) -> None:
         self._registered = True
         self._codes += 1
-        total = max(self._log.codes or CODES, self._codes)
+        loop = asyncio.get_running_loop()
+        total = self._total()
+        ttl = code_ttl(total - self._codes + 1)
+        self._code_ends = loop.time() + ttl
         if self._codes == 1:
-            life = min(self._begin.code_life, codes_life(total) + LAST_EVENTS)
-            asyncio.get_running_loop().call_later(life, self._later, self._codes_used_up)
+            life = min(self._begin.code_life, codes_life(total) + LATE)
+            loop.call_later(life, self._later, self._codes_used_up)
             if self._begin.phone_number is not None:
                 # as a task: the answer comes from the network, and events must not wait for it
                 life = min(self._begin.code_life, codes_life(total))  # the library hangs up with the last code
                 self._pairing = asyncio.create_task(self._ask_for_pairing_code(self._begin.phone_number, life))
         if self._begin.phone_number is None:
-            self._say(d.QrShown(code, self._codes, total, code_ttl(total - self._codes + 1)))
+            self._say(d.QrShown(code, self._codes, total, ttl))
 
-    async def _on_login_status(self, status: bytes) -> None:
+    def _total(self) -> int:
+        """How many codes there are, as far as is known."""
+        return max(self._log.codes or CODES, self._codes)
+
+    def _on_login_status(self, status: bytes) -> None:
         """The only sign of some failures before a phone has paired; no event comes."""
         if self._paired or self._was_online:
             return
         if status == b"timeout":
-            # The codes ran out, or the connection broke. If it broke, the library has held an event back that says so.
-            asyncio.get_running_loop().call_later(LAST_EVENTS, self._later, self._codes_used_up)
+            # The codes ran out, or the connection broke. The log tells apart; should it be silent, the clock does.
+            to_the_end = asyncio.get_running_loop().time() > self._code_ends - LATE and self._codes == self._total()
+            if self._log.ran_out or to_the_end:
+                self._codes_used_up()
+            else:
+                self._say(d.Unreachable("the connection was lost before a phone was paired"))
         elif status == b"error":
             self._say(d.ConnectFailed("pair_error"))
 
