@@ -5,7 +5,7 @@ BIN := .venv/bin
 NPM := $(shell command -v npm)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint contract sbom format bench soak dashboards stack lock clean
+.PHONY: help install run test coverage mutate lint contract sbom format bench soak dashboards stack lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -31,8 +31,18 @@ run: install ## start the backend with a simulated phone on http://127.0.0.1:808
 	ROUNDTRIP_WHATSAPP_DRIVER=$${ROUNDTRIP_WHATSAPP_DRIVER:-simulated} ROUNDTRIP_AUTH=$${ROUNDTRIP_AUTH:-trusted} \
 		exec $(BIN)/python -m backend
 
-test: install ## pass the tests
-	$(BIN)/python -m pytest $(ARGS)
+test: install ## pass the tests: those that wait side by side, then the others; ARGS="tests/x -k y" runs just those
+	$(BIN)/python -m tools.run_tests $(ARGS)
+
+coverage: install ## branch coverage of all tests and of the programs that they start
+	rm -rf build/coverage && mkdir -p build/coverage
+	ROUNDTRIP_MEASURE=1 $(BIN)/python -m tools.run_tests $(ARGS)
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report --skip-covered
+	$(BIN)/python -m tools.branches
+
+mutate: install ## which small faults in the core the tests would notice; the score goes to tests/mutation/score.json
+	nice -n 10 $(BIN)/python -m tools.mutation --keep $(ARGS)
 
 lint: install ## ruff, mypy --strict, known vulnerabilities
 	$(BIN)/ruff check .

@@ -276,6 +276,7 @@ async def test_a_connection_lost_before_a_phone_paired(bench: Bench) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.waits
 async def test_pings_that_go_unanswered(bench: Bench) -> None:
     _, heard, _ = await bench.linked()
     bench.whatsapp.silence(PHONE)

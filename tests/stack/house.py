@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -89,6 +90,17 @@ class House:
             await self.until(title, look, 20)
         except AssertionError:
             raise AssertionError(f"{board}: {title} shows {shown}") from None
+
+    async def missed_so_far(self) -> Counter[tuple[str, str]]:
+        """The program's own count of misses by type and reason."""
+        async with self._session.get(f"{self.program.admin_url}/metrics") as response:
+            text = await response.text()
+        samples = re.findall(r'^roundtrip_missed_emits_total\{([^}]*)\} ([\d.e+]+)', text, re.MULTILINE)
+        counts: Counter[tuple[str, str]] = Counter()
+        for labels, value in samples:
+            held = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+            counts[held["type"], held["reason"]] += int(float(value))
+        return +counts
 
     async def fires(self, alert: str, within: float = 40) -> None:
         """Wait until an alert fires and its message has arrived, then open its runbook as a person does."""

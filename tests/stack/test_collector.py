@@ -19,7 +19,7 @@ from tests.dashboards.test_catalogue import queries
 from tests.stack.collector import CONFIG, Collector, build, running
 from tests.stack.sink import Sink, listening, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.waits, pytest.mark.xdist_group("collector"), pytest.mark.timeout(600)]
 
 CANARY = "4915112345678"
 SECOND = 1_000_000_000

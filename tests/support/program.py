@@ -91,7 +91,8 @@ async def _restored(session: aiohttp.ClientSession, admin_url: str) -> bool:
 
 def environment(data_dir: Path, **settings: Any) -> dict[str, str]:
     """The environment of a test's backend: nothing of the tester's own, free ports, a simulated phone."""
-    own = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+    kept = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_CONFIG")
+    own = {name: os.environ[name] for name in kept if name in os.environ}
     defaults = {
         "host": "127.0.0.1",
         "port": 0,

@@ -18,6 +18,7 @@ from backend import settings as settings_
 from backend.app import Backend
 from backend.links.neonize_driver import NeonizeDriver
 from backend.process import serve
+from tests.support.measured import measured
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
     noise_root, ca_file = sys.argv[1:]
     driver = NeonizeDriver(
         settings.whatsapp_proxy,
-        worker_command=(sys.executable, "-m", "tests.whatsapp.patched_worker", noise_root),
+        worker_command=measured((sys.executable, "-m", "tests.whatsapp.patched_worker", noise_root)),
         environment={**os.environ, "SSL_CERT_FILE": ca_file},
         code_life=settings.pairing_timeout,
         device_name=settings.device_name,

@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.measured import measured
 from tests.whatsapp.certificates import server_context
 from tests.whatsapp.channel import Channel, ClosedError
 from tests.whatsapp.curve import KeyPair
@@ -105,7 +106,7 @@ class StandIn:
     @property
     def worker_command(self) -> Sequence[str]:
         """The worker that believes in this stand-in's key."""
-        return (sys.executable, "-m", "tests.whatsapp.patched_worker", self.noise_root)
+        return measured((sys.executable, "-m", "tests.whatsapp.patched_worker", self.noise_root))
 
     @property
     def backend_command(self) -> Sequence[str]:

@@ -1,0 +1,1 @@
+"""How many small faults in the core the tests would notice: `python -m tools.mutation`."""

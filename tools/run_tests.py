@@ -1,0 +1,79 @@
+"""`make test`: first the tests that mostly wait, side by side, then all others one after the other.
+
+Those that measure time run alone: nothing else runs during the second part. With arguments it is plain pytest.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+from xml.etree import ElementTree
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+WORK: Final = ROOT / "build" / "tests"
+
+SIDE_BY_SIDE: Final = 4
+"""Tests that wait at once, on two cores: they need little of them."""
+
+NOTHING_SELECTED: Final = 5
+"""pytest's status when no test has the marker."""
+
+
+def parts(workers: int, extra: Sequence[str] = ()) -> dict[str, list[str]]:
+    """Each part's arguments. `loadgroup` keeps the tests of one `xdist_group` in one worker."""
+    return {
+        "waiting": ["-m", "waits", "-n", str(workers), "--dist", "loadgroup", *extra],
+        "alone": ["-m", "not waits", *extra],
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit status of the first part that is not well, or 0."""
+    pytest = [*_measuring(), "-m", "pytest"]
+    if arguments:
+        return subprocess.run([*pytest, *arguments], cwd=ROOT, check=False).returncode  # noqa: S603  # the developer's own
+    begin = time.monotonic()
+    WORK.mkdir(parents=True, exist_ok=True)
+    counts: Counter[str] = Counter()
+    worst = 0
+    for name, options in parts(int(os.environ.get("WAITING_WORKERS", SIDE_BY_SIDE))).items():
+        report = WORK / f"{name}.xml"
+        report.unlink(missing_ok=True)
+        status = subprocess.run([*pytest, *options, f"--junitxml={report}"], cwd=ROOT, check=False).returncode  # noqa: S603
+        if status not in (0, NOTHING_SELECTED):
+            worst = worst or status
+        counts += tally(report)
+    failed = counts["failures"] + counts["errors"]
+    passed = counts["tests"] - failed - counts["skipped"]
+    verdict = "passed" if worst == 0 else f"FAILED with status {worst}"
+    print(  # noqa: T201  # the last line that a person reads
+        f"make test {verdict}: {passed} passed, {failed} failed, {counts['skipped']} skipped "
+        f"in {time.monotonic() - begin:.0f} s",
+        flush=True,
+    )
+    return worst
+
+
+def _measuring() -> list[str]:
+    """Python, under coverage where `make coverage` asks for it."""
+    measured = os.environ.get("ROUNDTRIP_MEASURE") == "1"
+    return [sys.executable, "-m", "coverage", "run"] if measured else [sys.executable]
+
+
+def tally(report: Path) -> Counter[str]:
+    """Tests, failures, errors and skips of a JUnit report; nothing where pytest wrote none."""
+    if not report.is_file():
+        return Counter()
+    suites = ElementTree.parse(report).getroot().iter("testsuite")  # noqa: S314  # pytest wrote it a moment ago
+    names = ("tests", "failures", "errors", "skipped")
+    return Counter({name: count for suite in suites for name in names if (count := int(suite.get(name, 0)))})
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
