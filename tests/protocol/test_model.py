@@ -31,7 +31,7 @@ from tests.support.protocol_model import ALGORITHM, Model
 from tests.support.publishing import COMMAND
 from tests.support.tokens import ISSUER, private_key, public_pem
 
-EXAMPLES = int(os.environ.get("ROUNDTRIP_MODEL_EXAMPLES", "16"))
+EXAMPLES = int(os.environ.get("ROUNDTRIP_MODEL_EXAMPLES", "30"))
 STEPS = 20
 GRACE = 0.5
 """Seconds between a token's end and that of its socket."""
@@ -42,7 +42,9 @@ SHORT, LONG = 2.0, 600.0
 STOPS_EVERY = 6
 """One conversation in so many may stop the program."""
 
-SLOTS = st.integers(0, 3)
+SLOTS = st.sampled_from([0, 0, 0, 1, 1, 1, 2, 3])
+"""Even ones begin with polling, odd ones with a websocket."""
+
 IDENTITIES = st.integers(0, 2)
 LIVES = st.sampled_from([SHORT, LONG, LONG, 0.0])
 PACKETS = st.sampled_from(
@@ -114,11 +116,10 @@ class Conversation(RuleBasedStateMachine):
     house: ClassVar[House]
     numbers: ClassVar[Iterator[int]]
 
-    @initialize()
-    def begin(self) -> None:
-        self.number = next(self.numbers)
-        self.model = Model(self.house.program, f"m{self.number}", GRACE, self.house.session)
-        self.stops = 0 if self.number % STOPS_EVERY else 1
+    @initialize(turn=st.integers(1, STOPS_EVERY))
+    def begin(self, turn: int) -> None:
+        self.model = Model(self.house.program, f"m{next(self.numbers)}", GRACE, self.house.session)
+        self.stops = turn // STOPS_EVERY
 
     def _do(self, slot: int, action: Callable[[], Awaitable[None]]) -> None:
         async def act() -> None:
@@ -140,21 +141,54 @@ class Conversation(RuleBasedStateMachine):
     def join(self, slot: int, identity: int, life: float, acks: bool) -> None:
         self._do(slot, lambda: self.model.join(slot, identity, life, acks=acks))
 
-    @rule(slot=SLOTS)
-    def leave(self, slot: int) -> None:
-        self._do(slot, lambda: self.model.leave(slot))
+    @rule(slot=SLOTS, identity=IDENTITIES, life=LIVES, then=st.none() | IDENTITIES)
+    def leave(self, slot: int, identity: int, life: float, then: int | None) -> None:
+        """Leave the namespace, and perhaps join it again as `then` on the same connection."""
+
+        async def leave() -> None:
+            await self.model.joined(slot, identity, life or LONG)
+            await self.model.leave(slot)
+            if then is not None:
+                await self.model.join(slot, then, life)
+
+        self._do(slot, leave)
 
     @rule(slot=SLOTS, identity=IDENTITIES, life=st.sampled_from([SHORT, LONG]))
     def renew(self, slot: int, identity: int, life: float) -> None:
-        self._do(slot, lambda: self.model.renew(slot, identity, life))
+        async def renew() -> None:
+            await self.model.joined(slot, identity, SHORT)
+            await self.model.renew(slot, identity, life)
 
-    @rule(slot=SLOTS, packets=st.lists(PACKETS, min_size=1, max_size=4))
-    def say(self, slot: int, packets: list[str]) -> None:
-        self._do(slot, lambda: self.model.say(slot, packets))
+        self._do(slot, renew)
 
-    @rule(slot=SLOTS, back=st.integers(0, 3), form=st.sampled_from(["[]", "[]", "[]", "[", "{}", ""]))
-    def ack(self, slot: int, back: int, form: str) -> None:
-        self._do(slot, lambda: self.model.ack(slot, back, form))
+    @rule(slot=SLOTS, packets=st.lists(PACKETS, min_size=1, max_size=3), identity=st.none() | IDENTITIES)
+    def say(self, slot: int, packets: list[str], identity: int | None) -> None:
+        """Anything at all, joined or not."""
+
+        async def say() -> None:
+            if identity is not None:
+                await self.model.joined(slot, identity, LONG)
+            await self.model.say(slot, packets)
+
+        self._do(slot, say)
+
+    @rule(
+        slot=SLOTS,
+        identity=IDENTITIES,
+        back=st.integers(0, 3),
+        form=st.sampled_from(["[]", "[]", "[]", "[", "{}", ""]),
+        fresh=st.booleans(),
+    )
+    def ack(self, slot: int, identity: int, back: int, form: str, fresh: bool) -> None:
+        """Acknowledge one of the last events, whoever's it is; after a `fresh` one."""
+
+        async def ack() -> None:
+            await self.model.joined(slot, identity, LONG)
+            if fresh:
+                await self.model.publish(identity)
+            await self.model.ack(slot, back, form)
+
+        self._do(slot, ack)
 
     @rule(slot=SLOTS, answering=st.booleans())
     def answer(self, slot: int, answering: bool) -> None:

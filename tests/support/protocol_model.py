@@ -7,6 +7,7 @@ It knows nothing of how the program works. It knows what each client sent and he
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from dataclasses import dataclass, field
@@ -171,6 +172,15 @@ class Model:
             auth["token"], ends = signed(user, life)
         client.joins.append(Join(user, ends, acks, len(client.raw.sent)))
         await client.raw.send("40" + json.dumps(auth))
+
+    async def joined(self, slot: int, identity: int, life: float) -> None:
+        """Join unless the slot is joined already, and wait for the answer: most sequences that matter begin so."""
+        client = self.clients[slot]
+        client.look()
+        if client.joined is None and client.raw.closed is None and not client.joins:
+            await self.join(slot, identity, life)
+            with contextlib.suppress(TimeoutError):
+                await client.raw.until(lambda: client.look() or client.raw.closed or client.joins[0].answered, 2)
 
     async def leave(self, slot: int) -> None:
         client = self.clients[slot]

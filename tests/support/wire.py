@@ -41,12 +41,15 @@ class Wire:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         self._at = (parts.hostname or "127.0.0.1", parts.port or 80)
+        self.sent = 0
+        """Bytes written."""
 
     async def open(self) -> Wire:
         self.reader, self.writer = await asyncio.open_connection(*self._at, limit=1 << 24)
         return self
 
     async def send(self, data: bytes) -> None:
+        self.sent += len(data)
         self.writer.write(data)
         await self.writer.drain()
 

@@ -1,0 +1,243 @@
+"""The same packets to this program and to plain python-socketio: what differs is listed, with the reason.
+
+A transcript says, of each step, what came back: packets without sids and numbers of their own, statuses of requests,
+and whether the connection is still open. Events that the program sends of its own accord (the snapshot) are left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pytest
+import socketio
+from aiohttp import web
+
+from tests.support.api import serving
+from tests.support.raw_client import RawClient
+from tests.support.sockets import stage
+
+AUTH: Final = "40" + json.dumps({"userId": "user", "botId": "bot"})
+QUIET = 0.15
+"""Seconds without a packet after which a step is over."""
+
+Transcript = list[str]
+
+
+@asynccontextmanager
+async def plain() -> AsyncIterator[str]:
+    """python-socketio as its documentation shows it, with the same handlers and the same limits."""
+    server = socketio.AsyncServer(
+        async_mode="aiohttp",
+        async_handlers=False,
+        cors_allowed_origins=[],
+        max_http_buffer_size=65536,
+        ping_interval=25,
+        ping_timeout=20,
+    )
+
+    async def connect(_sid: str, _environ: object, auth: Any = None) -> None:
+        if not isinstance(auth, dict) or "userId" not in auth:
+            raise socketio.exceptions.ConnectionRefusedError("refused", {"code": "refused"})
+
+    async def status(sid: str, *_data: object) -> None:
+        await server.emit("whatsapp_status_update", {}, to=sid)
+
+    async def auth_(_sid: str, *_data: object) -> dict[str, bool]:
+        return {"ok": False}
+
+    server.on("connect", connect)
+    server.on("status", status)
+    server.on("auth", auth_)
+    app = web.Application()
+    server.attach(app)
+    async with serving(app) as url:
+        try:
+            yield url
+        finally:
+            await server.shutdown()
+
+
+@asynccontextmanager
+async def ours() -> AsyncIterator[str]:
+    async with stage() as s:
+        yield s.url
+
+
+Step = tuple[str, ...]
+"""The packets of one write, or one of the actions `upgrade`, `get`, `probe`."""
+
+
+async def converse(url: str, transport: str, steps: list[Step]) -> Transcript:
+    """Play the steps, and write down what came of each."""
+    client = RawClient(url)
+    said: Transcript = []
+    try:
+        await client.open(transport)
+        read = 0
+        for step in steps:
+            statuses = len(client.statuses)
+            if step == ("upgrade",):
+                try:
+                    await client.upgrade()
+                except Exception as error:  # noqa: BLE001  # it is what is compared
+                    said.append(f"upgrade: {type(error).__name__}")
+                    break
+            else:
+                await client.send(*step)
+            await _quiet(client)
+            answers = [_shown(packet.text) for packet in client.heard[read:]]
+            read = len(client.heard)
+            posts = [str(status) for status in client.statuses[statuses:]]
+            state = "closed" if client.closed else "open"
+            said.append(" ".join([*posts, *(answer for answer in answers if answer), state]))
+            if client.closed:
+                break
+        return said
+    finally:
+        await client.close()
+
+
+async def _quiet(client: RawClient) -> None:
+    """Wait until nothing has come for a moment."""
+    while True:
+        count, closed = len(client.heard), client.closed
+        await asyncio.sleep(QUIET)
+        if (len(client.heard), client.closed) == (count, closed):
+            return
+
+
+def _shown(text: str) -> str:
+    """A packet as it is compared; empty for one that either side sends when it likes."""
+    if text == "2" or text.startswith(('42["whatsapp_status_update"', '42["auth_expired"')):
+        return ""
+    text = re.sub(r'"sid":"[^"]+"', '"sid":"…"', text)
+    if text.startswith("44{"):
+        return "44{refused}"
+    if text.startswith("43"):
+        return text.partition("[")[0] + "[…]"
+    return text
+
+
+@dataclass(frozen=True)
+class Case:
+    steps: list[Step]
+    transport: str = "websocket"
+    ours: Transcript | None = None
+    """None where both are to say the same; else what this program says."""
+    why: str = ""
+
+
+CONNECT: Final[Step] = (AUTH,)
+JOINED: Final = '40{"sid":"…"} open'
+POSTED: Final = f"200 {JOINED}"
+
+CASES: Final[dict[str, Case]] = {
+    # what both do
+    "connect": Case([CONNECT]),
+    "connect over polling": Case([CONNECT], "polling"),
+    "refused": Case([("40{}",)]),
+    "refused over polling": Case([("40{}",)], "polling"),
+    "an event without ack": Case([CONNECT, ('42["status"]',)]),
+    "an event with ack": Case([CONNECT, ('427["auth",{}]',)]),
+    "an event with ack over polling": Case([CONNECT, ('427["auth",{}]',)], "polling"),
+    "several packets in one body": Case([CONNECT, ('427["auth",{}]', '428["auth",{}]')], "polling"),
+    "an event that nobody handles": Case([CONNECT, ('42["nobody"]',), ('427["auth",{}]',)]),
+    "an ack that nobody asked for": Case([CONNECT, ("437[]",), ('427["auth",{}]',)]),
+    "upgrade": Case([CONNECT, ("upgrade",), ('427["auth",{}]',)], "polling"),
+    "upgrade before connect": Case([("upgrade",), CONNECT, ('427["auth",{}]',)], "polling"),
+    "goodbye": Case([CONNECT, ("1",)]),
+    "PONG that nobody asked for": Case([CONNECT, ("3",), ('427["auth",{}]',)]),
+    "an event before connect": Case([('427["auth",{}]',)]),
+    "not an Engine.IO packet": Case([CONNECT, ("x",)]),
+    "an empty packet by polling": Case([CONNECT, ("",)], "polling"),
+}
+
+LEAVE: Final[Step] = ("41",)
+ASK: Final[Step] = ('427["auth",{}]',)
+
+UNLIKE: Final[dict[str, Case]] = {
+    # what differs, and why it is wanted
+    "goodbye over polling": Case(
+        [CONNECT, ("1",)], "polling", [POSTED, "200 closed"], "a poll that waits is let go, not kept until its deadline"
+    ),
+    "leave": Case([CONNECT, LEAVE, ASK], why="leaving the namespace is the socket's end"),
+    "leave over polling": Case([CONNECT, LEAVE, ASK], "polling", why="leaving the namespace is the socket's end"),
+    "leave and connect again": Case([CONNECT, LEAVE, CONNECT], why="one connection carries one socket in its life"),
+    "connect twice": Case([CONNECT, CONNECT, ASK], why="x"),
+    "another namespace": Case([("40/x,",), CONNECT], why="x"),
+    "another namespace after connect": Case([CONNECT, ("40/x,",), ASK], why="x"),
+    "another namespace over polling": Case([CONNECT, ("40/x,",), ASK], "polling", why="x"),
+    "an event of another namespace": Case([CONNECT, ('42/x,["status"]',), ASK], why="x"),
+    "leave another namespace": Case([CONNECT, ("41/x,",), ASK], why="x"),
+    "OPEN": Case([CONNECT, ("0",), ASK], why="x"),
+    "OPEN over polling": Case([CONNECT, ("0",), ASK], "polling", why="x"),
+    "PING": Case([CONNECT, ("2",), ASK], why="x"),
+    "PING over polling": Case([CONNECT, ("2",), ASK], "polling", why="x"),
+    "UPGRADE": Case([CONNECT, ("5",), ASK], why="x"),
+    "UPGRADE over polling": Case([CONNECT, ("5",), ASK], "polling", why="x"),
+    "NOOP": Case([CONNECT, ("6",), ASK], why="x"),
+    "NOOP over polling": Case([CONNECT, ("6",), ASK], "polling", why="x"),
+    "CONNECT_ERROR": Case([CONNECT, ("44{}",), ASK], why="x"),
+    "an unknown packet type": Case([CONNECT, ("49",), ASK], why="x"),
+    "an event that is no array": Case([CONNECT, ("42{}",), ASK], why="x"),
+    "an event without a name": Case([CONNECT, ("42[]",), ASK], why="x"),
+    "no JSON": Case([CONNECT, ("42[",), ASK], why="x"),
+    "no JSON over polling": Case([CONNECT, ("42[",), ASK], "polling", why="x"),
+    "an ack that is no array": Case([CONNECT, ("437{}",), ASK], why="x"),
+    "a binary event without its part": Case([CONNECT, ('451-["status",{"_placeholder":true,"num":0}]',), ASK], why="x"),
+    "a packet past the limit": Case([CONNECT, ("42" + "x" * 70_000,), ASK], why="x"),
+    "a body past the limit": Case([CONNECT, ("42" + "x" * 70_000,), ASK], "polling", why="x"),
+    "not an Engine.IO packet over polling": Case([CONNECT, ("x",), ASK], "polling", why="x"),
+    "an empty message": Case([CONNECT, ("",), ASK], why="x"),
+    "an empty MESSAGE": Case([CONNECT, ("4",), ASK], why="x"),
+    "more packets than sixteen in one body": Case([CONNECT, ("3",) * 40, ASK], "polling", why="x"),
+}
+
+
+async def transcripts(cases: Mapping[str, Case]) -> dict[str, tuple[Transcript, Transcript]]:
+    """Of each case: what this program says, and what python-socketio says."""
+    async with ours() as here, plain() as there, asyncio.TaskGroup() as group:
+        made = {
+            name: [group.create_task(converse(url, case.transport, _as(number, case.steps))) for url in (here, there)]
+            for number, (name, case) in enumerate(cases.items())
+        }
+        found = {name: (await both[0], await both[1]) for name, both in made.items()}
+    return found
+
+
+def _as(number: int, steps: list[Step]) -> list[Step]:
+    """The same steps as a user of their own."""
+    return [tuple(packet.replace('"user"', f'"user-{number}"') for packet in step) for step in steps]
+
+
+async def test_packets_are_answered_as_python_socketio_answers_them() -> None:
+    found = await transcripts(CASES)
+    unlike = {name: both for name, both in found.items() if both[0] != both[1]}
+    assert not unlike, "differences that nobody listed"
+
+
+async def test_what_differs_is_listed_and_wanted() -> None:
+    found = await transcripts(UNLIKE)
+    wrong = {name: both[0] for name, both in found.items() if both[0] != UNLIKE[name].ours}
+    assert not wrong, "not as listed"
+    same = [name for name, (here, there) in found.items() if here == there]
+    assert not same, "listed, and no difference any more"
+    assert all(case.why for case in UNLIKE.values())
+
+
+if __name__ == "__main__":
+
+    async def show() -> None:
+        for name, (here, there) in (await transcripts({**CASES, **UNLIKE})).items():
+            print(
+                f"{'  ' if here == there else '! '}{name}\n     ours  {here}"
+                + ("" if here == there else f"\n     plain {there}")
+            )
+
+    asyncio.run(show())
