@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from tests.support.wire import POLLING, WEBSOCKET, Wire, frame, request
 
 BUDGET: Final = 24 * 1024 * 1024
-"""Bytes after which a flooder stops: what nobody multiplies stays within the bound."""
+"""Bytes after which a flooder stops: what is kept as it came stays within the bound, what is multiplied does not."""
 
-MOST_CONNECTIONS: Final = 2000
+MORE: Final = 120 * 1024 * 1024
+"""The same where every byte is answered with one: it takes more than the bound."""
+
+MOST_CONNECTIONS: Final = 1000
 BODY: Final = 65_000
 """Just below the largest packet and body of the default settings."""
 
@@ -25,10 +28,11 @@ _OVER: Final = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverr
 class Attack:
     """One flooder: what it sent and got. Its connections stay open."""
 
-    def __init__(self, url: str, until: float) -> None:
-        """`until` is in monotonic seconds."""
+    def __init__(self, url: str, until: float, budget: int = BUDGET) -> None:
+        """`until` is in monotonic seconds, `budget` in bytes."""
         self.url = url
         self.until = until
+        self._budget = budget
         self.answers: Counter[str] = Counter()
         self.wires: list[Wire] = []
 
@@ -38,7 +42,7 @@ class Attack:
 
     @property
     def over(self) -> bool:
-        return time.monotonic() >= self.until or self.sent >= BUDGET
+        return time.monotonic() >= self.until or self.sent >= self._budget
 
     async def wire(self) -> Wire:
         wire = Wire(self.url)
@@ -92,7 +96,8 @@ class Flood:
     limit: str
     """What bounds it."""
     run: Callable[[Attack], Awaitable[None]]
-    settings: Mapping[str, object] = field(default_factory=dict)
+    budget: int = BUDGET
+    """Bytes to send at most."""
 
 
 Step = Callable[[Attack], Awaitable[None]]
@@ -187,6 +192,9 @@ async def _frames(packet: bytes, reads: bool, attack: Attack) -> None:
     """Text frames, as many in one write as go into 64 KB."""
     wire = await attack.websocket()
     reader = asyncio.ensure_future(_read(wire)) if reads else None
+    if reader is None:
+        await wire.until(b"0{")
+        wire.deaf()
     data = frame(packet) * max(1, BODY // len(packet))
     try:
         while not attack.over:
@@ -208,6 +216,7 @@ async def _read(wire: Wire) -> None:
 async def _bytes_in(data: bytes, attack: Attack) -> None:
     """A websocket whose bytes are whatever these are, again and again; nothing is read."""
     wire = await attack.websocket()
+    wire.deaf()
     while not attack.over:
         await wire.send(data)
     await asyncio.sleep(3600)
@@ -284,9 +293,16 @@ FLOODS: Final = (
     Flood("PONG packets by POST", "EVENTS_PER_SOCKET", repeated(partial(_posts, b"3"), 4)),
     Flood("NOOP packets by POST", "packets where they do not belong", repeated(partial(_posts, b"6"), 4)),
     Flood("CONNECTs by POST", "EVENTS_PER_SOCKET", repeated(partial(_posts, b"40"), 4)),
-    Flood("UPGRADE frames", "packets where they do not belong", repeated(partial(_frames, b"5", False), 10)),
+    Flood(
+        "UPGRADE frames", "packets where they do not belong", repeated(partial(_frames, b"5", False), 10), budget=MORE
+    ),
     Flood("PONG frames", "EVENTS_PER_SOCKET", repeated(partial(_frames, b"3", False), 10)),
-    Flood("long namespaces, never read", "other namespaces close", repeated(partial(_frames, _NAMESPACE, False), 10)),
+    Flood(
+        "long namespaces, never read",
+        "other namespaces close",
+        repeated(partial(_frames, _NAMESPACE, False), 10),
+        budget=MORE,
+    ),
     Flood("short namespaces, read", "other namespaces close", repeated(partial(_frames, b"40/z,", True), 10)),
     Flood("CONNECTs without a token", "EVENTS_PER_SOCKET", repeated(partial(_frames, b"40", True), 10)),
     Flood("events before CONNECT", "EVENTS_PER_SOCKET", repeated(partial(_frames, b'42["status"]', False), 10)),
@@ -295,7 +311,10 @@ FLOODS: Final = (
     Flood("binary attachments", "attachments of a packet in all", repeated(_attachments, 10)),
     Flood("fragments without end", "MAX_PACKET", repeated(_fragments, 10)),
     Flood(
-        "websocket PINGs, never read", "SEND_QUEUE_LIMIT", repeated(partial(_bytes_in, frame(b"a" * 125, 9) * 400), 10)
+        "websocket PINGs, never read",
+        "SEND_QUEUE_LIMIT",
+        repeated(partial(_bytes_in, frame(b"a" * 125, 9) * 400), 10),
+        budget=MORE,
     ),
     Flood("polls of one sid at once", "one poll a sid", repeated(partial(_one_sid, "GET"), 1)),
     Flood("posts to one sid at once", "EVENTS_PER_SOCKET", repeated(partial(_one_sid, "POST"), 1)),

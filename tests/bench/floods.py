@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import psutil
@@ -109,7 +110,7 @@ async def attack(name: str, url: str, seconds: float) -> None:
     flood = next(flood for flood in FLOODS if flood.name == name)
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
-    told = Attack(url, time.monotonic() + seconds)
+    told = Attack(url, time.monotonic() + seconds, flood.budget)
     await flood.run(told)
     print(json.dumps([told.sent, told.answers]), flush=True)
     await asyncio.to_thread(sys.stdin.read)  # the connections stay until somebody has looked
@@ -159,11 +160,11 @@ class Highest:
 
 async def measure(flood: Flood, folder: Path, seconds: float) -> Finding:
     """One flood against a fresh program."""
-    options = {"auth": "jwt", "jwt_public_key": public_pem(private_key("ES256")), "jwt_issuer": ISSUER}
+    options: dict[str, Any] = {"auth": "jwt", "jwt_public_key": public_pem(private_key("ES256")), "jwt_issuer": ISSUER}
     async with aiohttp.ClientSession() as session:
         calm = await _process("bystander")
         try:
-            async with running(folder, **options, **flood.settings) as program:
+            async with running(folder, **options) as program:
                 return await _measured(flood, program, session, (await _line(calm)).strip(), seconds)
         finally:
             await _end(calm)
@@ -213,10 +214,10 @@ async def _measured(
 
 def table(findings: Sequence[Finding]) -> str:
     """One line a flood."""
-    head = f"{'flood':<34} {'sent':>9} {'held':>9} {'a byte':>7} {'after':>9} {'others p99':>11} {'bystander':>10}  sender gets"
-    lines = [head]
+    head = f"{'flood':<34} {'sent':>9} {'held':>9} {'a byte':>7} {'after':>9} {'others p99':>11} {'bystander':>10}"
+    lines = [f"{head}  sender gets"]
     for it in findings:
-        answers = ", ".join(f"{count} × {what}" for what, count in Counter(it.answers).most_common(4)) or "nothing"
+        answers = ", ".join(f"{count} x {what}" for what, count in Counter(it.answers).most_common(4)) or "nothing"
         lines.append(
             f"{it.name:<34} {it.sent / 1e6:>6.2f} MB {it.grown / 1e6:>6.1f} MB {it.grown / max(1, it.sent):>7.2f} "
             f"{it.kept / 1e6:>6.1f} MB {it.slowest:>8.1f} ms {it.bystander:>7.1f} ms  {answers}\n"

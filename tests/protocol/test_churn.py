@@ -8,6 +8,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -123,7 +124,7 @@ def total(metrics: dict[str, float], name: str) -> float:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 async def test_thousands_of_short_connections_leave_no_memory_behind(tmp_path: Path) -> None:
-    limits = {"handshakes_per_address": 100_000, "handshakes_per_address_burst": 100_000}
+    limits: dict[str, Any] = {"handshakes_per_address": 100_000, "handshakes_per_address_burst": 100_000}
     async with running(tmp_path, ping_interval=1, ping_timeout=1, **limits) as program, api(program) as admin:
         await churn(program, USERS * 4)
         before = await settled(program)

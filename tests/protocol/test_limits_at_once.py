@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,7 +53,8 @@ async def refused(program: Program) -> dict[str, float]:
 async def test_no_more_sockets_than_allowed_are_let_in_at_once(
     tmp_path: Path, transport: str, setting: str, bots: list[str], most: int
 ) -> None:
-    async with running(tmp_path, **{setting: most}) as program, api(program) as admin, AsyncExitStack() as stack:
+    limit: dict[str, Any] = {setting: most}
+    async with running(tmp_path, **limit) as program, api(program) as admin:
         for turn in range(2):  # places that were given back are the same places
             async with AsyncExitStack() as round_:
                 clients = await all_at_once(program, round_, transport, bots)

@@ -83,7 +83,8 @@ class House:
             ack_timeout=1,
         )
         self.program: Program = self.runner.run(self._running.__aenter__())
-        return self.program
+        program: Program = self.program
+        return program
 
     def stop(self, *, kill: bool) -> None:
         if not kill:
@@ -240,7 +241,7 @@ def test_whatever_clients_send_the_map_the_ledger_and_the_keys_stay_true(house: 
         phases=(Phase.generate,),  # each step takes real time: shrinking would take minutes
         suppress_health_check=list(HealthCheck),
     )
-    run_state_machine_as_test(Conversation, settings=bounded)  # type: ignore[no-untyped-call]  # hypothesis has no types here
+    run_state_machine_as_test(Conversation, settings=bounded)
     errors = [line for line in house.program.text().splitlines() if '"level":"error"' in line.replace(" ", "")]
     assert not errors, errors[:3]
 

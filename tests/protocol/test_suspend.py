@@ -108,7 +108,8 @@ async def test_stock_clients_that_gave_up_meanwhile_are_back_at_once_and_miss_no
         told += await publish(program, list(clients))
         for user, _, event_id in told:
             await clients[user].wait(
-                lambda c, event_id=event_id: event_id in {event["id"] for event in c.events}, within=10
+                lambda c, event_id=event_id: event_id in {e["id"] for e in c.events},  # type: ignore[misc]  # bound now
+                within=10,
             )
         async with api(program) as admin, asyncio.timeout(10):
             while (await admin.admin("/debug/sockets"))["totals"]["sockets"] != len(clients):

@@ -74,6 +74,11 @@ class Client:
             return None
         return next((join for join in self.joins if join.sid and join.left_at is None), None)
 
+    def answered(self) -> bool:
+        """Whether its first CONNECT was, or never will be."""
+        self.look()
+        return self.raw.closed is not None or self.joins[0].answered
+
     def look(self) -> None:
         """Take up what came since the last look."""
         for packet in self.raw.heard[self.read :]:
@@ -124,7 +129,7 @@ class Event:
     asked_at: float
 
 
-class Violation(AssertionError):
+class ViolationError(AssertionError):
     """Something that must always hold does not."""
 
 
@@ -180,7 +185,7 @@ class Model:
         if client.joined is None and client.raw.closed is None and not client.joins:
             await self.join(slot, identity, life)
             with contextlib.suppress(TimeoutError):
-                await client.raw.until(lambda: client.look() or client.raw.closed or client.joins[0].answered, 2)
+                await client.raw.until(client.answered, 2)
 
     async def leave(self, slot: int) -> None:
         client = self.clients[slot]
@@ -235,12 +240,12 @@ class Model:
     # what must hold
 
     async def check(self) -> None:
-        """Raises `Violation`."""
+        """Raises `ViolationError`."""
         await self._registry_agrees()
         now = time.monotonic()
         for client in (*self.clients.values(), *self.gone):
             if sum(bool(join.sid) for join in client.joins) > 1:
-                raise Violation("one connection carried more than one socket")
+                raise ViolationError("one connection carried more than one socket")
             for join in client.joins:
                 if join.over_at is None and (join.left_at is not None or client.raw.closed is not None):
                     join.over_at = now
@@ -248,7 +253,7 @@ class Model:
         await self._ledger_is_proved()
         grown = psutil.Process(self.program.pid).memory_info().rss
         if grown > self.base() + GROWTH:
-            raise Violation(f"the program holds {grown / 1e6:.0f} MB")
+            raise ViolationError(f"the program holds {grown / 1e6:.0f} MB")
 
     def base(self) -> int:
         if not hasattr(self.program, "base"):
@@ -265,7 +270,7 @@ class Model:
             if must.items() <= mapped.items() and mapped.items() <= (must | may).items():
                 return
             if time.monotonic() > deadline:
-                raise Violation(f"mapped: {mapped}; joined: {must}; perhaps: {may}")
+                raise ViolationError(f"mapped: {mapped}; joined: {must}; perhaps: {may}")
             await asyncio.sleep(0.02)
 
     async def _mapped(self) -> dict[str, str]:
@@ -303,7 +308,7 @@ class Model:
                 and at + offset <= join.ends + self.grace + LATE
                 for join in client.joins
             ):
-                raise Violation(f"a client heard an event of {user}, whose token it does not hold (any more)")
+                raise ViolationError(f"a client heard an event of {user}, whose token it does not hold (any more)")
 
     async def _ledger_is_proved(self) -> None:
         users = {event.user for event in self.events}
@@ -317,7 +322,7 @@ class Model:
         for event in self.events:
             outcome = outcomes.get(event.id)
             if outcome is None:
-                raise Violation(f"event {event.seq} of {event.user} is not in the ledger")
+                raise ViolationError(f"event {event.seq} of {event.user} is not in the ledger")
             if outcome in {"acked", "received"}:
                 proofs = [
                     client.proved(join, event)
@@ -326,4 +331,4 @@ class Model:
                     if join.sid and join.user == event.user
                 ]
                 if not any(outcome in proof for proof in proofs):
-                    raise Violation(f"event {event.seq} of {event.user} counts as {outcome}, and nobody said so")
+                    raise ViolationError(f"event {event.seq} of {event.user} counts as {outcome}, and nobody said so")

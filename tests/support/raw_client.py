@@ -1,4 +1,4 @@
-"""Engine.IO by hand: one connection that sends whatever a test says, over either transport, and notes what came back."""
+"""Engine.IO by hand: one connection that sends what a test says, over either transport, and notes what came back."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class RawClient:
     # out
 
     async def send(self, *packets: str) -> None:
-        """Write these packets, in one body where the transport is polling. A closed connection takes them in silence."""
+        """Write these packets, in one body where the transport is polling. A closed connection takes them silently."""
         async with self._order:
             now = time.monotonic()
             self.sent += [Packet(now, text) for text in packets]

@@ -45,13 +45,17 @@ class Wire:
         """Bytes written."""
 
     async def open(self) -> Wire:
-        self.reader, self.writer = await asyncio.open_connection(*self._at, limit=1 << 24)
+        self.reader, self.writer = await asyncio.open_connection(*self._at, limit=1 << 20)
         return self
 
     async def send(self, data: bytes) -> None:
         self.sent += len(data)
         self.writer.write(data)
         await self.writer.drain()
+
+    def deaf(self) -> None:
+        """Read nothing any more, so that the other side's answers stay with it."""
+        self.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a write transport here is a whole one
 
     async def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
         """One request; status and body."""
