@@ -98,6 +98,8 @@ class Flood:
     run: Callable[[Attack], Awaitable[None]]
     budget: int = BUDGET
     """Bytes to send at most."""
+    alike: bool = False
+    """It takes the way of another one in the table, so the suite leaves it out."""
 
 
 Step = Callable[[Attack], Awaitable[None]]
@@ -247,12 +249,13 @@ async def _fragments(attack: Attack) -> None:
 
 
 async def _one_sid(what: str, attack: Attack) -> None:
-    """Many requests at one sid at once: polls, posts, or websockets that probe it."""
+    """Many requests at one sid at once: polls, posts, or websockets that probe it. A sid that ended is replaced."""
     _, path = await attack.polling()
+    newest = [path]
 
     async def another(_attack: Attack) -> None:
         if what == "probe":
-            wire = await attack.websocket(path.replace("polling", "websocket"))
+            wire = await attack.websocket(newest[0].replace("polling", "websocket"))
             await wire.send(frame("2probe"))
             await wire.until(b"3probe")
             attack.answers["3probe"] += 1
@@ -260,8 +263,9 @@ async def _one_sid(what: str, attack: Attack) -> None:
             return
         wire = await attack.wire()
         while not attack.over:
-            if await attack.ask(wire, what, path, b"3" if what == "POST" else b"") != 200:
-                return
+            path = newest[0]
+            if await attack.ask(wire, what, path, b"3" if what == "POST" else b"") != 200 and path == newest[0]:
+                newest[0] = f"{POLLING}&sid={await wire.sid()}"
 
     await attack.hammer(another, 200)
 
@@ -278,25 +282,31 @@ _NAMESPACE: Final = b"40/" + b"a" * 60_000 + b","
 
 FLOODS: Final = (
     Flood("silent connections", "MAX_CONNECTIONS_PER_ADDRESS, HEADER_TIMEOUT", repeated(partial(_silent, b""), 50)),
-    Flood("an empty line, then silence", "HEADER_TIMEOUT", repeated(partial(_silent, b"\r\n\r\n"), 50)),
+    Flood("an empty line, then silence", "HEADER_TIMEOUT", repeated(partial(_silent, b"\r\n\r\n"), 50), alike=True),
     Flood("a head without end", "16 KiB a line, and a head's size", repeated(_head_without_end, 20)),
     Flood("bodies that stall", "MAX_BODY, BODY_TIMEOUT", repeated(_stalled_body, 200)),
-    Flood("bodies past the limit", "MAX_PACKET", repeated(_large_body, 20)),
-    Flood("chunks to the API", "MAX_BODY, BODY_TIMEOUT", repeated(partial(_chunks, "/api/bots/b/link"), 20)),
+    Flood("bodies past the limit", "MAX_PACKET", repeated(_large_body, 20), alike=True),
+    Flood(
+        "chunks to the API", "MAX_BODY, BODY_TIMEOUT", repeated(partial(_chunks, "/api/bots/b/link"), 20), alike=True
+    ),
     Flood("chunks to the socket path", "MAX_PACKET, BODY_TIMEOUT", repeated(partial(_chunks, POLLING), 20)),
     Flood("polling handshakes", "HANDSHAKES_PER_ADDRESS", repeated(partial(_handshakes, POLLING), 20)),
     Flood("JSONP handshakes", "refused", repeated(partial(_handshakes, f"{POLLING}&j=0"), 20)),
     Flood("websockets that never join", "HANDSHAKES_PER_ADDRESS", repeated(_websockets, 20)),
     Flood("UPGRADE packets by POST", "packets where they do not belong", repeated(partial(_posts, b"5"), 4)),
-    Flood("OPEN packets by POST", "packets where they do not belong", repeated(partial(_posts, b"0"), 4)),
-    Flood("PING packets by POST", "packets where they do not belong", repeated(partial(_posts, b"2"), 4)),
+    Flood("OPEN packets by POST", "packets where they do not belong", repeated(partial(_posts, b"0"), 4), alike=True),
+    Flood("PING packets by POST", "packets where they do not belong", repeated(partial(_posts, b"2"), 4), alike=True),
     Flood("PONG packets by POST", "EVENTS_PER_SOCKET", repeated(partial(_posts, b"3"), 4)),
-    Flood("NOOP packets by POST", "packets where they do not belong", repeated(partial(_posts, b"6"), 4)),
+    Flood("NOOP packets by POST", "packets where they do not belong", repeated(partial(_posts, b"6"), 4), alike=True),
     Flood("CONNECTs by POST", "EVENTS_PER_SOCKET", repeated(partial(_posts, b"40"), 4)),
     Flood(
-        "UPGRADE frames", "packets where they do not belong", repeated(partial(_frames, b"5", False), 10), budget=MORE
+        "UPGRADE frames",
+        "packets where they do not belong",
+        repeated(partial(_frames, b"5", False), 10),
+        budget=MORE,
+        alike=True,
     ),
-    Flood("PONG frames", "EVENTS_PER_SOCKET", repeated(partial(_frames, b"3", False), 10)),
+    Flood("PONG frames", "EVENTS_PER_SOCKET", repeated(partial(_frames, b"3", False), 10), alike=True),
     Flood(
         "long namespaces, never read",
         "other namespaces close",
@@ -305,9 +315,11 @@ FLOODS: Final = (
     ),
     Flood("short namespaces, read", "other namespaces close", repeated(partial(_frames, b"40/z,", True), 10)),
     Flood("CONNECTs without a token", "EVENTS_PER_SOCKET", repeated(partial(_frames, b"40", True), 10)),
-    Flood("events before CONNECT", "EVENTS_PER_SOCKET", repeated(partial(_frames, b'42["status"]', False), 10)),
+    Flood(
+        "events before CONNECT", "EVENTS_PER_SOCKET", repeated(partial(_frames, b'42["status"]', False), 10), alike=True
+    ),
     Flood("acks before CONNECT", "EVENTS_PER_SOCKET", repeated(partial(_frames, b"431[]", False), 10)),
-    Flood("deep JSON", "MAX_PACKET", repeated(partial(_frames, b"42" + b"[" * 60_000, False), 10)),
+    Flood("deep JSON", "MAX_PACKET", repeated(partial(_frames, b"42" + b"[" * 60_000, False), 10), alike=True),
     Flood("binary attachments", "attachments of a packet in all", repeated(_attachments, 10)),
     Flood("fragments without end", "MAX_PACKET", repeated(_fragments, 10)),
     Flood(

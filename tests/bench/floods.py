@@ -28,7 +28,7 @@ from tests.bench.flooders import FLOODS, Attack, Flood
 from tests.support.program import Program, running
 from tests.support.tokens import ISSUER, private_key, public_pem
 
-BEFORE = 0.7
+BEFORE = 0.5
 """Seconds of peace before each flood."""
 
 PROBE_PAUSE = 0.02
@@ -40,6 +40,7 @@ class Finding:
 
     name: str
     limit: str
+    connections: int
     sent: int
     grown: int
     kept: int
@@ -112,7 +113,7 @@ async def attack(name: str, url: str, seconds: float) -> None:
     await asyncio.to_thread(sys.stdin.readline)
     told = Attack(url, time.monotonic() + seconds, flood.budget)
     await flood.run(told)
-    print(json.dumps([told.sent, told.answers]), flush=True)
+    print(json.dumps([len(told.wires), told.sent, told.answers]), flush=True)
     await asyncio.to_thread(sys.stdin.read)  # the connections stay until somebody has looked
 
 
@@ -188,7 +189,7 @@ async def _measured(
         flooder.stdin.write(b"go\n")
         said = await asyncio.wait_for(_line(flooder), seconds + 30)
         assert said, f"the flooder of {flood.name} died"
-        sent, answers = json.loads(said)
+        connections, sent, answers = json.loads(said)
         slowest, bystanders = probe.p99(), calm.p99()
         await asyncio.sleep(0.3)
         grown = highest.bytes - before
@@ -201,6 +202,7 @@ async def _measured(
     return Finding(
         name=flood.name,
         limit=flood.limit,
+        connections=connections,
         sent=sent,
         grown=grown,
         kept=highest.now() - before,
@@ -214,12 +216,12 @@ async def _measured(
 
 def table(findings: Sequence[Finding]) -> str:
     """One line a flood."""
-    head = f"{'flood':<34} {'sent':>9} {'held':>9} {'a byte':>7} {'after':>9} {'others p99':>11} {'bystander':>10}"
+    head = f"{'flood':<34} {'opened':>6} {'sent':>9} {'held':>9} {'a byte':>7} {'after':>9} {'others p99':>11} {'bystander':>10}"
     lines = [f"{head}  sender gets"]
     for it in findings:
         answers = ", ".join(f"{count} x {what}" for what, count in Counter(it.answers).most_common(4)) or "nothing"
         lines.append(
-            f"{it.name:<34} {it.sent / 1e6:>6.2f} MB {it.grown / 1e6:>6.1f} MB {it.grown / max(1, it.sent):>7.2f} "
+            f"{it.name:<34} {it.connections:>6} {it.sent / 1e6:>6.2f} MB {it.grown / 1e6:>6.1f} MB {it.grown / max(1, it.sent):>7.2f} "
             f"{it.kept / 1e6:>6.1f} MB {it.slowest:>8.1f} ms {it.bystander:>7.1f} ms  {answers}\n"
             f"{'':<36}bounded by: {it.limit}" + (f"; {it.tracebacks} tracebacks" if it.tracebacks else "")
         )

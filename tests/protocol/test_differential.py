@@ -206,8 +206,7 @@ async def transcripts(cases: Mapping[str, Case]) -> dict[str, tuple[Transcript, 
             name: [group.create_task(converse(url, case.transport, _as(number, case.steps))) for url in (here, there)]
             for number, (name, case) in enumerate(cases.items())
         }
-        found = {name: (await both[0], await both[1]) for name, both in made.items()}
-    return found
+        return {name: (await both[0], await both[1]) for name, both in made.items()}
 
 
 def _as(number: int, steps: list[Step]) -> list[Step]:

@@ -144,6 +144,7 @@ async def _go(raw: RawClient, how: str) -> None:
         await raw.send("1")
     elif how == "leave":
         await raw.send("41")
+        await asyncio.sleep(1.5)  # its PONGs prove nothing any more
     elif how == "reset":
         raw.abort()
     else:
@@ -340,7 +341,9 @@ def _of_clients(seen: Witnesses) -> tuple[dict[str, set[str]], set[tuple[str, in
             for packet in visit.raw.sent
             if packet.text.startswith("43") and packet.text.endswith("[]")
         }
-        last = max((packet.at for packet in visit.raw.sent if packet.text[:2] in {"3", "43"}), default=0.0)
+        sent = [packet.text for packet in visit.raw.sent]
+        joined = visit.raw.sent[: sent.index("41") if "41" in sent else None]
+        last = max((packet.at for packet in joined if packet.text[:2] in {"3", "43"}), default=0.0)
         if not visit.must_ack:
             read.setdefault(visit.user, set()).update(event["id"] for at, _, event in events if at <= last)
     for user, (acks, client) in seen.stock.items():
