@@ -215,18 +215,19 @@ async def _measured(
 
 
 def table(findings: Sequence[Finding]) -> str:
-    """One line a flood."""
-    head = f"{'flood':<34} {'opened':>6} {'sent':>9} {'held':>9} {'a byte':>7} {'after':>9} {'others p99':>11} {'bystander':>10}"
-    lines = [f"{head}  sender gets"]
+    """Two lines a flood."""
+    memory = f"{'sent':>9} {'held':>9} {'a byte':>7} {'after':>9}"
+    lines = [f"{'flood':<32} {'opened':>6} {memory} {'others p99':>11} {'bystander':>10}  sender gets"]
     for it in findings:
-        answers = ", ".join(f"{count} x {what}" for what, count in Counter(it.answers).most_common(4)) or "nothing"
         lines.append(
-            f"{it.name:<34} {it.connections:>6} {it.sent / 1e6:>6.2f} MB {it.grown / 1e6:>6.1f} MB {it.grown / max(1, it.sent):>7.2f} "
-            f"{it.kept / 1e6:>6.1f} MB {it.slowest:>8.1f} ms {it.bystander:>7.1f} ms  {answers}\n"
-            f"{'':<36}bounded by: {it.limit}" + (f"; {it.tracebacks} tracebacks" if it.tracebacks else "")
+            f"{it.name:<32} {it.connections:>6} {it.sent / 1e6:>6.2f} MB {it.grown / 1e6:>6.1f} MB "
+            f"{it.grown / max(1, it.sent):>7.2f} {it.kept / 1e6:>6.1f} MB {it.slowest:>8.1f} ms "
+            f"{it.bystander:>7.1f} ms  "
+            + (", ".join(f"{count} x {what}" for what, count in Counter(it.answers).most_common(4)) or "nothing")
         )
-    worst = statistics.fmean([it.late for it in findings]) if findings else 0.0
-    return "\n".join([*lines, f"\nothers were delayed by {worst:.1f} ms on average, beyond what the machine did"])
+        lines.append(f"{'':<34}bounded by: {it.limit}" + (f"; {it.tracebacks} tracebacks" if it.tracebacks else ""))
+    delay = statistics.fmean([it.late for it in findings]) if findings else 0.0
+    return "\n".join([*lines, f"\nothers were delayed by {delay:.1f} ms on average, beyond what the machine did"])
 
 
 async def main(names: Sequence[str], seconds: float, *, as_json: bool) -> None:

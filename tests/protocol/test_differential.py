@@ -22,8 +22,11 @@ from tests.support.raw_client import RawClient
 from tests.support.sockets import stage
 
 AUTH: Final = "40" + json.dumps({"userId": "user", "botId": "bot"})
-QUIET = 0.15
+QUIET = 0.2
 """Seconds without a packet after which a step is over."""
+
+AT_ONCE = 12
+"""Conversations: so many that an answer is never late."""
 
 Transcript = list[str]
 
@@ -150,60 +153,84 @@ CASES: Final[dict[str, Case]] = {
     "an ack that nobody asked for": Case([CONNECT, ("437[]",), ('427["auth",{}]',)]),
     "upgrade": Case([CONNECT, ("upgrade",), ('427["auth",{}]',)], "polling"),
     "upgrade before connect": Case([("upgrade",), CONNECT, ('427["auth",{}]',)], "polling"),
-    "goodbye": Case([CONNECT, ("1",)]),
     "PONG that nobody asked for": Case([CONNECT, ("3",), ('427["auth",{}]',)]),
     "an event before connect": Case([('427["auth",{}]',)]),
     "not an Engine.IO packet": Case([CONNECT, ("x",)]),
-    "an empty packet by polling": Case([CONNECT, ("",)], "polling"),
+    "an empty message": Case([CONNECT, ("",)]),
+    "OPEN over polling": Case([CONNECT, ("0",)], "polling"),
+    "PING over polling": Case([CONNECT, ("2",)], "polling"),
+    "NOOP over polling": Case([CONNECT, ("6",)], "polling"),
+    "a packet past the limit": Case([CONNECT, ("42" + "x" * 70_000,)]),
+    "a body past the limit": Case([CONNECT, ("42" + "x" * 70_000,)], "polling"),
 }
 
 LEAVE: Final[Step] = ("41",)
 ASK: Final[Step] = ('427["auth",{}]',)
+CLOSES: Final[Transcript] = [JOINED, "1 closed"]
+POST_CLOSES: Final[Transcript] = [POSTED, "200 1 closed"]
+POST_REFUSED: Final[Transcript] = [POSTED, "400 1 closed"]
+
+_ONE_LIFE: Final = "one connection carries one socket in its life: leaving is its end, and nobody is left behind"
+_NAMESPACES: Final = "there is one namespace; an answer would repeat the client's own words"
+_BELONGS: Final = "a packet that clients do not send ends the connection, over either transport"
+_MALFORMED: Final = "whoever sends what cannot be read is told so by a close, not by silence"
 
 UNLIKE: Final[dict[str, Case]] = {
     # what differs, and why it is wanted
+    "goodbye": Case([CONNECT, ("1",)], ours=[JOINED, "closed"], why="the websocket goes with its session"),
     "goodbye over polling": Case(
-        [CONNECT, ("1",)], "polling", [POSTED, "200 closed"], "a poll that waits is let go, not kept until its deadline"
+        [CONNECT, ("1",)],
+        "polling",
+        [POSTED, "200 6 closed"],
+        "a poll that waits is let go, not kept until its deadline",
     ),
-    "leave": Case([CONNECT, LEAVE, ASK], why="leaving the namespace is the socket's end"),
-    "leave over polling": Case([CONNECT, LEAVE, ASK], "polling", why="leaving the namespace is the socket's end"),
-    "leave and connect again": Case([CONNECT, LEAVE, CONNECT], why="one connection carries one socket in its life"),
-    "connect twice": Case([CONNECT, CONNECT, ASK], why="x"),
-    "another namespace": Case([("40/x,",), CONNECT], why="x"),
-    "another namespace after connect": Case([CONNECT, ("40/x,",), ASK], why="x"),
-    "another namespace over polling": Case([CONNECT, ("40/x,",), ASK], "polling", why="x"),
-    "an event of another namespace": Case([CONNECT, ('42/x,["status"]',), ASK], why="x"),
-    "leave another namespace": Case([CONNECT, ("41/x,",), ASK], why="x"),
-    "OPEN": Case([CONNECT, ("0",), ASK], why="x"),
-    "OPEN over polling": Case([CONNECT, ("0",), ASK], "polling", why="x"),
-    "PING": Case([CONNECT, ("2",), ASK], why="x"),
-    "PING over polling": Case([CONNECT, ("2",), ASK], "polling", why="x"),
-    "UPGRADE": Case([CONNECT, ("5",), ASK], why="x"),
-    "UPGRADE over polling": Case([CONNECT, ("5",), ASK], "polling", why="x"),
-    "NOOP": Case([CONNECT, ("6",), ASK], why="x"),
-    "NOOP over polling": Case([CONNECT, ("6",), ASK], "polling", why="x"),
-    "CONNECT_ERROR": Case([CONNECT, ("44{}",), ASK], why="x"),
-    "an unknown packet type": Case([CONNECT, ("49",), ASK], why="x"),
-    "an event that is no array": Case([CONNECT, ("42{}",), ASK], why="x"),
-    "an event without a name": Case([CONNECT, ("42[]",), ASK], why="x"),
-    "no JSON": Case([CONNECT, ("42[",), ASK], why="x"),
-    "no JSON over polling": Case([CONNECT, ("42[",), ASK], "polling", why="x"),
-    "an ack that is no array": Case([CONNECT, ("437{}",), ASK], why="x"),
-    "a binary event without its part": Case([CONNECT, ('451-["status",{"_placeholder":true,"num":0}]',), ASK], why="x"),
-    "a packet past the limit": Case([CONNECT, ("42" + "x" * 70_000,), ASK], why="x"),
-    "a body past the limit": Case([CONNECT, ("42" + "x" * 70_000,), ASK], "polling", why="x"),
-    "not an Engine.IO packet over polling": Case([CONNECT, ("x",), ASK], "polling", why="x"),
-    "an empty message": Case([CONNECT, ("",), ASK], why="x"),
-    "an empty MESSAGE": Case([CONNECT, ("4",), ASK], why="x"),
-    "more packets than sixteen in one body": Case([CONNECT, ("3",) * 40, ASK], "polling", why="x"),
+    "leave": Case([CONNECT, LEAVE, ASK], ours=CLOSES, why=_ONE_LIFE),
+    "leave over polling": Case([CONNECT, LEAVE, ASK], "polling", POST_CLOSES, _ONE_LIFE),
+    "leave and connect again": Case([CONNECT, LEAVE, CONNECT], ours=CLOSES, why=_ONE_LIFE),
+    "connect twice": Case([CONNECT, CONNECT, ASK], ours=CLOSES, why=_ONE_LIFE),
+    "another namespace": Case([("40/x,",), CONNECT], ours=["1 closed"], why=_NAMESPACES),
+    "another namespace after connect": Case([CONNECT, ("40/x,",), ASK], ours=CLOSES, why=_NAMESPACES),
+    "another namespace over polling": Case([CONNECT, ("40/x,",), ASK], "polling", POST_CLOSES, _NAMESPACES),
+    "an event of another namespace": Case([CONNECT, ('42/x,["status"]',), ASK], ours=CLOSES, why=_NAMESPACES),
+    "leave another namespace": Case([CONNECT, ("41/x,",), ASK], ours=CLOSES, why=_NAMESPACES),
+    "OPEN": Case([CONNECT, ("0",), ASK], ours=CLOSES, why=_BELONGS),
+    "PING": Case([CONNECT, ("2",), ASK], ours=CLOSES, why=_BELONGS),
+    "NOOP": Case([CONNECT, ("6",), ASK], ours=CLOSES, why=_BELONGS),
+    "UPGRADE": Case([CONNECT, ("5",), ASK], ours=CLOSES, why=_BELONGS),
+    "UPGRADE over polling": Case(
+        [CONNECT, ("5",), ASK], "polling", POST_REFUSED, "each would be answered with a NOOP that nobody may ever fetch"
+    ),
+    "CONNECT_ERROR": Case([CONNECT, ("44{}",), ASK], ours=CLOSES, why=_BELONGS),
+    "an unknown packet type": Case([CONNECT, ("49",), ASK], ours=CLOSES, why=_MALFORMED),
+    "an event that is no array": Case([CONNECT, ("42{}",), ASK], ours=CLOSES, why=_MALFORMED),
+    "an event without a name": Case([CONNECT, ("42[]",), ASK], ours=CLOSES, why=_MALFORMED),
+    "no JSON": Case([CONNECT, ("42[",), ASK], ours=CLOSES, why=_MALFORMED),
+    "no JSON over polling": Case([CONNECT, ("42[",), ASK], "polling", POST_CLOSES, _MALFORMED),
+    "an empty MESSAGE": Case([CONNECT, ("4",), ASK], ours=CLOSES, why=_MALFORMED),
+    "an empty packet by polling": Case([CONNECT, ("",)], "polling", POST_REFUSED, _MALFORMED),
+    "not an Engine.IO packet over polling": Case([CONNECT, ("x",), ASK], "polling", POST_REFUSED, _MALFORMED),
+    "an ack that is no array": Case(
+        [CONNECT, ("437{}",), ASK], ours=CLOSES, why="an acknowledgement is proof of delivery, so it is read strictly"
+    ),
+    "a binary event without its part": Case(
+        [CONNECT, ('451-["status",{"_placeholder":true,"num":0}]',), ASK],
+        ours=[JOINED, "open", "1 closed"],
+        why="text where a binary part is due is the client's mistake, not a reason to wait for ever",
+    ),
 }
 
 
 async def transcripts(cases: Mapping[str, Case]) -> dict[str, tuple[Transcript, Transcript]]:
     """Of each case: what this program says, and what python-socketio says."""
+    turn = asyncio.Semaphore(AT_ONCE)
+
+    async def play(url: str, case: Case, steps: list[Step]) -> Transcript:
+        async with turn:
+            return await converse(url, case.transport, steps)
+
     async with ours() as here, plain() as there, asyncio.TaskGroup() as group:
         made = {
-            name: [group.create_task(converse(url, case.transport, _as(number, case.steps))) for url in (here, there)]
+            name: [group.create_task(play(url, case, _as(number, case.steps))) for url in (here, there)]
             for number, (name, case) in enumerate(cases.items())
         }
         return {name: (await both[0], await both[1]) for name, both in made.items()}

@@ -44,6 +44,7 @@ class RawClient:
         self._reader: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
         self._order = asyncio.Lock()
+        self._paused = self._polling = False
 
     @property
     def transport(self) -> str:
@@ -66,6 +67,8 @@ class RawClient:
         ws = await self._session.ws_connect(f"{self.url}{QUERY}websocket&sid={self.eio_sid}", max_msg_size=0)
         await ws.send_str("2probe")
         assert await ws.receive_str(timeout=10) == "3probe"
+        self._paused = True
+        await self.until(lambda: self.closed or not self._polling)
         async with self._order:
             await ws.send_str("5")
             self._ws = ws
@@ -113,7 +116,9 @@ class RawClient:
 
     async def _read_polling(self) -> None:
         while self._ws is None and self.closed is None:
-            if not self.reading:
+            self._polling = self.reading and not self._paused
+            if not self._polling:
+                self._news.set()
                 await asyncio.sleep(0.01)
                 continue
             async with self._session.get(f"{self.url}{QUERY}polling&sid={self.eio_sid}") as response:
