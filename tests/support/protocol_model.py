@@ -312,23 +312,25 @@ class Model:
 
     async def _ledger_is_proved(self) -> None:
         users = {event.user for event in self.events}
-        outcomes: dict[str, str] = {}
+        ledger: dict[str, dict[str, Any]] = {}
         for user in users:
             headers = {"Authorization": f"Bearer {signed(user, 60)[0]}"}
             url = f"{self.program.url}/api/bots/bot/events?limit=500"
             async with self.session.get(url, headers=headers) as response:
                 response.raise_for_status()
-                outcomes |= {event["id"]: event["outcome"] for event in (await response.json())["events"]}
+                ledger |= {event["id"]: event for event in (await response.json())["events"]}
         for event in self.events:
-            outcome = outcomes.get(event.id)
-            if outcome is None:
+            entry = ledger.get(event.id)
+            if entry is None:
                 raise ViolationError(f"event {event.seq} of {event.user} is not in the ledger")
+            outcome = entry["outcome"]
             if outcome in {"acked", "received"}:
+                written = {sid for attempt in entry["attempts"] for sid in attempt.get("sids", ())}
                 proofs = [
                     client.proved(join, event)
                     for client in (*self.clients.values(), *self.gone)
                     for join in client.joins
-                    if join.sid and join.user == event.user
+                    if join.sid in written and join.user == event.user
                 ]
                 if not any(outcome in proof for proof in proofs):
                     raise ViolationError(f"event {event.seq} of {event.user} counts as {outcome}, and nobody said so")
