@@ -48,6 +48,7 @@ def test_the_whole_path_keeps_its_promises() -> None:
                 max_examples=ROUND,
                 stateful_step_count=30,
                 deadline=None,
+                report_multiple_bugs=False,
                 suppress_health_check=list(HealthCheck),
             ),
         )

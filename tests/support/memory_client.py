@@ -99,6 +99,8 @@ class MemoryClient:
         self.on_event: Callable[[dict[str, Any]], None] = lambda _event: None
         self.on_pong: Callable[[], None] = lambda: None
         self.on_ack: Callable[[int], None] = lambda _seq: None
+        self.sid = ""
+        """Of its Socket.IO connection, as the server names it."""
         self.connected = False
         self.refused: dict[str, Any] | None = None
         self.closed = False
@@ -192,8 +194,10 @@ class MemoryClient:
 
     def close_frame(self) -> None:
         """A websocket's close handshake."""
-        self.connected = False
-        if self._socket is not None:
+        if self.polls or self._socket is None:
+            self.hang_up()
+        else:
+            self.connected = False
             self._socket.send_frame(8, b"\x03\xe8")
 
     def hang_up(self) -> None:
@@ -212,10 +216,10 @@ class MemoryClient:
 
     def _leave_wires(self, how: Callable[[MemoryTransport], None]) -> None:
         self.connected = False
+        self.vanished = True  # it hears nothing any more
         for http in (self._get, self._post, self._socket):
             if http is not None:
                 how(http.wire)
-        self.vanished = True  # it hears nothing any more
 
     # what it hears
 
@@ -227,7 +231,7 @@ class MemoryClient:
         self.connected = False
 
     def _lost_poll(self) -> None:
-        if self.polls:
+        if self.polls and not self.vanished:  # a polling session outlives its connections
             self._lost()
 
     def _opened(self, status: int, _body: str) -> None:
@@ -282,6 +286,7 @@ class MemoryClient:
         kind, rest = packet[:1], packet[1:]
         if kind == "0":
             self.connected = True
+            self.sid = json.loads(rest)["sid"]
         elif kind == "4":
             self.refused = json.loads(rest)
         elif kind == "1":
