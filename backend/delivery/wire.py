@@ -17,11 +17,12 @@ _REPLAYED: Final = {Mode.LIVE: b',"replayed":false,"attempt":', Mode.REPLAY: b',
 class Frame:
     """One Engine.IO message, encoded once for all the sockets that get it."""
 
-    __slots__ = ("payload", "wire")
+    __slots__ = ("payload", "seq", "wire")
 
-    def __init__(self, payload: bytes) -> None:
-        """`payload` is the whole packet, `4…`, as UTF-8."""
+    def __init__(self, payload: bytes, seq: int | None = None) -> None:
+        """`payload` is the whole packet, `4…`, as UTF-8; `seq` is the number that its acknowledgement names."""
         self.payload = payload
+        self.seq = seq
         self.wire = websocket_frame(payload)
 
     def message(self) -> str:
@@ -29,20 +30,26 @@ class Frame:
         return self.payload[1:].decode()
 
 
-def websocket_frame(payload: bytes) -> bytes:
-    """An unmasked, final text frame (RFC 6455 §5.2), as a server sends it."""
+def websocket_frame(payload: bytes, *, text: bool = True) -> bytes:
+    """An unmasked, final frame (RFC 6455 §5.2), as a server sends it."""
+    kind = b"\x81" if text else b"\x82"
     length = len(payload)
     if length < 126:
-        return b"\x81" + length.to_bytes(1, "big") + payload
+        return kind + length.to_bytes(1, "big") + payload
     if length < 1 << 16:
-        return b"\x81\x7e" + length.to_bytes(2, "big") + payload
-    return b"\x81\x7f" + length.to_bytes(8, "big") + payload
+        return kind + b"\x7e" + length.to_bytes(2, "big") + payload
+    return kind + b"\x7f" + length.to_bytes(8, "big") + payload
+
+
+def websocket_close(code: int) -> bytes:
+    """A close frame with a status code (RFC 6455 §7.4)."""
+    return b"\x88\x02" + code.to_bytes(2, "big")
 
 
 def event_frame(event: StoredEvent, mode: Mode, attempt: int) -> Frame:
     """An Engine.IO message with a Socket.IO event. Its ack id is the event's `seq`, so that any socket's ack names
     the event, and all sockets of a key get the same bytes. `attempt` counts from 1."""
-    return Frame(b"42%d%b%b%b%d}]" % (event.seq, _EVENT, event.body[:-1], _REPLAYED[mode], attempt))
+    return Frame(b"42%d%b%b%b%d}]" % (event.seq, _EVENT, event.body[:-1], _REPLAYED[mode], attempt), event.seq)
 
 
 def packet_frame(event: str, data: msgspec.Struct) -> Frame:

@@ -87,7 +87,7 @@ class Doorkeeper:
             left = (peer.expires_at or now) + self._grace - now
             if left <= 0:
                 log.info("socket_token_expired", sid=peer.sid)
-                await peer.lane.close("token_expired")
+                await peer.lane.end("token_expired")
             elif peer.sid not in self._told:
                 self._told.add(peer.sid)
                 peer.send(packet_frame("auth_expired", TokenExpired(round(left, 1))))

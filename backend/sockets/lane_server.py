@@ -1,32 +1,22 @@
-"""python-engineio's server, queue and websocket, so that each of its sockets has a lane."""
+"""python-engineio's server and websocket, so that each of its sockets is a lane."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 import engineio
-import structlog
 from aiohttp import WSMsgType, web
-from engineio import payload
+from engineio import packet
 from engineio.async_drivers import aiohttp as driver
 
-from backend.delivery.wire import websocket_frame
+from backend.delivery.wire import websocket_close
+from backend.sockets.engine_socket import AT_ONCE
 from backend.sockets.lane import Lane
-
-log = structlog.get_logger(__name__)
 
 _PACKET_TYPES: Final = frozenset("0123456")
 """First characters of a text message (Engine.IO protocol 4)."""
-
-
-class CountingQueue(asyncio.Queue[Any]):
-    """python-engineio's queue, which also tells whether a packet is still on its way to the transport."""
-
-    @property
-    def idle(self) -> bool:
-        """No packet waits, nor was one taken that `task_done` has not been said of."""
-        return self._unfinished_tasks == 0  # type: ignore[attr-defined, no-any-return]  # stdlib stubs hide it
 
 
 class LaneWebSocket:
@@ -34,49 +24,46 @@ class LaneWebSocket:
 
     def __init__(self, handler: Any, server: Any) -> None:
         self._handler = handler
-        self._socket = handler.__self__
-        self._lane: Lane = self._socket.lane
-        self._ws = web.WebSocketResponse(max_msg_size=server.max_http_buffer_size, compress=False)
-        self._transport: asyncio.Transport | None = None
+        self._lane: Lane = handler.__self__
+        self._ws = web.WebSocketResponse(max_msg_size=server.max_http_buffer_size, compress=False, autoclose=False)
+        self.transport: Any = None
+        """The connection's, from the handshake on."""
 
     async def __call__(self, environ: dict[str, Any]) -> web.StreamResponse:
         request: web.Request = environ["aiohttp.request"]
         await self._ws.prepare(request)
-        self._transport = request.transport
-        self._lane.open(self._transport)
+        transport = self.transport = request.transport
+        if transport is None:  # it went during the handshake
+            return self._ws
         try:
             await self._handler(self)
-        except ValueError:
-            log.info("upgrade_malformed")  # python-engineio reads the first two packets of an upgrade unguarded
         finally:
-            self._lane.open(None)
-            if not self._socket.upgraded:
-                self._socket.upgrading = False  # or its polls would get nothing any more
+            if not transport.is_closing():
+                transport.write(websocket_close(1000))
+                transport.close()
         return self._ws
 
-    async def close(self) -> None:
-        await self._ws.close()
-
-    async def send(self, message: str | bytes) -> None:
-        """Write one packet without a pause, so that no frame of the lane's comes between a batch."""
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            raise OSError("the websocket is closed")
-        if isinstance(message, str):
-            transport.write(websocket_frame(message.encode()))
-        else:
-            await self._ws.send_bytes(message)
+    async def receive(self) -> str | bytes:
+        """The next message as it is. Raises `OSError` when the websocket is closed or broken."""
+        message = await self._ws.receive()
+        if message.type is WSMsgType.TEXT or message.type is WSMsgType.BINARY:
+            return message.data  # type: ignore[no-any-return]
+        raise OSError("the websocket is closed")
 
     async def wait(self) -> str | bytes:
-        receive, take = self._ws.receive, self._lane.take
+        """The next message that is not the lane's own. Raises `OSError` like `receive`."""
+        receive, take, count = self._ws.receive, self._lane.take, 0
         while True:
             message = await receive()
             data = message.data
             if message.type is WSMsgType.TEXT:
+                count += 1
+                if count % AT_ONCE == 0:
+                    await asyncio.sleep(0)
                 if take(data):
                     continue
                 if data[:1] not in _PACKET_TYPES:
-                    # python-engineio would raise past its own clean-up, and keep the socket as a ghost
+                    self._lane.refuse("malformed")
                     raise OSError("not an Engine.IO packet")
                 return str(data)
             if message.type is WSMsgType.BINARY:
@@ -85,25 +72,50 @@ class LaneWebSocket:
 
 
 class LaneServer(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio publishes no types
-    """An Engine.IO server whose sockets have lanes."""
+    """An Engine.IO server whose sockets are lanes."""
 
     def __init__(self, *args: Any, send_queue_limit: int, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        # each socket notices its own client's silence: nobody needs to go round and look
+        super().__init__(*args, monitor_clients=False, **kwargs)
         self._send_queue_limit = send_queue_limit
-        # A polling client answers a replay with hundreds of packets in one request; its size is what bounds it.
-        payload.Payload.max_decode_packets = self.max_http_buffer_size
         self._async = {**driver._async, "websocket": LaneWebSocket}  # python-engineio's seam
+        self.on_refused: Callable[[str], None] = lambda _what: None
+        """Told of each packet or request that broke the protocol."""
 
-    def create_queue(self, *args: Any, **kwargs: Any) -> CountingQueue:
-        return CountingQueue(*args, **kwargs)
+    def create_queue(self, *args: Any, **kwargs: Any) -> asyncio.Queue[Any]:
+        return asyncio.Queue(*args, **kwargs)
+
+    async def handle_request(self, request: web.Request) -> Any:
+        """As python-engineio's, without JSONP: it is for browsers of another age, and runs what it is answered."""
+        if "j" in request.query:
+            self.on_refused("jsonp")
+            return web.json_response("JSONP is not served; use XHR polling or a websocket.", status=400)
+        return await super().handle_request(request)
+
+    async def _handle_connect(self, environ: dict[str, Any], transport: str, jsonp_index: int | None = None) -> Any:
+        """A client opens a session: as python-engineio's, with a lane for its socket."""
+        sid = self.generate_id()
+        lane = self.sockets[sid] = Lane(self, sid, self._send_queue_limit)
+        opening = {
+            "sid": sid,
+            "upgrades": self._upgrades(sid, transport),
+            "pingTimeout": int(self.ping_timeout * 1000),
+            "pingInterval": int(self.ping_interval * 1000),
+            "maxPayload": self.max_http_buffer_size,
+        }
+        lane.write(packet.Packet(packet.OPEN, opening))
+        await self._trigger_event("connect", sid, environ, run_async=False)
+        lane.schedule_ping()
+        if transport == "websocket":
+            try:
+                return await lane.handle_get_request(environ)
+            finally:  # also when there was no websocket in the end
+                await lane.close(wait=False, abort=True, reason=self.reason.TRANSPORT_CLOSE)
+        lane.connected = True
+        return self._ok(await lane.poll())
 
     async def disconnect(self, sid: str | None = None) -> None:
         """As python-engineio's, but nobody waits until a client that may be gone has polled its last packet."""
         for socket in list(self.sockets.values()) if sid is None else [self.sockets.get(sid)]:
             if socket is not None:
                 await socket.close(wait=False, reason=self.reason.SERVER_DISCONNECT)
-                self.sockets.pop(socket.sid, None)
-
-    def lane(self, eio_sid: str) -> Lane:
-        """Give a new socket its lane, before its first packet goes out."""
-        return Lane(self.sockets[eio_sid], self._send_queue_limit)

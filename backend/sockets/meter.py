@@ -19,3 +19,6 @@ class SocketMeter:
     def disconnected(self, reason: str, lifetime: float) -> None:
         self._metrics.socket_disconnects[reason].inc()
         self._metrics.socket_lifetime.observe(lifetime)
+
+    def packet_refused(self, what: str) -> None:
+        self._metrics.packets_refused[what].inc()

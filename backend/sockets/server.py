@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final, Protocol
 
@@ -14,6 +13,7 @@ import structlog
 from aiohttp import web
 from socketio.exceptions import ConnectionRefusedError as Refused
 
+from backend.clock import SYSTEM, Clock
 from backend.delivery.channel import Channel
 from backend.delivery.courier import Courier
 from backend.delivery.outbox import OutboxError
@@ -46,6 +46,9 @@ class Meter(Protocol):
     def disconnected(self, reason: str, lifetime: float) -> None:
         """A mapped socket left after `lifetime` seconds."""
 
+    def packet_refused(self, what: str) -> None:
+        """A client broke the protocol, and was closed for it."""
+
 
 class Switches(Protocol):
     """The faults that the socket server plays."""
@@ -74,6 +77,7 @@ class SocketServer:
         ping_timeout: float,
         max_packet: int,
         door: Doorkeeper | None = None,
+        clock: Clock = SYSTEM,
     ) -> None:
         """`admit` checks who is calling and raises `Refusal`; without a `door` whoever is in may stay. Times are in
         seconds, sizes in bytes."""
@@ -84,6 +88,7 @@ class SocketServer:
         self._meter = meter
         self._switches = switches
         self._door = door or Doorkeeper()
+        self._clock = clock
         self._max_sockets_per_key = max_sockets_per_key
         self._cors_origins = frozenset(cors_origins)
         self._peers: dict[str, tuple[Peer, Channel]] = {}
@@ -110,6 +115,7 @@ class SocketServer:
         self.engine.on("status", self._status)
         self.engine.on("auth", self._renew)
         self.engine.on_message = self._door.allowed
+        self.engine.eio.on_refused = meter.packet_refused
 
     def attach(self, app: web.Application) -> None:
         """Serve `/socket.io/` from this application."""
@@ -154,7 +160,7 @@ class SocketServer:
         key = BotKey.parse(principal.user_id, shake.bot_id)
         eio_sid = self.engine.manager.eio_sid_from_sid(sid, "/")
         lane = self.engine.lanes.get(eio_sid)
-        if lane is None or lane.closed:
+        if lane is None or lane.gone:
             raise Refusal("unavailable", "The connection was closed during the handshake.")
         if len(self._registry.of(key)) >= self._max_sockets_per_key:
             raise Refusal("too_many_sockets", f"This bot has {self._max_sockets_per_key} sockets already; close one.")
@@ -168,6 +174,7 @@ class SocketServer:
             must_ack=shake.must_ack,
             connect_parent=shake.traceparent,
             expires_at=principal.expires_at,
+            clock=self._clock,
         )
         self._registry.add(peer)
         self._peers[eio_sid] = (peer, self._courier.joined(peer))
@@ -176,7 +183,7 @@ class SocketServer:
     def _opened(self, eio_sid: str) -> None:
         """The client has its CONNECT: bring it up to date."""
         entry = self._peers.get(eio_sid)
-        if entry is None:
+        if entry is None or not entry[0].joined():
             return
         self._start(self._bring_up_to_date(*entry))
         if self._switches.early_disconnect is not None:
@@ -187,13 +194,13 @@ class SocketServer:
             count = await self._replayer.run(peer, channel, peer.connect_parent)
         except OutboxError as error:
             log.error("replay_failed", code=error.code, sid=peer.sid)
-            await peer.lane.close("server disconnect")
+            await peer.lane.end("server disconnect")
             return
         log.debug("socket_up_to_date", sid=peer.sid, replayed=count)
 
     async def _leave_early(self, peer: Peer, seconds: float) -> None:
         await asyncio.sleep(seconds)
-        await peer.lane.close("server disconnect")
+        await peer.lane.end("server disconnect")
 
     async def _status(self, sid: str, *_data: object) -> None:
         """The client asks what is true now."""
@@ -221,7 +228,7 @@ class SocketServer:
         if not self._registry.remove(peer):
             return
         self._courier.left(peer)
-        lifetime = time.monotonic() - peer.connected_at
+        lifetime = self._clock.monotonic() - peer.connected_at
         self._meter.disconnected(reason, lifetime)
         log.debug(
             "socket_removed",
@@ -251,7 +258,7 @@ class SocketServer:
         random.shuffle(peers)
         size = -(-len(peers) // batches) or 1
         for start in range(0, len(peers), size):
-            await asyncio.gather(*(peer.lane.close("draining") for peer in peers[start : start + size]))
+            await asyncio.gather(*(peer.lane.end("draining") for peer in peers[start : start + size]))
             await asyncio.sleep(seconds / batches * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, not a secret
 
     async def close(self) -> None:

@@ -128,6 +128,12 @@ class Metrics:
             "socket_disconnects", "Sockets that left, by why.", "reason", words.disconnect_reasons
         )
         self.socket_lifetime = self._histogram("socket_lifetime", "From a socket's connect to its end.", _LIFETIME)
+        self.packets_refused = self._family(
+            "packets_refused",
+            "Packets and requests that broke the socket protocol, by how.",
+            "what",
+            words.packet_refusals,
+        )
         self.rate_limited = self._family("rate_limited", "Refusals for exceeding a limit.", "limit", words.limits)
 
         # Links

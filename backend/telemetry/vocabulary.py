@@ -54,6 +54,18 @@ class Vocabulary:
         "token_expired",
         "draining",
     )
+    packet_refusals: tuple[str, ...] = (
+        "malformed",
+        "packet_type",
+        "namespace",
+        "second_connect",
+        "second_request",
+        "slow_request",
+        "attachments",
+        "ack",
+        "unasked",
+        "jsonp",
+    )
     faults: tuple[str, ...] = (
         "key_mismatch",
         "stale_cleanup",

@@ -124,7 +124,7 @@ async def test_unknown_and_repeated_acks_do_no_harm() -> None:
         session, ws, _ = await raw(s, {"userId": "user", "botId": "bot", "acks": True})
         async with session:
             assert (await ws.receive_str()).startswith("42")  # the snapshot
-            for ack in ("430[]", "431[]", "43999999999999999[]", "43-1[]", "43[]", "43²[]", "431"):
+            for ack in ("430[]", "431[]", "43999999999999999[]", "43[]", '431["argument"]'):
                 await ws.send_str(ack)
             await s.courier.publish(KEY, "link", CONNECTED)
             frame = await ws.receive_str()
@@ -136,6 +136,21 @@ async def test_unknown_and_repeated_acks_do_no_harm() -> None:
             while not (frame := await ws.receive_str()).startswith("422["):
                 assert frame == "2", "nothing but PINGs comes between"
             assert len(s.notes.settled_) == 1
+            await ws.close()
+
+
+@pytest.mark.parametrize("ack", ["43-1[]", "43²[]", "431", "431{}", "431[", "431[}", '431"[]"', "431[]]", "43[1"])
+async def test_an_ack_that_is_no_array_closes_its_socket(ack: str) -> None:
+    async with stage() as s:
+        session, ws, _ = await raw(s, {"userId": "user", "botId": "bot", "acks": True})
+        async with session:
+            await s.courier.publish(KEY, "link", CONNECTED)
+            while not (await ws.receive_str()).startswith("421["):
+                pass
+            await ws.send_str(ack)
+            await eventually(lambda: s.notes.disconnects)
+            assert s.notes.disconnects == ["transport error"]
+            assert not s.notes.settled_
             await ws.close()
 
 

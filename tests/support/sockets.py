@@ -33,6 +33,7 @@ class Notes:
         self.replays: list[int] = []
         self.connects: list[str] = []
         self.disconnects: list[str] = []
+        self.refused: list[str] = []
         self.upgrades = 0
         self.attempts_sent = 0
 
@@ -68,6 +69,9 @@ class Notes:
 
     def disconnected(self, reason: str, lifetime: float) -> None:
         self.disconnects.append(reason)
+
+    def packet_refused(self, what: str) -> None:
+        self.refused.append(what)
 
 
 @dataclass
