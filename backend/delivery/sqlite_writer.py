@@ -246,9 +246,17 @@ class Writer:
         self._next_sweep = time.monotonic() + (0.0 if more else self._sweep_every)
 
     def _expire(self) -> bool:
+        """End a slice of what has expired; whether more is left. What was confirmed before is written first: an event
+        whose end waits in the queue, or was kept while the store could not write, does not expire."""
         now = self._now_ms()
         if now < self._sweep.next_expiry:
             return False
+        if self._queue:
+            return True
+        if self._kept:
+            self._write(())
+            if self._kept:
+                return False
         with self._transaction():
             ended, moves = self._sweep.expire(now)
             self._ledger.store(moves)

@@ -14,9 +14,10 @@ from typing import Any, TypeAlias
 import msgspec
 import pytest
 
-from backend.delivery.outbox import Outbox, OutboxError, Resolution, StoredEvent
+from backend.delivery.outbox import Ended, Outbox, OutboxError, Resolution, StoredEvent
 from backend.delivery.outcome import Outcome
 from backend.delivery.sqlite_outbox import SqliteOutbox
+from backend.delivery.sqlite_writer import BATCH_LIMIT
 from backend.events import EventType
 from backend.identity import BotKey
 from tests.delivery.outbox_contract import OutboxContract, Reopen, until
@@ -221,6 +222,35 @@ async def test_ends_are_kept_while_the_store_is_down_and_written_by_themselves(o
     outbox.fault_down = False
     await until(lambda: outbox.totals().pending[EventType.CONNECTED] == 2)
     assert [entry.outcome.name for entry in await outbox.ledger(KEY, 0, 9)] == ["ACKED", "PENDING", "PENDING", "ACKED"]
+
+
+async def test_an_end_kept_through_an_outage_comes_before_the_expiry(open_outbox: Open, clock: Clock) -> None:
+    outbox = await open_outbox()
+    told: list[Ended] = []
+    outbox.on_ended = told.extend
+    acked, late = [await store(outbox, draft(CONNECTED, clock, ttl=1000)) for _ in range(2)]
+    outbox.fault_down = True
+    outbox.resolve(end(acked))
+    with pytest.raises(OutboxError):
+        await outbox.check()
+    clock.ms += 2000
+    await asyncio.sleep(0.1)  # several sweeps find both too old, and the store down
+    outbox.fault_down = False
+    await until(lambda: outbox.totals().pending[EventType.CONNECTED] == 0)
+    assert [entry.outcome for entry in await outbox.ledger(KEY, 0, 9)] == [Outcome.ACKED, Outcome.EXPIRED]
+    assert told == [Ended(KEY, late.seq, Outcome.EXPIRED)]
+    assert_balanced(outbox.totals())
+
+
+async def test_an_end_that_waits_in_the_queue_comes_before_the_expiry(open_outbox: Open, clock: Clock) -> None:
+    outbox = await open_outbox(sweep_every=0.0)
+    events = await asyncio.gather(*(store(outbox, draft(CONNECTED, clock, ttl=1000)) for _ in range(3 * BATCH_LIMIT)))
+    outbox.fault_delay = 0.01  # so that all that follows waits in the queue
+    for event in events:
+        outbox.resolve(end(event))
+    clock.ms += 2000
+    await until(lambda: outbox.totals().pending[EventType.CONNECTED] == 0)
+    assert outbox.totals().resolved[EventType.CONNECTED, Outcome.ACKED] == len(events)
 
 
 async def test_a_long_outage_with_many_ends_is_survived(open_outbox: Open, clock: Clock) -> None:
