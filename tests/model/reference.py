@@ -63,6 +63,11 @@ class Reference:
             assert totals.created[type_] == count == resolved + totals.pending[type_]
             assert totals.pending[type_] == pending[type_]
 
-    def due(self, key: BotKey, entries: list[LedgerEntry]) -> list[int]:
-        """What whoever is connected and reads must have seen by now."""
-        return [e.seq for e in entries if e.outcome is Outcome.PENDING and e.expires_at > self.latest_wall_ms]
+    def due(self, key: BotKey, entries: list[LedgerEntry], *, writable: bool = True) -> list[int]:
+        """What whoever is connected and reads must have seen by now; not what has ended and cannot be written."""
+        ended = set() if writable else self.acked | self.answered
+        return [
+            e.seq
+            for e in entries
+            if e.outcome is Outcome.PENDING and e.expires_at > self.latest_wall_ms and (key, e.seq) not in ended
+        ]

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -35,8 +37,34 @@ from tests.support.stepped_time import stepped_time
 
 T = TypeVar("T")
 
-PROBE: Final = BotKey("nobody", "nobody")
-"""A key that never has events: reading it says that the writer has come by."""
+REAL_SECONDS: Final = 30.0
+"""What a thread of the program may take for anything at all."""
+
+
+class Rest(threading.Event):
+    """In place of the event on which the outbox's thread waits: no real time wakes it, and one can see it wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waits = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Until it is set. The time of the stepped clock does not pass by itself."""
+        if timeout is not None and timeout <= 0:
+            return self.is_set()
+        self._waits.set()
+        try:
+            return super().wait()
+        finally:
+            self._waits.clear()
+
+    def look(self) -> None:
+        """Have the thread look at the clock and its queue, and return when it waits again."""
+        self.set()
+        deadline = time.monotonic() + REAL_SECONDS
+        while self.is_set() or not self._waits.is_set():  # in this order: whoever waits with it unset has looked
+            assert time.monotonic() < deadline, "the outbox's thread never came to rest"
+            time.sleep(0.0001)
 
 
 class CountingLoop(SteppedLoop):
@@ -109,6 +137,7 @@ class World:
             self.folder, sweep_every=1.0, now_ms=lambda: clock.wall_ns() // 1_000_000
         )
         self.sqlite.on_write = self._committed
+        self._rest = self.sqlite._writer._wake = Rest()
         self.outbox = GatedOutbox(self.sqlite)
         self.outbox.on_stored = self.on_stored
         self.registry = Registry(clock.monotonic)
@@ -200,14 +229,13 @@ class World:
         for _ in range(10_000):
             before = self._moves()
             self._look()
-            self._look()  # a read is answered before the sweep of its turn
             if self._moves() == before:
                 return
         raise AssertionError("the program never came to rest")
 
     def _look(self) -> None:
         self.settle_loop()
-        self.loop.run(self.sqlite.last_seq(PROBE))
+        self._rest.look()
         self.settle_loop()
 
     def _moves(self) -> tuple[object, ...]:
@@ -249,7 +277,7 @@ class World:
             if due is not None and due - self.clock.monotonic() < 5.0:
                 self.clock.advance(max(0.0, due - self.clock.monotonic()) + 1e-6)
             else:
-                self.loop.run(_real_moment())  # a thread is at work
+                time.sleep(0.0001)  # a thread is at work
         raise AssertionError("it never ended")
 
     # who connects
@@ -299,7 +327,3 @@ async def _cancel_all() -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _real_moment() -> None:
-    await asyncio.to_thread(lambda: None)
