@@ -46,6 +46,11 @@ def websocket_close(code: int) -> bytes:
     return b"\x88\x02" + code.to_bytes(2, "big")
 
 
+def websocket_pong(payload: bytes) -> bytes:
+    """The answer to a websocket PING; at most 125 bytes, as the protocol wants."""
+    return b"\x8a" + len(payload).to_bytes(1, "big") + payload
+
+
 def event_frame(event: StoredEvent, mode: Mode, attempt: int) -> Frame:
     """An Engine.IO message with a Socket.IO event. Its ack id is the event's `seq`, so that any socket's ack names
     the event, and all sockets of a key get the same bytes. `attempt` counts from 1."""

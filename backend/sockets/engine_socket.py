@@ -57,6 +57,9 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
         super().__init__(server, sid)
         self.last_ping = None  # upstream's heartbeat, on the wall clock: not used
         self.close_reason: str | None = None
+        self.dropped = False
+        """It was hung up on: nothing that it sent is taken up any more."""
+        self._refused = False
         self._limit = limit
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -136,6 +139,11 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
         else:
             self._enqueue(pkt, len(pkt.encode()))
 
+    def answer(self, frame: bytes) -> None:
+        """Write a frame of the websocket's own, unless the client does not read."""
+        if self._transport is not None and self._transport.get_write_buffer_size() <= self._limit:
+            self._transport.write(frame)
+
     def _enqueue(self, pkt: Any, size: int) -> None:
         size += PACKET_COST
         self._queued = size if self.queue.empty() else self._queued + size
@@ -167,6 +175,7 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
     def hang_up(self, reason: str) -> None:
         """Drop the connection without waiting for a client that does not read."""
         self.close_reason = self.close_reason or reason
+        self.dropped = True
         if self._transport is not None:
             self._transport.abort()  # the reader sees it, and closes
         else:
@@ -190,9 +199,14 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
             return
         if not abort:
             transport.write(websocket_frame(b"1"))
-        transport.write(websocket_close(1001 if self.close_reason == GOING_AWAY else 1000))
+        going_away = self.close_reason == GOING_AWAY
+        transport.write(websocket_close(1002 if self._refused else 1001 if going_away else 1000))
         if transport.get_write_buffer_size():
-            transport.abort()  # it does not read: nothing will be read either
+            self.dropped = True
+            transport.abort()  # it does not read: this would not be read either
+        elif self._refused:
+            self.dropped = True
+            transport.close()
         else:
             self._timer = self._loop.call_later(CLOSE_WITHIN, transport.abort)
 
@@ -334,8 +348,10 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
     def refuse(self, what: str) -> None:
         """A client broke the protocol: it is counted, and closed for it by whoever noticed."""
         self.close_reason = self.close_reason or self.server.reason.TRANSPORT_ERROR
-        self.server.on_refused(what)
-        log.info("packet_refused", what=what)
+        if not self._refused:
+            self._refused = True
+            self.server.on_refused(what)
+            log.info("packet_refused", what=what)
 
 
 _FROM_CLIENTS: Final = frozenset({packet.MESSAGE, packet.PONG, packet.CLOSE})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -11,9 +12,13 @@ from aiohttp import WSMsgType, web
 from engineio import packet
 from engineio.async_drivers import aiohttp as driver
 
-from backend.delivery.wire import websocket_close
+from backend.delivery.wire import websocket_close, websocket_pong
 from backend.sockets.engine_socket import AT_ONCE
 from backend.sockets.lane import Lane
+
+RECEIVE_BUFFER: Final = 16_384
+"""Bytes that the kernel keeps for a websocket: clients send acknowledgements, and a read's worth of tiny frames becomes
+as many objects at once."""
 
 _PACKET_TYPES: Final = frozenset("0123456")
 """First characters of a text message (Engine.IO protocol 4)."""
@@ -25,7 +30,10 @@ class LaneWebSocket:
     def __init__(self, handler: Any, server: Any) -> None:
         self._handler = handler
         self._lane: Lane = handler.__self__
-        self._ws = web.WebSocketResponse(max_msg_size=server.max_http_buffer_size, compress=False, autoclose=False)
+        self._ws = web.WebSocketResponse(
+            max_msg_size=server.max_http_buffer_size, compress=False, autoclose=False, autoping=False
+        )
+        self._count = 0
         self.transport: Any = None
         """The connection's, from the handshake on."""
 
@@ -35,6 +43,7 @@ class LaneWebSocket:
         transport = self.transport = request.transport
         if transport is None:  # it went during the handshake
             return self._ws
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         try:
             await self._handler(self)
         finally:
@@ -45,30 +54,32 @@ class LaneWebSocket:
 
     async def receive(self) -> str | bytes:
         """The next message as it is. Raises `OSError` when the websocket is closed or broken."""
-        message = await self._ws.receive()
-        if message.type is WSMsgType.TEXT or message.type is WSMsgType.BINARY:
-            return message.data  # type: ignore[no-any-return]
-        raise OSError("the websocket is closed")
+        while True:
+            message = await self._ws.receive()
+            if self._lane.dropped:
+                raise OSError("the client was dropped; what it sent before is of no use")
+            self._count += 1
+            if self._count % AT_ONCE == 0:
+                await asyncio.sleep(0)
+            if message.type is WSMsgType.TEXT or message.type is WSMsgType.BINARY:
+                return message.data  # type: ignore[no-any-return]
+            if message.type is WSMsgType.PING:
+                self._lane.answer(websocket_pong(message.data))
+            elif message.type is not WSMsgType.PONG:
+                raise OSError("the websocket is closed")
 
     async def wait(self) -> str | bytes:
         """The next message that is not the lane's own. Raises `OSError` like `receive`."""
-        receive, take, count = self._ws.receive, self._lane.take, 0
+        take = self._lane.take
         while True:
-            message = await receive()
-            data = message.data
-            if message.type is WSMsgType.TEXT:
-                count += 1
-                if count % AT_ONCE == 0:
-                    await asyncio.sleep(0)
+            data = await self.receive()
+            if isinstance(data, str):
                 if take(data):
                     continue
                 if data[:1] not in _PACKET_TYPES:
                     self._lane.refuse("malformed")
                     raise OSError("not an Engine.IO packet")
-                return str(data)
-            if message.type is WSMsgType.BINARY:
-                return bytes(data)
-            raise OSError("the websocket is closed")
+            return data
 
 
 class LaneServer(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio publishes no types
@@ -116,6 +127,6 @@ class LaneServer(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio
 
     async def disconnect(self, sid: str | None = None) -> None:
         """As python-engineio's, but nobody waits until a client that may be gone has polled its last packet."""
-        for socket in list(self.sockets.values()) if sid is None else [self.sockets.get(sid)]:
-            if socket is not None:
-                await socket.close(wait=False, reason=self.reason.SERVER_DISCONNECT)
+        for lane in list(self.sockets.values()) if sid is None else [self.sockets.get(sid)]:
+            if lane is not None:
+                await lane.close(wait=False, reason=self.reason.SERVER_DISCONNECT)
