@@ -189,6 +189,7 @@ class PathMachine(RuleBasedStateMachine):
         self._watch(person)
         self.world.settle()
         assert client.connected, f"a good handshake was refused: {client.refused}"
+        self._note_who_is_present()
         if polling:
             self._reach("polling")
         return person
@@ -321,6 +322,42 @@ class PathMachine(RuleBasedStateMachine):
         person.odd = True
         person.client.slow = True
 
+    @precondition(lambda self: len(self._here()) < 4 and not self.down)
+    @rule(key=st.sampled_from(KEYS), acks=st.booleans(), more=st.sampled_from([0, 1, 5]))
+    def replay_to_a_slow_reader(self, key: BotKey, acks: bool, more: int) -> None:
+        """It stops for a moment in the middle of what it missed, and more comes; then it has all, in order."""
+        self._open()
+        self._advance(3.0)
+        if self.world.registry.of(key):
+            return  # somebody is there to take what it is to miss
+        for _ in range(60):
+            self._publish(key, "connected")
+        self.world.settle()
+        self.world.outbox.hold("last_seq")
+        person = self._connect(key, acks)
+        person.client.slow = True
+        self._open()
+        assert not any(peer.live for peer in self.world.registry.of(key)), "the replay did not wait for its reader"
+        self._reach("replay waits for a slow reader")
+        for _ in range(more):
+            self._publish(key, "connected")
+        self._advance(0.5)
+        person.client.slow = False
+        self._check()
+
+    @precondition(lambda self: len(self._here()) < 4)
+    @rule(key=st.sampled_from(KEYS), acks=st.booleans(), during=st.integers(0, 3))
+    def connect_and_upgrade(self, key: BotKey, acks: bool, during: int) -> None:
+        """As stock clients do, while events come."""
+        person = self._connect(key, acks, polling=True)
+        self.world.call_soon(person.client.upgrade)
+        for _ in range(during):
+            self._publish(key, "paired")
+        self.world.settle()
+        if not person.client.polls:
+            self._reach("upgraded")
+        self._check()
+
     @precondition(lambda self: len(self._here()) < 4)
     @rule(key=st.sampled_from(KEYS), acks=st.booleans())
     def overwhelm(self, key: BotKey, acks: bool) -> None:
@@ -449,8 +486,6 @@ class PathMachine(RuleBasedStateMachine):
         if not self.down and person.here:
             self._reach("backlog overflow" if count > 1_000 else "replay with held-back events")
         self._open()
-        if slow and person.here and not all(peer.live for peer in self.world.registry.of(key)):
-            self._reach("replay waits for a slow reader")
         self._check()
 
     @precondition(lambda self: not self.down)

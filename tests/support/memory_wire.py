@@ -7,11 +7,21 @@ asyncio's own TCP transport does.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any, Final
 
 HIGH_WATER: Final = 64 * 1024
 """Bytes past which the protocol is told to pause, as asyncio does by default."""
+
+
+class NoSocket:
+    """What is asked of the socket itself: options, which change nothing here."""
+
+    family = socket.AF_UNIX
+
+    def setsockopt(self, *_option: object) -> None:
+        pass
 
 
 class MemoryTransport(asyncio.Transport):
@@ -22,7 +32,9 @@ class MemoryTransport(asyncio.Transport):
 
     def __init__(self, protocol: Any, deliver: Callable[[bytes], None], gone: Callable[[], None]) -> None:
         """`deliver` gets what the server wrote, `gone` is told when nothing more will come."""
-        super().__init__({"peername": ("127.0.0.1", 50_000), "sockname": ("127.0.0.1", 80)})
+        super().__init__(
+            {"peername": ("127.0.0.1", 50_000), "sockname": ("127.0.0.1", 80), "socket": NoSocket()}
+        )
         self._loop = asyncio.get_running_loop()
         self._protocol = protocol
         self._deliver = deliver

@@ -310,6 +310,10 @@ class World:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def call_soon(self, work: Callable[[], object]) -> None:
+        """Run something in the next turn of the loop: `settle` lets it happen."""
+        self.loop.call_soon(work)
+
     def call(self, work: Callable[[], T]) -> T:
         """Run something on the loop, then let it settle."""
 
