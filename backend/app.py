@@ -21,6 +21,8 @@ from backend.api.callers import Callers
 from backend.api.listener import Port, PortRules, listen
 from backend.api.public import PublicParts, make_public_app
 from backend.api.timeline import TraceViewer
+from backend.clock import SYSTEM
+from backend.clock_steps import WatchedClock
 from backend.delivery.courier import Courier
 from backend.delivery.meter import DeliveryMeter
 from backend.delivery.outbox import OutboxError
@@ -117,9 +119,11 @@ class Backend:
         settings, metrics, journal = self.settings, self.telemetry.metrics, self.telemetry.journal
         self.faults = Faults(allowed=settings.auth == "trusted" or settings.allow_faults)
         self.outbox = SqliteOutbox(
-            settings.data_dir, retention=settings.outbox_retention, max_bytes=settings.outbox_max_bytes
+            settings.data_dir, retention=settings.outbox_retention, max_bytes=settings.outbox_max_bytes, clock=SYSTEM
         )
+        self.clock = WatchedClock(SYSTEM)
         self.outbox.on_write = metrics.outbox_write.observe
+        self.outbox.on_error = metrics.task_failures.inc
         self.outbox.count_failures(metrics.outbox_failures.inc)
         await self.outbox.start()
         metrics.ledger.read = ledger_reading(self.outbox)
@@ -135,7 +139,10 @@ class Backend:
             event_ttl=settings.event_ttl,
             ack_timeout=settings.ack_timeout,
             backoff=Backoff(settings.ack_timeout, max(RETRY_CAP, settings.ack_timeout)),
+            clock=self.clock,
         )
+        self.clock.on_step += [self.outbox.moved, self.courier.moved, lambda _ns: metrics.clock_steps.inc()]
+        self.clock.start()
 
     async def _start_links(self) -> None:
         settings, metrics = self.settings, self.telemetry.metrics
@@ -170,7 +177,12 @@ class Backend:
         admission = Admission(self.identity, limits)
         snapshot = snapshots(self.links)
         replayer = Replayer(
-            self.outbox, self.courier, self.telemetry.journal, snapshot, watermark=settings.send_queue_limit // 2
+            self.outbox,
+            self.courier,
+            self.telemetry.journal,
+            snapshot,
+            watermark=settings.send_queue_limit // 2,
+            clock=self.clock,
         )
         self.sockets = SocketServer(
             self.registry,
@@ -275,6 +287,7 @@ class Backend:
         if hasattr(self, "sockets"):
             await self.sockets.close()
         if hasattr(self, "courier"):
+            self.clock.stop()
             self.courier.close()
         for runner in reversed(self._runners):
             await runner.cleanup()

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from typing import Final
 
 from backend.delivery.journal import Delivery
+from backend.delivery.slices import Slices
 from backend.identity import BotKey
 
 REMEMBERED: Final = 256
@@ -36,7 +37,18 @@ class Backlog:
 class Channel:
     """What is in flight for one key. It exists while the key has sockets."""
 
-    __slots__ = ("backlogs", "inflight", "key", "received", "resolved", "retry")
+    __slots__ = (
+        "again",
+        "backlogs",
+        "confirmed",
+        "inflight",
+        "key",
+        "leaving",
+        "received",
+        "replayed",
+        "resolved",
+        "retry",
+    )
 
     def __init__(self, key: BotKey) -> None:
         self.key = key
@@ -48,7 +60,16 @@ class Channel:
         """By sid, of the sockets whose replay runs."""
         self.resolved: set[int] = set()
         """Ended while a replay runs, which may have read them before."""
-        self.retry: asyncio.TimerHandle | None = None
+        self.retry: asyncio.TimerHandle | Slices[int] | None = None
+        """A retry that waits for its time, or is under way."""
+        self.again = False
+        """An attempt ran out while a retry was under way, which may have passed it by."""
+        self.leaving: Slices[Delivery] | None = None
+        """The misses of what only the last socket could have confirmed, while they are being written."""
+        self.replayed: dict[str, int] = {}
+        """By sid, how many events the socket's replay has sent."""
+        self.confirmed = False
+        """Something was confirmed since a socket last left."""
 
     def hold_back(self, delivery: Delivery) -> None:
         """Keep a live event for the sockets whose replay runs."""
@@ -71,7 +92,21 @@ class Channel:
         if not self.backlogs:
             self.resolved.clear()
 
-    def close(self) -> None:
+    def moved(self, ns: int) -> None:
+        """The clock was set by so much: tell all times by the new one."""
+        held = [delivery for backlog in self.backlogs.values() for delivery in backlog.deliveries]
+        for delivery in {*self.inflight.values(), *self.received.values(), *held}:
+            delivery.moved(ns)
+
+    def stop_retry(self) -> None:
         if self.retry is not None:
             self.retry.cancel()
             self.retry = None
+        self.again = False
+
+    def close(self) -> None:
+        """Nothing happens by itself any more; misses that are being written are written to the end."""
+        self.stop_retry()
+        if self.leaving is not None:
+            self.leaving.finish()
+            self.leaving = None

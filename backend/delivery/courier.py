@@ -7,18 +7,21 @@ It has no task and no timer of its own. What a socket missed is `replay.py`'s, w
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, Protocol, cast
 
 import structlog
 
+from backend.clock import SYSTEM, Clock
 from backend.delivery.channel import Backlog, Channel
 from backend.delivery.deadlines import Deadlines
 from backend.delivery.journal import Delivery, Journal, Meter
+from backend.delivery.misses import MissBook
 from backend.delivery.outbox import Draft, Ended, Outbox, OutboxError, Resolution, StoredEvent
 from backend.delivery.outcome import Attempt, MissReason, Mode, Outcome
+from backend.delivery.pace import Pace
 from backend.delivery.retry import Backoff
+from backend.delivery.slices import Slices
 from backend.delivery.sockets import Confirmable, Miss, Socket, Sockets
 from backend.delivery.wire import event_frame
 from backend.events import SUPERSEDES_ALWAYS, SUPERSEDES_UNSEEN, TYPE_OF, EventType, Payload
@@ -30,6 +33,9 @@ log = structlog.get_logger(__name__)
 
 SETTLE: Final = 0.5
 """Seconds that a receipt waits for the acknowledgement which would be the better grade."""
+
+_SIDS_KEPT: Final = 16
+"""Sockets of one attempt that it names; further ones it counts."""
 
 _NO_TYPES: Final[frozenset[EventType]] = frozenset()
 _SUPERSEDES: Final = {
@@ -69,9 +75,9 @@ class Courier:
         event_ttl: float,
         ack_timeout: float,
         backoff: Backoff,
-        now_ns: Callable[[], int] = time.time_ns,
+        clock: Clock = SYSTEM,
     ) -> None:
-        """`event_ttl` and `ack_timeout` are in seconds, `now_ns` gives nanoseconds since the epoch."""
+        """`event_ttl` and `ack_timeout` are in seconds."""
         self._outbox = outbox
         self._sockets = sockets
         self._journal = journal
@@ -79,12 +85,19 @@ class Courier:
         self._switches = switches
         self._ttl_ms = int(event_ttl * 1000)
         self._backoff = backoff
-        self._now_ns = now_ns
+        self._clock = clock
+        self._now_ns = clock.wall_ns
+        self._misses = MissBook(outbox, sockets, journal, meter)
+        self._pace = Pace(clock)
         self._debug = debug_on()
         self._loop = asyncio.get_running_loop()
         self._channels: dict[BotKey, Channel] = {}
-        self._due: Deadlines[tuple[Delivery, int]] = Deadlines(ack_timeout, self._overdue)
-        self._settling: Deadlines[Delivery] = Deadlines(SETTLE, self._receipt_stands)
+        self.moved_ns = 0
+        """The sum of what the clock was set by: who keeps times for a while follows its growth."""
+        self._due: Deadlines[Delivery] = Deadlines(
+            ack_timeout, self._overdue, clock=clock, over=self._misses.tell, failed=self._failed
+        )
+        self._settling: Deadlines[Delivery] = Deadlines(SETTLE, self._receipt_stands, clock=clock, failed=self._failed)
         outbox.on_ended = self._ended
 
     # publishing
@@ -147,7 +160,8 @@ class Courier:
             say("emit_attempt", event, sockets=len(peers), looked_for=key_hash(key.user_id, key.bot_id))
         if not peers:
             delivery.started_ns = delivery.stored_ns
-            self._miss(delivery, self._sockets.why_missing(key), looked_for=key)
+            self._misses.miss(delivery, self._sockets.why_missing(key), looked_for=key)
+            self._misses.tell()
             return
         channel = self._channel(key)
         if channel.backlogs:
@@ -155,11 +169,16 @@ class Courier:
             peers = [peer for peer in peers if peer.live]
         if peers:
             self.emit(channel, delivery, peers)
+            self._misses.tell()
 
     # emitting
 
     def emit(self, channel: Channel, delivery: Delivery, peers: Iterable[Socket], mode: Mode = Mode.LIVE) -> bool:
         """Write an event to these sockets: a new attempt, or more sockets of the open one. Whether one took it."""
+        if delivery.orphaned:
+            self.let_go(delivery)
+            if delivery.outcome is not Outcome.PENDING:
+                return False
         if not delivery.waiting:
             delivery.mode = mode
             delivery.started_ns = self._now_ns()
@@ -167,46 +186,37 @@ class Courier:
             delivery.sids = ()
             delivery.sockets = 0
         event = delivery.event
-        frame = event_frame(event, mode, len(delivery.attempts) + 1)
+        frame = event_frame(event, mode, delivery.tried + 1)
         reason = MissReason.SEND_FAILED
         taken = False
         for peer in peers:
             failed = peer.send(frame)
             if failed is None:
                 taken = True
-                delivery.sids += (peer.sid,)
+                if delivery.sockets < _SIDS_KEPT:
+                    delivery.sids += (peer.sid,)
                 delivery.sockets += 1
                 peer.confirm(delivery)
             else:
                 reason = failed
         if self._debug and taken:
-            say("event_emitted", event, mode=mode, attempt=len(delivery.attempts) + 1, sids=delivery.sids)
+            say("event_emitted", event, mode=mode, attempt=delivery.tried + 1, sids=delivery.sids)
         if taken and not delivery.waiting:
             delivery.waiting = True
             channel.inflight[event.seq] = delivery
-            self._due.add((delivery, len(delivery.attempts)))
+            self._due.add(delivery)
         elif not delivery.waiting:
-            self._miss(delivery, Miss(reason))
+            self._misses.miss(delivery, Miss(reason))
         return taken
 
-    def _miss(self, delivery: Delivery, miss: Miss, looked_for: BotKey | None = None) -> None:
-        """An attempt ended without a confirmation: the event stays pending, and whoever asks can see why."""
-        event = delivery.event
-        attempt = Attempt(
-            at=delivery.started_ns // 1_000_000,
-            mode=delivery.mode,
-            sockets=delivery.sockets,
-            reason=miss.reason,
-            receipt_at=delivery.receipt_ns // 1_000_000 or None,
-            keys=miss.keys,
-            sids=delivery.sids,
-            trace_id=delivery.trace_id,
-        )
-        delivery.finish(attempt)
-        self._outbox.record(event.key, event.seq, delivery.attempts)
-        self._meter.missed(delivery, attempt)
-        self._journal.attempted(delivery, attempt)
-        self._sockets.missed(looked_for or event.key, event.type.wire, event.id, miss)
+    def told(self) -> None:
+        """A replay is over: say now what missed in it."""
+        self._misses.tell()
+
+    def _failed(self, error: Exception) -> None:
+        """A mistake of this program about one event; the others must not suffer for it."""
+        self._meter.failed()
+        log.error("event_failed", error=type(error).__name__, exc_info=error)
 
     # confirmations
 
@@ -217,11 +227,15 @@ class Courier:
             return
         delivery = channel.take(seq) if seq in channel.inflight else None
         if delivery is not None:
+            channel.confirmed = True
+            if delivery.confirmed:
+                self._settling.discard(delivery)
             delivery.ack_ns = self._now_ns()
             self._settle(delivery, Outcome.ACKED)
             return
         delivery = channel.received.pop(seq, None)
         if delivery is not None:
+            channel.confirmed = True
             delivery.ack_ns = self._now_ns()
             self._outbox.upgrade(peer.key, seq, delivery.ack_ns // 1_000_000)
             self._meter.upgraded(delivery)
@@ -232,12 +246,15 @@ class Courier:
         if self._switches.drop_receipts:
             return
         now = self._now_ns()
+        channel = self._channels.get(peer.key)
         for delivery in cast("Sequence[Delivery]", sent):
             if delivery.outcome is not Outcome.PENDING:
                 continue
             delivery.receipt_ns = delivery.receipt_ns or now
             if not peer.must_ack and not delivery.confirmed:
                 delivery.confirmed = True
+                if channel is not None:
+                    channel.confirmed = True
                 self._settling.add(delivery)
 
     def _receipt_stands(self, delivery: Delivery) -> None:
@@ -257,6 +274,7 @@ class Courier:
         receipt_at = delivery.receipt_ns // 1_000_000 or None
         ack_at = delivery.ack_ns // 1_000_000 or None
         if delivery.waiting:
+            self._due.discard(delivery)
             delivery.finish(
                 Attempt(
                     at=delivery.started_ns // 1_000_000,
@@ -276,39 +294,77 @@ class Courier:
         self._meter.delivered(delivery)
         self._journal.settled(delivery)
 
-    def _overdue(self, due: tuple[Delivery, int]) -> None:
+    def _overdue(self, delivery: Delivery) -> None:
         """Nobody confirmed an attempt in time: that says "unknown", not "lost"."""
-        delivery, attempts = due
-        if not delivery.waiting or delivery.confirmed or len(delivery.attempts) != attempts:
+        if not delivery.waiting or delivery.confirmed:
             return
         delivery.failures += 1
-        self._miss(delivery, Miss(MissReason.ACK_TIMEOUT))
+        self._misses.miss(delivery, Miss(MissReason.ACK_TIMEOUT))
         channel = self._channels.get(delivery.event.key)
-        if channel is not None and channel.retry is None:
+        if channel is None:
+            return
+        if channel.retry is None:
             delay = self._backoff.delay(delivery.failures)
             channel.retry = self._loop.call_later(delay, self._retry, channel)
+        else:
+            channel.again = True
 
     def _retry(self, channel: Channel) -> None:
         """Send again, in `seq` order, what clients that must acknowledge did not."""
-        channel.retry = None
-        peers = [peer for peer in self._sockets.of(channel.key) if peer.live and peer.must_ack]
-        now = self._now_ns() // 1_000_000
-        for seq in sorted(channel.inflight) if peers else ():
+
+        def send(seq: int) -> None:
             delivery = channel.inflight.get(seq)
-            if delivery and not delivery.waiting and not delivery.confirmed and delivery.event.expires_at > now:
+            if (
+                delivery is None
+                or delivery.waiting
+                or delivery.confirmed
+                or delivery.event.expires_at <= self._now_ms()
+            ):
+                return
+            peers = [peer for peer in self._sockets.of(channel.key) if peer.live and peer.must_ack]
+            if peers:
                 self.emit(channel, delivery, peers, delivery.mode)
+
+        def over() -> None:
+            self._misses.tell()
+            channel.retry = None
+            if channel.again:
+                channel.retry = self._loop.call_later(self._backoff.delay(1), self._retry, channel)
+
+        channel.again = False
+        work = channel.retry = Slices(sorted(channel.inflight), send, over, clock=self._clock, failed=self._failed)
+        work.start()
+
+    def _now_ms(self) -> int:
+        return self._now_ns() // 1_000_000
 
     def _ended(self, ended: Sequence[Ended]) -> None:
         """The outbox ended events itself: superseded by a newer one, or too old."""
         for end in ended:
-            channel = self._channels.get(end.key)
-            delivery = channel.take(end.seq) if channel is not None else None
-            if delivery is None or delivery.outcome is not Outcome.PENDING:
-                continue
-            if delivery.waiting and not delivery.confirmed:
-                self._miss(delivery, Miss(MissReason.ACK_TIMEOUT))
-            delivery.outcome = end.outcome
-            self._journal.settled(delivery)
+            try:
+                self._end(end)
+            except Exception as error:  # noqa: BLE001  # the others have ended all the same
+                self._failed(error)
+        self._misses.tell()
+
+    def _end(self, end: Ended) -> None:
+        channel = self._channels.get(end.key)
+        delivery = channel.take(end.seq) if channel is not None else None
+        if delivery is None or delivery.outcome is not Outcome.PENDING:
+            return
+        if delivery.waiting:
+            self._due.discard(delivery)
+            if not delivery.confirmed:
+                self._misses.miss(delivery, Miss(MissReason.ACK_TIMEOUT))
+        self._settling.discard(delivery)
+        delivery.outcome = end.outcome
+        self._journal.settled(delivery)
+
+    def moved(self, ns: int) -> None:
+        """The clock was set by `ns` nanoseconds: what is in memory follows."""
+        self.moved_ns += ns
+        for channel in self._channels.values():
+            channel.moved(ns)
 
     # sockets come and go
 
@@ -323,23 +379,58 @@ class Courier:
         channel = self._channels.get(peer.key)
         if channel is None:
             return
+        self._keep_pace(channel, peer.sid)
         backlog = channel.backlogs.get(peer.sid)
         channel.replay_over(peer.sid)
         if self._sockets.of(peer.key):
             return
-        del self._channels[peer.key]
-        channel.close()
-        held = () if backlog is None else backlog.deliveries
-        for delivery in [*channel.inflight.values(), *held]:
-            if delivery.outcome is not Outcome.PENDING:
-                continue
-            if delivery.confirmed:
-                self._settle(delivery, Outcome.RECEIVED)
-            elif delivery.waiting:
-                self._miss(delivery, Miss(MissReason.JUST_DISCONNECTED))
-            elif not delivery.attempts:
-                delivery.started_ns = delivery.stored_ns
-                self._miss(delivery, Miss(MissReason.JUST_DISCONNECTED))
+        channel.stop_retry()
+        if channel.leaving is not None:
+            channel.leaving.cancel()  # what is left of it is in flight still
+        for delivery in () if backlog is None else backlog.deliveries:
+            channel.inflight.setdefault(delivery.event.seq, delivery)
+        orphans = list(channel.inflight.values())
+        for delivery in orphans:
+            delivery.orphaned = True
+
+        def over() -> None:
+            self._misses.tell()
+            channel.leaving = None
+            if not self._sockets.of(channel.key) and not channel.backlogs:
+                self._channels.pop(channel.key, None)
+
+        work = channel.leaving = Slices(orphans, self.let_go, over, clock=self._clock, failed=self._failed)
+        work.start()
+
+    def let_go(self, delivery: Delivery) -> None:
+        """The sockets that could have confirmed an event have left: say so, once."""
+        if not delivery.orphaned or delivery.outcome is not Outcome.PENDING:
+            return
+        delivery.orphaned = False
+        if delivery.confirmed:
+            self._settling.discard(delivery)
+            self._settle(delivery, Outcome.RECEIVED)
+        elif delivery.waiting:
+            self._due.discard(delivery)
+            self._misses.miss(delivery, Miss(MissReason.JUST_DISCONNECTED))
+        elif not delivery.tried:
+            delivery.started_ns = delivery.stored_ns
+            self._misses.miss(delivery, Miss(MissReason.JUST_DISCONNECTED))
+
+    def _keep_pace(self, channel: Channel, sid: str) -> None:
+        replayed = channel.replayed.pop(sid, 0)
+        if channel.confirmed:
+            channel.confirmed = False
+            self._pace.confirmed(channel.key)
+        elif replayed:
+            self._pace.unconfirmed(channel.key)
+
+    def replay_delay(self, key: BotKey) -> float:
+        """Seconds that a replay must wait, for the key's clients come and go without confirming anything."""
+        delay = self._pace.delay(key)
+        if delay:
+            self._meter.slowed()
+        return delay
 
     def _channel(self, key: BotKey) -> Channel:
         channel = self._channels.get(key)
@@ -355,5 +446,5 @@ class Courier:
         """Stop all timers; what is pending stays in the outbox."""
         self._due.close()
         self._settling.close()
-        for channel in self._channels.values():
+        for channel in list(self._channels.values()):
             channel.close()

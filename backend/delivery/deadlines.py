@@ -3,42 +3,108 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Final, Generic, TypeVar
+
+from backend.clock import SYSTEM, Clock
+from backend.delivery.slices import SLICE, ignore
 
 T = TypeVar("T")
 
 GRAIN: Final = 0.02
 """Seconds by which a deadline may be late, so that a stream of them is not a stream of timers."""
 
+LATE: Final = 0.25
+"""Seconds of lateness that say that the loop, or the whole process, stood still: what came meanwhile is read first."""
+
+POSTPONED_MOST: Final = 5
+"""Times in a row that reading comes first. A loop that is always late must still see to its deadlines."""
+
+_AT_ONCE: Final = 256
+"""Most items that one slice looks at."""
+
 
 class Deadlines(Generic[T]):
-    """Calls back for each item when its time is up; whoever no longer cares says so then."""
+    """Calls back for each item when its time is up. An item is there once, and `discard` takes it out at once.
 
-    __slots__ = ("_delay", "_items", "_loop", "_timer", "_up")
+    A crowd of items that end together is seen to in slices, between which the loop serves others.
+    """
 
-    def __init__(self, delay: float, up: Callable[[T], None]) -> None:
-        """`delay` is in seconds and the same for all, so that the oldest is always the next."""
+    __slots__ = ("_clock", "_delay", "_due_at", "_failed", "_items", "_loop", "_over", "_postponed", "_timer", "_up")
+
+    def __init__(
+        self,
+        delay: float,
+        up: Callable[[T], object],
+        *,
+        clock: Clock = SYSTEM,
+        over: Callable[[], object] = lambda: None,
+        failed: Callable[[Exception], object] = ignore,
+    ) -> None:
+        """`delay` is in seconds and the same for all, so that the oldest is always the next. `over` is called when no
+        item is due any more, `failed` with what `up` raised for one of them."""
         self._delay = delay
         self._up = up
+        self._clock = clock
+        self._over = over
+        self._failed = failed
         self._loop = asyncio.get_running_loop()
-        self._items: deque[tuple[float, T]] = deque()
-        self._timer: asyncio.TimerHandle | None = None
+        self._items: dict[T, float] = {}
+        """When each is due, in loop time; in that order."""
+        self._timer: asyncio.Handle | None = None
+        self._due_at = 0.0
+        self._postponed = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
 
     def add(self, item: T) -> None:
-        self._items.append((self._loop.time() + self._delay, item))
+        """Start an item's time, anew if it is there."""
+        self._items.pop(item, None)
+        self._items[item] = due = self._loop.time() + self._delay
         if self._timer is None:
-            self._timer = self._loop.call_later(self._delay, self._tick)
+            self._arm(due, self._delay)
+
+    def discard(self, item: T) -> None:
+        """Whoever waits no more says so; nothing happens if it is not there."""
+        self._items.pop(item, None)
+
+    def _arm(self, due: float, delay: float) -> None:
+        self._due_at = due
+        self._timer = self._loop.call_later(delay, self._tick)
 
     def _tick(self) -> None:
-        items = self._items
         now = self._loop.time()
-        while items and items[0][0] <= now:
-            self._up(items.popleft()[1])
-        self._timer = self._loop.call_later(max(GRAIN, items[0][0] - now), self._tick) if items else None
+        if now - self._due_at > LATE and self._postponed < POSTPONED_MOST:
+            self._postponed += 1
+            self._arm(now + GRAIN, GRAIN)
+            return
+        self._postponed = 0
+        items = self._items
+        stop = self._clock.monotonic() + SLICE
+        for item in [item for item, due in islice(items.items(), _AT_ONCE) if due <= now]:
+            if items.pop(item, None) is None:
+                continue
+            try:
+                self._up(item)
+            except Exception as error:  # noqa: BLE001  # the others' time is up all the same
+                self._failed(error)
+            if self._clock.monotonic() >= stop:
+                break
+        due = next(iter(items.values()), None)
+        if due is not None and due <= now:
+            self._due_at = now
+            self._timer = self._loop.call_soon(self._tick)
+            return
+        self._timer = None
+        self._over()
+        if due is not None and self._timer is None:
+            delay = max(GRAIN, due - now)
+            self._arm(now + delay, delay)
 
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         self._items.clear()

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Protocol
 
 from backend.delivery.outbox import StoredEvent
-from backend.delivery.outcome import Attempt, Mode, Outcome
+from backend.delivery.outcome import FIRST_KEPT, LAST_KEPT, Attempt, Mode, Outcome, omitted, shorten
 from backend.identity import BotKey
 
 
 class Delivery:
     """A pending event that is in memory because sockets may confirm it, with the times of its newest attempt.
 
-    All `*_ns` are nanoseconds since the epoch, 0 while it has not happened. `attempts` are the finished ones.
+    All `*_ns` are nanoseconds since the epoch, 0 while it has not happened. `attempts` are the finished ones, but for
+    the middle of very many.
     """
 
     __slots__ = (
@@ -22,6 +23,7 @@ class Delivery:
         "event",
         "failures",
         "mode",
+        "orphaned",
         "outcome",
         "receipt_ns",
         "replay_parent",
@@ -29,6 +31,7 @@ class Delivery:
         "sockets",
         "started_ns",
         "stored_ns",
+        "tried",
         "waiting",
     )
 
@@ -41,6 +44,9 @@ class Delivery:
         self.replay_parent = replay_parent
         """The traceparent of the replay that the newest attempt belongs to."""
         self.attempts: list[Attempt] = list(event.attempts)
+        shorten(self.attempts)
+        self.tried = len(self.attempts) + omitted(self.attempts)
+        """How many attempts are finished, also those that are not kept."""
         self.outcome = Outcome.PENDING
         self.started_ns = 0
         self.receipt_ns = 0
@@ -53,6 +59,8 @@ class Delivery:
         """A receipt that will end it has come; it waits a moment for the better grade."""
         self.failures = 0
         """Attempts in a row that nobody acknowledged in time."""
+        self.orphaned = False
+        """All its sockets have left; the courier has yet to say so."""
 
     @property
     def trace_id(self) -> str | None:
@@ -64,7 +72,35 @@ class Delivery:
     def finish(self, attempt: Attempt) -> None:
         """The newest attempt ended."""
         self.attempts.append(attempt)
+        self.tried += 1
         self.waiting = False
+        if self.tried > FIRST_KEPT + LAST_KEPT:
+            shorten(self.attempts)
+
+    def moved(self, ns: int) -> None:
+        """The clock was set by so much: tell all its times by the new one."""
+        ms = ns // 1_000_000
+        self.event = self.event.moved(ms)
+        self.stored_ns += ns
+        self.started_ns += ns if self.started_ns else 0
+        self.receipt_ns += ns if self.receipt_ns else 0
+        self.ack_ns += ns if self.ack_ns else 0
+        for attempt in self.attempts:
+            attempt.move(ms)
+
+
+class Misses:
+    """Attempts of one key that missed in one round, for one reason: many are told as one."""
+
+    __slots__ = ("attempt", "count", "event", "last_seq", "number")
+
+    def __init__(self, event: StoredEvent, attempt: Attempt, number: int) -> None:
+        self.event = event
+        """The first one's, as is its `attempt`, which was the event's `number`th."""
+        self.attempt = attempt
+        self.number = number
+        self.count = 0
+        self.last_seq = event.seq
 
 
 class Journal(Protocol):
@@ -74,7 +110,11 @@ class Journal(Protocol):
         """The traceparent of a new `create` span, child of `parent` or a root."""
 
     def attempted(self, delivery: Delivery, attempt: Attempt) -> None:
-        """An attempt ended as a miss, while its event stays pending; `delivery` has its times."""
+        """An attempt ended as a miss, while its event stays pending; `delivery` has its times, and its `tried` is the
+        attempt's number."""
+
+    def round_missed(self, misses: Misses) -> None:
+        """Attempts of one key missed together, for one reason. Each was told to `attempted` before."""
 
     def settled(self, delivery: Delivery) -> None:
         """The event ended with `delivery.outcome`. If it was confirmed, `delivery` has its newest attempt's times,
@@ -104,3 +144,9 @@ class Meter(Protocol):
 
     def upgraded(self, delivery: Delivery) -> None:
         """An acknowledgement came after the event had ended by a receipt."""
+
+    def slowed(self) -> None:
+        """A replay is made to wait, because its clients come and go without confirming anything."""
+
+    def failed(self) -> None:
+        """What had to be done for one event failed by a mistake of this program."""

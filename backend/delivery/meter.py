@@ -50,3 +50,9 @@ class DeliveryMeter:
     def upgraded(self, delivery: Delivery) -> None:
         exemplar = self._kept(delivery.event.traceparent, interesting(delivery))
         self._metrics.ack.observe((delivery.ack_ns - delivery.started_ns) / 1e9, exemplar)
+
+    def slowed(self) -> None:
+        self._metrics.replays_slowed.inc()
+
+    def failed(self) -> None:
+        self._metrics.task_failures.inc()

@@ -49,6 +49,11 @@ class StoredEvent(msgspec.Struct, frozen=True):
     attempts: tuple[Attempt, ...] = ()
     """What earlier lives of the process recorded."""
 
+    def moved(self, ms: int) -> StoredEvent:
+        """The same with its times told by a clock that was set by so much. Its body says what it said."""
+        times = {"created_at": self.created_at + ms, "expires_at": self.expires_at + ms}
+        return msgspec.structs.replace(self, **times)
+
 
 class LedgerEntry(msgspec.Struct, frozen=True):
     """One event as its history shows it, pending or resolved, without its payload."""
@@ -125,6 +130,11 @@ class Outbox(Protocol):
 
     def upgrade(self, key: BotKey, seq: int, at: int) -> None:
         """Turn `received` into `acked`: the application's acknowledgement came after the transport's receipt."""
+
+    def moved(self, ns: int) -> None:
+        """The machine's clock was set by `ns` nanoseconds: all times of pending events move along, so that none
+        expires by it. Whatever was called before tells its times by the old clock, what comes after by the new one;
+        results that are told from now on are by the new one."""
 
     async def pending(self, key: BotKey, after: int, limit: int) -> list[StoredEvent]:
         """Pending, unexpired events with `seq > after`, in `seq` order."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
@@ -46,7 +48,8 @@ class Attempt(msgspec.Struct, omit_defaults=True):
     """One attempt to emit an event, as the ledger keeps it. Times are milliseconds since the epoch.
 
     `reason` is None for a sent attempt, which `receipt_at` or `ack_at` confirm. `keys` names, for a
-    `key_mismatch`, the bot ids of the same user that had sockets. `sids` are the sockets it was written to.
+    `key_mismatch`, the bot ids of the same user that had sockets. `sids` are the sockets it was written to, of many
+    only the first. `omitted` is how many attempts between this one and the next are not kept.
     """
 
     at: int
@@ -58,3 +61,30 @@ class Attempt(msgspec.Struct, omit_defaults=True):
     keys: tuple[str, ...] = ()
     sids: tuple[str, ...] = ()
     trace_id: str | None = None
+    omitted: int = 0
+
+    def move(self, ms: int) -> None:
+        """The clock was set by so much: tell its times by the new one."""
+        self.at += ms
+        if self.receipt_at is not None:
+            self.receipt_at += ms
+        if self.ack_at is not None:
+            self.ack_at += ms
+
+
+FIRST_KEPT: Final = 3
+LAST_KEPT: Final = 7
+"""Attempts of one event that are kept: what went wrong first, what is wrong now. A client that comes and goes for a day
+makes thousands between."""
+
+
+def shorten(attempts: list[Attempt]) -> None:
+    """Leave out the middle of too many attempts, and say how many that were."""
+    while len(attempts) > FIRST_KEPT + LAST_KEPT:
+        gone = attempts.pop(FIRST_KEPT)
+        attempts[FIRST_KEPT - 1].omitted += 1 + gone.omitted
+
+
+def omitted(attempts: Iterable[Attempt]) -> int:
+    """How many attempts are left out of a list."""
+    return sum(attempt.omitted for attempt in attempts)

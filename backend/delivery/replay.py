@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Final
 
 import msgspec
 import structlog
 
+from backend.clock import SYSTEM, Clock
 from backend.delivery.channel import Channel
 from backend.delivery.courier import Courier
 from backend.delivery.journal import Delivery, Journal
 from backend.delivery.outbox import Outbox, StoredEvent
 from backend.delivery.outcome import Mode, Outcome
+from backend.delivery.slices import SLICE
 from backend.delivery.sockets import Socket
 from backend.delivery.wire import status_frame
 from backend.identity import BotKey
@@ -23,6 +24,9 @@ log = structlog.get_logger(__name__)
 
 PAGE: Final = 500
 """Events read from the outbox at once."""
+
+_LOOK: Final = 0.05
+"""Seconds between two looks whether a client that is made to wait is still there."""
 
 _BREATH: Final = 0.01
 """Seconds between two looks at a slow client's backlog."""
@@ -39,6 +43,7 @@ class Replayer:
         snapshot: Callable[[BotKey, int], msgspec.Struct],
         *,
         watermark: int,
+        clock: Clock = SYSTEM,
     ) -> None:
         """`snapshot` gives what is true for a key whose newest event has this `seq`; `watermark` is the bytes of
         backlog past which a replay waits for its client to read."""
@@ -47,6 +52,7 @@ class Replayer:
         self._journal = journal
         self._snapshot = snapshot
         self._watermark = watermark
+        self._clock = clock
 
     async def status(self, peer: Socket) -> None:
         """Send the snapshot, behind everything that was sent before."""
@@ -58,34 +64,47 @@ class Replayer:
 
         Raises `OutboxError` when the outbox cannot be read.
         """
-        started = time.time_ns()
+        started = self._clock.wall_ns()
         parent = self._journal.replay(peer.key, peer.sid, connect_parent)
         count = 0
         try:
             await self.status(peer)
+            await self._waited(peer, self._courier.replay_delay(peer.key))
             cursor = 0
+            breathe_at = self._clock.monotonic() + SLICE
             while not peer.closed:
                 events = await self._outbox.pending(peer.key, cursor, PAGE)
-                for event in events:
+                moved_ns = self._courier.moved_ns
+                for read in events:
                     if peer.backlog > self._watermark:
                         await self._drained(peer)
+                    if self._clock.monotonic() >= breathe_at:
+                        await asyncio.sleep(0)
+                        breathe_at = self._clock.monotonic() + SLICE
                     if peer.closed:
                         return count
-                    count += self._send(peer, channel, event, parent)
-                    cursor = event.seq
+                    moved = (self._courier.moved_ns - moved_ns) // 1_000_000
+                    if self._send(peer, channel, read.moved(moved) if moved else read, parent):
+                        count += 1
+                        channel.replayed[peer.sid] = count
+                    cursor = read.seq
                 if len(events) < PAGE and self._catch_up(peer, channel, cursor):
                     return count
             return count
         finally:
             channel.replay_over(peer.sid)
+            self._courier.told()
             self._journal.replayed(peer.key, parent, started, count)
 
     def _send(self, peer: Socket, channel: Channel, event: StoredEvent, parent: str | None) -> bool:
-        if event.seq in channel.resolved or event.expires_at <= time.time_ns() // 1_000_000:
-            return False
         delivery = channel.inflight.get(event.seq)
         if delivery is None:
-            delivery = Delivery(event, Mode.REPLAY, time.time_ns())
+            delivery = Delivery(event, Mode.REPLAY, self._clock.wall_ns())
+        elif delivery.orphaned:
+            self._courier.let_go(delivery)
+        expired = delivery.event.expires_at <= self._clock.wall_ns() // 1_000_000
+        if expired or event.seq in channel.resolved or delivery.outcome is not Outcome.PENDING:
+            return False
         if not delivery.waiting:
             delivery.replay_parent = parent
         return self._courier.emit(channel, delivery, (peer,), Mode.REPLAY)
@@ -105,6 +124,12 @@ class Replayer:
                 self._courier.emit(channel, channel.inflight.get(seq, delivery), (peer,))
         peer.live = True
         return True
+
+    async def _waited(self, peer: Socket, seconds: float) -> None:
+        """Let time pass, but not for a client that has gone."""
+        until = self._clock.monotonic() + seconds
+        while self._clock.monotonic() < until and not peer.closed:  # noqa: ASYNC110  # only a look tells that it has gone
+            await asyncio.sleep(_LOOK)
 
     async def _drained(self, peer: Socket) -> None:
         while peer.backlog > self._watermark and not peer.closed:  # noqa: ASYNC110  # a transport tells nobody when it drains

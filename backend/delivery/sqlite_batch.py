@@ -15,9 +15,9 @@ from backend.delivery.outbox import Ended, OutboxError, StoredEvent
 from backend.delivery.outcome import Outcome
 from backend.delivery.sqlite_keys import Keys
 from backend.delivery.sqlite_ledger import Moves
-from backend.delivery.sqlite_ops import Append, Check, Discard, Done, Record, Resolve, Upgrade, Write
+from backend.delivery.sqlite_ops import Append, Check, Discard, Done, Move, Record, Resolve, Upgrade, Write
 from backend.delivery.sqlite_schema import SEQ_BITS
-from backend.delivery.sqlite_values import in_chunks
+from backend.delivery.sqlite_values import decode_attempts, encode_attempts, in_chunks
 from backend.events import TYPE_OF, EventType
 
 log = structlog.get_logger(__name__)
@@ -44,6 +44,8 @@ _UPGRADE: Final = (
     f"UPDATE events SET outcome = {Outcome.ACKED:d}, attempts = json_set(attempts, '$[#-1].ack_at', v.column2) "  # noqa: S608
     f"FROM (VALUES {{}}) v WHERE events.ref = v.column1 AND events.outcome = {Outcome.RECEIVED:d}"
 )
+_MOVE: Final = "UPDATE events SET created_at = created_at + ?, expires_at = expires_at + ? WHERE outcome = 0"
+_TRIED: Final = "SELECT ref, attempts FROM events WHERE outcome = 0 AND attempts <> '[]'"
 _DISCARD: Final = (
     f"UPDATE events SET outcome = {Outcome.DISCARDED:d}, resolved_at = ?, body = NULL "  # noqa: S608
     "WHERE ref BETWEEN ? AND ? AND outcome = 0 RETURNING type"
@@ -77,6 +79,8 @@ class Batch:
         """Superseded events that this batch itself created."""
         self.answers: list[tuple[Any, Any]] = []
         self.earliest_expiry: int | None = None
+        self.moved: Move | None = None
+        """The newest move of the clock, with the sum of all of the batch's."""
         self._created: set[int] = set()
         self._part = 0
         self._clear()
@@ -99,6 +103,8 @@ class Batch:
                 self.answers.append((write.answer, None))
             elif isinstance(write, Discard):
                 self._discard(write)
+            elif isinstance(write, Move):
+                self._move(write)
             else:
                 self._change(write)
         self._run_part()
@@ -168,6 +174,22 @@ class Batch:
             self._upgrades[ref] = write.at
         elif ref not in self._resolves:
             self._records[ref] = write.attempts
+
+    def _move(self, write: Move) -> None:
+        self._run_part()
+        ms = write.ns // 1_000_000
+        self._db.execute(_MOVE, (ms, ms))
+        rows: list[Any] = []
+        for ref, text in self._db.execute(_TRIED).fetchall():
+            attempts = decode_attempts(text)
+            for attempt in attempts:
+                attempt.move(ms)
+            rows += (ref, encode_attempts(attempts))
+        in_chunks(self._db, _RECORD, 2, rows)
+        self.done = [(done, e.moved(ms) if isinstance(e, StoredEvent) else e) for done, e in self.done]
+        self._now += ms
+        self.earliest_expiry = 0  # look for it anew
+        self.moved = Move(write.ns + (self.moved.ns if self.moved else 0), write.offset)
 
     def _discard(self, write: Discard) -> None:
         self._run_part()

@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from backend.delivery.sqlite_ops import Kept, Record, Resolve
+from backend.delivery.sqlite_ops import Kept, Move, Record, Resolve
 from backend.identity import BotKey
 
 log = structlog.get_logger(__name__)
@@ -42,7 +42,8 @@ class KeptWrites:
         if len(self._writes) > _LIMIT:
             before = len(self._writes)
             ends: list[Kept] = [write for write in self._writes if not isinstance(write, Record)]
-            self._writes = ends[:_LIMIT]
+            moves: list[Kept] = [write for write in ends[_LIMIT:] if isinstance(write, Move)]
+            self._writes = ends[:_LIMIT] + moves
             log.error("outbox_writes_dropped", count=before - len(self._writes))
 
     def succeeded(self) -> None:

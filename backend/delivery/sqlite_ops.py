@@ -45,6 +45,13 @@ class Upgrade(NamedTuple):
     at: int
 
 
+class Move(NamedTuple):
+    """The clock was set by `ns`; `offset` is wall minus steady time from now on, in nanoseconds."""
+
+    ns: int
+    offset: int
+
+
 class Discard(NamedTuple):
     key: BotKey
     answer: asyncio.Future[int]
@@ -63,6 +70,6 @@ class Stop(NamedTuple):
     answer: asyncio.Future[None]
 
 
-Write: TypeAlias = Append | Record | Resolve | Upgrade | Discard | Check
-Kept: TypeAlias = Record | Resolve | Upgrade
+Write: TypeAlias = Append | Record | Resolve | Upgrade | Move | Discard | Check
+Kept: TypeAlias = Record | Resolve | Upgrade | Move
 """Writes that nobody waits for: after a failure they are tried again."""

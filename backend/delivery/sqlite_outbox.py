@@ -7,19 +7,20 @@ back as one message.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import msgspec
 import structlog
 
+from backend.clock import SYSTEM, Clock
+from backend.clock_steps import Frame
 from backend.delivery.outbox import Draft, Ended, LedgerEntry, OutboxError, Resolution, StoredEvent, Totals
 from backend.delivery.outcome import Attempt, Outcome
-from backend.delivery.sqlite_ops import Append, Check, Discard, Done, Read, Record, Resolve, Stop, Upgrade
+from backend.delivery.sqlite_ops import Append, Check, Discard, Done, Move, Read, Record, Resolve, Stop, Upgrade
 from backend.delivery.sqlite_reader import Reader
 from backend.delivery.sqlite_tell import Told
+from backend.delivery.sqlite_values import encode_attempts
 from backend.delivery.sqlite_writer import Writer
 from backend.identity import BotKey
 
@@ -28,12 +29,7 @@ log = structlog.get_logger(__name__)
 WEEK: Final = 7 * 86400.0
 GIBIBYTE: Final = 1 << 30
 
-_encode_attempts = msgspec.json.Encoder().encode
 _T = TypeVar("_T")
-
-
-def _wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class SqliteOutbox:
@@ -46,17 +42,22 @@ class SqliteOutbox:
         retention: float = WEEK,
         max_bytes: int = GIBIBYTE,
         sweep_every: float = 1.0,
-        now_ms: Callable[[], int] = _wall_clock_ms,
+        clock: Clock = SYSTEM,
     ) -> None:
         """`retention` is how many seconds a resolved event stays in the ledger; `max_bytes` is what the file may
         take before the oldest of them go earlier, and `full` is said when that does not help. `sweep_every` is in
-        seconds; `now_ms` gives milliseconds since the epoch, also on the writer thread."""
-        self._writer = Writer(folder, retention=retention, max_bytes=max_bytes, sweep_every=sweep_every, now_ms=now_ms)
-        self._now_ms = now_ms
+        seconds; `clock` is read on the writer thread too. What it is set by must be told to `moved`."""
+        self._clock = clock
+        self._writer = Writer(
+            folder, retention=retention, max_bytes=max_bytes, sweep_every=sweep_every, frame=Frame(clock)
+        )
+        self._moved_ns = 0
         self._open = False
         self.on_ended: Callable[[Sequence[Ended]], None] = lambda _ended: None
         self.on_write: Callable[[float], None] = lambda _seconds: None
         """Told the seconds that each committed batch took."""
+        self.on_error: Callable[[], object] = lambda: None
+        """Told when a callback raised."""
 
     def count_failures(self, count: Callable[[], object]) -> None:
         """Have each failed commit counted; `count` is called on the writer thread."""
@@ -110,20 +111,25 @@ class SqliteOutbox:
 
     def record(self, key: BotKey, seq: int, attempts: Sequence[Attempt]) -> None:
         """As `Outbox.record`."""
-        self._put(Record(key, seq, _encode_attempts(attempts).decode()))
+        self._put(Record(key, seq, encode_attempts(attempts)))
 
     def resolve(self, resolution: Resolution) -> None:
         """As `Outbox.resolve`."""
         key, seq, outcome, at, attempts = resolution
         if outcome is Outcome.PENDING:
             raise ValueError("an event does not end as pending")
-        self._put(Resolve(key, seq, outcome, at, _encode_attempts(attempts).decode()))
+        self._put(Resolve(key, seq, outcome, at, encode_attempts(attempts)))
 
     def upgrade(self, key: BotKey, seq: int, at: int) -> None:
         """As `Outbox.upgrade`."""
         self._put(Upgrade(key, seq, at))
 
-    def _put(self, write: Record | Resolve | Upgrade) -> None:
+    def moved(self, ns: int) -> None:
+        """As `Outbox.moved`."""
+        self._moved_ns += ns
+        self._put(Move(ns, Frame(self._clock).offset))
+
+    def _put(self, write: Record | Resolve | Upgrade | Move) -> None:
         if self._open:
             self._writer.put(write)
         else:
@@ -145,7 +151,9 @@ class SqliteOutbox:
 
     async def pending(self, key: BotKey, after: int, limit: int) -> list[StoredEvent]:
         """As `Outbox.pending`."""
-        return await self._read(lambda reader: reader.pending(key, after, limit, self._now_ms()))
+        found, moved_ns = await self._read(lambda reader: self._writer.pending(reader, key, after, limit))
+        behind = (self._moved_ns - moved_ns) // 1_000_000
+        return [event.moved(behind) for event in found] if behind else found
 
     async def last_seq(self, key: BotKey) -> int:
         """As `Outbox.last_seq`."""
@@ -180,8 +188,9 @@ class SqliteOutbox:
         """A batch's results, on the event loop."""
         if told.ended_before:
             self._call(self.on_ended, told.ended_before)
+        behind = (self._moved_ns - told.moved_ns) // 1_000_000
         for done, result in told.done:
-            self._call(done, result)
+            self._call(done, result.moved(behind) if behind and isinstance(result, StoredEvent) else result)
         if told.ended_within:
             self._call(self.on_ended, told.ended_within)
         if told.seconds is not None:
@@ -199,6 +208,7 @@ class SqliteOutbox:
             callback(argument)
         except Exception:  # the others' results must still be told
             log.exception("outbox_callback_failed")
+            self.on_error()
 
 
 def _closed() -> OutboxError:

@@ -6,17 +6,15 @@ import sqlite3
 from collections.abc import Collection
 from typing import Any, Final
 
-import msgspec
-
 from backend.delivery.outbox import LedgerEntry, StoredEvent
-from backend.delivery.outcome import Attempt, Outcome
+from backend.delivery.outcome import Outcome
 from backend.delivery.sqlite_batch import SEQ_MASK
 from backend.delivery.sqlite_keys import Keys
+from backend.delivery.sqlite_values import decode_attempts
 from backend.events import EventType
 from backend.identity import BotKey
 
 _ENTRY: Final = "ref, id, type, link_id, created_at, expires_at, traceparent, outcome, resolved_at, attempts"
-_decode_attempts = msgspec.json.Decoder(tuple[Attempt, ...]).decode
 
 
 class Reader:
@@ -54,7 +52,7 @@ class Reader:
                     expires_at,
                     traceparent,
                     body,
-                    () if attempts == "[]" else _decode_attempts(attempts),
+                    () if attempts == "[]" else decode_attempts(attempts),
                 )
             )
             if len(found) == limit:
@@ -96,5 +94,5 @@ class Reader:
             traceparent,
             Outcome(outcome),
             resolved_at,
-            _decode_attempts(attempts),
+            decode_attempts(attempts),
         )

@@ -16,5 +16,7 @@ class Told(NamedTuple):
     done: Sequence[tuple[Done, StoredEvent | OutboxError]] = ()
     ended_within: Sequence[Ended] = ()
     answers: Sequence[tuple[Any, Any]] = ()
+    moved_ns: int = 0
+    """How far the clock was set in all, as far as these results know."""
     seconds: float | None = None
     """How long the commit took, None if there was none."""

@@ -11,8 +11,21 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any, Final
 
+import msgspec
+
+from backend.delivery.outcome import Attempt
+
+_encode = msgspec.json.Encoder().encode
+decode_attempts: Final = msgspec.json.Decoder(tuple[Attempt, ...]).decode
+"""Attempts from the text that the table keeps."""
+
 _SIZES: Final = (256, 64, 16, 4, 1)
 """Rows per statement: few sizes, so that every statement is found prepared."""
+
+
+def encode_attempts(attempts: Sequence[Attempt]) -> str:
+    """Attempts as the text that the table keeps."""
+    return _encode(attempts).decode()
 
 
 def in_chunks(db: sqlite3.Connection, sql: str, width: int, values: Sequence[Any]) -> list[Any]:

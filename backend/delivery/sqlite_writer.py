@@ -14,18 +14,20 @@ from typing import Any, Final
 
 import structlog
 
+from backend.clock_steps import Frame
 from backend.delivery.event_body import EventIds, Timestamps
 from backend.delivery.folder_lock import FolderLock
-from backend.delivery.outbox import OutboxError, Totals
+from backend.delivery.outbox import OutboxError, StoredEvent, Totals
 from backend.delivery.sqlite_batch import Batch
 from backend.delivery.sqlite_kept import KeptWrites
 from backend.delivery.sqlite_keys import Keys
 from backend.delivery.sqlite_ledger import Ledger
-from backend.delivery.sqlite_ops import Append, Check, Discard, Read, Record, Resolve, Stop, Upgrade, Write
+from backend.delivery.sqlite_ops import Append, Check, Discard, Move, Read, Record, Resolve, Stop, Upgrade, Write
 from backend.delivery.sqlite_reader import Reader
 from backend.delivery.sqlite_schema import open_database
 from backend.delivery.sqlite_sweep import SLICE, Sweep
 from backend.delivery.sqlite_tell import Told
+from backend.identity import BotKey
 
 log = structlog.get_logger(__name__)
 
@@ -36,14 +38,15 @@ BATCH_LIMIT: Final = 2000
 class Writer:
     """Use `put` on the event loop; everything from `_run` on is the thread's."""
 
-    def __init__(
-        self, folder: Path, *, retention: float, max_bytes: int, sweep_every: float, now_ms: Callable[[], int]
-    ) -> None:
+    def __init__(self, folder: Path, *, retention: float, max_bytes: int, sweep_every: float, frame: Frame) -> None:
+        """`frame` is the thread's own: it follows a step of the clock when the loop's `Move` is written."""
         self._folder = folder
         self._retention_ms = int(retention * 1000)
         self._max_bytes = max_bytes
         self._sweep_every = sweep_every
-        self._now_ms = now_ms
+        self._frame = frame
+        self._moved_ns = 0
+        self._ahead_ns = 0
         self._queue: deque[Write | Read | Stop] = deque()
         self._wake = threading.Event()
         self._kept = KeptWrites()
@@ -140,7 +143,7 @@ class Writer:
 
     def _idle_time(self) -> float:
         now = time.monotonic()
-        until_expiry = max(0.1, (self._sweep.next_expiry - self._now_ms()) / 1000)
+        until_expiry = max(0.1, (self._sweep.next_expiry - self._frame.now_ms()) / 1000)
         self._next_sweep = min(self._next_sweep, now + until_expiry)
         wait = self._next_sweep - now
         return max(0.0, min(wait, self._kept.retry_in()))
@@ -157,7 +160,7 @@ class Writer:
 
     def _commit(self, writes: Sequence[Write]) -> bool:
         """Write all of it in one transaction and tell of it; if that fails, keep or refuse each."""
-        batch = Batch(self._db, self._keys, self._ids, self._times, self._now_ms())
+        batch = Batch(self._db, self._keys, self._ids, self._times, self._frame.now_ms())
         started = time.perf_counter()
         try:
             with self._transaction():
@@ -174,12 +177,16 @@ class Writer:
             log.error("outbox_write_malformed", kind=type(writes[0]).__name__, error=type(error).__name__)
             self._refuse(writes, "it is malformed", keep=False)
             return True
+        if batch.moved is not None:
+            self._moved_ns += batch.moved.ns
+            self._ahead_ns = max(0, self._ahead_ns + batch.moved.ns)
+            self._frame.follow(batch.moved.offset)
         self._keys.committed()
         self._kept.succeeded()
         seconds = time.perf_counter() - started
         self._sweep.written(batch.moves, batch.earliest_expiry)
         self._publish(batch.moves)
-        self._told(Told(batch.ended_before, batch.done, batch.ended_within, batch.answers, seconds))
+        self._told(Told(batch.ended_before, batch.done, batch.ended_within, batch.answers, self._moved_ns, seconds))
         return True
 
     @contextmanager
@@ -203,8 +210,8 @@ class Writer:
         refused = [(write.done, error) for write in writes if isinstance(write, Append)]
         answers = [(write.answer, error) for write in writes if isinstance(write, Discard | Check)]
         if keep:
-            self._kept.keep([write for write in writes if isinstance(write, Record | Resolve | Upgrade)])
-        self._told(Told(done=refused, answers=answers))
+            self._kept.keep([write for write in writes if isinstance(write, Record | Resolve | Upgrade | Move)])
+        self._told(Told(done=refused, answers=answers, moved_ns=self._moved_ns))
 
     def _refuse_queued(self) -> None:
         """Answer what nobody will take any more."""
@@ -220,6 +227,10 @@ class Writer:
             self._answer([*reads, *stops])
 
     # reading and sweeping
+
+    def pending(self, reader: Reader, key: BotKey, after: int, limit: int) -> tuple[list[StoredEvent], int]:
+        """Pending events, and how far the clock was set in all as far as their times know."""
+        return reader.pending(key, after, limit, self._frame.now_ms()), self._moved_ns
 
     def _read(self, reads: Sequence[Read]) -> None:
         answers: list[tuple[Any, Any]] = []
@@ -248,7 +259,7 @@ class Writer:
     def _expire(self) -> bool:
         """End a slice of what has expired; whether more is left. What was confirmed before is written first: an event
         whose end waits in the queue, or was kept while the store could not write, does not expire."""
-        now = self._now_ms()
+        now = self._frame.now_ms()
         if now < self._sweep.next_expiry:
             return False
         if self._queue:
@@ -270,7 +281,7 @@ class Writer:
         return False
 
     def _compact(self) -> bool:
-        rows = self._sweep.old_rows(self._now_ms())
+        rows = self._sweep.old_rows(self._frame.now_ms() - self._ahead_ns // 1_000_000)
         if rows:
             with self._transaction():
                 self._sweep.delete(rows)

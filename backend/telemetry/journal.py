@@ -97,6 +97,8 @@ class DeliveryView(Protocol):
     @property
     def attempts(self) -> Sequence[AttemptView]: ...
     @property
+    def tried(self) -> int: ...
+    @property
     def outcome(self) -> Named: ...
     @property
     def stored_ns(self) -> int: ...
@@ -108,6 +110,21 @@ class DeliveryView(Protocol):
     def ack_ns(self) -> int: ...
     @property
     def replay_parent(self) -> str | None: ...
+
+
+class MissesView(Protocol):
+    """Attempts of one key that missed in one round: the first of them, and how many."""
+
+    @property
+    def event(self) -> EventView: ...
+    @property
+    def attempt(self) -> AttemptView: ...
+    @property
+    def number(self) -> int: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def last_seq(self) -> int: ...
 
 
 class Missed(NamedTuple):
@@ -197,35 +214,51 @@ class DeliveryJournal:
 
     def attempted(self, delivery: DeliveryView, attempt: AttemptView) -> None:
         """An attempt ended as a miss, while its event stays pending."""
-        event = delivery.event
-        log.info(
-            "emit_missed",
-            type=event.type.wire,
-            reason=attempt.reason,
-            mode=attempt.mode,
-            attempt=len(delivery.attempts),
-            sockets=attempt.sockets,
-            event_id=event.id,
-            seq=event.seq,
-            link_id=event.link_id,
-            key=key_hash(event.key.user_id, event.key.bot_id),
-            connected_keys=[key_hash(event.key.user_id, bot) for bot in attempt.keys],
-            traceparent=event.traceparent,
-        )
         if self._sink is not None:
             self._sink.put(
                 Missed(
-                    event,
+                    delivery.event,
                     attempt,
-                    len(delivery.attempts),
+                    delivery.tried,
                     delivery.stored_ns,
                     delivery.started_ns,
                     delivery.receipt_ns,
                     self._now_ns(),
                     delivery.replay_parent,
-                    self._above.pop(event.traceparent, None),
+                    self._above.pop(delivery.event.traceparent, None),
                 )
             )
+
+    def round_missed(self, misses: MissesView) -> None:
+        """One line, however many attempts of a key missed together."""
+        event, attempt = misses.event, misses.attempt
+        if misses.count == 1:
+            log.info(
+                "emit_missed",
+                type=event.type.wire,
+                reason=attempt.reason,
+                mode=attempt.mode,
+                attempt=misses.number,
+                sockets=attempt.sockets,
+                event_id=event.id,
+                seq=event.seq,
+                link_id=event.link_id,
+                key=key_hash(event.key.user_id, event.key.bot_id),
+                connected_keys=[key_hash(event.key.user_id, bot) for bot in attempt.keys],
+                traceparent=event.traceparent,
+            )
+            return
+        log.info(
+            "emit_missed_many",
+            count=misses.count,
+            reason=attempt.reason,
+            mode=attempt.mode,
+            first_seq=event.seq,
+            last_seq=misses.last_seq,
+            event_id=event.id,
+            key=key_hash(event.key.user_id, event.key.bot_id),
+            traceparent=event.traceparent,
+        )
 
     def settled(self, delivery: DeliveryView) -> None:
         """The event ended with `delivery.outcome`."""
@@ -268,7 +301,7 @@ class DeliveryJournal:
             type=event.type.wire,
             outcome=delivery.outcome.wire,
             mode=delivery.mode,
-            attempts=len(delivery.attempts),
+            attempts=delivery.tried,
             seconds=round(confirmed / 1e9 - event.created_at / 1e3, 6) if confirmed else None,
             event_id=event.id,
             seq=event.seq,
@@ -280,7 +313,7 @@ class DeliveryJournal:
 
 def interesting(delivery: DeliveryView) -> bool:
     """Whether an event that ended is kept whatever the sampler says."""
-    if len(delivery.attempts) > 1 or delivery.mode == "replay" or delivery.event.type.wire in UNWELL:
+    if delivery.tried > 1 or delivery.mode == "replay" or delivery.event.type.wire in UNWELL:
         return True
     confirmed = delivery.ack_ns or delivery.receipt_ns
     if confirmed:

@@ -113,6 +113,9 @@ class Metrics:
             "outbox_write", "One durable commit of the outbox, a batch of events.", _WRITE
         )
         self.outbox_failures = self._counter("outbox_failures", "Commits that the outbox could not make.")
+        self.replays_slowed = self._counter(
+            "replays_slowed", "Replays that had to wait, for their clients come and go without confirming anything."
+        )
         self.ledger = LedgerCollector(words)
         """Reads the outbox's sums; set its `read`."""
         registry.register(self.ledger)
@@ -156,7 +159,10 @@ class Metrics:
         self.event_loop_lag = self._histogram(
             "event_loop_lag", "How much later than asked the event loop ran a timer.", _LAG
         )
-        self.task_failures = self._counter("task_failures", "Background tasks that died of an error.")
+        self.task_failures = self._counter(
+            "task_failures", "Background tasks that died of an error, and items of one that failed."
+        )
+        self.clock_steps = self._counter("clock_steps", "Times that somebody set the machine's clock.")
         self.telemetry_dropped = self._family(
             "telemetry_dropped", "Spans and log records that were lost on their way out.", "signal", SIGNALS
         )

@@ -78,26 +78,26 @@ class SpanBuilder:
         story = _story(delivery.event)
         if story is None:
             return
-        if len(attempts) <= 1:
+        if delivery.tried <= 1:
             yield self._create(story, delivery.mode, delivery.stored_ns, above)
         if not attempts or outcome not in {"acked", "received"}:
             return
         last = attempts[-1]
-        context, parent = _attempt(story, len(attempts), last.mode, delivery.replay_parent)
+        context, parent = _attempt(story, delivery.tried, last.mode, delivery.replay_parent)
         start, receipt_ns = delivery.started_ns, delivery.receipt_ns
         ack_ns = delivery.ack_ns if outcome == "acked" else 0
         if last.reason is None:
             more: Attributes = {
                 SOCKETS_FOUND: last.sockets,
-                ATTEMPT: len(attempts),
+                ATTEMPT: delivery.tried,
                 MODE: str(last.mode),
                 OUTCOME: outcome,
             }
             yield self._span("emit", story, context, parent, start, ack_ns or receipt_ns, more)
         if receipt_ns and (last.reason is None or outcome == "received"):  # else told with its miss
-            yield self._settle("receipt", story, len(attempts), context, start, receipt_ns)
+            yield self._settle("receipt", story, delivery.tried, context, start, receipt_ns)
         if ack_ns:
-            yield self._settle("ack", story, len(attempts), context, start, ack_ns)
+            yield self._settle("ack", story, delivery.tried, context, start, ack_ns)
 
     def _missed(self, note: Missed) -> Iterator[ReadableSpan]:
         attempt = note.attempt
@@ -126,7 +126,7 @@ class SpanBuilder:
         story = _story(delivery.event)
         if story is None or not delivery.attempts:
             return
-        number = len(delivery.attempts)
+        number = delivery.tried
         context, _ = _attempt(story, number, delivery.attempts[-1].mode, delivery.replay_parent)
         yield self._settle("ack", story, number, context, delivery.started_ns, ack_ns)
 

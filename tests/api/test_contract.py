@@ -71,10 +71,10 @@ async def test_the_document_names_every_api_route_that_is_served() -> None:
     from backend.api.callers import Callers
     from backend.api.public import PublicParts, make_public_app
     from backend.auth import TrustedAuthenticator
+    from backend.delivery.memory_outbox import MemoryOutbox
     from backend.faults import Faults
     from backend.service_keys import ServiceKeys
     from tests.support.api import PretendedLinks
-    from tests.support.memory_outbox import MemoryOutbox
 
     app = make_public_app(
         PublicParts(

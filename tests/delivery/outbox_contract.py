@@ -61,7 +61,7 @@ class OutboxContract:
     # append
 
     async def test_a_stored_event_is_what_the_contract_says(self, outbox: Outbox, clock: Clock) -> None:
-        clock.ms = 1_767_225_600_007
+        clock.wall_ms(1_767_225_600_007)
         event = await store(outbox, draft(CONNECTED, clock))
         assert UUID7.fullmatch(event.id)
         assert int(event.id.replace("-", "")[:12], 16) == clock.ms
@@ -275,10 +275,10 @@ class OutboxContract:
         outbox.on_ended = told.extend
         await store(outbox, draft(qr(), clock, ttl=1000))
         await store(outbox, draft(CONNECTING, clock, ttl=2000, supersede=False))
-        clock.ms += 1000
+        clock.pass_ms(1000)
         assert [event.seq for event in await outbox.pending(KEY, 0, 9)] == [2]
         await until(lambda: told == [Ended(KEY, 1, Outcome.EXPIRED)])
-        clock.ms += 1000
+        clock.pass_ms(1000)
         await until(lambda: len(told) == 2)
         assert outbox.totals().resolved[EventType.QR, Outcome.EXPIRED] == 1
         assert outbox.totals().oldest_pending_at is None
@@ -291,11 +291,73 @@ class OutboxContract:
             outbox.append(draft(CONNECTED, clock, ttl=1000), lambda _: None)
         outbox.append(draft(CONNECTED, clock, ttl=9000), lambda _: None)
         await outbox.last_seq(KEY)
-        clock.ms += 5000
+        clock.pass_ms(5000)
         outbox = await reopen()
         assert [event.seq for event in await outbox.pending(KEY, 0, 9)] == [1235]
         await until(lambda: outbox.totals().resolved.get((EventType.CONNECTED, Outcome.EXPIRED)) == 1234)
         assert outbox.totals().pending[EventType.CONNECTED] == 1
+
+    # the clock is set
+
+    @pytest.mark.parametrize("seconds", [86_400, -86_400, 7, -7])
+    async def test_nothing_expires_by_a_step_of_the_clock(self, outbox: Outbox, clock: Clock, seconds: int) -> None:
+        told: list[Ended] = []
+        outbox.on_ended = told.extend
+        before = await store(outbox, draft(CONNECTED, clock, ttl=5000))
+        outbox.record(KEY, 1, [attempt(clock.ms, receipt_at=clock.ms + 1)])
+        started = clock.ms
+        clock.step(seconds)
+        for _ in range(3):  # before it is told: the outbox may see the clock at any time
+            assert [event.id for event in await outbox.pending(KEY, 0, 9)] == [before.id]
+            await asyncio.sleep(0.01)
+        outbox.moved(seconds * 10**9)
+        after = await store(outbox, draft(CONNECTED, clock, ttl=6000))
+        (first, second) = await outbox.pending(KEY, 0, 9)
+        assert (first.created_at, first.expires_at) == (clock.ms, clock.ms + 5000)
+        assert (first.body, first.id, second) == (before.body, before.id, after)
+        assert (first.attempts[0].at, first.attempts[0].receipt_at) == (clock.ms, clock.ms + 1)
+        assert outbox.totals().oldest_pending_at == started + seconds * 1000
+        clock.pass_ms(4990)
+        await asyncio.sleep(0.05)
+        assert len(await outbox.pending(KEY, 0, 9)) == 2
+        clock.pass_ms(10)
+        assert [event.seq for event in await outbox.pending(KEY, 0, 9)] == [2]
+        await until(lambda: told == [Ended(KEY, 1, Outcome.EXPIRED)])
+        assert_balanced(outbox.totals())
+
+    async def test_a_clock_that_is_wrong_for_a_moment_costs_nothing(
+        self, reopen: Reopen, outbox: Outbox, clock: Clock
+    ) -> None:
+        event = await store(outbox, draft(CONNECTED, clock, ttl=5000))
+        for seconds in (86_400, -86_400):
+            clock.step(seconds)
+            outbox.moved(seconds * 10**9)
+            clock.pass_ms(1000)
+            await asyncio.sleep(0.03)
+        assert await outbox.pending(KEY, 0, 9) == [event]
+        outbox = await reopen()  # nothing of it is forgotten by another life
+        assert await outbox.pending(KEY, 0, 9) == [event]
+
+    async def test_results_that_were_on_their_way_are_told_by_the_new_clock(self, outbox: Outbox, clock: Clock) -> None:
+        expiries: list[int] = []
+
+        def done(result: StoredEvent | OutboxError) -> None:
+            assert isinstance(result, StoredEvent)
+            expiries.append(result.expires_at)
+
+        for _ in range(20):  # told before, in or after the commit that moves the clock
+            expiries.clear()
+            outbox.append(draft(CONNECTED, clock, ttl=5000), done)
+            reading = asyncio.ensure_future(outbox.pending(KEY, 0, 9))
+            await asyncio.sleep(0)
+            told = len(expiries)
+            clock.step(3600)
+            outbox.moved(3600 * 10**9)
+            outbox.append(draft(CONNECTED, clock, ttl=5000), done)
+            assert {event.expires_at for event in await reading} <= {clock.ms + 5000}
+            await outbox.last_seq(KEY)
+            assert expiries[told:] == [clock.ms + 5000] * (2 - told)
+            await outbox.discard(KEY)
 
     # reading and lasting
 

@@ -64,7 +64,7 @@ class OutboxMachine(RuleBasedStateMachine):
         return self.loop.run_until_complete(asyncio.wait_for(coroutine, 5))
 
     def open(self) -> None:
-        self.outbox = SqliteOutbox(self.folder, sweep_every=0.001, now_ms=self.clock, retention=10**7)
+        self.outbox = SqliteOutbox(self.folder, sweep_every=0.001, clock=self.clock, retention=10**7)
         self.outbox.on_ended = self.on_ended
         self.run(self.outbox.start())
 
@@ -159,11 +159,23 @@ class OutboxMachine(RuleBasedStateMachine):
             if known.outcome is Outcome.PENDING:
                 known.outcome = Outcome.DISCARDED
 
-    @rule(step=st.integers(-2000, 4000))
-    def clock_steps(self, step: int) -> None:
-        self.clock.ms += step
+    @rule(ms=st.integers(0, 4000))
+    def time_passes(self, ms: int) -> None:
+        self.clock.pass_ms(ms)
         if not self.down:
             self.run(self.swept())
+
+    @rule(seconds=st.sampled_from([-86_400, -7, -1, 1, 7, 86_400]), told_late=st.booleans())
+    def the_clock_is_set(self, seconds: int, told_late: bool) -> None:
+        """What is pending moves along; nothing expires, though the outbox may see the clock before it is told."""
+        self.clock.step(seconds)
+        if told_late and not self.down:
+            self.run(asyncio.sleep(0.005))
+        self.outbox.moved(seconds * 10**9)
+        for events in self.model.values():
+            for known in events.values():
+                if known.outcome is Outcome.PENDING:
+                    known.expires_at += seconds * 1000
 
     async def swept(self) -> None:
         """Wait until all that has expired has been told."""

@@ -37,7 +37,7 @@ async def open_outbox(tmp_path: Path, clock: Clock) -> AsyncIterator[Open]:
     opened: list[SqliteOutbox] = []
 
     async def open_(folder: Path = tmp_path / "data", **options: Any) -> SqliteOutbox:
-        outbox = SqliteOutbox(folder, **{"sweep_every": 0.02, "now_ms": clock, **options})
+        outbox = SqliteOutbox(folder, **{"sweep_every": 0.02, "clock": clock, **options})
         await outbox.start()
         opened.append(outbox)
         return outbox
@@ -170,7 +170,7 @@ async def test_no_secret_outlives_its_event(open_outbox: Open, tmp_path: Path, c
     await until(lambda: secret.encode() not in files(folder))
     event = await store(outbox, draft(qr(secret), clock, ttl=1000))
     assert secret.encode() in files(folder)
-    clock.ms += 1000
+    clock.pass_ms(1000)
     await until(lambda: secret.encode() not in files(folder))
     assert (await outbox.find(event.id)) is not None
     event = await store(outbox, draft(qr(secret), clock))
@@ -233,7 +233,7 @@ async def test_an_end_kept_through_an_outage_comes_before_the_expiry(open_outbox
     outbox.resolve(end(acked))
     with pytest.raises(OutboxError):
         await outbox.check()
-    clock.ms += 2000
+    clock.pass_ms(2000)
     await asyncio.sleep(0.1)  # several sweeps find both too old, and the store down
     outbox.fault_down = False
     await until(lambda: outbox.totals().pending[EventType.CONNECTED] == 0)
@@ -248,7 +248,7 @@ async def test_an_end_that_waits_in_the_queue_comes_before_the_expiry(open_outbo
     outbox.fault_delay = 0.01  # so that all that follows waits in the queue
     for event in events:
         outbox.resolve(end(event))
-    clock.ms += 2000
+    clock.pass_ms(2000)
     await until(lambda: outbox.totals().pending[EventType.CONNECTED] == 0)
     assert outbox.totals().resolved[EventType.CONNECTED, Outcome.ACKED] == len(events)
 
@@ -389,10 +389,10 @@ async def test_resolved_events_go_after_the_retention_and_the_sums_stay(open_out
     outbox.resolve(end(events[0], at=clock.ms))
     outbox.resolve(end(events[1], at=clock.ms + 5000))
     await outbox.last_seq(KEY)
-    clock.ms += 10_000
+    clock.pass_ms(10_000)
     await until(lambda: seqs_are(outbox, [2, 3]))
     assert outbox.totals().created[EventType.CONNECTED] == 3
-    clock.ms += 10**6
+    clock.pass_ms(10**6)
     await until(lambda: seqs_are(outbox, [3]))
     assert await outbox.pending(KEY, 0, 9) == [events[2]]
     await outbox.close()
@@ -405,7 +405,7 @@ async def test_resolved_events_go_after_the_retention_and_the_sums_stay(open_out
 async def test_a_key_keeps_its_seq_though_all_its_events_are_gone(open_outbox: Open, clock: Clock) -> None:
     outbox = await open_outbox(retention=0.0)
     outbox.resolve(end(await store(outbox, draft(CONNECTED, clock))))
-    clock.ms += 10
+    clock.pass_ms(10)
     await until(lambda: seqs_are(outbox, []))
     await outbox.close()
     outbox = await open_outbox()

@@ -21,6 +21,7 @@ from backend.api.health import ReadyCheck
 from backend.api.public import PublicParts, make_public_app
 from backend.api.timeline import TraceViewer
 from backend.auth import Authenticator, TrustedAuthenticator
+from backend.delivery.memory_outbox import MemoryOutbox
 from backend.delivery.outbox import Draft, OutboxError, StoredEvent
 from backend.events import Connecting, Payload
 from backend.faults import Faults
@@ -33,7 +34,6 @@ from backend.links.snapshot import LinkState, Snapshot
 from backend.proxies import Proxies
 from backend.service_keys import ServiceKeys
 from backend.sockets.registry import Registry
-from tests.support.memory_outbox import MemoryOutbox
 
 SINCE = "2026-01-01T00:00:00.000Z"
 

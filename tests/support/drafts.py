@@ -9,6 +9,7 @@ from backend.delivery.outbox import Draft, Outbox, OutboxError, Resolution, Stor
 from backend.delivery.outcome import Attempt, Mode, Outcome
 from backend.events import SUPERSEDES_ALWAYS, TYPE_OF, Connected, Connecting, EventType, Payload, Qr
 from backend.identity import BotKey
+from tests.support.stepped_clock import SteppedClock
 
 KEY = BotKey.parse("user", "bot")
 TRACEPARENT = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
@@ -16,14 +17,25 @@ CONNECTED = Connected(phone_number="+15550100", display_name="Ada", first=True)
 CONNECTING = Connecting()
 
 
-class Clock:
-    """A wall clock, in milliseconds, that a test moves."""
+class Clock(SteppedClock):
+    """A stepped clock for whoever thinks in milliseconds."""
 
-    def __init__(self) -> None:
-        self.ms = time.time_ns() // 1_000_000
+    def __init__(self, ms: int | None = None) -> None:
+        """At `ms` since the epoch, by default now."""
+        super().__init__()
+        self.wall_ms(time.time_ns() // 1_000_000 if ms is None else ms)
 
-    def __call__(self) -> int:
-        return self.ms
+    def wall_ms(self, ms: int) -> None:
+        self._wall_ns = ms * 1_000_000
+
+    @property
+    def ms(self) -> int:
+        return self._wall_ns // 1_000_000
+
+    def pass_ms(self, ms: int) -> None:
+        """Time passes: both clocks move."""
+        self._monotonic += ms / 1000
+        self._wall_ns += ms * 1_000_000
 
 
 def qr(text: str = "SECRET-QR", index: int = 1) -> Qr:

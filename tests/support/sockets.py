@@ -11,7 +11,8 @@ import msgspec
 from aiohttp import web
 
 from backend.delivery.courier import Courier
-from backend.delivery.journal import Delivery
+from backend.delivery.journal import Delivery, Misses
+from backend.delivery.memory_outbox import MemoryOutbox
 from backend.delivery.outbox import Outbox
 from backend.delivery.outcome import Attempt
 from backend.delivery.replay import Replayer
@@ -21,7 +22,6 @@ from backend.links.snapshot import LinkState, Snapshot
 from backend.sockets.handshake import Handshake
 from backend.sockets.registry import Registry
 from backend.sockets.server import SocketServer
-from tests.support.memory_outbox import MemoryOutbox
 
 
 class Notes:
@@ -36,12 +36,21 @@ class Notes:
         self.refused: list[str] = []
         self.upgrades = 0
         self.attempts_sent = 0
+        self.slowed_ = 0
+        self.failed_ = 0
+        self.rounds: list[Misses] = []
 
     def context(self, parent: str | None) -> str:
         return parent or "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
 
     def attempted(self, delivery: Delivery, attempt: Attempt) -> None:
         self.missed_.append(attempt)
+
+    def slowed(self) -> None:
+        self.slowed_ += 1
+
+    def failed(self) -> None:
+        self.failed_ += 1
 
     def settled(self, delivery: Delivery) -> None:
         self.settled_.append(delivery)
@@ -60,6 +69,9 @@ class Notes:
 
     def missed(self, delivery: Delivery, attempt: Attempt) -> None:
         pass
+
+    def round_missed(self, misses: Misses) -> None:
+        self.rounds.append(misses)
 
     def delivered(self, delivery: Delivery) -> None:
         pass
@@ -109,7 +121,7 @@ def idle(key: BotKey, seq: int) -> msgspec.Struct:
 async def stage(outbox: Outbox | None = None, **options: Any) -> AsyncIterator[Stage]:
     """`options` override the settings of the courier and the socket server."""
     notes, faults, registry = Notes(), Faults(), Registry()
-    outbox = outbox or MemoryOutbox()
+    outbox = outbox if outbox is not None else MemoryOutbox()
     courier = Courier(
         outbox,
         registry,

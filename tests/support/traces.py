@@ -6,17 +6,15 @@ import asyncio
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
 
-import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from backend.delivery import replay as replay_module
 from backend.delivery.courier import Courier
 from backend.delivery.journal import Delivery
+from backend.delivery.memory_outbox import MemoryOutbox
 from backend.delivery.meter import DeliveryMeter
 from backend.delivery.outcome import MissReason, Outcome
 from backend.delivery.replay import Replayer
@@ -28,8 +26,6 @@ from backend.sockets.registry import Registry
 from backend.telemetry import redaction, tracing
 from backend.telemetry.metrics import Metrics
 from backend.telemetry.vocabulary import Vocabulary
-from tests.support import memory_outbox
-from tests.support.memory_outbox import MemoryOutbox
 from tests.support.sockets import Faults, idle
 
 START_NS = 1_800_000_000_000_000_000
@@ -49,6 +45,15 @@ class Clock:
 
     def __init__(self) -> None:
         self.ns = START_NS
+
+    def monotonic(self) -> float:
+        return self.ns / 1e9
+
+    def wall(self) -> float:
+        return self.ns / 1e9
+
+    def wall_ns(self) -> int:
+        return self.ns
 
     def __call__(self) -> int:
         return self.ns
@@ -100,9 +105,9 @@ class Scene:
             event_ttl=3600.0,
             ack_timeout=0.05,
             backoff=Backoff(0.02, 0.02),
-            now_ns=clock,
+            clock=clock,
         )
-        self.replayer = Replayer(outbox, self.courier, journal, idle, watermark=1 << 20)
+        self.replayer = Replayer(outbox, self.courier, journal, idle, watermark=1 << 20, clock=clock)
 
     async def connect(self, key: BotKey, sid: str, *, must_ack: bool = False, parent: str | None = None) -> FakePeer:
         """Map a socket and bring it up to date."""
@@ -136,14 +141,12 @@ class Scene:
 
 
 @contextmanager
-def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Scene]]:
+def stage() -> Iterator[Callable[..., Scene]]:
     """Makes lives of one process, one after another, over one outbox, with one clock and one row of ids."""
     clock = Clock()
     bits = itertools.count(1)
     uuids = itertools.count(1)
-    monkeypatch.setattr(memory_outbox, "uuid4", lambda: UUID(int=next(uuids)))
-    monkeypatch.setattr(replay_module, "time", SimpleNamespace(time_ns=clock))
-    outbox = MemoryOutbox(lambda: clock.ns // 1_000_000)
+    outbox = MemoryOutbox(clock=clock, make_id=lambda _at: str(UUID(int=next(uuids))))
     redaction.configure("test")
 
     def fixed_bits(count: int) -> int:

@@ -150,8 +150,8 @@ def users() -> list[BotKey]:
     return [BotKey(f"user-{number}", f"bot-{number}") for number in range(500)]
 
 
-async def test_five_hundred_users_stay_within_the_budget(monkeypatch: pytest.MonkeyPatch, users: list[BotKey]) -> None:
-    with stage(monkeypatch) as life:
+async def test_five_hundred_users_stay_within_the_budget(users: list[BotKey]) -> None:
+    with stage() as life:
         s = life()
         before = series(s.metrics)
         for number, key in enumerate(users):

@@ -24,8 +24,8 @@ LINK_ID = "roundtrip.link.id"
 
 
 @pytest.fixture
-def life(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Scene]]:
-    with stage(monkeypatch) as made:
+def life() -> Iterator[Callable[..., Scene]]:
+    with stage() as made:
         yield made
 
 
