@@ -121,9 +121,7 @@ FLOODS: dict[str, Flood] = {
         lambda u, t: never_reading(u, t, pieces=frame(b"40/" + b"a" * 60_000 + b",")), 10
     ),
     "connects": many(lambda u, t: never_reading(u, t, pieces=frame(b'40{"userId":"u"}') * 1_000), 10),
-    "requests": many(
-        lambda u, t: never_reading(u, t, frame(connect().encode()), pieces=frame(STATUS) * 1_000), 10
-    ),
+    "requests": many(lambda u, t: never_reading(u, t, frame(connect().encode()), pieces=frame(STATUS) * 1_000), 10),
     "PONGs": many(lambda u, t: never_reading(u, t, pieces=frame(b"3") * 10_000), 10),
     "acks": many(lambda u, t: never_reading(u, t, frame(connect().encode()), pieces=frame(b"431[]") * 10_000), 10),
     "websocket PINGs": many(lambda u, t: never_reading(u, t, pieces=frame(b"x" * 125, 9) * 500), 10),
