@@ -1,0 +1,73 @@
+"""What must be true, in plain Python: who must have seen what in which order, and what the ledger must say.
+
+It knows what was published, seen, acknowledged and answered, and how far the wall clock ever was. It knows nothing of
+channels, batches, timers or rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from backend.delivery.outbox import LedgerEntry, StoredEvent, Totals
+from backend.delivery.outcome import Outcome
+from backend.events import SUPERSEDES_ALWAYS, SUPERSEDES_UNSEEN
+from backend.identity import BotKey
+
+
+@dataclass
+class Reference:
+    published: dict[BotKey, list[StoredEvent]] = field(default_factory=dict)
+    acked: set[tuple[BotKey, int]] = field(default_factory=set)
+    answered: set[tuple[BotKey, int]] = field(default_factory=set)
+    """Seen by a client that then answered a PING and had not promised to acknowledge."""
+    acked_in_time: set[tuple[BotKey, int]] = field(default_factory=set)
+    """Acknowledged by a socket that had it, before its time was up."""
+    latest_wall_ms: int = 0
+    before: dict[tuple[BotKey, int], Outcome] = field(default_factory=dict)
+
+    def ledger_is_true(self, key: BotKey, entries: list[LedgerEntry], *, writable: bool) -> None:
+        """One row for each accepted event, `seq` without a gap, and each end explained by what happened."""
+        published = self.published.get(key, [])
+        assert [(e.seq, e.id) for e in entries] == [(e.seq, e.id) for e in published]
+        assert [e.seq for e in entries] == list(range(1, len(entries) + 1))
+        for entry in entries:
+            event = (key, entry.seq)
+            before = self.before.get(event, Outcome.PENDING)
+            upgraded = (before, entry.outcome) == (Outcome.RECEIVED, Outcome.ACKED)
+            assert before in {Outcome.PENDING, entry.outcome} or upgraded, f"{event} ended twice"
+            self.before[event] = entry.outcome
+            match entry.outcome:
+                case Outcome.ACKED:
+                    assert event in self.acked
+                case Outcome.RECEIVED:
+                    assert event in self.answered
+                case Outcome.SUPERSEDED:
+                    assert any(
+                        entry.type in SUPERSEDES_ALWAYS.get(e.type, ()) or entry.type in SUPERSEDES_UNSEEN.get(e.type, ())
+                        for e in published[entry.seq :]
+                    )
+                case Outcome.EXPIRED:
+                    assert entry.expires_at <= self.latest_wall_ms
+                case Outcome.DISCARDED:
+                    raise AssertionError("nobody discarded it")
+            if writable and event in self.acked_in_time:
+                assert entry.outcome in {Outcome.ACKED, Outcome.SUPERSEDED}, f"{event} was acked, is {entry.outcome.name}"
+
+    def sums_are_true(self, entries: list[LedgerEntry], totals: Totals) -> None:
+        """created = resolved + pending for each type, and so many rows; a late upgrade moves no sum."""
+        rows = Counter(e.type for e in entries)
+        pending = Counter(e.type for e in entries if e.outcome is Outcome.PENDING)
+        for type_, count in rows.items():
+            resolved = sum(n for (of, _), n in totals.resolved.items() if of == type_)
+            assert totals.created[type_] == count == resolved + totals.pending[type_]
+            assert totals.pending[type_] == pending[type_]
+
+    def due(self, key: BotKey, entries: list[LedgerEntry], *, writable: bool = True) -> list[int]:
+        """What whoever is connected and reads must have seen by now; not what has ended and cannot be written."""
+        ended = set() if writable else self.acked | self.answered
+        return [
+            e.seq
+            for e in entries
+            if e.outcome is Outcome.PENDING and e.expires_at > self.latest_wall_ms and (key, e.seq) not in ended
+        ]
