@@ -47,7 +47,7 @@ async def test_a_drain_closes_a_batch_at_a_time_with_jitter(monkeypatch: pytest.
         async with asyncio.TaskGroup() as group:
             clients = [group.create_task(_until_closed(s.url, str(number))) for number in range(10)]
             await eventually(lambda: len(s.registry) == 10)
-            monkeypatch.setattr(module.asyncio, "sleep", sleep)
+            monkeypatch.setattr(asyncio, "sleep", sleep)
             await s.server.drain(2.0, batches=4)
             monkeypatch.undo()
         assert left == [7, 4, 1, 0]
@@ -197,7 +197,7 @@ async def test_a_status_request_during_an_outage_keeps_the_socket() -> None:
         from backend.delivery.outbox import OutboxError
 
         async def down(_key: Any) -> int:
-            raise OutboxError("outbox_down", "down")
+            raise OutboxError("outbox_unavailable", "down")
 
         real, s.outbox.last_seq = s.outbox.last_seq, down
         await it.send('421["status"]')
