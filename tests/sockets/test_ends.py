@@ -49,7 +49,7 @@ async def test_a_drain_closes_a_batch_at_a_time_with_jitter(monkeypatch: pytest.
 
         async with asyncio.TaskGroup() as group:
             clients = [group.create_task(_until_closed(s.url, str(number))) for number in range(10)]
-            await eventually(lambda: len(s.registry) == 10)
+            await eventually(lambda: sum(peer.live for peer in s.registry.all()) == 10)
             monkeypatch.setattr(asyncio, "sleep", sleep)
             await s.server.drain(2.0, batches=4)
             monkeypatch.undo()
