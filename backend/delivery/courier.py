@@ -165,15 +165,14 @@ class Courier:
         if not peers:
             delivery.started_ns = delivery.stored_ns
             self._misses.miss(delivery, self._sockets.why_missing(key), looked_for=key)
-            self._misses.tell()
+            self._misses.tell(event.key)
             return
         channel = self._channel(key)
         if channel.backlogs:
             channel.hold_back(delivery)
             peers = [peer for peer in peers if peer.live]
-        if peers:
-            self.emit(channel, delivery, peers)
-            self._misses.tell()
+        if peers and not self.emit(channel, delivery, peers):
+            self._misses.tell(event.key)
 
     # emitting
 
@@ -213,9 +212,9 @@ class Courier:
             self._misses.miss(delivery, Miss(reason))
         return taken
 
-    def told(self) -> None:
-        """A replay is over: say now what missed in it."""
-        self._misses.tell()
+    def told(self, key: BotKey) -> None:
+        """A replay of the key is over: say now what missed in it."""
+        self._misses.tell(key)
 
     def _failed(self, error: Exception) -> None:
         """A mistake of this program about one event; the others must not suffer for it."""
@@ -326,7 +325,7 @@ class Courier:
                 self.emit(channel, delivery, peers, delivery.mode)
 
         def over() -> None:
-            self._misses.tell()
+            self._misses.tell(channel.key)
             channel.retry = None
             if channel.again:
                 channel.retry = self._loop.call_later(self._backoff.delay(1), self._retry, channel)
@@ -342,7 +341,8 @@ class Courier:
                 self._end(end)
             except Exception as error:  # noqa: BLE001  # the others have ended all the same
                 self._failed(error)
-        self._misses.tell()
+        for key in {end.key for end in ended}:
+            self._misses.tell(key)
 
     def _end(self, end: Ended) -> None:
         channel = self._channels.get(end.key)
@@ -391,7 +391,7 @@ class Courier:
             delivery.orphaned = True
 
         def over() -> None:
-            self._misses.tell()
+            self._misses.tell(channel.key)
             channel.leaving = None
             if not self._sockets.of(channel.key) and not channel.backlogs:
                 self._channels.pop(channel.key, None)

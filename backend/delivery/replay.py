@@ -95,7 +95,7 @@ class Replayer:
         finally:
             if peer.live:  # else `Courier.left` needs to know what was held back
                 channel.replay_over(peer.sid)
-            self._courier.told()
+            self._courier.told(peer.key)
             self._journal.replayed(peer.key, parent, started, count)
 
     def _send(self, peer: Socket, channel: Channel, event: StoredEvent, parent: str | None, now_ns: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,8 @@ async def test_others_do_not_notice_a_crowd_of_deadlines_retries_and_misses(tmp_
             courier.acked(peer, event.seq)
             await asyncio.sleep(0.002)
 
+    gc.collect()
+    gc.disable()  # as good as what the program sets; its pauses are another test's
     measuring = asyncio.ensure_future(others())
     try:
         crowd = await join("crowd", CROWDED)
@@ -104,6 +107,7 @@ async def test_others_do_not_notice_a_crowd_of_deadlines_retries_and_misses(tmp_
             ):
                 await asyncio.sleep(0.01)
     finally:
+        gc.enable()
         measuring.cancel()
         courier.close()
         await outbox.close()
@@ -112,5 +116,4 @@ async def test_others_do_not_notice_a_crowd_of_deadlines_retries_and_misses(tmp_
     assert max(high.values()) <= 0.06, (high, medians)
     timeouts = [told.count for told in notes.rounds if told.attempt.reason is MissReason.ACK_TIMEOUT]
     assert sum(timeouts) >= MANY
-    assert len(timeouts) <= 20, "one line per round, not per event"
-    print({phase: round(max(times), 3) for phase, times in taken.items()}, high, medians, timeouts)
+    assert len(timeouts) <= 6, "one line per round, not per event"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from backend.delivery.deadlines import GRAIN, LATE, POSTPONED_MOST, Deadlines
-from backend.delivery.slices import SLICE, Slices
+from backend.delivery.slices import REST, SLICE, Slices
 from tests.support.stepped_clock import SteppedClock
 from tests.support.stepped_loop import SteppedLoop
 
@@ -111,7 +111,8 @@ def test_a_crowd_is_seen_to_in_slices_and_its_end_is_told_once(loop: SteppedLoop
 
     async def others() -> None:
         nonlocal turn
-        for turn in range(20):  # noqa: B007  # `up` reads it
+        for turn in range(60):  # noqa: B007  # `up` reads it
+            loop.clock.advance(REST / 2)
             await asyncio.sleep(0)
 
     loop.run(others())
@@ -151,8 +152,8 @@ def test_short_work_is_over_when_start_returns() -> None:
     assert done == [1, 2, 3, 0]
 
 
-async def test_long_work_lets_others_in_and_can_be_finished_or_left() -> None:
-    clock = SteppedClock()
+def test_long_work_lets_others_in_and_can_be_finished_or_left(loop: SteppedLoop) -> None:
+    clock = loop.clock
     done: list[int] = []
     failures: list[Exception] = []
 
@@ -165,15 +166,16 @@ async def test_long_work_lets_others_in_and_can_be_finished_or_left() -> None:
     def work() -> Slices[int]:
         done.clear()
         made = Slices(range(1, 7), each, lambda: done.append(0), clock=clock, failed=failures.append)
-        made.start()
+        loop.call_soon(made.start)
+        loop.settle()
         return made
 
     work()
     assert done == [1]
-    await asyncio.sleep(0)
+    loop.advance(REST)
     assert (done, len(failures)) == ([1], 1)
     for _ in range(5):
-        await asyncio.sleep(0)
+        loop.advance(REST)
     assert done == [1, 3, 4, 5, 6, 0]
     work().finish()
     assert done == [1, 3, 4, 5, 6, 0]
@@ -181,5 +183,5 @@ async def test_long_work_lets_others_in_and_can_be_finished_or_left() -> None:
     made.cancel()
     made.finish()
     for _ in range(9):
-        await asyncio.sleep(0)
+        loop.advance(REST)
     assert done == [1]

@@ -492,8 +492,9 @@ async def test_a_file_that_cannot_be_rewritten_is_used_as_it_is(
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=0))
     outbox = await open_outbox(retention=0.0)
     assert await outbox.pending(KEY, 0, 9) == [event]
-    for _ in range(500):
-        outbox.resolve(end(await store(outbox, draft(qr("x" * 2000), clock, supersede=False)), at=clock.ms))
+    made = [store(outbox, draft(qr("x" * 2000), clock, supersede=False)) for _ in range(500)]
+    for one in await asyncio.gather(*made):
+        outbox.resolve(end(one, at=clock.ms))
     clock.pass_ms(100)
     await until(lambda: seqs_are(outbox, [1]))
     before = outbox._writer._next_sweep
