@@ -153,7 +153,11 @@ class Courier:
         if isinstance(event, OutboxError):
             log.error("event_not_stored", code=event.code)
             return
-        delivery = Delivery(event, Mode.LIVE, self._now_ns())
+        moved_ns = self.moved_ns
+        now = self._now_ns()
+        if self.moved_ns != moved_ns:  # it was told by the clock of a moment ago
+            event = event.moved((self.moved_ns - moved_ns) // 1_000_000)
+        delivery = Delivery(event, Mode.LIVE, now)
         key = BotKey(event.key.user_id, event.key.user_id) if self._switches.key_mismatch else event.key
         peers = self._sockets.of(key)
         if self._debug:
@@ -161,15 +165,14 @@ class Courier:
         if not peers:
             delivery.started_ns = delivery.stored_ns
             self._misses.miss(delivery, self._sockets.why_missing(key), looked_for=key)
-            self._misses.tell()
+            self._misses.tell(event.key)
             return
         channel = self._channel(key)
         if channel.backlogs:
             channel.hold_back(delivery)
             peers = [peer for peer in peers if peer.live]
-        if peers:
-            self.emit(channel, delivery, peers)
-            self._misses.tell()
+        if peers and not self.emit(channel, delivery, peers):
+            self._misses.tell(event.key)
 
     # emitting
 
@@ -209,9 +212,9 @@ class Courier:
             self._misses.miss(delivery, Miss(reason))
         return taken
 
-    def told(self) -> None:
-        """A replay is over: say now what missed in it."""
-        self._misses.tell()
+    def told(self, key: BotKey) -> None:
+        """A replay of the key is over: say now what missed in it."""
+        self._misses.tell(key)
 
     def _failed(self, error: Exception) -> None:
         """A mistake of this program about one event; the others must not suffer for it."""
@@ -313,20 +316,16 @@ class Courier:
         """Send again, in `seq` order, what clients that must acknowledge did not."""
 
         def send(seq: int) -> None:
+            now = self._now_ns() // 1_000_000  # before the event is looked at: this may move it
             delivery = channel.inflight.get(seq)
-            if (
-                delivery is None
-                or delivery.waiting
-                or delivery.confirmed
-                or delivery.event.expires_at <= self._now_ms()
-            ):
+            if delivery is None or delivery.waiting or delivery.confirmed or delivery.event.expires_at <= now:
                 return
             peers = [peer for peer in self._sockets.of(channel.key) if peer.live and peer.must_ack]
             if peers:
                 self.emit(channel, delivery, peers, delivery.mode)
 
         def over() -> None:
-            self._misses.tell()
+            self._misses.tell(channel.key)
             channel.retry = None
             if channel.again:
                 channel.retry = self._loop.call_later(self._backoff.delay(1), self._retry, channel)
@@ -335,9 +334,6 @@ class Courier:
         work = channel.retry = Slices(sorted(channel.inflight), send, over, clock=self._clock, failed=self._failed)
         work.start()
 
-    def _now_ms(self) -> int:
-        return self._now_ns() // 1_000_000
-
     def _ended(self, ended: Sequence[Ended]) -> None:
         """The outbox ended events itself: superseded by a newer one, or too old."""
         for end in ended:
@@ -345,7 +341,8 @@ class Courier:
                 self._end(end)
             except Exception as error:  # noqa: BLE001  # the others have ended all the same
                 self._failed(error)
-        self._misses.tell()
+        for key in {end.key for end in ended}:
+            self._misses.tell(key)
 
     def _end(self, end: Ended) -> None:
         channel = self._channels.get(end.key)
@@ -394,7 +391,7 @@ class Courier:
             delivery.orphaned = True
 
         def over() -> None:
-            self._misses.tell()
+            self._misses.tell(channel.key)
             channel.leaving = None
             if not self._sockets.of(channel.key) and not channel.backlogs:
                 self._channels.pop(channel.key, None)

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Final, Generic, TypeVar
 
 from backend.clock import SYSTEM, Clock
-from backend.delivery.slices import SLICE, ignore
+from backend.delivery.slices import AT_ONCE, REST, SLICE, ignore
 
 T = TypeVar("T")
 
@@ -21,8 +21,11 @@ LATE: Final = 0.25
 POSTPONED_MOST: Final = 5
 """Times in a row that reading comes first. A loop that is always late must still see to its deadlines."""
 
-_AT_ONCE: Final = 256
-"""Most items that one slice looks at."""
+QUIET: Final = 0.25
+"""Seconds without a deadline that end a round: what was sent in slices comes due in slices."""
+
+ROUND: Final = 1.0
+"""Most seconds that a round lasts."""
 
 
 class Deadlines(Generic[T]):
@@ -31,7 +34,19 @@ class Deadlines(Generic[T]):
     A crowd of items that end together is seen to in slices, between which the loop serves others.
     """
 
-    __slots__ = ("_clock", "_delay", "_due_at", "_failed", "_items", "_loop", "_over", "_postponed", "_timer", "_up")
+    __slots__ = (
+        "_began",
+        "_clock",
+        "_delay",
+        "_due_at",
+        "_failed",
+        "_items",
+        "_loop",
+        "_over",
+        "_postponed",
+        "_timer",
+        "_up",
+    )
 
     def __init__(
         self,
@@ -42,8 +57,8 @@ class Deadlines(Generic[T]):
         over: Callable[[], object] = lambda: None,
         failed: Callable[[Exception], object] = ignore,
     ) -> None:
-        """`delay` is in seconds and the same for all, so that the oldest is always the next. `over` is called when no
-        item is due any more, `failed` with what `up` raised for one of them."""
+        """`delay` is in seconds and the same for all, so that the oldest is always the next. `over` is called at the
+        end of a round of them, `failed` with what `up` raised for one of them."""
         self._delay = delay
         self._up = up
         self._clock = clock
@@ -54,6 +69,8 @@ class Deadlines(Generic[T]):
         """When each is due, in loop time; in that order."""
         self._timer: asyncio.Handle | None = None
         self._due_at = 0.0
+        self._began = float("inf")
+        """When the present round began."""
         self._postponed = 0
 
     def __len__(self) -> int:
@@ -81,9 +98,10 @@ class Deadlines(Generic[T]):
             self._arm(now + GRAIN, GRAIN)
             return
         self._postponed = 0
+        self._began = min(self._began, now)
         items = self._items
         stop = self._clock.monotonic() + SLICE
-        for item in [item for item, due in islice(items.items(), _AT_ONCE) if due <= now]:
+        for item in [item for item, due in islice(items.items(), AT_ONCE) if due <= now]:
             if items.pop(item, None) is None:
                 continue
             try:
@@ -94,11 +112,12 @@ class Deadlines(Generic[T]):
                 break
         due = next(iter(items.values()), None)
         if due is not None and due <= now:
-            self._due_at = now
-            self._timer = self._loop.call_soon(self._tick)
+            self._arm(now + REST, REST)
             return
         self._timer = None
-        self._over()
+        if due is None or due - now > QUIET or now - self._began > ROUND:
+            self._began = float("inf")
+            self._over()
         if due is not None and self._timer is None:
             delay = max(GRAIN, due - now)
             self._arm(now + delay, delay)

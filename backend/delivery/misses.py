@@ -43,8 +43,7 @@ class MissBook:
         misses.count += 1
         misses.last_seq = event.seq
 
-    def tell(self) -> None:
-        """A round is over: one line for each key and reason."""
-        told, self._round = self._round, {}
-        for misses in told.values():
-            self._journal.round_missed(misses)
+    def tell(self, key: BotKey | None = None) -> None:
+        """A round is over, of one key or of all: one line for each key and reason."""
+        for which in [which for which in self._round if key is None or which[0] == key]:
+            self._journal.round_missed(self._round.pop(which))

@@ -13,6 +13,15 @@ T = TypeVar("T")
 SLICE: Final = 0.004
 """Seconds of work after which the loop is given back."""
 
+AT_ONCE: Final = 64
+"""Most items of one slice: each may be a write, and whoever writes next waits for all of them."""
+
+REST: Final = 0.008
+"""Seconds between two slices: the outbox's thread needs the interpreter too, to write what a slice asked of it before
+it is asked for more."""
+
+_NEVER: Final = float("inf")
+
 
 def ignore(_error: Exception) -> None:
     """For whoever has nobody to tell of a failed item."""
@@ -41,18 +50,18 @@ class Slices(Generic[T]):
         self._handle: asyncio.Handle | None = None
 
     def start(self) -> None:
-        """Do a slice, and go on in the loop's next turns if that was not all."""
+        """Do a slice, and go on a moment later if that was not all."""
         self._handle = None
         if self._slice(self._clock.monotonic() + SLICE):
             self._over()
         else:
-            self._handle = asyncio.get_running_loop().call_soon(self.start)
+            self._handle = asyncio.get_running_loop().call_later(REST, self.start)
 
     def finish(self) -> None:
         """Do all that is left, now."""
         if self._handle is not None:
             self.cancel()
-            self._slice(float("inf"))
+            self._slice(_NEVER)
             self._over()
 
     def cancel(self) -> None:
@@ -62,11 +71,11 @@ class Slices(Generic[T]):
             self._handle = None
 
     def _slice(self, stop: float) -> bool:
-        for item in self._items:
+        for count, item in enumerate(self._items, 1):
             try:
                 self._each(item)
             except Exception as error:  # noqa: BLE001  # the other items are not to blame
                 self._failed(error)
-            if self._clock.monotonic() >= stop:
+            if self._clock.monotonic() >= stop or (count >= AT_ONCE and stop < _NEVER):
                 return False
         return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 import structlog
@@ -23,7 +23,9 @@ _SAY_EVERY: Final = 10.0
 class KeptWrites:
     """Waits longer after every failure, up to a second. Belongs to the writer thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        """`now` is in seconds that never go back."""
+        self._now = now
         self._writes: list[Kept] = []
         self._delay = 0.0
         self._retry_at = 0.0
@@ -56,23 +58,23 @@ class KeptWrites:
     def failed(self, why: str) -> None:
         """A write failed: wait longer before the next. Says so at the first failure and then now and then."""
         self._failures += 1
-        if self._failures == 1 or time.monotonic() >= self._say_at:
+        if self._failures == 1 or self._now() >= self._say_at:
             log.error("outbox_write_failed", error=why, failures=self._failures, kept=len(self._writes))
-            self._say_at = time.monotonic() + _SAY_EVERY
+            self._say_at = self._now() + _SAY_EVERY
         self._delay = min(max(self._delay * 2, _FIRST_DELAY), _LONGEST_DELAY)
-        self._retry_at = time.monotonic() + self._delay
+        self._retry_at = self._now() + self._delay
 
     def due(self) -> bool:
         """Whether it is time to try again."""
-        return bool(self._writes) and time.monotonic() >= self._retry_at
+        return bool(self._writes) and self._now() >= self._retry_at
 
     def must_wait(self) -> bool:
         """Whether so much is kept that trying it with every new write would cost too much."""
-        return len(self._writes) > _MANY and time.monotonic() < self._retry_at
+        return len(self._writes) > _MANY and self._now() < self._retry_at
 
     def retry_in(self) -> float:
         """Seconds until it is time to try again."""
-        return self._retry_at - time.monotonic() if self._writes else float("inf")
+        return self._retry_at - self._now() if self._writes else float("inf")
 
     def take(self, limit: int | None = None) -> list[Kept]:
         """The oldest, or all of it; what fails again must be kept again before more is."""

@@ -54,7 +54,10 @@ class Keys:
         row = self._db.execute(
             "SELECT key_id, last_seq FROM keys WHERE user_id = ? AND bot_id = ?", (key.user_id, key.bot_id)
         ).fetchone()
-        return None if row is None else self._remember(KnownKey(row[0], key, row[1]))
+        if row is None:
+            return None
+        self._bound()
+        return self._remember(KnownKey(row[0], key, row[1]))
 
     def advance(self, key: BotKey) -> KnownKey:
         """Give the key its next `seq`, in `last_seq`. It counts once `store` is committed."""
@@ -78,7 +81,11 @@ class Keys:
     def committed(self) -> None:
         """What was stored holds."""
         self._changed.clear()
-        if len(self._by_key) > _LIMIT:
+        self._bound()
+
+    def _bound(self) -> None:
+        """Forget all when it is too much, but never what a transaction has yet to store."""
+        if max(len(self._by_key), len(self._by_id)) > _LIMIT and not self._changed:
             self._by_key.clear()
             self._by_id.clear()
 
@@ -97,6 +104,7 @@ class Keys:
             user_id, bot_id = self._db.execute(
                 "SELECT user_id, bot_id FROM keys WHERE key_id = ?", (key_id,)
             ).fetchone()
+            self._bound()
             key = self._by_id[key_id] = BotKey(user_id, bot_id)
         return key
 

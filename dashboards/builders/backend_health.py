@@ -242,6 +242,22 @@ def _loop_and_outbox(board: dashboard.Dashboard) -> None:
     )
     board.with_panel(
         graph(
+            "Clock steps and slowed replays",
+            About(
+                "Times that the machine's clock was set, and replays made to wait for clients that confirm nothing.",
+                "Steps: time synchronisation is broken. Replays: a client reconnects without end.",
+                "The log says `clock_stepped` with the seconds, `replays_slowed` with the key.",
+            ),
+            [
+                Query(total(increase(series("clock_steps_total"))), "clock steps"),
+                Query(total(increase(series("replays_slowed_total"))), "slowed replays"),
+            ],
+            bars=True,
+            size=(8, 7),
+        )
+    )
+    board.with_panel(
+        graph(
             "Outbox size",
             About(
                 "Bytes that the outbox takes where it is stored.",

@@ -260,6 +260,27 @@ class OutboxMachine(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
 
+def test_an_end_that_is_kept_through_an_outage_while_its_event_runs_out() -> None:
+    """The sequence at which the sweep used to come before what was kept."""
+    state = OutboxMachine()
+    try:
+        state.append(KEYS[0], [EventType.CONNECTED, EventType.CONNECTED], 1000, False)
+        state.agrees_with_the_model()
+        state.goes_down()
+        state.resolve(KEYS[0], 1, Outcome.ACKED, 1)
+        state.agrees_with_the_model()
+        state.time_passes(2000)
+        state.run(asyncio.sleep(0.05))
+        state.comes_up()
+        state.balances()
+        state.agrees_with_the_model()
+        assert [known.outcome for known in state.model[KEYS[0]].values()] == [Outcome.ACKED, Outcome.EXPIRED]
+        state.restarts()
+        state.agrees_with_the_model()
+    finally:
+        state.teardown()
+
+
 TestOutbox = OutboxMachine.TestCase
 TestOutbox.settings = settings(
     max_examples=40,
