@@ -5,7 +5,7 @@ BIN := .venv/bin
 NPM := $(shell command -v npm)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint contract format bench soak dashboards stack lock clean
+.PHONY: help install run test lint contract sbom format bench soak dashboards stack lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -40,9 +40,15 @@ lint: install ## ruff, mypy --strict, known vulnerabilities
 	$(BIN)/mypy
 	$(BIN)/python -m tools.audit
 
-contract: install ## write docs/openapi.json, docs/asyncapi.json and the bill of materials
+contract: install ## write docs/openapi.json and docs/asyncapi.json
 	$(BIN)/python -m backend.api.contract
-	$(BIN)/python -m tools.sbom
+
+sbom: install ## write the bills of materials with licences: docs/sbom.cdx.json (Python), docs/sbom-web.cdx.json (npm)
+	rm -rf build/sbom && $(BIN)/python -m venv --without-pip build/sbom
+	$(BIN)/pip --python build/sbom/bin/python install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --short-PURLs --sv 1.6 \
+		--of JSON -o docs/sbom.cdx.json build/sbom/bin/python
+	npm sbom --sbom-format cyclonedx --package-lock-only > docs/sbom-web.cdx.json
 
 format: install ## let ruff put the code in order
 	$(BIN)/ruff check --fix .

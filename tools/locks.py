@@ -16,13 +16,15 @@ _HASH: Final = re.compile(r"--hash=sha256:([0-9a-f]{64})\b")
 
 
 class Locked(msgspec.Struct, frozen=True, order=True):
-    """One pinned package of `pypi` or `npm`. `hashes` are what its files may be."""
+    """One pinned package of `pypi` or `npm`. `hashes` are what its files may be; a `conditional` one is for some
+    systems or versions of Python only."""
 
     ecosystem: str
     name: str
     version: str
     hashes: tuple[str, ...]
     optional: bool = False
+    conditional: bool = False
 
     @property
     def purl(self) -> str:
@@ -40,7 +42,15 @@ def python(path: Path = ROOT / "requirements.lock") -> list[Locked]:
         pin = _PIN.match(line)
         if pin is None:
             raise ValueError(f"{path.name}: not pinned: {line[:80]}")
-        locked.append(Locked("pypi", pin[1].lower().replace("_", "-"), pin[2], tuple(_HASH.findall(line))))
+        locked.append(
+            Locked(
+                "pypi",
+                pin[1].lower().replace("_", "-"),
+                pin[2],
+                tuple(_HASH.findall(line)),
+                conditional=" ; " in line,
+            )
+        )
     return locked
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import msgspec
 from aiohttp import web
 
-from backend.api import debug_pages, html
+from backend.api import debug_pages
 from backend.api.events import find
+from backend.api.page import WEB
 from backend.api.ports import Ledger, Links, SocketMap
 from backend.api.problems import Problem
 from backend.api.shapes import LedgerEvent, Shape, ledger_event
@@ -68,8 +69,8 @@ class Debug:
         story = timeline(await find(self._ledger, request.match_info["event_id"]), self._viewer)
         return _answer(request, story, lambda: debug_pages.event(story, self._viewer))
 
-    async def _style(self, _request: web.Request) -> web.Response:
-        return web.Response(text=html.STYLE, content_type="text/css")
+    async def _style(self, _request: web.Request) -> web.StreamResponse:
+        return web.FileResponse(WEB / "debug.css", headers={"Content-Type": "text/css; charset=utf-8"})
 
 
 def wants_html(request: web.Request) -> bool:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from backend.api.html import Markup, element, facts, page, table
+import htpy as h
+from htpy import Node, Renderable
+
+from backend.api.html import facts, page, table
 from backend.api.html import link as anchor
 from backend.api.shapes import AttemptView, LedgerEvent, OutcomeName, time_of
 from backend.api.timeline import Timeline, TraceViewer
@@ -39,13 +42,13 @@ def sockets(view: RegistryView) -> str:
                 ("Keys that left lately", totals.remembered_keys),
             )
         ),
-        element("h2", "Who is here"),
+        h.h2["Who is here"],
         table(
             ("User", "Bot", "Socket", "Transport", "Age", "Acks", "Caught up", "Waiting"),
             (row for key in view.keys for row in _socket_rows(key)),
             "Nobody is connected.",
         ),
-        element("h2", "What missed, newest first"),
+        h.h2["What missed, newest first"],
         table(
             ("At", "Event", "Why", "Looked for", "The user was connected as"),
             (_miss_row(miss) for miss in view.misses),
@@ -54,7 +57,7 @@ def sockets(view: RegistryView) -> str:
     )
 
 
-def _socket_rows(key: KeyView) -> list[tuple[str | int | None, ...]]:
+def _socket_rows(key: KeyView) -> list[tuple[Node, ...]]:
     return [
         (
             code(key.user_id),
@@ -70,13 +73,13 @@ def _socket_rows(key: KeyView) -> list[tuple[str | int | None, ...]]:
     ]
 
 
-def _miss_row(miss: MissView) -> tuple[str | None, ...]:
+def _miss_row(miss: MissView) -> tuple[Node, ...]:
     user, bot = miss.looked_for
     return (
         time_of(miss.at),
         event_link(miss.event_id, miss.type),
         tag(miss.reason, good=False),
-        element("span", code(user), " · ", code(bot)),
+        h.span[code(user), " · ", code(bot)],
         ", ".join(miss.connected) or "none",
     )
 
@@ -123,7 +126,7 @@ def link(view: LinkView, events: Sequence[LedgerEvent]) -> str:
                 ("Waiting for the outbox", "yes" if view.stalled else None),
             )
         ),
-        element("h2", "What was said about it"),
+        h.h2["What was said about it"],
         table(
             ("Seq", "Event", "At", "Outcome", "Attempts"),
             (
@@ -156,7 +159,7 @@ def event(story: Timeline, viewer: TraceViewer) -> str:
                 ("Created in trace", trace(story.trace_id, viewer)),
             )
         ),
-        element("h2", "What happened"),
+        h.h2["What happened"],
         table(
             ("At", "After", "Step", "", "Attempt"),
             (
@@ -171,7 +174,7 @@ def event(story: Timeline, viewer: TraceViewer) -> str:
             ),
             "Nothing.",
         ),
-        element("h2", "Attempts"),
+        h.h2["Attempts"],
         table(
             ("#", "At", "Mode", "Result", "Sockets", "Trace"),
             (
@@ -195,23 +198,23 @@ def attempts_in_short(attempts: Sequence[AttemptView]) -> str:
     return ", ".join(f"{a.result} ({a.reason})" if a.reason else str(a.result) for a in attempts) or "none"
 
 
-def outcome(name: OutcomeName) -> Markup:
-    return element("span", name) if name is OutcomeName.PENDING else tag(name, good=name in _GOOD)
+def outcome(name: OutcomeName) -> Renderable:
+    return h.span[name] if name is OutcomeName.PENDING else tag(name, good=name in _GOOD)
 
 
-def tag(text: str, *, good: bool) -> Markup:
-    return element("span", text, class_="good" if good else "bad")
+def tag(text: str, *, good: bool) -> Renderable:
+    return h.span(".good" if good else ".bad")[text]
 
 
-def code(text: str) -> Markup:
-    return element("code", text)
+def code(text: str) -> Renderable:
+    return h.code[text]
 
 
-def event_link(event_id: str, text: str) -> Markup:
+def event_link(event_id: str, text: str) -> Renderable:
     return anchor(f"/debug/events/{quote(event_id, safe='')}", text)
 
 
-def trace(trace_id: str | None, viewer: TraceViewer) -> Markup | None:
+def trace(trace_id: str | None, viewer: TraceViewer) -> Renderable | None:
     if trace_id is None:
         return None
     url = viewer.url(trace_id)

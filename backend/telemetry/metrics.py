@@ -22,7 +22,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from backend.telemetry.loop_metrics import LoopCounter, LoopHistogram
+from backend.telemetry.loop_metrics import LoopCounter, LoopCounters, LoopHistogram, LoopHistograms
 from backend.telemetry.readings import LedgerCollector, PresenceCollector
 from backend.telemetry.vocabulary import GRADES, MODES, OTHER, SIGNALS, Vocabulary
 
@@ -73,42 +73,35 @@ class Metrics:
         types = words.event_types
 
         # What becomes of an event
-        attempts = self._counter(
-            "emit_attempts", "Attempts to emit an event to a key's sockets.", "type", "mode", "result", of=LoopCounter
+        attempts = self._loop_counter(
+            "emit_attempts", "Attempts to emit an event to a key's sockets.", "type", "mode", "result"
         )
-        self.sent: Mapping[str, tuple[Counter, ...]] = {
+        self.sent: Mapping[str, tuple[LoopCounter, ...]] = {
             mode: tuple(attempts.labels(type_, mode, "sent") for type_ in types) for mode in MODES
         }
         """By mode, then by type number."""
-        self.missed: Mapping[str, tuple[Counter, ...]] = {
+        self.missed: Mapping[str, tuple[LoopCounter, ...]] = {
             mode: tuple(attempts.labels(type_, mode, "missed") for type_ in types) for mode in MODES
         }
         """By mode, then by type number."""
-        missed = self._counter(
-            "missed_emits", "Attempts that reached nobody, by why.", "type", "reason", of=LoopCounter
-        )
-        self.missed_emits: Mapping[str, tuple[Counter, ...]] = {
+        missed = self._loop_counter("missed_emits", "Attempts that reached nobody, by why.", "type", "reason")
+        self.missed_emits: Mapping[str, tuple[LoopCounter, ...]] = {
             reason: tuple(missed.labels(type_, reason) for type_ in types) for reason in words.miss_reasons
         }
         """By reason, then by type number."""
-        delivery = self._histogram(
-            "delivery",
-            "From an event's creation to its first confirmation, by grade.",
-            _DELIVERY,
-            "type",
-            "grade",
-            of=LoopHistogram,
+        delivery = self._loop_histogram(
+            "delivery", "From an event's creation to its first confirmation, by grade.", _DELIVERY, "type", "grade"
         )
-        self.delivery: Mapping[str, tuple[Histogram, ...]] = {
+        self.delivery: Mapping[str, tuple[LoopHistogram, ...]] = {
             grade: tuple(delivery.labels(type_, grade) for type_ in types) for grade in GRADES
         }
         """By grade, `received` or `acked`, then by type number. Seconds."""
-        self.receipt = self._histogram(
-            "receipt", "From an attempt to the transport's receipt.", _ROUND_TRIP, of=LoopHistogram
-        )
-        self.ack = self._histogram(
-            "ack", "From an attempt to the application's acknowledgement.", _ROUND_TRIP, of=LoopHistogram
-        )
+        self.receipt = self._loop_histogram(
+            "receipt", "From an attempt to the transport's receipt.", _ROUND_TRIP
+        ).labels()
+        self.ack = self._loop_histogram(
+            "ack", "From an attempt to the application's acknowledgement.", _ROUND_TRIP
+        ).labels()
         self.outbox_write = self._histogram(
             "outbox_write", "One durable commit of the outbox, a batch of events.", _WRITE
         )
@@ -182,15 +175,22 @@ class Metrics:
             child = self._transition_children[pair] = self._transitions.labels(*pair)
         child.inc()
 
-    def _counter(self, name: str, text: str, *labels: str, of: type[Counter] = Counter) -> Counter:
-        return of(f"{_PREFIX}_{name}_total", text, labels, registry=self.registry)
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"{_PREFIX}_{name}_total", text, labels, registry=self.registry)
+
+    def _loop_counter(self, name: str, text: str, *labels: str) -> LoopCounters:
+        return LoopCounters(f"{_PREFIX}_{name}", text, labels, registry=self.registry)
 
     def _family(self, name: str, text: str, label: str, values: Iterable[str]) -> ByLabel[Counter]:
         counter = self._counter(name, text, label)
         return ByLabel({value: counter.labels(value) for value in (*values, OTHER)})
 
-    def _histogram(
-        self, name: str, text: str, buckets: tuple[float, ...], *labels: str, of: type[Histogram] = Histogram
-    ) -> Histogram:
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         """Measures seconds."""
-        return of(f"{_PREFIX}_{name}_seconds", text, labels, unit="seconds", buckets=buckets, registry=self.registry)
+        return Histogram(
+            f"{_PREFIX}_{name}_seconds", text, labels, unit="seconds", buckets=buckets, registry=self.registry
+        )
+
+    def _loop_histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> LoopHistograms:
+        """Measures seconds."""
+        return LoopHistograms(f"{_PREFIX}_{name}_seconds", text, labels, buckets=buckets, registry=self.registry)

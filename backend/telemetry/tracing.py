@@ -107,20 +107,18 @@ def _exporting(
     now_ns: Callable[[], int],
 ) -> Tracing:
     # The exporter's libraries cost a third of a second: only who exports pays.
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-    from backend.telemetry import otlp_spans
+    from backend.telemetry.otlp_spans import QuickSpanExporter
     from backend.telemetry.pipeline import BoundedProcessor, Pipeline
     from backend.telemetry.spans import SpanBuilder
 
     protocol = environ.get(OTEL_EXPORTER_OTLP_TRACES_PROTOCOL) or environ.get(OTEL_EXPORTER_OTLP_PROTOCOL)
     if protocol not in {None, "", "http/protobuf"}:
         log.warning("otlp_protocol_not_built_in", protocol=protocol, used="http/protobuf")
-    otlp_spans.install()
     whose = resource(version)
-    processor = BoundedProcessor(exporter or OTLPSpanExporter(), dropped)
+    processor = BoundedProcessor(exporter or QuickSpanExporter(), dropped)
     provider = TracerProvider(
         contexts.sampler.of_sdk(), whose, shutdown_on_exit=False, id_generator=ContextIds(contexts)
     )

@@ -80,6 +80,13 @@ async def test_none_of_it_is_on_the_public_listener(served: Api, path: str) -> N
     assert status == 404
 
 
-def test_elements_escape_text_and_attributes() -> None:
-    made = html.element("a", "<&", html.element("i", '"'), None, 3, href='"><script>')
-    assert made == '<a href="&quot;&gt;&lt;script&gt;">&lt;&amp;<i>&quot;</i>3</a>'
+def test_text_and_attributes_are_escaped() -> None:
+    hostile = '"><script>&'
+    shown = html.page(
+        hostile,
+        html.table((hostile,), [(hostile, None, 3)], "none"),
+        html.facts([(hostile, html.link(hostile, hostile))]),
+    )
+    assert "<script>" not in shown
+    assert '<a href="&#34;&gt;&lt;script&gt;&amp;">&#34;&gt;&lt;script&gt;&amp;</a>' in shown
+    assert "<td></td><td>3</td>" in shown

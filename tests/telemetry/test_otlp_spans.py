@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.metadata import version
 
 import pytest
 from hypothesis import given
@@ -11,11 +12,12 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 from backend.telemetry import tracing
-from backend.telemetry.otlp_spans import encode
+from backend.telemetry.otlp_spans import QuickSpanExporter, encode
 from tests.support.otlp import Receiver, receiving
 from tests.telemetry.test_pipeline import Drops, acked
 
@@ -71,6 +73,23 @@ def by_span(request: ExportTraceServiceRequest) -> list[tuple[bytes, bytes, byte
 @given(st.lists(spans, max_size=5))
 def test_it_means_what_the_sdk_means(some: list[ReadableSpan]) -> None:
     assert by_span(ExportTraceServiceRequest.FromString(encode(some))) == by_span(encode_spans(some))
+
+
+def test_the_pinned_exporter_has_what_ours_leans_on() -> None:
+    exporter = QuickSpanExporter(endpoint="http://127.0.0.1:1/v1/traces")
+    assert version("opentelemetry-exporter-otlp-proto-http").startswith("1.45.")
+    assert exporter._max_request_size == 64 << 20
+    assert callable(exporter._client.export)
+    exporter.shutdown()  # type: ignore[no-untyped-call]  # published without types
+    assert exporter._shutdown
+    assert exporter.export([]) is SpanExportResult.FAILURE
+
+
+def test_a_batch_over_the_limit_is_refused_and_nothing_is_sent(receiver: Receiver) -> None:
+    exporter = QuickSpanExporter(endpoint=f"{receiver.url}/v1/traces", max_request_size=10)
+    span = ReadableSpan("x" * 20, SpanContext(1, 2, is_remote=False), resource=RESOURCES[0], start_time=1, end_time=2)
+    assert exporter.export([span]) is SpanExportResult.FAILURE
+    assert receiver.traces == []
 
 
 @pytest.fixture

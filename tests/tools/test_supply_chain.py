@@ -3,29 +3,59 @@ from __future__ import annotations
 import json
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from tools import audit, locks, sbom
+from tools import audit, locks
 from tools.locks import Locked
 
+DOCS = locks.ROOT / "docs"
 
-def test_the_bill_of_materials_is_up_to_date() -> None:
-    """If this fails, run: .venv/bin/python -m tools.sbom"""
-    assert sbom.PATH.read_bytes() == sbom.text()
-
-
-def test_the_bill_of_materials_is_valid() -> None:
-    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(sbom.text().decode()) is None
+_DEVELOPMENT = "cdx:npm:package:development"
+"""The property that marks what only tests use."""
 
 
-def test_the_bill_lists_what_runs_and_not_what_tests() -> None:
-    purls = {component["purl"] for component in json.loads(sbom.text())["components"]}
-    assert any(purl.startswith("pkg:pypi/neonize@") for purl in purls)
-    assert any(purl.startswith("pkg:npm/socket.io-client@") for purl in purls)
-    assert not any("pytest" in purl or "pkg:npm/socket.io@" in purl for purl in purls)
+def components(name: str) -> dict[str, dict[str, Any]]:
+    """A bill's components by their package URL."""
+    return {part["purl"]: part for part in json.loads((DOCS / name).read_text())["components"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "schema"), [("sbom.cdx.json", SchemaVersion.V1_6), ("sbom-web.cdx.json", SchemaVersion.V1_5)]
+)
+def test_the_bills_of_materials_are_valid(name: str, schema: SchemaVersion) -> None:
+    assert JsonStrictValidator(schema).validate_str((DOCS / name).read_text()) is None
+
+
+def test_the_bill_of_what_runs_is_up_to_date() -> None:
+    """If this fails, run: make sbom"""
+    listed = set(components("sbom.cdx.json"))
+    everywhere = {part.purl for part in locks.python() if not part.conditional}
+    assert everywhere <= listed <= {part.purl for part in locks.python()}
+    assert any(purl.startswith("pkg:pypi/neonize@") for purl in listed)
+    assert not any("pytest" in purl for purl in listed)
+
+
+def test_the_bill_of_the_page_is_up_to_date() -> None:
+    """If this fails, run: make sbom"""
+    listed = components("sbom-web.cdx.json")
+    assert set(listed) == {part.purl for part in locks.npm()}
+    tests_only = {
+        purl for purl, part in listed.items() if {"name": _DEVELOPMENT, "value": "true"} in part["properties"]
+    }
+    assert not any(purl.startswith("pkg:npm/socket.io-client@") for purl in tests_only)
+
+
+def test_the_bills_name_licences() -> None:
+    parts = [*components("sbom.cdx.json").values(), *components("sbom-web.cdx.json").values()]
+    assert {part["name"] for part in parts if not part.get("licenses")} == {
+        "neonize",
+        "protobuf",
+        "xmlhttprequest-ssl",
+    }, "what names no licence in its metadata is looked up by hand: Apache-2.0, BSD-3-Clause, MIT"
 
 
 def test_everything_is_locked_with_hashes() -> None:
