@@ -1,5 +1,5 @@
 # Two stages: wheels are made where compilers are, and only the result goes on. No tests, no shell history, no caches.
-FROM python:3.13.9-slim-bookworm AS build
+FROM python:3.13.9-slim-bookworm@sha256:b685a4fa58bb19d1814d78a1ec0f0208f351452724f78b20212c984d6e124a34 AS build
 WORKDIR /build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/venv
@@ -8,7 +8,7 @@ RUN /opt/venv/bin/pip install --require-hashes -r requirements.lock
 # Byte code at build time: the root file system is read-only when it runs
 RUN /opt/venv/bin/python -m compileall -q /opt/venv
 
-FROM python:3.13.9-slim-bookworm
+FROM python:3.13.9-slim-bookworm@sha256:b685a4fa58bb19d1814d78a1ec0f0208f351452724f78b20212c984d6e124a34
 # neonize reads media types through libmagic
 RUN apt-get update \
     && apt-get install -y --no-install-recommends libmagic1 \

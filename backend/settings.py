@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     auth: Literal["jwt", "trusted"] = Field("jwt", description="How callers prove who they are")
     jwks_url: str | None = Field(None, description="Where the token issuer publishes its keys")
     jwks_outage: float = Field(
-        86400.0, ge=60, description="Seconds that keys are used which their issuer cannot be asked about any more"
+        86400.0, gt=0, description="Seconds that keys are used which their issuer cannot be asked about any more"
     )
     jwks_empty_grace: float = Field(
         300.0, ge=0, description="Seconds that keys are used after their issuer said that it has none"

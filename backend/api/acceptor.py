@@ -47,7 +47,10 @@ class Acceptor(asyncio.AbstractServer):
         serve_reserve: bool,
         refusal: bytes,
         refused: Callable[[], None],
+        full: Callable[[int], bool] = lambda _starting: False,
     ) -> None:
+        """`full` is asked with the connections that are on their way; whoever comes then is refused before anything is
+        made for them. It counts that itself."""
         self.sockets = tuple(sockets)
         self._loop = asyncio.get_running_loop()
         self._make = make
@@ -55,6 +58,9 @@ class Acceptor(asyncio.AbstractServer):
         self._serve_reserve = serve_reserve
         self._refusal = refusal
         self._refused = refused
+        self._full = full
+        self._coming = 0
+        """Accepted, and not yet known to whoever counts connections."""
         self._starting: set[asyncio.Task[object]] = set()
         self._resume: dict[int, asyncio.TimerHandle] = {}
         self._say_after = 0.0
@@ -102,7 +108,7 @@ class Acceptor(asyncio.AbstractServer):
         self._reserve.refill()
         for _ in range(AT_ONCE):
             try:
-                self._start(listener.accept()[0])
+                connection = listener.accept()[0]
             except (BlockingIOError, InterruptedError):
                 return
             except ConnectionAbortedError:
@@ -116,6 +122,10 @@ class Acceptor(asyncio.AbstractServer):
                     continue
                 self._pause(listener)
                 return
+            if self._full(self._coming):
+                self._refuse(connection)
+            else:
+                self._start(connection)
 
     def _without_descriptor(self, listener: socket.socket) -> bool:
         """Take a connection with a descriptor of the reserve: to serve it, or to refuse it. False if that fails."""
@@ -131,22 +141,30 @@ class Acceptor(asyncio.AbstractServer):
         if serve:
             self._start(connection)
             return True
+        self._refuse(connection)
+        self._reserve.refill()
+        return True
+
+    def _refuse(self, connection: socket.socket) -> None:
         with suppress(OSError), connection:
             connection.setblocking(False)
             connection.send(self._refusal)
             connection.shutdown(socket.SHUT_WR)
-        self._reserve.refill()
-        return True
 
     def _start(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         with suppress(OSError):  # gone already
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         task: asyncio.Task[object] = self._loop.create_task(
-            self._loop.connect_accepted_socket(self._make, connection), name="accept"
+            self._loop.connect_accepted_socket(self._made, connection), name="accept"
         )
+        self._coming += 1
         self._starting.add(task)
         task.add_done_callback(self._started)
+
+    def _made(self) -> asyncio.Protocol:
+        self._coming -= 1
+        return self._make()
 
     def _started(self, task: asyncio.Task[object]) -> None:
         self._starting.discard(task)

@@ -86,6 +86,9 @@ class HttpHandler(web.RequestHandler):
         """The answer to what the parser refused, and to what nobody caught."""
         if request.writer.output_size > 0:
             raise ConnectionError("an answer was begun already")
+        if isinstance(exc, HttpProcessingError):
+            # Its traceback holds the frame that holds the error: a cycle that keeps the whole connection
+            exc.__traceback__ = exc.__context__ = exc.__cause__ = None
         if isinstance(exc, LineTooLong):
             too_long = _too_long(exc)
             self._malformed("line_too_long" if too_long.status == 414 else "header_too_long")

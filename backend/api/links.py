@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 
 from backend.api.ports import Ledger, Links
 from backend.api.routes import Call, Route
 from backend.api.shapes import LinkAccepted, LinkRequest, SimulateRequest
+from backend.identity import BotKey
 from backend.limits import Limits
 from backend.links.machine import LIVE
 from backend.links.snapshot import Snapshot, without_codes
@@ -20,12 +23,20 @@ class LinkRoutes:
         self._links = links
         self._ledger = ledger
         self._limits = limits
+        self._starting: Counter[BotKey] = Counter()
+        """Starts under way: a second one for the same bot is the same pairing."""
 
     async def start(self, call: Call) -> msgspec.Struct:
         key = call.key()
-        if self._limits is not None and self._links.snapshot(key).state not in LIVE:
+        if self._limits is not None and not self._starting[key] and self._links.snapshot(key).state not in LIVE:
             self._limits.pairing(key.user_id)
-        snapshot = await self._links.start(key, call.says(LinkRequest).phone_number, call.traceparent)
+        self._starting[key] += 1
+        try:
+            snapshot = await self._links.start(key, call.says(LinkRequest).phone_number, call.traceparent)
+        finally:
+            self._starting[key] -= 1
+            if not self._starting[key]:
+                del self._starting[key]
         return LinkAccepted(snapshot.link_id, snapshot.state)
 
     async def look(self, call: Call) -> msgspec.Struct:

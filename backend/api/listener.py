@@ -76,6 +76,13 @@ class Port:
     def open(self) -> int:
         return self._all.held("")
 
+    def full(self, starting: int) -> bool:
+        """Whether no place is left, with so many connections on their way."""
+        if self.open + starting < self.rules.connections:
+            return False
+        self.refused("connections")
+        return True
+
     def enter(self, address: str) -> bool:
         """Whether one more connection from this address fits. Proxies of ours speak for many, and count as nobody."""
         if not self._all.enter(""):
@@ -231,6 +238,7 @@ class GuardedSite(web.BaseSite):
             serve_reserve=port.rules.serve_reserve,
             refusal=_FULL,
             refused=lambda: port.refused("descriptors"),
+            full=port.full,
         )
 
 

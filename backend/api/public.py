@@ -25,8 +25,6 @@ from backend.limits import Limits
 from backend.links.script import SimulateAction
 from backend.proxies import Proxies
 
-"""What the page offers; the rest plays rare ends, and is there for tests."""
-
 
 @dataclass(frozen=True, slots=True)
 class PublicParts:

@@ -51,13 +51,32 @@ def services(keys: Path) -> dict[str, dict[str, Any]]:
     return loaded
 
 
-def test_every_image_is_pinned(services: dict[str, dict[str, Any]]) -> None:
+PINNED = r":v?\d+\.\d+\.\d+[a-z-]*@sha256:[0-9a-f]{64}"
+
+
+def test_every_image_is_pinned_by_digest_and_has_a_tag_for_people(services: dict[str, dict[str, Any]]) -> None:
     for name, service in services.items():
-        assert re.fullmatch(r"[a-z0-9./-]+:v?\d+\.\d+\.\d+", service["image"]), name
+        assert service["image"] == MADE_HERE or re.fullmatch(f"[a-z0-9./-]+{PINNED}", service["image"]), name
+    one_digest_each = {service["image"].split("@")[0]: service["image"] for service in services.values()}
+    assert len(one_digest_each) == len({service["image"] for service in services.values()})
+
+
+def test_nobody_logs_in_to_grafana_and_nobody_changes_what_is_there(services: dict[str, dict[str, Any]]) -> None:
+    told = services["grafana"]["environment"]
+    assert told["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    for name in ("GF_AUTH_BASIC_ENABLED", "GF_SNAPSHOTS_ENABLED", "GF_PUBLIC_DASHBOARDS_ENABLED"):
+        assert told[name] == "false"
+    for name in ("GF_AUTH_DISABLE_LOGIN_FORM", "GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"):
+        assert told[name] == "true"
+    provisioning = ROOT / "dashboards/grafana/provisioning"
+    providers = yaml.safe_load((provisioning / "dashboards/dashboards.yaml").read_text())["providers"]
+    assert not [provider for provider in providers if provider.get("allowUiUpdates")]
+    sources = yaml.safe_load((provisioning / "datasources/datasources.yaml").read_text())["datasources"]
+    assert not [source["name"] for source in sources if source["editable"]]
 
 
 def test_the_collector_is_the_one_that_the_tests_build(services: dict[str, dict[str, Any]]) -> None:
-    assert services["otel-collector"]["image"].endswith(f":{VERSION}")
+    assert services["otel-collector"]["image"].partition("@")[0].endswith(f":{VERSION}")
 
 
 def test_only_what_a_person_opens_is_published_and_on_loopback(services: dict[str, dict[str, Any]]) -> None:
@@ -163,7 +182,8 @@ def test_dockerfile_is_small_and_unprivileged() -> None:
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     stages = [line for line in lines if line.startswith("FROM ")]
     assert len(stages) == 2
-    assert all(re.search(r"python:\d+\.\d+\.\d+-slim", stage) for stage in stages)
+    assert all(re.search(f" python{PINNED}", stage) for stage in stages)
+    assert len({stage.split()[1] for stage in stages}) == 1
     assert [line for line in lines if line.startswith("USER ")] == ["USER 10001"]
     assert any(line.startswith("HEALTHCHECK ") for line in lines)
     own = [line.split() for line in lines if line.startswith("COPY ") and "--from" not in line]
