@@ -8,7 +8,6 @@ from backend.api.ports import Ledger, Links
 from backend.api.routes import Call, Route
 from backend.api.shapes import LinkAccepted, LinkRequest, SimulateRequest
 from backend.limits import Limits
-from backend.links.machine import LIVE
 from backend.links.snapshot import Snapshot
 from backend.service_keys import Scope
 
@@ -23,9 +22,10 @@ class LinkRoutes:
 
     async def start(self, call: Call) -> msgspec.Struct:
         key = call.key()
-        if self._limits is not None and self._links.snapshot(key).state not in LIVE:
+        phone_number = call.says(LinkRequest).phone_number
+        if self._limits is not None and self._links.begins(key, phone_number):
             self._limits.pairing(key.user_id)
-        snapshot = await self._links.start(key, call.says(LinkRequest).phone_number, call.traceparent)
+        snapshot = await self._links.start(key, phone_number, call.traceparent)
         return LinkAccepted(snapshot.link_id, snapshot.state)
 
     async def look(self, call: Call) -> msgspec.Struct:
@@ -47,7 +47,7 @@ class LinkRoutes:
                 "PUT",
                 _LINK,
                 "startLink",
-                "Link a WhatsApp account; harmless while a link lives",
+                "Link a WhatsApp account, or ask for another code; else harmless while a link lives",
                 self.start,
                 LinkAccepted,
                 202,
@@ -63,6 +63,7 @@ class LinkRoutes:
                     "store_unavailable",
                     "client_outdated",
                     "banned",
+                    "another_number_linked",
                     "shutting_down",
                 ),
             ),
