@@ -75,10 +75,10 @@ class Removals:
 
         Only a session that is `online` is waited for.
         """
-        self._begin(removal, session)
+        enough = asyncio.Event()
+        self._begin(removal, session, enough.set)
         task = self._tasks[removal.link_id]
         if online and session is not None:
-            enough = asyncio.Event()
             task.add_done_callback(lambda _: enough.set())
             handle = self._clock.call_later(PATIENCE, enough.set)
             await enough.wait()
@@ -96,11 +96,11 @@ class Removals:
         if tasks:
             await asyncio.wait(tasks)
 
-    def _begin(self, removal: Removal, session: Session | None) -> None:
+    def _begin(self, removal: Removal, session: Session | None, tried: Callable[[], None] = lambda: None) -> None:
         self._known[removal.link_id] = removal
         if removal.link_id in self._tasks:
             return
-        task = asyncio.create_task(self._remove(removal, session), name="device-removal")
+        task = asyncio.create_task(self._remove(removal, session, tried), name="device-removal")
         self._tasks[removal.link_id] = task
 
     def _ended(self, removal: Removal, task: asyncio.Task[bool]) -> None:
@@ -111,9 +111,9 @@ class Removals:
             return
         self.told(removal, task.result())
 
-    async def _remove(self, removal: Removal, session: Session | None) -> bool:
+    async def _remove(self, removal: Removal, session: Session | None, tried: Callable[[], None]) -> bool:
         try:
-            removed = await self._try_on(removal, session)
+            removed = await self._try_on(removal, session, tried)
             log.info("device_removal_ended", link_id=removal.link_id, removed=removed)
             try:
                 await self._store.forget(removal.link_id)
@@ -125,12 +125,14 @@ class Removals:
         finally:
             self._tasks.pop(removal.link_id, None)
 
-    async def _try_on(self, removal: Removal, session: Session | None) -> bool:
+    async def _try_on(self, removal: Removal, session: Session | None, tried: Callable[[], None]) -> bool:
+        """Whether it was removed, in the end. `tried` is called when the first attempt failed."""
         end = self._clock.monotonic() + removal.left(self._clock.now())
         attempt = 0
         while True:
             if session is not None and await self._log_out(removal, session):
                 return True
+            tried()
             banned = self._bans.left(removal.phone_number)
             rest = end - self._clock.monotonic()
             if rest <= 0.0 or await self._condition(removal) is Condition.MISSING:

@@ -239,6 +239,12 @@ class LinkService:
         return Counter(link.state for link in self._links.values() if link.record is not None)
 
     @property
+    def crashing(self) -> int:
+        """Links whose worker died more often than the limit allows, within the window."""
+        now = self._clock.monotonic()
+        return sum(link.life.judge.dying(now) for link in self._links.values())
+
+    @property
     def client_outdated(self) -> bool:
         """Whether WhatsApp refuses this version, so that nothing can be started."""
         return self._house.outdated
