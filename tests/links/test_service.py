@@ -332,7 +332,10 @@ async def test_unreachable_is_told_and_tried_on_in_fresh_processes(tmp_path: Pat
         assert stage.service.snapshot(KEY).reason_code == "unreachable"
         assert stage.publisher.types() == ["Connecting", "Disconnected"]
         await stage.clock.pass_(600.0)
-        assert len(stage.driver.sessions) > 4
+        started = len(stage.driver.sessions)
+        assert started > 4
+        while len(stage.driver.sessions) == started:
+            await stage.clock.pass_(5.0)
         await stage.report(QR)
         assert stage.state() is LinkState.QR
 
@@ -839,3 +842,101 @@ async def test_a_step_that_breaks_does_not_end_the_link(tmp_path: Path) -> None:
         await stage.report(d.QrShown("2@a,b,c,d", 1, 6, float("nan")))  # a time that cannot be written
         await stage.report(QR)
         assert stage.state() is LinkState.QR
+
+
+async def test_asking_at_once_does_not_pass_the_limit(tmp_path: Path) -> None:
+    async with staged(tmp_path, max_links_per_user=5) as stage:
+        asked = [stage.service.start(BotKey.parse("user", f"bot-{n}")) for n in range(100)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        refused = [answer for answer in answers if isinstance(answer, LinkError)]
+        assert len(refused) == 95
+        assert {error.code for error in refused} == {"too_many_links"}
+        assert len(stage.service.links()) == 5
+
+
+async def test_one_users_flood_of_starts_delays_nobody_else(tmp_path: Path) -> None:
+    async with staged(tmp_path, start_concurrency=1) as stage:
+        for n in range(20):
+            await stage.start(BotKey.parse("flood", f"bot-{n}"))
+        assert len(stage.driver.sessions) == 1
+        await stage.start(OTHER)
+        assert len(stage.driver.sessions) == 2
+        await stage.report(QR, key=OTHER)
+        assert stage.state(OTHER) is LinkState.QR
+
+
+async def test_another_wish_changes_the_code_that_is_asked_for(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.start()
+        await stage.report(QR)
+        await stage.start(phone=PHONE)
+        assert stage.publisher.types() == ["Connecting", "Qr", "Connecting"]
+        assert stage.session().spec.phone_number == PHONE
+        assert stage.driver.sessions[0].stopped
+        await stage.report(d.PairingCodeShown("ABCD-1234", 160.0))
+        assert not stage.service.begins(KEY, PHONE)
+        await stage.start(phone=PHONE)  # the same wish: nothing changes
+        assert len(stage.driver.sessions) == 2
+        assert stage.service.begins(KEY, "+14155550199")
+        await stage.start(phone="+14155550199")
+        assert stage.session().spec.phone_number == "+14155550199"
+        await stage.start()
+        assert stage.session().spec.phone_number is None
+        assert len({session.spec.link_id for session in stage.driver.sessions}) == 1
+        assert stage.meter.restarts == 0
+
+
+async def test_another_number_for_a_linked_bot_is_refused(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        assert (await stage.service.start(KEY, PHONE)).state is LinkState.CONNECTED
+        with pytest.raises(LinkError) as refused:
+            await stage.service.start(KEY, "+14155550199")
+        assert (refused.value.code, refused.value.status) == ("another_number_linked", 409)
+
+
+async def test_a_device_that_cannot_be_removed_is_told_and_given_up_after_a_day(tmp_path: Path) -> None:
+    async with staged(tmp_path, removal_period=3600.0) as stage:
+        await stage.connect()
+        session = stage.session()
+        session.logout_fails = True
+        snapshot = await stage.service.logout(KEY)
+        assert (snapshot.state, snapshot.device_removed) == (LinkState.LOGGED_OUT, False)
+        assert stage.publisher.last.device_removed is False
+        assert "Linked devices" in stage.publisher.last.user_action
+        await stage.start()  # a new link does not wait for it, and leaves its keys alone
+        await calm()
+        assert session.spec.store.exists()
+        stage.driver.refuses = True
+        await stage.clock.pass_(4000.0)
+        assert not session.spec.store.exists()
+        assert await stage.store.removals() == []
+
+
+async def test_a_removal_goes_on_after_a_restart(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        stage.session().logout_fails = True
+        await stage.service.logout(KEY)
+    async with staged(tmp_path) as stage:
+        assert stage.state() is LinkState.LOGGED_OUT
+        await stage.clock.pass_(5.1)
+        (session,) = stage.driver.sessions
+        session.report(ONLINE)
+        await calm()
+        assert session.logged_out
+        assert stage.publisher.last.device_removed is True
+        assert stage.service.snapshot(KEY).device_removed is True
+        assert await stage.store.removals() == []
+
+
+async def test_no_step_of_the_clock_forgets_or_fails_a_link(tmp_path: Path) -> None:
+    async with staged(tmp_path, restart_limit=2, restart_window=100.0, retry_cap=2.0) as stage:
+        await stage.start()
+        for step in (86400.0, -86400.0):
+            await stage.report(d.WorkerDied(1))
+            stage.clock.step(step)
+            await stage.clock.pass_(2.1)
+        assert stage.state() is LinkState.CONNECTING
+        await stage.report(d.WorkerDied(1))
+        assert stage.service.snapshot(KEY).reason_code == "worker_crashed"  # counted over both steps
