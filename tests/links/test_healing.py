@@ -48,7 +48,7 @@ BAD = st.sampled_from(
         d.TemporaryBan(101, 600.0),
         d.TemporaryBan(0, None),
         d.Outdated(),
-        *(d.ConnectFailed(code) for code in ("400", "402", "405", "409", "413", "415", "418", "429", "463", "501", "?")),
+        *map(d.ConnectFailed, ("400", "402", "405", "409", "413", "415", "418", "429", "463", "501", "?")),
     ]
 )
 FINAL = st.sampled_from([d.LoggedOutByPhone("401"), d.LoggedOutByPhone("406"), d.StreamReplaced()])
@@ -253,7 +253,8 @@ class Healing(RuleBasedStateMachine):
         for key, payload in self.stage.publisher.said:
             if isinstance(payload, e.Connected):
                 link = self.stage.service._links[key]
-                assert link.record is not None and link.record.connected_before
+                assert link.record is not None
+                assert link.record.connected_before
         self.stage.publisher.said.clear()
 
     def teardown(self) -> None:

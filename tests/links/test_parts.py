@@ -136,8 +136,6 @@ def test_a_number_without_its_plus_is_told_what_is_missing() -> None:
         parse_phone_number("11 98765-4321")
 
 
-@pytest.mark.parametrize(
-    ("old", "new"), [("+551187654321", "+5511987654321"), ("+5215512345678", "+525512345678")]
-)
+@pytest.mark.parametrize(("old", "new"), [("+551187654321", "+5511987654321"), ("+5215512345678", "+525512345678")])
 def test_two_ways_to_write_a_number_are_one_account(old: str, new: str) -> None:
     assert canonical(old) == canonical(new)

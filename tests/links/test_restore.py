@@ -166,7 +166,8 @@ async def test_paired_but_not_yet_connected_comes_back(tmp_path: Path) -> None:
         await stage.report(ONLINE)
         await stage.report(ONLINE, key=OTHER)
         await restoring
-        assert e.Connected(PHONE, NAME, first=True, also_linked_elsewhere=True) in [payload for key, payload in stage.publisher.said if key == KEY]
+        said = [payload for key, payload in stage.publisher.said if key == KEY]
+        assert e.Connected(PHONE, NAME, first=True, also_linked_elsewhere=True) in said
 
 
 async def test_a_crash_before_the_event_does_not_take_new_keys_for_rubbish(tmp_path: Path) -> None:
