@@ -135,7 +135,7 @@ class Removals:
             tried()
             banned = self._bans.left(removal.phone_number)
             rest = end - self._clock.monotonic()
-            if rest <= 0.0 or await self._condition(removal) is Condition.MISSING:
+            if rest <= 0.001 or await self._condition(removal) is Condition.MISSING:
                 return False
             await self._clock.sleep(max(banned, min(_TRIES.delay(attempt), rest)))
             attempt += 1
