@@ -168,13 +168,13 @@ class Healing(RuleBasedStateMachine):
             assert self.stage is not None
             if (session := self._session(key)) is not None:
                 session.logout_fails = fails
-            self.online.pop(key, None)
             try:
                 await self.stage.service.logout(key)
             except LinkError as error:
                 REACHED[error.code] += 1
             else:
                 self.gone.add(key)
+                self.online.pop(key, None)
             await calm()
 
         self.run(out())
