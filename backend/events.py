@@ -42,7 +42,9 @@ class Payload(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
 
 
 class Connecting(Payload, frozen=True):
-    pass
+    """`also_linked_elsewhere`: the phone number that was asked for is linked under another bot of this user already."""
+
+    also_linked_elsewhere: bool = False
 
 
 class Qr(Payload, frozen=True, omit_defaults=False):
@@ -70,9 +72,12 @@ class Paired(Payload, frozen=True):
 
 
 class Connected(Payload, frozen=True, omit_defaults=False):
+    """`also_linked_elsewhere`: the same account is linked under another bot too."""
+
     phone_number: str
     display_name: str
     first: bool
+    also_linked_elsewhere: bool = False
 
 
 class Failure(Payload, frozen=True, omit_defaults=False):
@@ -83,8 +88,12 @@ class Failure(Payload, frozen=True, omit_defaults=False):
     user_action: str
 
 
-class Degraded(Payload, frozen=True):
-    pass
+class Degraded(Failure, frozen=True):
+    """The connection stands and does not answer, or comes and goes. It is seen to by itself."""
+
+    reason_code: str = "keepalive_lost"
+    retryable: bool = True
+    user_action: str = "Nothing to do: the connection to WhatsApp does not answer; it is being restored by itself."
 
 
 class Disconnected(Failure, frozen=True):
@@ -92,7 +101,9 @@ class Disconnected(Failure, frozen=True):
 
 
 class LoggedOut(Failure, frozen=True):
-    pass
+    """`device_removed`: whether the account no longer lists this device; None where that was not the question."""
+
+    device_removed: bool | None = None
 
 
 class Replaced(Failure, frozen=True):
@@ -100,9 +111,12 @@ class Replaced(Failure, frozen=True):
 
 
 class Banned(Failure, frozen=True):
-    """`until` is RFC 3339 UTC, None when WhatsApp names no end."""
+    """Both are RFC 3339 UTC. `until` is None when WhatsApp names no end; `retry_at` is when the account is tried again
+    by itself.
+    """
 
     until: str | None
+    retry_at: str | None = None
 
 
 class ClientOutdated(Failure, frozen=True):

@@ -28,6 +28,12 @@ class CourierPublisher:
     def full(self) -> bool:
         return self._outbox.full
 
+    async def check(self) -> None:
+        try:
+            await self._outbox.check()
+        except OutboxError as error:
+            raise PublishError(error.code, error.message) from error
+
     async def publish(
         self, key: BotKey, link_id: str, payload: Payload, *, expires_at: int | None, traceparent: str | None
     ) -> None:

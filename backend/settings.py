@@ -66,11 +66,36 @@ class Settings(BaseSettings):
     )
     restore_concurrency: int = Field(3, ge=1, description="Links brought back at once after a restart")
     max_links_per_user: int = Field(20, ge=1, description="Links that one user may have at once")
-    pairing_timeout: float = Field(160.0, gt=0, description="Seconds that a person has to scan, over all codes")
-    paired_timeout: float = Field(60.0, gt=0, description="Seconds from the scan until WhatsApp must let the device in")
+    pairing_timeout: float = Field(160.0, gt=0, description="Seconds that a pairing code is good for")
+    pairing_patience: float = Field(
+        1800.0, gt=0, description="Seconds after which a link that nobody paired ends, whatever became of it"
+    )
+    login_timeout: float = Field(5.0, gt=0, description="Seconds from the scan until a slow login is tried once more")
+    paired_timeout: float = Field(60.0, gt=0, description="Seconds from the scan until a slow login is told")
+    unreachable_after: float = Field(
+        45.0, gt=0, description="Seconds of a start without an answer until WhatsApp is told to be unreachable"
+    )
+    degraded_timeout: float = Field(
+        45.0, gt=0, description="Seconds of unanswered pings until a connection is given up for a new one"
+    )
+    ban_cooldown: float = Field(
+        3600.0, gt=0, description="Seconds until a banned account is tried again when WhatsApp names no end"
+    )
+    refused_first: float = Field(
+        15.0, gt=0, description="Seconds before a paired account that WhatsApp refused is tried again; doubles"
+    )
+    refused_cap: float = Field(
+        300.0, gt=0, description="Most seconds between two such tries; four times as many where WhatsApp says too often"
+    )
+    outdated_retry: float = Field(
+        900.0, gt=0, description="Seconds until a refused version of the library is tried again, by one link"
+    )
+    removal_period: float = Field(
+        86400.0, ge=0, description="Seconds that the removal of a logged out device is tried, and its keys are kept"
+    )
     stuck_timeout: float = Field(60.0, gt=0, description="Seconds without any progress until a session is restarted")
     reconnect_timeout: float = Field(
-        300.0, gt=0, description="Seconds that the library may try to reconnect by itself until it is restarted"
+        60.0, gt=0, description="Seconds that the library may try to reconnect by itself until it is restarted"
     )
     disconnect_grace: float = Field(5.0, ge=0, description="Seconds without connection that nobody is told about")
     retry_limit: int = Field(6, ge=0, description="Dials that may fail before WhatsApp counts as unreachable")

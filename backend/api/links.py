@@ -11,7 +11,6 @@ from backend.api.routes import Call, Route
 from backend.api.shapes import LinkAccepted, LinkRequest, SimulateRequest
 from backend.identity import BotKey
 from backend.limits import Limits
-from backend.links.machine import LIVE
 from backend.links.snapshot import Snapshot, without_codes
 from backend.service_keys import Scope
 
@@ -28,11 +27,12 @@ class LinkRoutes:
 
     async def start(self, call: Call) -> msgspec.Struct:
         key = call.key()
-        if self._limits is not None and not self._starting[key] and self._links.snapshot(key).state not in LIVE:
+        phone_number = call.says(LinkRequest).phone_number
+        if self._limits is not None and not self._starting[key] and self._links.begins(key, phone_number):
             self._limits.pairing(key.user_id)
         self._starting[key] += 1
         try:
-            snapshot = await self._links.start(key, call.says(LinkRequest).phone_number, call.traceparent)
+            snapshot = await self._links.start(key, phone_number, call.traceparent)
         finally:
             self._starting[key] -= 1
             if not self._starting[key]:
@@ -60,7 +60,7 @@ class LinkRoutes:
                 "PUT",
                 _LINK,
                 "startLink",
-                "Link a WhatsApp account; harmless while a link lives",
+                "Link a WhatsApp account, or ask for another code; else harmless while a link lives",
                 self.start,
                 LinkAccepted,
                 202,
@@ -76,6 +76,7 @@ class LinkRoutes:
                     "store_unavailable",
                     "client_outdated",
                     "banned",
+                    "another_number_linked",
                     "shutting_down",
                 ),
             ),

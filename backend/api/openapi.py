@@ -44,6 +44,7 @@ PROBLEMS: Final = {
     "shutting_down": 503,
     "slow_request": 408,
     "store_unavailable": 503,
+    "another_number_linked": 409,
     "too_many_links": 429,
     "unauthorized": 401,
     "unavailable": 503,

@@ -24,10 +24,14 @@ class Backoff:
         whole = min(self.cap, self.first * 2.0 ** min(attempt, 32))
         return whole * (0.5 + self.draw() / 2)
 
+    def longest(self) -> float:
+        """The cap, with the same jitter."""
+        return self.cap * (0.5 + self.draw() / 2)
+
 
 @dataclass(slots=True)
 class Budget:
-    """How often something may happen within `window` seconds."""
+    """How often something may happen within `window` seconds. Times are monotonic."""
 
     limit: int
     window: float

@@ -1,12 +1,17 @@
-"""Time as links see it: a seam, so that tests need not wait 160 seconds for a code to end."""
+"""Time as links see it: a seam, so that tests need not wait 160 seconds for a code to end.
+
+Moments that others see (`now`) come from the wall clock, which somebody may set. Intervals (budgets, backoff,
+deadlines) are measured on `monotonic` and with timers, which no setting of the clock moves.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
+
+from backend import clock as machine
 
 
 class Handle(Protocol):
@@ -16,9 +21,11 @@ class Handle(Protocol):
 
 
 class Clock(Protocol):
-    """All times are in seconds; `now` counts from the epoch."""
+    """All times are in seconds; `now` counts from the epoch and may step, `monotonic` never goes back."""
 
     def now(self) -> float: ...
+
+    def monotonic(self) -> float: ...
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> Handle: ...
 
@@ -26,10 +33,16 @@ class Clock(Protocol):
 
 
 class LoopClock:
-    """The real one, on the running event loop."""
+    """The real one, on the running event loop. `clock` is the machine's, or a test's."""
+
+    def __init__(self, clock: machine.Clock = machine.SYSTEM) -> None:
+        self._clock = clock
 
     def now(self) -> float:
-        return time.time()
+        return self._clock.wall()
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> Handle:
         return asyncio.get_running_loop().call_later(delay, callback)

@@ -7,7 +7,8 @@ class LinkError(Exception):
     """A refused command. `code` is public; `status` is the HTTP status that fits; `retry_after` is in seconds.
 
     Codes: `phone_number_invalid`, `outbox_full`, `outbox_unavailable`, `store_unavailable`, `client_outdated`,
-    `banned`, `too_many_links`, `shutting_down`, `not_simulated`, `link_not_found`, `action_impossible`.
+    `banned`, `another_number_linked`, `too_many_links`, `shutting_down`, `not_simulated`, `link_not_found`,
+    `action_impossible`.
     """
 
     def __init__(self, code: str, message: str, status: int, retry_after: float | None = None) -> None:

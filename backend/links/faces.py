@@ -13,23 +13,27 @@ from backend.links import driver as d
 from backend.links import reasons
 from backend.links.clock import rfc3339
 from backend.links.driver import Report
-from backend.links.machine import Input
-from backend.links.record import LinkRecord
+from backend.links.machine import LIVE, Input
+from backend.links.record import Device, LinkRecord
 from backend.links.snapshot import LinkState, Snapshot
 from backend.telemetry import redaction
 
 
 class Code(msgspec.Struct, frozen=True):
-    """The secret that is on the screen now. `ends` is in seconds since the epoch."""
+    """The secret that is on the screen now. `ends` is in seconds since the epoch, `ttl` from when it came, `over` on
+    the monotonic clock.
+    """
 
     ends: float
+    ttl: float
+    over: float
     qr: str | None = None
     pairing_code: str | None = None
     index: int | None = None
     total: int | None = None
 
 
-_NO_CODE: Final = Code(0.0)
+_NO_CODE: Final = Code(0.0, 0.0, 0.0)
 
 
 class LinkView(msgspec.Struct, frozen=True, rename="camel"):
@@ -50,6 +54,11 @@ class LinkView(msgspec.Struct, frozen=True, rename="camel"):
     """Reports that were not taken up yet."""
     stalled: bool
     """Whether it waits for the outbox to store its next event."""
+    deadlines: tuple[str, ...] = ()
+    """What it waits for, beside its session."""
+    retry_at: str | None = None
+    """When a banned account is tried again."""
+    also_linked_elsewhere: bool = False
 
 
 class Workings(Protocol):
@@ -67,6 +76,10 @@ class Workings(Protocol):
     def waiting(self) -> int: ...
     @property
     def stalled(self) -> bool: ...
+    @property
+    def deadlines(self) -> tuple[str, ...]: ...
+    @property
+    def shared(self) -> bool: ...
 
 
 _OWN_CODES: Final = {
@@ -74,12 +87,20 @@ _OWN_CODES: Final = {
     Input.GRACE_OVER: "connection_lost",
     Input.FOUND_OFFLINE: "connection_lost",
     Input.CALM_OFFLINE: "connection_lost",
+    Input.KEEPALIVE_LOST: "keepalive_lost",
+    Input.CALM_AILING: "keepalive_lost",
     Input.REPLACED: "replaced",
     Input.OUTDATED: "client_outdated",
     Input.CONNECT_FAILED: "connect_failure",
+    Input.REFUSED: "connect_failure",
     Input.WORKER_CRASHES: "worker_crashed",
-    Input.UNREACHABLE_FOR_GOOD: "unreachable",
+    Input.WORKER_KEEPS_DYING: "worker_crashed",
+    Input.UNREACHED: "unreachable",
     Input.UNREACHABLE_FOR_LONG: "unreachable",
+    Input.PATIENCE_OVER: "unreachable",
+    Input.KEYS_REJECTED: "store_missing",
+    Input.DEVICE_REMOVED: "requested",
+    Input.DEVICE_KEPT: "requested",
     Input.PAIRING_INCOMPLETE: "pairing_incomplete",
     Input.STORE_MISSING: "store_missing",
     Input.STORE_CORRUPT: "store_corrupt",
@@ -97,16 +118,34 @@ def reason_code(cause: Input, report: Report | None, paired: bool) -> str | None
         return "requested" if paired else "cancelled"
     if isinstance(report, d.ConnectFailed) and report.reason == "pairing_code_refused":
         return report.reason
+    if isinstance(report, d.ConnectFailed) and report.reason == "429" and cause is Input.REFUSED:
+        return "rate_limited"
     return _OWN_CODES.get(cause)
 
 
-def code_of(report: Report | None, now: float) -> Code | None:
+def code_of(report: Report | None, now: float, monotonic: float) -> Code | None:
     """The secret that a report brings."""
     if isinstance(report, d.QrShown):
-        return Code(now + report.ttl, qr=report.qr, index=report.index, total=report.total)
+        over = monotonic + report.ttl
+        return Code(now + report.ttl, report.ttl, over, qr=report.qr, index=report.index, total=report.total)
     if isinstance(report, d.PairingCodeShown):
-        return Code(now + report.ttl, pairing_code=report.code)
+        return Code(now + report.ttl, report.ttl, monotonic + report.ttl, pairing_code=report.code)
     return None
+
+
+_GONE_BY_ITSELF: Final = frozenset({"device_removed"})
+
+
+def _device_removed(record: LinkRecord) -> bool | None:
+    if record.state is not LinkState.LOGGED_OUT:
+        return None
+    if record.reason_code in _GONE_BY_ITSELF:
+        return True
+    return None if record.device is None else record.device is Device.REMOVED
+
+
+def _advice(record: LinkRecord, reason: str) -> reasons.Advice:
+    return reasons.advice(reason, goes_on=record.state in LIVE, device=record.device)
 
 
 def payload(says: EventType, record: LinkRecord, code: Code | None, first: bool) -> Payload:
@@ -115,31 +154,38 @@ def payload(says: EventType, record: LinkRecord, code: Code | None, first: bool)
         return e.Qr(code.qr, code.index or 1, code.total or 1, rfc3339(code.ends))
     if code is not None and code.pairing_code is not None and says is EventType.PAIRING_CODE:
         return e.PairingCode(code.pairing_code, rfc3339(code.ends))
+    if says is EventType.CONNECTING:
+        return e.Connecting(record.also_linked)
     if says is EventType.PAIRED:
         return e.Paired(record.phone_number or "")
     if says is EventType.CONNECTED:
-        return e.Connected(record.phone_number or "", record.display_name or "", first)
+        return e.Connected(record.phone_number or "", record.display_name or "", first, record.also_linked)
     kind = e.PAYLOADS[says]
     if not issubclass(kind, e.Failure):
         return kind()
     reason = record.reason_code or "internal_error"
-    advice = reasons.ADVICE[reason]
+    advice = _advice(record, reason)
     if kind is e.Banned:
         until = None if record.banned_until is None else rfc3339(record.banned_until)
-        return e.Banned(reason, advice.retryable, advice.user_action, until)
+        retry_at = None if record.retry_at is None else rfc3339(record.retry_at)
+        return e.Banned(reason, advice.retryable, advice.user_action, until, retry_at)
+    if kind is e.LoggedOut:
+        return e.LoggedOut(reason, advice.retryable, advice.user_action, _device_removed(record))
     return kind(reason, advice.retryable, advice.user_action)
 
 
-def snapshot(key: BotKey, record: LinkRecord | None, code: Code | None, now: float, duplicate: bool) -> Snapshot:
-    """What is true now; `seq` is left at 0 for the caller to fill in."""
+def snapshot(
+    key: BotKey, record: LinkRecord | None, code: Code | None, now: float, monotonic: float, *, shared: bool
+) -> Snapshot:
+    """What is true now; `seq` is left at 0 for the caller to fill in. `shared`: another key has the same account."""
     if record is None:
         return Snapshot(key.user_id, key.bot_id, None, LinkState.IDLE, 0, rfc3339(now))
     reason = record.reason_code
-    if reason is None and duplicate:
+    if reason is None and shared:
         reason = "also_linked_elsewhere"
-    advice = None if reason is None else reasons.ADVICE.get(reason)
-    shown = code if code is not None and code.ends > now else _NO_CODE  # one that ended opens nothing
-    until = record.banned_until if record.state is LinkState.BANNED else None
+    advice = _advice(record, reason) if reason is not None and reason in reasons.ADVICE else None
+    shown = code if code is not None and code.over > monotonic else _NO_CODE  # one that ended opens nothing
+    banned = record.state is LinkState.BANNED
     return Snapshot(
         key.user_id,
         key.bot_id,
@@ -157,7 +203,10 @@ def snapshot(key: BotKey, record: LinkRecord | None, code: Code | None, now: flo
         reason_code=reason,
         retryable=advice and advice.retryable,
         user_action=advice and advice.user_action,
-        until=None if until is None else rfc3339(until),
+        until=rfc3339(record.banned_until) if banned and record.banned_until is not None else None,
+        retry_at=rfc3339(record.retry_at) if banned and record.retry_at is not None else None,
+        also_linked_elsewhere=shared or None,
+        device_removed=_device_removed(record),
     )
 
 
@@ -177,4 +226,7 @@ def view(record: LinkRecord, workings: Workings) -> LinkView:
         workings.flapping,
         workings.waiting,
         workings.stalled,
+        workings.deadlines,
+        rfc3339(record.retry_at) if record.state is LinkState.BANNED and record.retry_at is not None else None,
+        workings.shared,
     )

@@ -18,10 +18,12 @@ from backend.links import faces, starting
 from backend.links.driver import Report
 from backend.links.errors import LinkError
 from backend.links.faces import LinkView
+from backend.links.files import Condition
 from backend.links.house import House
 from backend.links.inbox import Inbox
-from backend.links.life import Life
-from backend.links.machine import ENDED, Input, Timer, step
+from backend.links.judge import meaning
+from backend.links.life import LOOK_AGAIN, Life
+from backend.links.machine import ENDED, Input, Timer
 from backend.links.record import LinkRecord
 from backend.links.snapshot import LinkState, Snapshot
 from backend.links.timers import Struck
@@ -31,6 +33,8 @@ log = structlog.get_logger(__name__)
 
 _ENDS_OF: Final = {
     Timer.PAIRING: Input.PAIRING_OVER,
+    Timer.PATIENCE: Input.PATIENCE_OVER,
+    Timer.BAN: Input.BAN_OVER,
     Timer.PAIRED: Input.PAIRING_INCOMPLETE,
     Timer.GRACE: Input.GRACE_OVER,
 }
@@ -62,7 +66,18 @@ class Finding:
     starts: int
 
 
-Item: TypeAlias = Report | Struck | Finding | Command
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Something that concerns the link `link_id`, from outside it."""
+
+    cause: Input
+    link_id: str
+
+
+Item: TypeAlias = Report | Struck | Finding | Told | Command
+
+_LOGIN_ANSWER: Final = 2.0
+"""Seconds that a session may take to say whether it was let in."""
 
 
 class Link:
@@ -75,7 +90,7 @@ class Link:
         self._flooded_start: int | None = None
         self._waiters: set[asyncio.Future[None]] = set()
         self.inbox: Inbox[Item] = Inbox(self._handle, self._broken)
-        self.life = Life(key, house, record, self.report, self.inbox.put)
+        self.life = Life(key, house, record, self.report, self.inbox.put, self._stall)
         if record is not None and starting.comes_back(record):
             self.life.record = starting.not_back_yet(record, house.clock.now())
 
@@ -90,9 +105,8 @@ class Link:
         return self.life.record
 
     def snapshot(self) -> Snapshot:
-        record = self.life.record
-        shared = record is not None and record.also_linked and self._house.shared(record.phone_number)
-        return faces.snapshot(self.key, record, self.life.code, self._clock.now(), shared)
+        now, monotonic = self._clock.now(), self._clock.monotonic()
+        return faces.snapshot(self.key, self.life.record, self.life.code, now, monotonic, shared=self.shared)
 
     def view(self) -> LinkView | None:
         """None while there was never a link."""
@@ -119,15 +133,24 @@ class Link:
         return len(self.inbox)
 
     @property
+    def deadlines(self) -> tuple[str, ...]:
+        return self.life.timers.names()
+
+    @property
+    def shared(self) -> bool:
+        """Whether the account is linked under another key too."""
+        return self.life.record is not None and self.life.linked_elsewhere(self.life.record)
+
+    @property
     def stalled(self) -> bool:
         return self.life.scribe.stalled
 
     async def leaves(self, state: LinkState, within: float) -> bool:
         """Wait until the link is in another state; False when that took more than `within` seconds."""
-        end = self._clock.now() + within
+        end = self._clock.monotonic() + within
         handle = self._clock.call_later(within, self.life.moved.set)
         try:
-            while self.state is state and self._clock.now() < end:
+            while self.state is state and self._clock.monotonic() < end:
                 self.life.moved.clear()
                 await self.life.moved.wait()
         finally:
@@ -152,7 +175,7 @@ class Link:
         starts = self.life.runner.starts
         if self._flooded_start == starts:
             return
-        if self.life.judge.flooding(self._clock.now()):
+        if self.life.judge.flooding(self._clock.monotonic()):
             self._flooded_start = starts
             log.error("session_floods", link_id=self._id)
             self.inbox.drop(lambda item: isinstance(item, Report))
@@ -164,14 +187,25 @@ class Link:
         """What a watch over the session found."""
         self.inbox.put(Finding(cause, self.life.runner.starts))
 
+    def told(self, cause: Input, link_id: str | None = None) -> None:
+        """What became known elsewhere about this link, or about the one with that id."""
+        self.inbox.put(Told(cause, self._id if link_id is None else link_id))
+
     async def close(self) -> None:
         """End the session, keep everything."""
         self.life.timers.drop_all()
         await self.inbox.close()
+        self._refuse_all(_shutting_down())
+        await self.life.runner.stop(self._id)
+
+    def _stall(self) -> None:
+        """An event cannot be stored, and everything waits for that: nobody is kept waiting."""
+        self._refuse_all(self.life.scribe.refusal())
+
+    def _refuse_all(self, error: LinkError) -> None:
         for waiter in list(self._waiters):
             if not waiter.done():
-                waiter.set_exception(_shutting_down())
-        await self.life.runner.stop(self._id)
+                waiter.set_exception(error)
 
     # the serial queue
 
@@ -179,25 +213,35 @@ class Link:
     def _id(self) -> str:
         return "" if self.life.record is None else self.life.record.link_id
 
-    async def _handle(self, item: Item) -> None:
+    async def _handle(self, item: Item) -> None:  # noqa: C901  one case per kind of item
         record = self.life.record
-        if isinstance(item, Command):
-            await self._obey(item)
-            if not item.done.done():
-                item.done.set_result(None)
-        elif isinstance(item, Struck):
-            if self.life.timers.take(item):
-                await self._deadline(item.timer)
-        elif record is None or record.state in ENDED:
-            pass  # the session is being ended and says its last words
-        elif isinstance(item, Finding):
-            if item.starts == self.life.runner.starts:
-                await self._checked(item.cause)
-        else:
-            if isinstance(item, d.Outdated):
-                self._house.outdated = True
-            _note(record.link_id, item)
-            await self.life.happen(self.life.judge.judge(item, record.paired, self._clock.now()), item)
+        match item:
+            case Command():
+                if item.done.done():
+                    return  # whoever asked was told no
+                await self._obey(item)
+                if not item.done.done():
+                    item.done.set_result(None)
+            case Struck():
+                if self.life.timers.take(item):
+                    await self._deadline(item.timer)
+            case Told():
+                if record is not None and item.link_id == record.link_id:
+                    await self.life.happen(item.cause, None)
+            case _ if record is None or record.state in ENDED:
+                pass  # the session is being ended and says its last words
+            case Finding():
+                if item.starts == self.life.runner.starts:
+                    await self._checked(item.cause)
+            case _:
+                await self._hear(item, record)
+
+    async def _hear(self, report: Report, record: LinkRecord) -> None:
+        report, now = meaning(report), self._clock.monotonic()
+        if isinstance(report, d.Outdated):
+            self._house.refused(now)
+        _note(record.link_id, report)
+        await self.life.happen(self.life.judge.judge(report, record.paired, now), report)
 
     def _broken(self, item: Item, error: Exception) -> None:
         if isinstance(item, Command):
@@ -212,8 +256,7 @@ class Link:
             case Order.START:
                 await starting.start(self.key, self.life, self._house, command.phone_number, command.traceparent)
             case Order.LOGOUT:
-                if self.life.record is not None:
-                    await self.life.apply(Input.LOGOUT, step(self.state, Input.LOGOUT), None, patient=False)
+                await self.life.log_out()
             case Order.RESTORE:
                 await starting.come_back(self.life, self._house)
 
@@ -222,22 +265,63 @@ class Link:
             log.warning("link_corrected", link_id=self._id, state=self.state.value, found=cause.name.lower())
             self._house.meter.correction()
         if cause in (Input.WORKER_DIED, Input.WORKER_HUNG):
-            cause = self.life.judge.died(cause, self._clock.now())
+            paired = self.life.record is not None and self.life.record.paired
+            cause = self.life.judge.died(cause, paired, self._clock.monotonic())
         await self.life.happen(cause, None)
 
-    async def _deadline(self, timer: Timer) -> None:
+    async def _deadline(self, timer: Timer) -> None:  # noqa: C901  one case per deadline
         life = self.life
-        if timer is Timer.CALM:
-            life.damper.calm()
-            await life.happen(Input.CALM_ONLINE if life.damper.online else Input.CALM_OFFLINE, None)
-        elif timer is not Timer.STUCK:
-            await life.happen(_ENDS_OF[timer], None)
-        elif life.runner.session is None:  # it waits for its turn or for the next try
-            life.timers.arm(timer, self._house.settings.stuck_timeout)
-        else:
-            # A network that swallows packets looks like this. It is no fault of the worker and does not count as one.
-            stuck = d.Unreachable("nothing came")
-            await self._handle(stuck)
+        match timer:
+            case Timer.CALM:
+                life.damper.calm()
+                online = Input.CALM_AILING if life.ailing else Input.CALM_ONLINE
+                await life.happen(online if life.damper.online else Input.CALM_OFFLINE, None)
+            case Timer.STUCK if life.record is not None and not self._waits_for_a_turn(timer):
+                # A network that swallows packets looks like this. It is no fault of the worker's.
+                await self._hear(d.Unreachable("nothing came"), life.record)
+            case Timer.UNREACHED if life.judge.dialed or not self._waits_for_a_turn(timer):
+                life.timers.drop(timer)
+                await life.happen(Input.UNREACHED, None)
+            case Timer.LOGIN if not self._waits_for_a_turn(timer):
+                if await self._is_let_in():
+                    life.timers.arm(timer, self._house.settings.login_timeout)
+                else:
+                    await life.happen(Input.LOGIN_LATE, None)
+            case Timer.SILENT if life.ailing or not life.damper.flapping:
+                await life.happen(Input.SILENT, None)
+            case Timer.AGAIN:
+                if await self._may_try_again():
+                    await life.happen(Input.TRY_AGAIN, None)
+                elif not life.rejected:
+                    life.timers.arm(timer, LOOK_AGAIN)
+            case _ if timer in _ENDS_OF:
+                await life.happen(_ENDS_OF[timer], None)
+
+    def _waits_for_a_turn(self, timer: Timer) -> bool:
+        """Whether there is no session yet, so that the deadline has to begin anew: it does."""
+        if self.life.runner.session is not None:
+            return False
+        self.life.again(timer)
+        return True
+
+    async def _is_let_in(self) -> bool:
+        """The library's own word, in time: its report may be on the way."""
+        session = self.life.runner.session
+        try:
+            async with asyncio.timeout(_LOGIN_ANSWER):
+                return session is not None and await session.alive() is True
+        except Exception as error:  # noqa: BLE001  no answer is an answer
+            log.warning("session_cannot_answer", link_id=self._id, error=type(error).__name__)
+            return False
+
+    async def _may_try_again(self) -> bool:
+        """Whether what keeps a paired account away is over."""
+        record = self.life.record
+        if record is None or self.life.rejected:
+            return False
+        if record.state is LinkState.CLIENT_OUTDATED:
+            return not self._house.closed(self._clock.monotonic())
+        return await self.life.scribe.condition(record) is Condition.GOOD
 
 
 def _shutting_down() -> LinkError:

@@ -1,6 +1,9 @@
 """The life of a link as a table: state and input give the next state, what is said, and what becomes of the session.
 
 Pure: no clock, no I/O. `link.py` walks it. What whatsmeow's events mean is in docs/links.md.
+
+A paired account is given up only when WhatsApp says that it is gone, or somebody logs it out. Whatever else happens to
+it, it is tried again: each state of it either has a session or a deadline.
 """
 
 from __future__ import annotations
@@ -35,6 +38,10 @@ class Input(enum.Enum):
     BANNED = enum.auto()
     OUTDATED = enum.auto()
     CONNECT_FAILED = enum.auto()
+    REFUSED = enum.auto()
+    """The same for a paired link: WhatsApp may think better of it."""
+    KEYS_REJECTED = enum.auto()
+    """A paired link is asked to scan: WhatsApp does not know its keys."""
     STREAM_FAILED = enum.auto()
     UNREACHABLE = enum.auto()
     WORKER_DIED = enum.auto()
@@ -42,17 +49,28 @@ class Input(enum.Enum):
     START = enum.auto()
     LOGOUT = enum.auto()
     RESTORE = enum.auto()
+    CHANGE = enum.auto()
+    """A code of the other kind, or for another phone number."""
     # what a deadline, a limit or a check finds
     PAIRING_OVER = enum.auto()
+    PATIENCE_OVER = enum.auto()
+    """Nobody linked an account for so long that nobody waits for a code any more."""
+    LOGIN_LATE = enum.auto()
     PAIRING_INCOMPLETE = enum.auto()
+    UNREACHED = enum.auto()
+    """A start takes so long that somebody has to be told."""
+    SILENT = enum.auto()
+    """Pings were unanswered for so long that the connection counts as dead."""
+    BAN_OVER = enum.auto()
+    TRY_AGAIN = enum.auto()
     GRACE_OVER = enum.auto()
     WORKER_HUNG = enum.auto()
     WORKER_CRASHES = enum.auto()
-    """Died more often than the limit allows."""
-    UNREACHABLE_FOR_GOOD = enum.auto()
-    """More often than the limit allows, and not paired: nobody waits for it to come back by itself."""
-    UNREACHABLE_FOR_LONG = enum.auto()
+    """Died more often than the limit allows, and not paired."""
+    WORKER_KEEPS_DYING = enum.auto()
     """The same for a paired link, which goes on trying."""
+    UNREACHABLE_FOR_LONG = enum.auto()
+    """More often than the limit allows: tried on, and told."""
     STORE_MISSING = enum.auto()
     STORE_CORRUPT = enum.auto()
     FOUND_ONLINE = enum.auto()
@@ -60,6 +78,13 @@ class Input(enum.Enum):
     FLAPPING = enum.auto()
     CALM_ONLINE = enum.auto()
     CALM_OFFLINE = enum.auto()
+    CALM_AILING = enum.auto()
+    """Calm, and pings are unanswered."""
+    SHARED = enum.auto()
+    """Another key began or ceased to have the same account."""
+    DEVICE_REMOVED = enum.auto()
+    DEVICE_KEPT = enum.auto()
+    """It could not be removed from the account, and nothing tries any more."""
 
 
 class Reason(enum.StrEnum):
@@ -90,6 +115,8 @@ class Reason(enum.StrEnum):
     CORRECTED = "corrected"
     FLAPPING = "flapping"
     CALM = "calm"
+    BAN_OVER = "ban_over"
+    TRIED_AGAIN = "tried_again"
 
 
 class Fate(enum.Enum):
@@ -100,11 +127,11 @@ class Fate(enum.Enum):
     STOP = enum.auto()
     """End it, keep a paired account's keys: starting again needs no new scan."""
     LOGOUT = enum.auto()
-    """Remove the device from the account, then forget the keys."""
+    """The session was handed over: whoever removes the device forgets the keys."""
     FORGET = enum.auto()
     """End it and delete the keys, which are worthless."""
     RETRY = enum.auto()
-    """End it and start a fresh process after a while."""
+    """End it and start a fresh process: at once when nothing had failed, else later and later."""
     CHECK = enum.auto()
     """Ask the library soon whether it is connected."""
 
@@ -113,17 +140,27 @@ class Timer(enum.Enum):
     """Deadlines of a link."""
 
     PAIRING = enum.auto()
+    """The end of the code on the screen, and a little more for the next to come."""
+    PATIENCE = enum.auto()
+    """How long nobody need have linked an account; stands over all states before that."""
+    LOGIN = enum.auto()
+    """WhatsApp is slow to let a new device in: connect again."""
     PAIRED = enum.auto()
+    UNREACHED = enum.auto()
     GRACE = enum.auto()
     STUCK = enum.auto()
     """A session that neither connects nor fails."""
+    SILENT = enum.auto()
     CALM = enum.auto()
+    BAN = enum.auto()
+    AGAIN = enum.auto()
+    """A look whether what keeps a paired account away is over."""
 
 
 class Move(NamedTuple):
     """One cell of the table. `says` is the event to publish, `arm` a deadline to set (once), `disarm` one to drop.
 
-    `if_news`: say it only when phone number or name differ from what was said before.
+    `if_news`: say it only when it differs from what was said before.
     """
 
     to: LinkState
@@ -142,14 +179,17 @@ LIVE: Final = PAIRING | UP | {_S.PAIRED, _S.DISCONNECTED}
 """A session runs or is about to: a second start changes nothing."""
 ENDED: Final = frozenset(LinkState) - LIVE
 
-STATE_TIMERS: Final[dict[LinkState, Timer]] = {
-    _S.CONNECTING: Timer.STUCK,
-    _S.QR: Timer.PAIRING,
-    _S.PAIRING_CODE: Timer.PAIRING,
-    _S.PAIRED: Timer.PAIRED,
-    _S.DISCONNECTED: Timer.STUCK,
+STATE_TIMERS: Final[dict[LinkState, tuple[Timer, ...]]] = {
+    _S.CONNECTING: (Timer.STUCK, Timer.UNREACHED),
+    _S.PAIRED: (Timer.LOGIN, Timer.PAIRED),
+    _S.DEGRADED: (Timer.SILENT,),
+    _S.DISCONNECTED: (Timer.STUCK,),
+    _S.BANNED: (Timer.BAN,),
+    _S.CLIENT_OUTDATED: (Timer.AGAIN,),
+    _S.FAILED: (Timer.AGAIN,),
 }
-"""The deadline that a state stands under. From one code to the next it goes on."""
+"""The deadlines that a state stands under, from its beginning. A code brings its own, and so does an end of the
+connection; one that is up has none but the library's own word."""
 
 INPUT_OF: Final[dict[type[d.Report], Input]] = {
     d.QrShown: Input.QR,
@@ -186,36 +226,57 @@ def _build() -> _Table:
             table[state, event] = Move(state, fate=fate, arm=arm)
 
     connected = Move(_S.CONNECTED, Reason.AUTHENTICATED, _E.CONNECTED)
+    connecting = Move(_S.CONNECTING, Reason.REQUESTED, _E.CONNECTING, Fate.START)
 
-    on(ENDED, Input.START, Move(_S.CONNECTING, Reason.REQUESTED, _E.CONNECTING, Fate.START))
+    def tried_on(states: frozenset[LinkState], event: Input, reason: Reason, fate: Fate = Fate.RETRY) -> None:
+        move = Move(_S.DISCONNECTED, reason, _E.DISCONNECTED, fate)
+        on(states - {_S.DISCONNECTED}, event, move)
+        on(states & {_S.DISCONNECTED}, event, move._replace(if_news=True))
+
+    on(ENDED, Input.START, connecting)
+    on(PAIRING | {_S.DISCONNECTED}, Input.CHANGE, connecting._replace(fate=Fate.RETRY))
     # Restoring is silent: the link was there before and is, for the frontend, only not back yet.
     # Asked only of paired ones, which may have crashed while the code was still on the screen.
     on(LIVE, Input.RESTORE, Move(_S.CONNECTING, Reason.RESTORED))
     on((_S.FAILED, _S.CLIENT_OUTDATED), Input.RESTORE, Move(_S.CONNECTING, Reason.RESTORED))
 
-    on((_S.CONNECTING, _S.QR), Input.QR, Move(_S.QR, Reason.CODE_SHOWN, _E.QR))  # a pairing code stays on the screen
-    on(PAIRING, Input.PAIRING_CODE, Move(_S.PAIRING_CODE, Reason.CODE_SHOWN, _E.PAIRING_CODE))
+    # A pairing code stays on the screen though the library goes on making the other ones.
+    on((_S.CONNECTING, _S.QR, _S.DISCONNECTED), Input.QR, Move(_S.QR, Reason.CODE_SHOWN, _E.QR))
+    on(PAIRING | {_S.DISCONNECTED}, Input.PAIRING_CODE, Move(_S.PAIRING_CODE, Reason.CODE_SHOWN, _E.PAIRING_CODE))
     on(PAIRING, Input.CODES_USED_UP, Move(_S.QR_EXPIRED, Reason.CODES_USED_UP, _E.QR_EXPIRED, Fate.FORGET))
+    on((_S.DISCONNECTED,), Input.CODES_USED_UP, Move(_S.QR_EXPIRED, Reason.CODES_USED_UP, _E.QR_EXPIRED, Fate.FORGET))
     on(SHOWING, Input.PAIRING_OVER, Move(_S.QR_EXPIRED, Reason.PAIRING_TIMEOUT, _E.QR_EXPIRED, Fate.FORGET))
-    on(PAIRING, Input.PAIRED, Move(_S.PAIRED, Reason.PAIR_SUCCESS, _E.PAIRED))
+    on(SHOWING, Input.PATIENCE_OVER, Move(_S.QR_EXPIRED, Reason.PAIRING_TIMEOUT, _E.QR_EXPIRED, Fate.FORGET))
     on(
-        (_S.PAIRED,),
-        Input.PAIRING_INCOMPLETE,
-        Move(_S.FAILED, Reason.PAIRING_INCOMPLETE, _E.FAILED, Fate.STOP),
+        (_S.CONNECTING, _S.DISCONNECTED),
+        Input.PATIENCE_OVER,
+        Move(_S.FAILED, Reason.UNREACHABLE, _E.FAILED, Fate.STOP),
     )
+    on(PAIRING | {_S.DISCONNECTED}, Input.PAIRED, Move(_S.PAIRED, Reason.PAIR_SUCCESS, _E.PAIRED))
+    stay((_S.PAIRED,), Input.LOGIN_LATE, Fate.RETRY)
+    tried_on(frozenset({_S.PAIRED}), Input.PAIRING_INCOMPLETE, Reason.PAIRING_INCOMPLETE, Fate.KEEP)
+    tried_on(frozenset({_S.CONNECTING}), Input.UNREACHED, Reason.UNREACHABLE, Fate.KEEP)
 
     on(LIVE - {_S.CONNECTED}, Input.ONLINE, connected)
     on((_S.CONNECTED,), Input.ONLINE, connected._replace(disarm=Timer.GRACE, if_news=True))
     on((_S.CONNECTED,), Input.KEEPALIVE_LOST, Move(_S.DEGRADED, Reason.KEEPALIVE_LOST, _E.DEGRADED))
+    stay((_S.DEGRADED,), Input.KEEPALIVE_LOST, arm=Timer.SILENT)
     on((_S.DEGRADED,), Input.KEEPALIVE_RESTORED, Move(_S.CONNECTED, Reason.KEEPALIVE_RESTORED, _E.CONNECTED))
+    stay((_S.DEGRADED,), Input.SILENT, Fate.RETRY, Timer.GRACE)  # back within the grace period, nobody has to know
     stay(UP, Input.OFFLINE, arm=Timer.GRACE)
     on(UP, Input.GRACE_OVER, Move(_S.DISCONNECTED, Reason.CONNECTION_LOST, _E.DISCONNECTED))
 
     on(LIVE, Input.LOGGED_OUT, Move(_S.LOGGED_OUT, Reason.LOGGED_OUT, _E.LOGGED_OUT, Fate.FORGET))
     on(LIVE, Input.REPLACED, Move(_S.REPLACED, Reason.REPLACED, _E.REPLACED, Fate.STOP))
     on(LIVE, Input.BANNED, Move(_S.BANNED, Reason.BANNED, _E.BANNED, Fate.STOP))
+    on((_S.BANNED,), Input.BAN_OVER, connecting._replace(reason=Reason.BAN_OVER))
     on(LIVE, Input.OUTDATED, Move(_S.CLIENT_OUTDATED, Reason.CLIENT_OUTDATED, _E.CLIENT_OUTDATED, Fate.STOP))
+    # Silent: whether this version is accepted again is the program's question, not the person's.
+    on((_S.CLIENT_OUTDATED,), Input.TRY_AGAIN, Move(_S.CONNECTING, Reason.TRIED_AGAIN, fate=Fate.START))
+    on((_S.FAILED,), Input.TRY_AGAIN, connecting._replace(reason=Reason.TRIED_AGAIN))
     on(LIVE, Input.CONNECT_FAILED, Move(_S.FAILED, Reason.CONNECT_FAILURE, _E.FAILED, Fate.STOP))
+    tried_on(LIVE, Input.REFUSED, Reason.CONNECT_FAILURE)
+    on(LIVE, Input.KEYS_REJECTED, Move(_S.FAILED, Reason.STORE_MISSING, _E.FAILED, Fate.STOP))
     stay(LIVE, Input.STREAM_FAILED, Fate.CHECK)
 
     for event, reason in (
@@ -225,26 +286,27 @@ def _build() -> _Table:
     ):
         stay((_S.CONNECTING, _S.PAIRED, _S.DISCONNECTED), event, Fate.RETRY)
         on(SHOWING, event, Move(_S.CONNECTING, reason, _E.CONNECTING, Fate.RETRY))  # the code on the screen is dead
-        stay(UP, event, Fate.RETRY, Timer.GRACE)  # back within the grace period, nobody has to know
+        stay(UP, event, Fate.RETRY, Timer.GRACE)
     on(LIVE, Input.WORKER_CRASHES, Move(_S.FAILED, Reason.WORKER_CRASHES, _E.FAILED, Fate.STOP))
-    on(LIVE, Input.UNREACHABLE_FOR_GOOD, Move(_S.FAILED, Reason.UNREACHABLE, _E.FAILED, Fate.STOP))
-    on(
-        UP | {_S.CONNECTING},
-        Input.UNREACHABLE_FOR_LONG,
-        Move(_S.DISCONNECTED, Reason.UNREACHABLE, _E.DISCONNECTED, Fate.RETRY),
-    )
-    stay((_S.PAIRED, _S.DISCONNECTED), Input.UNREACHABLE_FOR_LONG, Fate.RETRY)
+    tried_on(LIVE, Input.WORKER_KEEPS_DYING, Reason.WORKER_CRASHES)
+    tried_on(LIVE, Input.UNREACHABLE_FOR_LONG, Reason.UNREACHABLE)
     on(LIVE, Input.STORE_MISSING, Move(_S.FAILED, Reason.STORE_MISSING, _E.FAILED, Fate.STOP))
     on(LIVE, Input.STORE_CORRUPT, Move(_S.FAILED, Reason.STORE_CORRUPT, _E.FAILED, Fate.STOP))
 
-    on((_S.DISCONNECTED,), Input.FOUND_ONLINE, Move(_S.CONNECTED, Reason.CORRECTED, _E.CONNECTED))
-    on(UP, Input.FOUND_OFFLINE, Move(_S.DISCONNECTED, Reason.CORRECTED, _E.DISCONNECTED))
+    # Its own Online never came here: a fresh session says what is true of the connection that then stands.
+    stay((_S.DISCONNECTED,), Input.FOUND_ONLINE, Fate.RETRY)
+    on(UP, Input.FOUND_OFFLINE, Move(_S.DISCONNECTED, Reason.CORRECTED, _E.DISCONNECTED, Fate.RETRY))
     on(UP | {_S.DISCONNECTED}, Input.FLAPPING, Move(_S.DEGRADED, Reason.FLAPPING, _E.DEGRADED, arm=Timer.CALM))
     on((_S.DEGRADED,), Input.CALM_ONLINE, Move(_S.CONNECTED, Reason.CALM, _E.CONNECTED))
     on((_S.DEGRADED,), Input.CALM_OFFLINE, Move(_S.DISCONNECTED, Reason.CALM, _E.DISCONNECTED))
+    on((_S.DEGRADED,), Input.CALM_AILING, Move(_S.DEGRADED, Reason.KEEPALIVE_LOST, _E.DEGRADED, arm=Timer.SILENT))
+    on((_S.CONNECTED,), Input.SHARED, connected._replace(if_news=True))
 
     ended_by_request = Move(_S.LOGGED_OUT, Reason.REQUESTED, _E.LOGGED_OUT, Fate.LOGOUT)
     on(frozenset(LinkState) - {_S.IDLE, _S.LOGGED_OUT}, Input.LOGOUT, ended_by_request)
+    outcome = Move(_S.LOGGED_OUT, Reason.REQUESTED, _E.LOGGED_OUT, if_news=True)
+    on((_S.LOGGED_OUT,), Input.DEVICE_REMOVED, outcome)
+    on((_S.LOGGED_OUT,), Input.DEVICE_KEPT, outcome)
     return table
 
 

@@ -24,6 +24,9 @@ class Publisher(Protocol):
     def full(self) -> bool:
         """Whether no new event would find room now."""
 
+    async def check(self) -> None:
+        """Return when an event could be stored now. Raises `PublishError`."""
+
     async def publish(
         self, key: BotKey, link_id: str, payload: Payload, *, expires_at: int | None, traceparent: str | None
     ) -> None:

@@ -12,12 +12,13 @@ import structlog
 from backend.links.clock import Clock
 from backend.links.driver import Driver, Report, Session, SessionSpec, WorkerDied
 from backend.links.meter import LinkMeter
+from backend.links.turns import Turns
 from backend.links.worker_life import Exit, WorkerLife
 from backend.telemetry.request_tracer import OFF, RequestTracer
 
 log = structlog.get_logger(__name__)
 
-SLOT_HOLD: Final = 20.0
+SLOT_HOLD: Final = 5.0
 """Seconds after which a started session that said nothing no longer counts as starting."""
 
 STOP_LIMIT: Final = 15.0
@@ -33,14 +34,16 @@ class Runner:
     def __init__(
         self,
         driver: Driver,
-        slots: asyncio.Semaphore,
+        turns: Turns,
+        user: str,
         clock: Clock,
         deliver: Callable[[Report], None],
         meter: LinkMeter,
         tracer: RequestTracer = OFF,
     ) -> None:
         self._driver = driver
-        self._slots = slots
+        self._turns = turns
+        self._user = user
         self._clock = clock
         self._deliver = deliver
         self._meter = meter
@@ -54,6 +57,11 @@ class Runner:
         """Whether the present session reported anything yet."""
         self.session: Session | None = None
         self.starts = 0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a start is to come, or under way: it waits for its time, its turn or its driver."""
+        return self.session is None and self._task is not None and not self._task.done()
 
     @property
     def pid(self) -> int | None:
@@ -72,7 +80,7 @@ class Runner:
     async def _start(self, generation: int, spec: SessionSpec, delay: float, spoke: asyncio.Event) -> None:
         if delay:
             await self._clock.sleep(delay)
-        async with self._slots:
+        async with self._turns.turn(self._user):
             life = WorkerLife(self._tracer, self._meter, spec)
             self._life = life
             await self._run(generation, msgspec.structs.replace(spec, traceparent=life.traceparent), spoke, life)
@@ -117,17 +125,12 @@ class Runner:
         if life is not None:
             life.ended(how)
 
-    async def logout(self, link_id: str) -> bool:
-        """Remove the device from the account and end the session; False when no session could do it."""
+    async def hand_over(self) -> Session | None:
+        """Give the session away, still running, to whoever ends it; None when there is none."""
         life, session = await self._let_go()
-        if session is None:
-            return False
-        done = await _within(session.logout, link_id)
-        if not done:
-            await _within(session.stop, link_id)
         if life is not None:
             life.ended(Exit.STOPPED)
-        return done
+        return session
 
     async def _let_go(self) -> tuple[WorkerLife | None, Session | None]:
         self._generation += 1

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import structlog
 from msgspec.structs import replace
 
-from backend.events import Connecting, Payload
+from backend.events import Payload
 from backend.links.backoff import Backoff
+from backend.links.bans import Ban
 from backend.links.errors import LinkError
 from backend.links.files import Condition
 from backend.links.house import House
 from backend.links.publisher import PublishError
-from backend.links.record import LinkRecord
+from backend.links.record import LinkRecord, Removal
 from backend.links.store import StoreError
 
 log = structlog.get_logger(__name__)
@@ -25,8 +27,10 @@ _PATIENCE: Final = Backoff(0.2, 5.0)
 class Scribe:
     """`saved` is the record as the disk has it."""
 
-    def __init__(self, house: House, saved: LinkRecord | None) -> None:
+    def __init__(self, house: House, saved: LinkRecord | None, on_stall: Callable[[], None] = lambda: None) -> None:
+        """`on_stall` is called each time that something could not be stored."""
         self._house = house
+        self._on_stall = on_stall
         self._saved = saved
         self._stalled: PublishError | StoreError | None = None
 
@@ -39,7 +43,7 @@ class Scribe:
         """What to tell a caller while it is stalled."""
         return _refusal(self._stalled)
 
-    async def begin(self, record: LinkRecord, traceparent: str | None) -> None:
+    async def begin(self, record: LinkRecord, payload: Payload, traceparent: str | None) -> None:
         """Commit a new link and its first event; on failure it never was. Raises `LinkError`."""
         before = self._saved
         if self._house.publisher.full:
@@ -47,7 +51,7 @@ class Scribe:
         try:
             await self._save(record)
             try:
-                await self._publish(record, Connecting(), None, traceparent)
+                await self._publish(record, payload, None, traceparent)
             except PublishError:
                 await self._undo(record, before)
                 raise
@@ -61,14 +65,12 @@ class Scribe:
         payload: Payload | None,
         ends: float | None,
         traceparent: str | None,
-        *,
-        patient: bool,
     ) -> None:
         """Commit what a step brings. `ends` is when the payload's secret ends, in seconds since the epoch.
 
         Keys that WhatsApp accepted are noted first: a crash must not take them for rubbish. Everything else is noted
         after its event, so that a crash between the two says it twice and not never.
-        Impatient, it raises `LinkError` where nothing was done; else it tries until it succeeds.
+        It tries until it succeeds.
         """
         attempt = 0
         while True:
@@ -79,9 +81,8 @@ class Scribe:
                     await self._publish(new, payload, ends, traceparent)
                 break
             except (PublishError, StoreError) as error:
-                if not patient:
-                    raise _refusal(error) from error
                 self._stalled = error
+                self._on_stall()
                 log.warning("link_event_waits", link_id=new.link_id, code=error.code, attempt=attempt)
                 await self._house.clock.sleep(_PATIENCE.delay(attempt))
                 attempt += 1
@@ -100,9 +101,40 @@ class Scribe:
         except StoreError:
             return Condition.GOOD
 
+    async def ready(self) -> None:
+        """Return when an event could be stored now. Raises `LinkError`."""
+        try:
+            await self._house.publisher.check()
+        except PublishError as error:
+            raise _refusal(error) from error
+
+    async def removal(self, removal: Removal) -> None:
+        """Commit that a device is to be removed. Raises `LinkError`, and then nothing was done."""
+        try:
+            await self._house.removals.add(removal)
+        except StoreError as error:
+            raise _refusal(error) from error
+
+    async def ban(self, number: str, ban: Ban) -> None:
+        """Note a number's ban; where that cannot be stored, for as long as the program lives."""
+        self._house.bans.add(number, ban)
+        try:
+            await self._house.store.save_ban(number, ban)
+        except StoreError:
+            log.warning("ban_not_stored")
+
+    async def lift(self, number: str) -> None:
+        """WhatsApp let a number in: its ban is over."""
+        if self._house.bans.lift(number):
+            try:
+                await self._house.store.delete_ban(number)
+            except StoreError:
+                log.warning("ban_not_deleted")
+
     async def forget(self, record: LinkRecord) -> None:
-        """Delete the account's keys."""
-        await self._house.store.forget(record)
+        """Delete the account's keys, unless they are needed to remove the device."""
+        if not self._house.removals.pending(record.link_id):
+            await self._house.store.forget(record.link_id)
 
     async def secure(self, record: LinkRecord) -> None:
         """Permissions of the account's keys."""

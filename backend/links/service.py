@@ -10,28 +10,32 @@ from typing import Final, NamedTuple
 import structlog
 
 from backend.identity import BotKey
-from backend.links import faces, phone
+from backend.links import faces, phone, starting
 from backend.links.backoff import Backoff
+from backend.links.bans import Bans
 from backend.links.clock import Clock, LoopClock
 from backend.links.driver import Driver
 from backend.links.errors import LinkError
 from backend.links.faces import LinkView
 from backend.links.house import House
 from backend.links.link import Link, Order
-from backend.links.machine import LIVE
+from backend.links.machine import LIVE, Input
 from backend.links.meter import LinkMeter, NoMeter
 from backend.links.publisher import Publisher
+from backend.links.record import Removal, store_name
+from backend.links.removals import Removals
 from backend.links.script import PlaysPhone, SimulateAction
 from backend.links.snapshot import LinkState, Snapshot
 from backend.links.store import LinkStore
 from backend.links.truth import Truth
+from backend.links.turns import Turns
 from backend.settings import Settings
 from backend.telemetry import redaction
 from backend.telemetry.request_tracer import LINK_ID, OFF, RequestTracer
 
 log = structlog.get_logger(__name__)
 
-RESTORE_PATIENCE: Final = 30.0
+RESTORE_PATIENCE: Final = 10.0
 """Seconds that one link may hold up the others that wait to be restored."""
 
 _CHECKS_AT_ONCE: Final = 8
@@ -43,6 +47,11 @@ class Restoring(NamedTuple):
     total: int
     done: int
     finished: bool
+
+    @property
+    def left(self) -> int:
+        """Links that had no turn yet."""
+        return self.total - self.done
 
 
 class LinkService:
@@ -66,11 +75,17 @@ class LinkService:
             meter or NoMeter(),
             settings,
             self._clock,
-            asyncio.Semaphore(settings.start_concurrency),
+            turns := Turns(settings.start_concurrency),
             Backoff(settings.retry_first, settings.retry_cap),
             self._check_soon,
+            lambda key: self._tell(key, Input.SHARED),
+            bans := Bans(self._clock),
+            Removals(driver, store, self._clock, turns, bans),
             tracer=tracer,
         )
+        self._house.removals.told = self._removal_ended
+        self._starting: Counter[BotKey] = Counter()
+        """Keys whose start is being decided: they count towards their user's links."""
         self._settings = settings
         self._links: dict[BotKey, Link] = {}
         self._truth = Truth(self._clock, settings.truth_misses)
@@ -78,6 +93,7 @@ class LinkService:
         self._waiting: list[Link] = []
         self._to_restore = 0
         self._restored = 0
+        self.restore_begun = False
         self.restore_finished = False
         self._closing = False
 
@@ -85,15 +101,23 @@ class LinkService:
 
     async def open(self) -> None:
         """Read every link's record, so that snapshots tell the truth from here on. Raises `StoreError`."""
-        records = await self._house.store.open()
+        house = self._house
+        records = await house.store.open()
+        for number, ban in (await house.store.bans(self._clock.now())).items():
+            house.bans.add(number, ban)
+        removals = await house.store.removals()
+        house.removals.remember(removals)
         for record in records:
             link = Link(record.key, self._house, record)
             self._links[record.key] = link
             if record.paired and record.phone_number is not None:
                 self._house.claim(record.phone_number, record.key)
-            if link.state in LIVE:
+            if link.state in LIVE or self._half_logged_out(link):
                 self._waiting.append(link)
-        swept = await self._house.store.sweep(frozenset(record.store_name for record in records if record.paired))
+            else:
+                link.life.wait_on()
+        kept = {record.store_name for record in records if record.paired}
+        swept = await house.store.sweep(frozenset(kept | {store_name(removal.link_id) for removal in removals}))
         self._to_restore = len(self._waiting)
         log.info("links_opened", links=len(records), to_restore=self._to_restore, swept=swept)
         self._spawn(self._watch(), "links-truth")
@@ -105,21 +129,28 @@ class LinkService:
         async def bring_back(link: Link) -> None:
             async with turns:
                 try:
-                    await link.order(Order.RESTORE)
+                    await link.order(Order.LOGOUT if self._half_logged_out(link) else Order.RESTORE)
                     await link.leaves(LinkState.CONNECTING, RESTORE_PATIENCE)
                 except Exception as error:  # noqa: BLE001  one link's trouble must not keep the others away
                     log.error("link_not_restored", link_id=link.snapshot().link_id, error=redaction.message_of(error))
                 self._restored += 1
                 log.info("link_restored", state=link.state, done=self._restored, of=self._to_restore)
 
+        self.restore_begun = True
         waiting, self._waiting = self._waiting, []
         await asyncio.gather(*(bring_back(link) for link in waiting))
         self.restore_finished = True
+        self._house.removals.resume()
         log.info("restore_finished", links=self._to_restore, states={s.value: n for s, n in self.counts().items() if n})
 
     @property
     def restoring(self) -> Restoring:
         return Restoring(self._to_restore, self._restored, self.restore_finished)
+
+    def _half_logged_out(self, link: Link) -> bool:
+        """Whether the program ended while somebody logged out."""
+        record = link.record
+        return record is not None and record.paired and self._house.removals.pending(record.link_id)
 
     async def close(self) -> None:
         """End every session and keep every account; no event is published any more."""
@@ -128,6 +159,7 @@ class LinkService:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        await self._house.removals.close()
         await asyncio.gather(*(link.close() for link in self._links.values()))
         await self._house.driver.close()
         await self._house.store.close()
@@ -135,7 +167,7 @@ class LinkService:
     # commands
 
     async def start(self, key: BotKey, phone_number: str | None = None, traceparent: str | None = None) -> Snapshot:
-        """Link an account; while a link lives, nothing changes. `phone_number` asks for a pairing code.
+        """Link an account. `phone_number` asks for a pairing code; while a link lives, only another wish changes it.
 
         Returns once the link and its first event are committed; the session starts in the background.
         Raises `LinkError`.
@@ -143,11 +175,11 @@ class LinkService:
         wanted = None if phone_number is None else phone.parse_phone_number(phone_number)
         self._open_for_commands()
         link = self._links.get(key)
+        if link is None or link.state not in LIVE:
+            self._admit(key)
         if link is None:
-            self._admit(key)
             link = self._links[key] = Link(key, self._house)
-        elif link.state not in LIVE:
-            self._admit(key)
+        self._starting[key] += 1
         try:
             with self._house.tracer.span("link start", traceparent) as step:
                 await link.order(Order.START, wanted, step.traceparent)
@@ -156,13 +188,23 @@ class LinkService:
             if link.record is None and link.inbox.idle:
                 self._links.pop(key, None)
             raise
+        finally:
+            self._starting[key] -= 1
+            if not self._starting[key]:
+                del self._starting[key]
         log.info("link_start", key=redaction.key_hash(key.user_id, key.bot_id), link_id=link.snapshot().link_id)
         return link.snapshot()
 
+    def begins(self, key: BotKey, phone_number: str | None) -> bool:
+        """Whether `start` would begin a pairing, or change the one under way: what a user may not do without end."""
+        link = self._links.get(key)
+        return link is None or starting.changes(link.life, phone_number)
+
     def snapshot(self, key: BotKey) -> Snapshot:
         """What is true now, from memory; `seq` is 0 for the caller to fill in."""
-        link = self._links.get(key)
-        return faces.snapshot(key, None, None, self._clock.now(), False) if link is None else link.snapshot()
+        if (link := self._links.get(key)) is not None:
+            return link.snapshot()
+        return faces.snapshot(key, None, None, self._clock.now(), self._clock.monotonic(), shared=False)
 
     async def logout(self, key: BotKey) -> Snapshot:
         """Log out, or end the pairing; works in every state, also when the session is dead. Raises `LinkError`."""
@@ -197,6 +239,12 @@ class LinkService:
         return Counter(link.state for link in self._links.values() if link.record is not None)
 
     @property
+    def crashing(self) -> int:
+        """Links whose worker died more often than the limit allows, within the window."""
+        now = self._clock.monotonic()
+        return sum(link.life.judge.dying(now) for link in self._links.values())
+
+    @property
     def client_outdated(self) -> bool:
         """Whether WhatsApp refuses this version, so that nothing can be started."""
         return self._house.outdated
@@ -225,9 +273,21 @@ class LinkService:
     # inside
 
     def _admit(self, key: BotKey) -> None:
-        living = sum(1 for other, link in self._links.items() if other.user_id == key.user_id and link.state in LIVE)
+        living = sum(
+            1
+            for other, link in self._links.items()
+            if other.user_id == key.user_id and other != key and (link.state in LIVE or other in self._starting)
+        )
         if living >= self._settings.max_links_per_user:
             raise LinkError("too_many_links", "This user has as many links as allowed; log one out first.", 429)
+
+    def _tell(self, key: BotKey, cause: Input) -> None:
+        if (link := self._links.get(key)) is not None and not self._closing:
+            link.told(cause)
+
+    def _removal_ended(self, removal: Removal, removed: bool) -> None:
+        if (link := self._links.get(removal.key)) is not None and not self._closing:
+            link.told(Input.DEVICE_REMOVED if removed else Input.DEVICE_KEPT, removal.link_id)
 
     def _open_for_commands(self) -> None:
         if self._closing:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from typing import Final
+
+import structlog
 
 from backend.links import driver as d
 from backend.links import files, simulated_store
@@ -11,6 +14,8 @@ from backend.links.clock import Clock, Handle, LoopClock
 from backend.links.driver import Report, SessionSpec
 from backend.links.people import Person, pairing_code, person, qr_text
 from backend.links.script import SimulateAction
+
+log = structlog.get_logger(__name__)
 
 FIRST_CODE: Final = 60.0
 NEXT_CODE: Final = 20.0
@@ -76,7 +81,15 @@ class SimulatedSession:
         self._forget_calls()
         made_up = person(self._spec.seed or self._spec.link_id)
         self._person = Person(self._spec.phone_number or made_up.phone_number, made_up.display_name)
-        simulated_store.write(self._spec.store, self._person)
+        try:
+            simulated_store.write(self._spec.store, self._person)
+        except (OSError, sqlite3.Error) as error:
+            # As a worker that cannot keep its keys: the pairing is lost, and a fresh session shows another code.
+            log.warning("simulated_store_failed", link_id=self._spec.link_id, error=type(error).__name__)
+            self._person = None
+            self._go(online=False, said=d.WorkerDied(1))
+            self._end()
+            return False
         self._say(d.PairSucceeded(self._person.phone_number))
         self._later("dial", RECONNECTS_IN, self._come_online)
         return True

@@ -29,8 +29,8 @@ class LinkState(enum.StrEnum):
 class Snapshot(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """What is true now. Optional fields are left out on the wire while they have no value.
 
-    `seq` is the key's newest event, `since` and `expires_at` are RFC 3339 UTC. `qr` and `pairing_code` are
-    secrets: they go to the key's own user and nowhere else.
+    `seq` is the key's newest event, `since`, `expires_at`, `until` and `retry_at` are RFC 3339 UTC. `qr` and
+    `pairing_code` are secrets: they go to the key's own user and nowhere else.
     """
 
     user_id: str
@@ -50,6 +50,9 @@ class Snapshot(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     retryable: bool | None = None
     user_action: str | None = None
     until: str | None = None
+    retry_at: str | None = None
+    also_linked_elsewhere: bool | None = None
+    device_removed: bool | None = None
 
 
 def without_codes(snapshot: Snapshot) -> Snapshot:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from backend.links.clock import Clock, Handle
@@ -41,9 +41,14 @@ class Timers:
         if (armed := self._armed.pop(timer, None)) is not None:
             armed[1].cancel()
 
-    def drop_all(self) -> None:
+    def names(self) -> tuple[str, ...]:
+        """What is waited for, for the operator."""
+        return tuple(timer.name.lower() for timer in self._armed)
+
+    def drop_all(self, keep: Collection[Timer] = ()) -> None:
         for timer in list(self._armed):
-            self.drop(timer)
+            if timer not in keep:
+                self.drop(timer)
 
     def take(self, struck: Struck) -> bool:
         """Use up a deadline that struck; False when it was dropped meanwhile."""

@@ -17,6 +17,9 @@ log = structlog.get_logger(__name__)
 CONFIRM: Final = 2.0
 """Seconds until a contradiction is looked at again: a report may be on its way."""
 
+CONFIRM_ONLINE: Final = 10.0
+"""The same when only the report is missing that it is connected: that one waits for the account's name."""
+
 _ANSWER_LIMIT: Final = 10.0
 
 
@@ -26,7 +29,8 @@ class Truth:
     def __init__(self, clock: Clock, misses: int) -> None:
         self._clock = clock
         self._limit = misses
-        self._misses: dict[str, int] = {}
+        self._misses: dict[str, tuple[int, int]] = {}
+        """By link: which session, by its number, and how often it missed."""
 
     async def check(self, link: Link) -> None:
         """Compare, and tell the link what was found. Raises nothing."""
@@ -38,17 +42,19 @@ class Truth:
         taken = link.inbox.taken
         alive = await self._ask(link)
         if alive is None:
-            misses = self._misses.get(record.link_id, 0) + 1
-            self._misses[record.link_id] = misses
+            starts = link.life.runner.starts
+            before, misses = self._misses.get(record.link_id, (starts, 0))
+            misses = misses + 1 if before == starts else 1  # a successor begins anew
+            self._misses[record.link_id] = starts, misses
             log.warning("session_silent", link_id=record.link_id, misses=misses)
             if misses >= self._limit and link.life.runner.session is session:
-                del self._misses[record.link_id]
+                self._misses.pop(record.link_id, None)
                 link.found(Input.WORKER_HUNG)
             return
         self._misses.pop(record.link_id, None)
         if (found := _contradiction(link, alive)) is None:
             return
-        await self._clock.sleep(CONFIRM)
+        await self._clock.sleep(CONFIRM_ONLINE if alive else CONFIRM)
         if link.life.runner.session is not session or await self._ask(link) is not alive:
             return
         if link.inbox.taken == taken and link.inbox.idle and _contradiction(link, alive) is found:

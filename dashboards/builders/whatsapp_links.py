@@ -218,7 +218,7 @@ def _staying(board: dashboard.Dashboard) -> None:
                 "Sessions started again by the backend, and worker processes that ended, by how.",
                 "crashed or killed: the library or the memory limit. unresponsive: a hung session.",
                 "The worker's last log lines carry the link's id.",
-                ("RoundtripLinkFlapping",),
+                ("RoundtripLinkFlapping", "RoundtripWorkerCrashes"),
             ),
             [
                 Query(total(increase(series("link_restarts_total"))), "restarts"),

@@ -31,15 +31,22 @@ QR = QrShown("2@secret,a,b,c", 1, 6, 60.0)
 
 
 class FakeClock:
-    """Time stands still until `pass_` turns it."""
+    """Time stands still until `pass_` turns it; `step` sets the wall clock alone, as somebody may."""
 
     def __init__(self) -> None:
         self._now = 1_800_000_000.0
+        self._set_by = 0.0
         self._order = itertools.count()
         self._calls: list[tuple[float, int, Call]] = []
 
     def now(self) -> float:
+        return self._now + self._set_by
+
+    def monotonic(self) -> float:
         return self._now
+
+    def step(self, seconds: float) -> None:
+        self._set_by += seconds
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> Call:
         call = Call(callback)
@@ -163,6 +170,10 @@ class FakePublisher:
         self.fails: PublishError | None = None
         self.full = False
         self.calls: list[dict[str, Any]] = []
+
+    async def check(self) -> None:
+        if self.fails is not None:
+            raise self.fails
 
     async def publish(
         self, key: BotKey, link_id: str, payload: Payload, *, expires_at: int | None, traceparent: str | None

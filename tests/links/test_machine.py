@@ -13,13 +13,14 @@ from backend.links.snapshot import LinkState
 
 # One line per input: what each live state becomes. `.` stays; a state's name, then `!` if its event is said;
 # `/fate`, `+TIMER` to arm, `-TIMER` to drop. The columns are those of COLUMNS.
+# `away` is disconnected, `end` qr_expired.
 LIVE_ROWS = """
-QR                   qr!         qr!         .           .           .           .           .
-PAIRING_CODE         pairing_code! pairing_code! pairing_code! .           .           .           .
-CODES_USED_UP        qr_expired!/FORGET qr_expired!/FORGET qr_expired!/FORGET .           .           .           .
-PAIRED               paired!     paired!     paired!     .           .           .           .
+QR                   qr!         qr!         .           .           .           .           qr!
+PAIRING_CODE         pairing_code! pairing_code! pairing_code! .           .           .           pairing_code!
+CODES_USED_UP        end!/FORGET end!/FORGET end!/FORGET . . . end!/FORGET
+PAIRED               paired!     paired!     paired!     .           .           .           paired!
 ONLINE               connected!  connected!  connected!  connected!  connected?-GRACE connected!  connected!
-KEEPALIVE_LOST       .           .           .           .           degraded!   .           .
+KEEPALIVE_LOST       .           .           .           .           degraded!   .+SILENT    .
 KEEPALIVE_RESTORED   .           .           .           .           .           connected!  .
 OFFLINE              .           .           .           .           .+GRACE     .+GRACE     .
 LOGGED_OUT           logged_out!/FORGET *
@@ -27,26 +28,39 @@ REPLACED             replaced!/STOP *
 BANNED               banned!/STOP *
 OUTDATED             client_outdated!/STOP *
 CONNECT_FAILED       failed!/STOP *
+REFUSED              away!/RETRY away!/RETRY away!/RETRY away!/RETRY away!/RETRY away!/RETRY away?/RETRY
+KEYS_REJECTED        failed!/STOP *
 STREAM_FAILED        ./CHECK *
 UNREACHABLE          ./RETRY     connecting!/RETRY connecting!/RETRY ./RETRY     ./RETRY+GRACE ./RETRY+GRACE ./RETRY
 WORKER_DIED          ./RETRY     connecting!/RETRY connecting!/RETRY ./RETRY     ./RETRY+GRACE ./RETRY+GRACE ./RETRY
-WORKER_HUNG          ./RETRY     connecting!/RETRY connecting!/RETRY ./RETRY     ./RETRY+GRACE ./RETRY+GRACE ./RETRY
 START                . *
 LOGOUT               logged_out!/LOGOUT *
-RESTORE              . connecting connecting connecting connecting connecting connecting
+RESTORE              .           connecting  connecting  connecting  connecting  connecting  connecting
+CHANGE               connecting!/RETRY connecting!/RETRY connecting!/RETRY . . . connecting!/RETRY
 PAIRING_OVER         .           qr_expired!/FORGET qr_expired!/FORGET .           .           .           .
-PAIRING_INCOMPLETE   .           .           .           failed!/STOP .           .           .
+PATIENCE_OVER        failed!/STOP qr_expired!/FORGET qr_expired!/FORGET .           .           .           failed!/STOP
+LOGIN_LATE           .           .           .           ./RETRY     .           .           .
+PAIRING_INCOMPLETE   .           .           .           disconnected! .           .           .
+UNREACHED            disconnected! .           .           .           .           .           .
+SILENT               .           .           .           .           .           ./RETRY+GRACE .
+BAN_OVER             . *
+TRY_AGAIN            . *
 GRACE_OVER           .           .           .           .           disconnected! disconnected! .
+WORKER_HUNG          ./RETRY     connecting!/RETRY connecting!/RETRY ./RETRY     ./RETRY+GRACE ./RETRY+GRACE ./RETRY
 WORKER_CRASHES       failed!/STOP *
-UNREACHABLE_FOR_GOOD failed!/STOP *
-UNREACHABLE_FOR_LONG disconnected!/RETRY . . ./RETRY disconnected!/RETRY disconnected!/RETRY ./RETRY
+WORKER_KEEPS_DYING   away!/RETRY away!/RETRY away!/RETRY away!/RETRY away!/RETRY away!/RETRY away?/RETRY
+UNREACHABLE_FOR_LONG away!/RETRY away!/RETRY away!/RETRY away!/RETRY away!/RETRY away!/RETRY away?/RETRY
 STORE_MISSING        failed!/STOP *
 STORE_CORRUPT        failed!/STOP *
-FOUND_ONLINE         .           .           .           .           .           .           connected!
-FOUND_OFFLINE        .           .           .           .           disconnected! disconnected! .
+FOUND_ONLINE         .           .           .           .           .           .           ./RETRY
+FOUND_OFFLINE        .           .           .           .           disconnected!/RETRY disconnected!/RETRY .
 FLAPPING             .           .           .           .           degraded!+CALM degraded!+CALM degraded!+CALM
 CALM_ONLINE          .           .           .           .           .           connected!  .
 CALM_OFFLINE         .           .           .           .           .           disconnected! .
+CALM_AILING          .           .           .           .           .           degraded!+SILENT .
+SHARED               .           .           .           .           connected?  .           .
+DEVICE_REMOVED       . *
+DEVICE_KEPT          . *
 """
 
 COLUMNS = [
@@ -68,6 +82,11 @@ ENDED_ROWS = {
 } | {
     (LinkState.FAILED, Input.RESTORE): "connecting",
     (LinkState.CLIENT_OUTDATED, Input.RESTORE): "connecting",
+    (LinkState.CLIENT_OUTDATED, Input.TRY_AGAIN): "connecting/START",
+    (LinkState.FAILED, Input.TRY_AGAIN): "connecting!/START",
+    (LinkState.BANNED, Input.BAN_OVER): "connecting!/START",
+    (LinkState.LOGGED_OUT, Input.DEVICE_REMOVED): "logged_out?",
+    (LinkState.LOGGED_OUT, Input.DEVICE_KEPT): "logged_out?",
 }  # fmt: skip
 
 
@@ -75,6 +94,7 @@ def expected() -> dict[tuple[LinkState, Input], str]:
     table = dict.fromkeys(itertools.product(LinkState, Input), ".")
     for line in LIVE_ROWS.strip().splitlines():
         name, *cells = line.split()
+        cells = [cell.replace("away", "disconnected").replace("end!", "qr_expired!") for cell in cells]
         if cells[1:] == ["*"]:
             cells = cells[:1] * len(COLUMNS)
         assert len(cells) == len(COLUMNS), name
@@ -133,7 +153,7 @@ def test_every_change_has_a_reason() -> None:
 
 
 def test_every_timer_is_named_once() -> None:
-    assert len({timer.value for timer in Timer}) == len(Timer) == 5
+    assert len({timer.value for timer in Timer}) == len(Timer)
 
 
 def test_every_reason_code_says_what_to_do() -> None:
@@ -142,4 +162,4 @@ def test_every_reason_code_says_what_to_do() -> None:
         assert advice.user_action.endswith(".")
     assert {reasons.of_logout(n) for n in ("401", "403", "406", "x")} <= set(reasons.ADVICE)
     assert {reasons.of_ban(n) for n in (101, 102, 103, 104, 106, 999)} <= set(reasons.ADVICE)
-    assert sum(issubclass(payload, Failure) for payload in TYPE_OF) == 6
+    assert sum(issubclass(payload, Failure) for payload in TYPE_OF) == 7

@@ -13,7 +13,7 @@ from backend.links.clock import LoopClock, rfc3339
 from backend.links.errors import LinkError
 from backend.links.inbox import Inbox
 from backend.links.machine import Timer
-from backend.links.phone import parse_phone_number
+from backend.links.phone import canonical, parse_phone_number
 from backend.links.timers import Struck, Timers
 from tests.links.helpers import FakeClock
 
@@ -111,6 +111,9 @@ async def test_the_real_clock() -> None:
         ("+14155550142", "+14155550142"),
         (" +44 (0)20 7946 0958", "+442079460958"),
         ("+49-1512-3456789", "+4915123456789"),
+        ("+55 11 8765-4321", "+551187654321"),
+        ("+52 1 55 1234 5678", "+5215512345678"),
+        ("+229 61 23 45 67", "+22961234567"),
     ],
 )
 def test_a_phone_number_is_brought_to_one_form(text: str, number: str) -> None:
@@ -126,3 +129,13 @@ def test_no_text_breaks_the_phone_number_check(text: str) -> None:
     else:
         outcome = "valid" if number.startswith("+") and number[1:].isdigit() and number.isascii() else number
     assert outcome in ("phone_number_invalid", "valid")
+
+
+def test_a_number_without_its_plus_is_told_what_is_missing() -> None:
+    with pytest.raises(LinkError, match=r"lacks the \+"):
+        parse_phone_number("11 98765-4321")
+
+
+@pytest.mark.parametrize(("old", "new"), [("+551187654321", "+5511987654321"), ("+5215512345678", "+525512345678")])
+def test_two_ways_to_write_a_number_are_one_account(old: str, new: str) -> None:
+    assert canonical(old) == canonical(new)

@@ -57,8 +57,16 @@ async def test_a_logout_during_the_restore(tmp_path: Path) -> None:
         await stage.service.logout(KEY)
         assert stage.publisher.last.reason_code == "requested"
         await stage.service.restore()
-        assert stage.driver.sessions == []
+        await stage.clock.pass_(5.1)
+        (session,) = stage.driver.sessions  # not for the link, but to remove its device
+        await calm()
+        assert stage.service.snapshot(KEY).device_removed is False
+        session.report(ONLINE)
+        await calm()
+        assert session.logged_out
         assert not list(stage.store.sessions.iterdir())
+        assert stage.publisher.last.device_removed is True
+        assert stage.state() is LinkState.LOGGED_OUT
 
 
 async def test_a_few_at_a_time(tmp_path: Path) -> None:
@@ -78,7 +86,7 @@ async def test_a_few_at_a_time(tmp_path: Path) -> None:
         await calm()
         assert len(stage.driver.sessions) == 3
         assert stage.service.restoring == (7, 1, False)
-        await stage.clock.pass_(30.1)  # one that says nothing holds nobody up for ever
+        await stage.clock.pass_(10.1)  # one that says nothing holds nobody up for ever
         assert len(stage.driver.sessions) == 5
         await stage.clock.pass_(120.0)
         await restoring
@@ -158,7 +166,8 @@ async def test_paired_but_not_yet_connected_comes_back(tmp_path: Path) -> None:
         await stage.report(ONLINE)
         await stage.report(ONLINE, key=OTHER)
         await restoring
-        assert e.Connected(PHONE, NAME, first=True) in [payload for key, payload in stage.publisher.said if key == KEY]
+        said = [payload for key, payload in stage.publisher.said if key == KEY]
+        assert e.Connected(PHONE, NAME, first=True, also_linked_elsewhere=True) in said
 
 
 async def test_a_crash_before_the_event_does_not_take_new_keys_for_rubbish(tmp_path: Path) -> None:
@@ -185,7 +194,7 @@ async def test_a_crash_before_the_event_does_not_take_new_keys_for_rubbish(tmp_p
         (d.StreamReplaced(), LinkState.REPLACED, False),
         (d.TemporaryBan(101, 3600.0), LinkState.BANNED, False),
         (d.LoggedOutByPhone("401"), LinkState.LOGGED_OUT, False),
-        (d.ConnectFailed("400"), LinkState.FAILED, False),
+        (d.ConnectFailed("400"), LinkState.DISCONNECTED, True),
         (d.Outdated(), LinkState.CLIENT_OUTDATED, True),
     ],
     ids=lambda value: str(value) if isinstance(value, LinkState) else "",
@@ -205,22 +214,41 @@ async def test_what_had_ended_stays_as_it_was(tmp_path: Path, report: d.Report, 
             assert stage.driver.sessions == []
 
 
-async def test_a_ban_outlives_a_restart(tmp_path: Path) -> None:
+async def test_a_ban_outlives_a_restart_and_ends(tmp_path: Path) -> None:
     async def live(stage: Stage) -> None:
         await stage.connect()
         await stage.report(d.TemporaryBan(101, 3600.0))
 
     await lived(tmp_path, live)
     async with staged(tmp_path) as stage:
-        with pytest.raises(Exception, match="blocked"):
-            await stage.service.start(KEY)
+        for key, number in ((KEY, None), (OTHER, PHONE)):
+            with pytest.raises(Exception, match="blocked"):
+                await stage.service.start(key, number)
+        await stage.clock.pass_(3500.0)
+        assert stage.driver.sessions == []
+        await stage.clock.pass_(102.0)
+        assert stage.publisher.types() == ["Connecting"]
+        await stage.report(ONLINE)
+        assert stage.state() is LinkState.CONNECTED
+
+
+async def test_a_clock_set_back_across_a_restart_does_not_ban_for_ever(tmp_path: Path) -> None:
+    async def live(stage: Stage) -> None:
+        stage.clock.step(365 * 86400.0)
+        await stage.connect()
+        await stage.report(d.TemporaryBan(101, 3600.0))
+
+    await lived(tmp_path, live)
+    async with staged(tmp_path) as stage:
+        await stage.clock.pass_(3602.0)
+        assert len(stage.driver.sessions) == 1
 
 
 async def test_a_link_that_was_given_up_gets_another_chance(tmp_path: Path) -> None:
     async def live(stage: Stage) -> None:
         await stage.connect()
         await stage.report(d.WorkerDied(1))
-        assert stage.state() is LinkState.FAILED
+        assert stage.state() is LinkState.DISCONNECTED
 
     async with staged(tmp_path, restart_limit=0) as stage:
         await live(stage)
@@ -251,8 +279,8 @@ async def test_the_same_account_twice_is_still_known_after_a_restart(tmp_path: P
 
     await lived(tmp_path, live)
     async with staged(tmp_path, restore=False) as stage:
-        assert stage.service.snapshot(OTHER).reason_code == "also_linked_elsewhere"
-        assert stage.service.snapshot(KEY).reason_code is None
+        for key in (KEY, OTHER):
+            assert stage.service.snapshot(key).also_linked_elsewhere
 
 
 async def test_a_restart_that_cannot_publish_does_not_hang(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from backend.links.errors import LinkError
 from backend.links.publisher import PublishError
 from backend.links.script import SimulateAction
 from backend.links.snapshot import LinkState
-from tests.links.helpers import KEY, NAME, ONLINE, OTHER, PHONE, QR, FakePublisher, Stage, calm, staged
+from tests.links.helpers import KEY, NAME, ONLINE, OTHER, PHONE, QR, FakePublisher, Stage, calm, keys_for, staged
 
 FULL = PublishError("outbox_full", "full")
 
@@ -102,36 +102,65 @@ async def test_a_refused_pairing_code_says_so(tmp_path: Path) -> None:
         assert stage.service.snapshot(KEY).reason_code == "pairing_code_refused"
 
 
-async def test_codes_that_the_library_never_ends_end_after_160_seconds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("total", [1, 3, 6, 12])
+async def test_codes_end_when_the_last_one_does_however_many_there_are(tmp_path: Path, total: int) -> None:
     async with staged(tmp_path) as stage:
         await stage.start()
         session = stage.session()
-        await stage.report(QR)
-        await stage.clock.pass_(60.0)
-        assert stage.service.snapshot(KEY).qr is None  # ended, and not shown any more
-        await stage.report(d.QrShown("2@next,a,b,c", 2, 6, 20.0))
-        await stage.clock.pass_(99.0)
-        assert stage.state() is LinkState.QR
+        for index in range(1, total + 1):
+            ttl = 60.0 if index == 1 else 20.0
+            await stage.report(d.QrShown(f"2@{index},a,b,c", index, total, ttl))
+            await stage.clock.pass_(ttl)
+            assert stage.state() is LinkState.QR
+            assert stage.service.snapshot(KEY).qr is None  # ended, and not shown any more
         await stage.clock.pass_(1.1)
         assert stage.state() is LinkState.QR_EXPIRED
         assert session.stopped
-        assert stage.publisher.types() == ["Connecting", "Qr", "Qr", "QrExpired"]
+        assert stage.publisher.types() == ["Connecting", *["Qr"] * total, "QrExpired"]
         again = await stage.service.start(KEY)
         assert again.state is LinkState.CONNECTING
         assert again.link_id != session.spec.link_id
 
 
-async def test_paired_but_not_let_in(tmp_path: Path) -> None:
+async def test_codes_that_stop_coming_expire_too(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.start()
+        await stage.report(QR)
+        await stage.clock.pass_(QR.ttl + 9.0)
+        assert stage.state() is LinkState.QR
+        await stage.clock.pass_(1.1)
+        assert stage.state() is LinkState.QR_EXPIRED
+
+
+async def test_paired_and_not_let_in_connects_again_and_is_told_after_a_minute(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.start()
+        keys_for(stage.session().spec.store)
         await stage.report(QR, d.PairSucceeded(PHONE), d.Offline())
-        await stage.clock.pass_(59.0)
+        await stage.clock.pass_(4.9)
+        assert len(stage.driver.sessions) == 1
+        await stage.clock.pass_(0.2)
+        assert len(stage.driver.sessions) == 2
+        assert stage.driver.sessions[0].stopped
+        await stage.clock.pass_(54.0)
         assert stage.state() is LinkState.PAIRED
         await stage.clock.pass_(2.0)
-        assert stage.state() is LinkState.FAILED
-        assert stage.service.snapshot(KEY).reason_code == "pairing_incomplete"
-        assert isinstance(stage.publisher.last, e.Failed)
-        assert stage.session().stopped
+        assert stage.state() is LinkState.DISCONNECTED
+        assert stage.publisher.last.reason_code == "pairing_incomplete"
+        assert stage.publisher.types()[-1] == "Disconnected"
+        await stage.report(ONLINE)
+        assert stage.publisher.last == e.Connected(PHONE, NAME, first=True)
+
+
+async def test_a_login_that_is_only_not_told_yet_is_left_alone(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.start()
+        keys_for(stage.session().spec.store)
+        await stage.report(QR, d.PairSucceeded(PHONE))
+        stage.session().is_alive = True  # in, and waiting for the account's name
+        await stage.clock.pass_(8.0)
+        await stage.report(ONLINE)
+        assert len(stage.driver.sessions) == 1
 
 
 async def test_a_blink_is_not_told(tmp_path: Path) -> None:
@@ -179,7 +208,7 @@ async def test_a_name_that_comes_later_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [("401", "device_removed"), ("403", "primary_device_gone"), ("406", "logged_out_by_whatsapp")],
+    [("401", "device_removed"), ("403", "primary_device_gone"), ("406", "account_banned")],
 )
 async def test_a_logout_from_the_phone(tmp_path: Path, number: str, code: str) -> None:
     async with staged(tmp_path) as stage:
@@ -223,11 +252,43 @@ async def test_banned_until(tmp_path: Path) -> None:
             await stage.service.start(KEY)
         assert refused.value.code == "banned"
         assert refused.value.retry_after == pytest.approx(3000.0)
-        await stage.service.logout(KEY)  # no way around it
+        await stage.clock.pass_(2999.0)
+        assert len(stage.driver.sessions) == 1
+        await stage.clock.pass_(3.0)  # over: tried again by itself, and told
+        assert stage.publisher.types()[-2:] == ["Banned", "Connecting"]
+        assert len(stage.driver.sessions) == 2
+        await stage.report(ONLINE)
+        assert stage.state() is LinkState.CONNECTED
+
+
+async def test_a_ban_is_the_numbers_and_not_the_bots(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        await stage.report(d.TemporaryBan(104, 3600.0))
+        await stage.service.logout(KEY)
         with pytest.raises(LinkError, match="blocked"):
-            await stage.service.start(KEY)
-        await stage.clock.pass_(3000.1)
-        assert (await stage.service.start(KEY)).state is LinkState.CONNECTING
+            await stage.service.start(OTHER, PHONE)
+        started = len(stage.driver.sessions)
+        await stage.start(KEY)  # any other number may be linked here
+        keys_for(stage.session().spec.store)
+        await stage.report(QR, d.PairSucceeded(PHONE))  # but it is the same one
+        assert stage.state() is LinkState.BANNED
+        assert stage.session().stopped
+        await stage.clock.pass_(3500.0)
+        assert len(stage.driver.sessions) == started + 1, "nobody dials during a ban, not to remove a device either"
+
+
+async def test_a_ban_without_an_end_gets_a_pause_of_its_own(tmp_path: Path) -> None:
+    async with staged(tmp_path, ban_cooldown=600.0) as stage:
+        await stage.connect()
+        await stage.report(d.TemporaryBan(0, None))
+        assert (stage.publisher.last.until, stage.publisher.last.reason_code) == (None, "banned")
+        assert stage.publisher.last.retry_at == rfc3339(stage.clock.now() + 600)
+        stage.clock.step(-86400.0)
+        await stage.clock.pass_(599.0)
+        assert len(stage.driver.sessions) == 1
+        await stage.clock.pass_(3.0)
+        assert len(stage.driver.sessions) == 2
 
 
 async def test_an_outdated_client_stops_new_starts_everywhere(tmp_path: Path) -> None:
@@ -257,7 +318,7 @@ async def test_a_connect_failure_with_any_reason(tmp_path: Path, reason: str) ->
         assert stage.session().stopped
 
 
-async def test_unreachable_is_tried_again_in_fresh_processes_and_then_failed(tmp_path: Path) -> None:
+async def test_unreachable_is_told_and_tried_on_in_fresh_processes(tmp_path: Path) -> None:
     async with staged(tmp_path, retry_limit=3, retry_cap=8.0) as stage:
         await stage.start()
         for attempt in range(3):
@@ -266,13 +327,29 @@ async def test_unreachable_is_tried_again_in_fresh_processes_and_then_failed(tmp
             assert stage.state() is LinkState.CONNECTING
             assert stage.driver.sessions[attempt].stopped
             await stage.clock.pass_(8.0)
-        await stage.report(d.Unreachable("no route"))
-        assert stage.state() is LinkState.FAILED
+        await stage.report(d.Unreachable("no route", d.ConnectStage.HANDSHAKE))
+        assert stage.state() is LinkState.DISCONNECTED
         assert stage.service.snapshot(KEY).reason_code == "unreachable"
-        assert stage.publisher.types() == ["Connecting", "Failed"]
-        assert stage.meter.restarts == 3
+        assert stage.publisher.types() == ["Connecting", "Disconnected"]
         await stage.clock.pass_(600.0)
-        assert len(stage.driver.sessions) == 4
+        started = len(stage.driver.sessions)
+        assert started > 4
+        while len(stage.driver.sessions) == started:
+            await stage.clock.pass_(5.0)
+        await stage.report(QR)
+        assert stage.state() is LinkState.QR
+
+
+async def test_a_first_start_into_a_black_hole_is_told_within_a_minute(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.start()
+        await stage.clock.pass_(46.0)
+        assert stage.publisher.types() == ["Connecting", "Disconnected"]
+        assert stage.publisher.last.reason_code == "unreachable"
+        await stage.clock.pass_(60.0)
+        assert len(stage.driver.sessions) >= 2
+        await stage.clock.pass_(1800.0)  # nobody waits for a code any more
+        assert stage.state() is LinkState.FAILED
 
 
 async def test_a_paired_link_goes_on_trying_to_reach_whatsapp(tmp_path: Path) -> None:
@@ -283,7 +360,8 @@ async def test_a_paired_link_goes_on_trying_to_reach_whatsapp(tmp_path: Path) ->
             await stage.clock.pass_(10.1)
             await stage.report(d.Unreachable("gone"))
         assert stage.state() is LinkState.DISCONNECTED
-        assert stage.publisher.types().count("Disconnected") == 1
+        told = [payload.reason_code for _, payload in stage.publisher.said if isinstance(payload, e.Disconnected)]
+        assert told == ["connection_lost", "unreachable"]
         await stage.clock.pass_(10.1)
         await stage.report(ONLINE)
         assert stage.publisher.last == e.Connected(PHONE, NAME, first=False)
@@ -315,22 +393,90 @@ async def test_a_code_whose_worker_died_leaves_the_screen(tmp_path: Path) -> Non
         assert stage.state() is LinkState.QR
 
 
-async def test_a_worker_that_keeps_dying_is_given_up(tmp_path: Path) -> None:
+async def test_a_paired_links_worker_that_keeps_dying_is_started_at_the_cap(tmp_path: Path) -> None:
     async with staged(tmp_path, restart_limit=3, retry_cap=4.0) as stage:
         await stage.connect()
-        for _ in range(3):
+        for _ in range(30):
             await stage.report(d.WorkerDied(134))
             await stage.clock.pass_(4.1)
-        assert len(stage.driver.sessions) == 4
-        await stage.report(d.WorkerDied(134))
-        assert stage.state() is LinkState.FAILED
+        assert len(stage.driver.sessions) == 31
+        assert stage.state() is LinkState.DISCONNECTED
         assert stage.service.snapshot(KEY).reason_code == "worker_crashed"
-        await stage.clock.pass_(600.0)
-        assert len(stage.driver.sessions) == 4
-        assert stage.session().spec.store.exists()  # the account is fine: starting again needs no scan
-        await stage.start()
+        assert stage.publisher.types()[4:] == ["Disconnected", "Disconnected"]  # lost, then why
+        assert stage.service.crashing == 1
         await stage.report(ONLINE)
         assert stage.state() is LinkState.CONNECTED
+
+
+async def test_an_unpaired_links_worker_that_keeps_dying_is_given_up(tmp_path: Path) -> None:
+    async with staged(tmp_path, restart_limit=3, retry_cap=4.0) as stage:
+        await stage.start()
+        for _ in range(4):
+            await stage.report(d.WorkerDied(134))
+            await stage.clock.pass_(4.1)
+        assert stage.state() is LinkState.FAILED
+        assert stage.service.snapshot(KEY).reason_code == "worker_crashed"
+        await stage.start()  # asked for anew: counted anew
+        await stage.report(d.WorkerDied(134))
+        assert stage.state() is LinkState.CONNECTING
+
+
+@pytest.mark.parametrize("reason", ["400", "409", "413", "414", "415", "418", "429", "463", "501", "unknown"])
+async def test_a_paired_link_that_is_refused_is_tried_slowly_for_ever(tmp_path: Path, reason: str) -> None:
+    async with staged(tmp_path, refused_first=2.0, refused_cap=10.0) as stage:
+        await stage.connect()
+        factor = 4.0 if reason == "429" else 1.0
+        for attempt in range(8):
+            assert len(stage.driver.sessions) == attempt + 1
+            await stage.report(d.ConnectFailed(reason))
+            assert stage.state() is LinkState.DISCONNECTED
+            least = factor * min(10.0, 2.0 * 2**attempt) / 2
+            await stage.clock.pass_(least - 0.1)
+            assert len(stage.driver.sessions) == attempt + 1
+            await stage.clock.pass_(least + 0.2)
+        assert stage.publisher.types().count("Disconnected") == 1
+        told = stage.publisher.last
+        assert told.reason_code == ("rate_limited" if factor > 1 else "connect_failure")
+        assert "Press" not in told.user_action
+        await stage.report(ONLINE)
+        await stage.report(d.ConnectFailed(reason))  # let in: the next refusal begins anew
+        await stage.clock.pass_(2.0 * factor + 0.1)
+        assert len(stage.driver.sessions) == 10
+
+
+@pytest.mark.parametrize(("number", "code"), [("401", "device_removed"), ("406", "account_banned")])
+async def test_a_refusal_that_means_the_end_is_one(tmp_path: Path, number: str, code: str) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        await stage.report(d.ConnectFailed(number))
+        assert stage.publisher.last.reason_code == code
+        assert stage.publisher.last.retryable is (number == "401")
+        assert stage.state() is LinkState.LOGGED_OUT
+
+
+async def test_a_connection_that_does_not_answer_is_replaced_within_90_seconds(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        await stage.clock.pass_(40.0)  # the library's longest way to the first word
+        await stage.report(d.KeepAliveLost())
+        assert stage.publisher.last.reason_code == "keepalive_lost"
+        assert stage.publisher.last.user_action
+        await stage.clock.pass_(44.0)
+        await stage.report(d.KeepAliveLost())  # said again: the deadline goes on
+        await stage.clock.pass_(1.1)
+        assert len(stage.driver.sessions) == 2
+        await stage.report(ONLINE)
+        assert stage.publisher.types()[-2:] == ["Degraded", "Connected"]
+
+
+async def test_pings_answered_after_the_connection_was_lost_prove_nothing(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        await stage.report(d.KeepAliveLost(), d.Offline(), d.KeepAliveRestored())
+        assert stage.state() is LinkState.DEGRADED
+        stage.session().is_alive = False
+        await stage.clock.pass_(5.1)
+        assert stage.state() is LinkState.DISCONNECTED
 
 
 async def test_deaths_that_lie_apart_are_forgiven(tmp_path: Path) -> None:
@@ -473,13 +619,26 @@ async def test_the_same_account_under_two_keys_is_told(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.connect(KEY)
         await stage.connect(OTHER)
-        assert stage.service.snapshot(KEY).reason_code is None
-        second = stage.service.snapshot(OTHER)
-        assert second.reason_code == "also_linked_elsewhere"
-        assert second.user_action
-        assert second.state is LinkState.CONNECTED
+        for key in (KEY, OTHER):
+            snapshot = stage.service.snapshot(key)
+            assert (snapshot.also_linked_elsewhere, snapshot.reason_code) == (True, "also_linked_elsewhere")
+            assert snapshot.user_action
+            assert snapshot.state is LinkState.CONNECTED
+        assert stage.publisher.types(KEY) == ["Connecting", "Qr", "Paired", "Connected", "Connected"]
+        assert [p.also_linked_elsewhere for _, p in stage.publisher.said if isinstance(p, e.Connected)] == [
+            False,
+            True,
+            True,
+        ]
+        third = BotKey.parse(KEY.user_id, "third")
+        await stage.start(third, PHONE)
+        assert stage.publisher.last == e.Connecting(also_linked_elsewhere=True)  # warned before it is paired
+        await stage.start(BotKey.parse("stranger", "bot"), PHONE)
+        assert stage.publisher.last == e.Connecting()  # whose number it is is nobody else's business
         await stage.service.logout(KEY)
+        await calm()
         assert stage.service.snapshot(OTHER).reason_code is None
+        assert stage.publisher.said[-1] == (OTHER, e.Connected(PHONE, NAME, first=False))
 
 
 async def test_a_different_account_is_no_second(tmp_path: Path) -> None:
@@ -608,7 +767,7 @@ REACHED: dict[LinkState, tuple[d.Report, ...]] = {
     LinkState.REPLACED: (d.PairSucceeded(PHONE), ONLINE, d.StreamReplaced()),
     LinkState.BANNED: (d.PairSucceeded(PHONE), ONLINE, d.TemporaryBan(101, 60.0)),
     LinkState.CLIENT_OUTDATED: (d.Outdated(),),
-    LinkState.FAILED: (d.PairSucceeded(PHONE), ONLINE, d.ConnectFailed("x")),
+    LinkState.FAILED: (d.ConnectFailed("x"),),
 }
 
 
@@ -631,13 +790,15 @@ async def test_logout_works_in_every_state(tmp_path: Path, state: LinkState, dea
         if state is not LinkState.LOGGED_OUT:
             assert stage.publisher.types() == [*said, "LoggedOut"]
             assert snapshot.reason_code == ("requested" if paired else "cancelled")
+        assert await stage.service.logout(KEY) == snapshot
+        await calm()
         assert session.stopped or session.logged_out
         if paired and state in (LinkState.CONNECTED, LinkState.DEGRADED, LinkState.DISCONNECTED, LinkState.PAIRED):
             assert session.logged_out is not dead
             assert session.stopped is dead
-        assert not session.spec.store.exists()
-        assert not list(stage.store.sessions.iterdir())
-        assert await stage.service.logout(KEY) == snapshot
+        waits = paired and state is not LinkState.LOGGED_OUT and not session.logged_out
+        assert session.spec.store.exists() is waits
+        assert stage.service.snapshot(KEY).device_removed is (None if not paired else not waits)
 
 
 def test_logout_is_tried_in_every_state_but_idle() -> None:
@@ -681,3 +842,101 @@ async def test_a_step_that_breaks_does_not_end_the_link(tmp_path: Path) -> None:
         await stage.report(d.QrShown("2@a,b,c,d", 1, 6, float("nan")))  # a time that cannot be written
         await stage.report(QR)
         assert stage.state() is LinkState.QR
+
+
+async def test_asking_at_once_does_not_pass_the_limit(tmp_path: Path) -> None:
+    async with staged(tmp_path, max_links_per_user=5) as stage:
+        asked = [stage.service.start(BotKey.parse("user", f"bot-{n}")) for n in range(100)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        refused = [answer for answer in answers if isinstance(answer, LinkError)]
+        assert len(refused) == 95
+        assert {error.code for error in refused} == {"too_many_links"}
+        assert len(stage.service.links()) == 5
+
+
+async def test_one_users_flood_of_starts_delays_nobody_else(tmp_path: Path) -> None:
+    async with staged(tmp_path, start_concurrency=1) as stage:
+        for n in range(20):
+            await stage.start(BotKey.parse("flood", f"bot-{n}"))
+        assert len(stage.driver.sessions) == 1
+        await stage.start(OTHER)
+        assert len(stage.driver.sessions) == 2
+        await stage.report(QR, key=OTHER)
+        assert stage.state(OTHER) is LinkState.QR
+
+
+async def test_another_wish_changes_the_code_that_is_asked_for(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.start()
+        await stage.report(QR)
+        await stage.start(phone=PHONE)
+        assert stage.publisher.types() == ["Connecting", "Qr", "Connecting"]
+        assert stage.session().spec.phone_number == PHONE
+        assert stage.driver.sessions[0].stopped
+        await stage.report(d.PairingCodeShown("ABCD-1234", 160.0))
+        assert not stage.service.begins(KEY, PHONE)
+        await stage.start(phone=PHONE)  # the same wish: nothing changes
+        assert len(stage.driver.sessions) == 2
+        assert stage.service.begins(KEY, "+14155550199")
+        await stage.start(phone="+14155550199")
+        assert stage.session().spec.phone_number == "+14155550199"
+        await stage.start()
+        assert stage.session().spec.phone_number is None
+        assert len({session.spec.link_id for session in stage.driver.sessions}) == 1
+        assert stage.meter.restarts == 0
+
+
+async def test_another_number_for_a_linked_bot_is_refused(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        assert (await stage.service.start(KEY, PHONE)).state is LinkState.CONNECTED
+        with pytest.raises(LinkError) as refused:
+            await stage.service.start(KEY, "+14155550199")
+        assert (refused.value.code, refused.value.status) == ("another_number_linked", 409)
+
+
+async def test_a_device_that_cannot_be_removed_is_told_and_given_up_after_a_day(tmp_path: Path) -> None:
+    async with staged(tmp_path, removal_period=3600.0) as stage:
+        await stage.connect()
+        session = stage.session()
+        session.logout_fails = True
+        snapshot = await stage.service.logout(KEY)
+        assert (snapshot.state, snapshot.device_removed) == (LinkState.LOGGED_OUT, False)
+        assert stage.publisher.last.device_removed is False
+        assert "Linked devices" in stage.publisher.last.user_action
+        await stage.start()  # a new link does not wait for it, and leaves its keys alone
+        await calm()
+        assert session.spec.store.exists()
+        stage.driver.refuses = True
+        await stage.clock.pass_(4000.0)
+        assert not session.spec.store.exists()
+        assert await stage.store.removals() == []
+
+
+async def test_a_removal_goes_on_after_a_restart(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        stage.session().logout_fails = True
+        await stage.service.logout(KEY)
+    async with staged(tmp_path) as stage:
+        assert stage.state() is LinkState.LOGGED_OUT
+        await stage.clock.pass_(5.1)
+        (session,) = stage.driver.sessions
+        session.report(ONLINE)
+        await calm()
+        assert session.logged_out
+        assert stage.publisher.last.device_removed is True
+        assert stage.service.snapshot(KEY).device_removed is True
+        assert await stage.store.removals() == []
+
+
+async def test_no_step_of_the_clock_forgets_or_fails_a_link(tmp_path: Path) -> None:
+    async with staged(tmp_path, restart_limit=2, restart_window=100.0, retry_cap=2.0) as stage:
+        await stage.start()
+        for step in (86400.0, -86400.0):
+            await stage.report(d.WorkerDied(1))
+            stage.clock.step(step)
+            await stage.clock.pass_(2.1)
+        assert stage.state() is LinkState.CONNECTING
+        await stage.report(d.WorkerDied(1))
+        assert stage.service.snapshot(KEY).reason_code == "worker_crashed"  # counted over both steps

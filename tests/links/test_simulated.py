@@ -115,11 +115,11 @@ async def test_a_pairing_code_ends(phone: Phone) -> None:
         (A.BAN, 0.0, LinkState.BANNED, "Banned"),
         (A.DEGRADE, 0.0, LinkState.DEGRADED, "Degraded"),
         (A.OUTDATED, 0.0, LinkState.CLIENT_OUTDATED, "ClientOutdated"),
-        (A.CONNECT_FAILURE, 0.0, LinkState.FAILED, "Failed"),
+        (A.CONNECT_FAILURE, 0.0, LinkState.DISCONNECTED, "Disconnected"),
         (A.CRASH, 0.0, LinkState.CONNECTED, "Connected"),
         (A.CRASH, 3.0, LinkState.CONNECTED, "Connected"),
         (A.UNREACHABLE, 6.0, LinkState.DISCONNECTED, "Disconnected"),
-        (A.DIE_SILENTLY, 33.0, LinkState.DISCONNECTED, "Disconnected"),
+        (A.DIE_SILENTLY, 33.0, LinkState.CONNECTED, "Connected"),
         (A.STREAM_ERROR, 3.0, LinkState.CONNECTED, "Connected"),
         (A.FLAP, 16.0, LinkState.DEGRADED, "Degraded"),
         (A.FLAP, 90.0, LinkState.CONNECTED, "Connected"),
@@ -270,3 +270,23 @@ def test_every_action_is_played() -> None:
     assert isinstance(SimulatedDriver(), PlaysPhone)
     contract = "scan disconnect reconnect logout replace ban expire"
     assert set(contract.split()) <= {action.value for action in SimulateAction}
+
+
+async def test_a_store_that_cannot_be_written_costs_the_pairing_and_nothing_else(
+    phone: Phone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    failures: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    await phone.stage.start()
+    await phone.stage.clock.pass_(1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr("backend.links.simulated_store.write", full)
+        with pytest.raises(LinkError):
+            await phone.stage.service.simulate(KEY, A.SCAN)
+        await phone.stage.clock.pass_(2.0)
+    assert failures == []
+    assert phone.stage.state() is LinkState.QR
+    assert (await phone.stage.service.simulate(KEY, A.SCAN)).state is LinkState.PAIRED

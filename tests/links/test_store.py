@@ -88,8 +88,8 @@ async def test_forgetting_takes_the_companions_too(tmp_path: Path) -> None:
     for record in (mine, other):
         for suffix in ("", "-wal", "-shm", "-journal"):
             store.path(record).with_name(record.store_name + suffix).write_bytes(b"x")
-    await store.forget(mine)
-    await store.forget(mine)
+    await store.forget(mine.link_id)
+    await store.forget(mine.link_id)
     assert len(list(store.sessions.iterdir())) == 4
     assert await store.sweep(frozenset()) == 1
     assert list(store.sessions.iterdir()) == []

@@ -19,10 +19,24 @@ async def test_working_but_dead_is_corrected(tmp_path: Path) -> None:
         assert stage.state() is LinkState.DISCONNECTED
         assert stage.meter.corrections == 1
         assert ("disconnected", "corrected") in stage.meter.transitions
-        await stage.clock.pass_(310.0)  # and since it does not come back by itself, a fresh process is started
-        assert len(stage.driver.sessions) == 2
+        assert len(stage.driver.sessions) == 2  # and a fresh session is started
         await stage.report(ONLINE)
         assert stage.state() is LinkState.CONNECTED
+
+
+async def test_a_successor_does_not_inherit_the_misses(tmp_path: Path) -> None:
+    async with staged(tmp_path, truth_interval=10.0, truth_misses=3) as stage:
+        await stage.connect()
+        stage.session().is_alive = None
+        await stage.clock.pass_(21.0)  # two misses
+        await stage.report(d.WorkerDied(-9))
+        await stage.clock.pass_(1.1)
+        await stage.report(ONLINE)
+        stage.session().is_alive = None
+        await stage.clock.pass_(20.0)
+        assert len(stage.driver.sessions) == 2
+        await stage.clock.pass_(10.0)
+        assert len(stage.driver.sessions) == 3
 
 
 async def test_dead_but_working_is_corrected_too(tmp_path: Path) -> None:
@@ -32,9 +46,12 @@ async def test_dead_but_working_is_corrected_too(tmp_path: Path) -> None:
         stage.session().is_alive = True  # and nobody says that it is back
         await stage.clock.pass_(6.0)
         assert stage.state() is LinkState.DISCONNECTED
-        await stage.clock.pass_(30.0)
-        assert stage.state() is LinkState.CONNECTED
+        await stage.clock.pass_(34.1)
+        assert stage.state() is LinkState.DISCONNECTED  # nothing is called connected that did not say so itself
         assert stage.meter.corrections == 1
+        assert len(stage.driver.sessions) == 2
+        await stage.report(ONLINE)
+        assert stage.state() is LinkState.CONNECTED
 
 
 async def test_what_agrees_is_left_alone(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from backend.identity import BotKey
 from backend.limits import Limits
 from backend.links.errors import LinkError
 from backend.links.faces import LinkView
+from backend.links.machine import LIVE
 from backend.links.script import SimulateAction
 from backend.links.snapshot import LinkState, Snapshot
 from backend.proxies import Proxies
@@ -55,6 +56,9 @@ class PretendedLinks:
         self.traceparents.append(traceparent)
         self.states.setdefault(key, LinkState.CONNECTING)
         return self.snapshot(key)
+
+    def begins(self, key: BotKey, phone_number: str | None) -> bool:
+        return self.snapshot(key).state not in LIVE
 
     def snapshot(self, key: BotKey) -> Snapshot:
         state = self.states.get(key, LinkState.IDLE)

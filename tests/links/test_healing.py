@@ -1,0 +1,313 @@
+"""The whole machine under anything: whatever the library, the network, the clock and people do, an account stays.
+
+Random reports, losses, restarts, orders and clock steps; after each step the invariants, and at the end WhatsApp is
+well again: then every paired account comes back by itself, unless WhatsApp said that it is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from backend import events as e
+from backend.identity import BotKey
+from backend.links import driver as d
+from backend.links.errors import LinkError
+from backend.links.machine import LIVE, UP, Timer
+from backend.links.publisher import PublishError
+from backend.links.snapshot import LinkState
+from tests.links.helpers import FakeSession, Stage, _stores, calm, keys_for
+
+KEYS = (BotKey.parse("user-1", "a"), BotKey.parse("user-1", "b"), BotKey.parse("user-2", "a"))
+NUMBERS = ("+14155550142", "+14155550143", "+14155550142")  # the first and the last have one account
+REACHED: Counter[str] = Counter()
+"""How often each interesting thing happened in all runs: a generator that never gets there proves nothing."""
+
+GONE = frozenset({LinkState.LOGGED_OUT, LinkState.REPLACED})
+BAD = st.sampled_from(
+    [
+        d.Offline(),
+        d.KeepAliveLost(),
+        d.KeepAliveRestored(),
+        d.Unreachable("x"),
+        d.Unreachable("x", d.ConnectStage.HANDSHAKE),
+        d.Unreachable("x", d.ConnectStage.UNKNOWN),
+        d.WorkerDied(134),
+        d.WorkerDied(0),
+        d.StreamFailed("599"),
+        d.CodesUsedUp(),
+        d.TemporaryBan(101, 600.0),
+        d.TemporaryBan(0, None),
+        d.Outdated(),
+        *map(d.ConnectFailed, ("400", "402", "405", "409", "413", "415", "418", "429", "463", "501", "?")),
+    ]
+)
+FINAL = st.sampled_from([d.LoggedOutByPhone("401"), d.LoggedOutByPhone("406"), d.StreamReplaced()])
+
+
+class Healing(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.loop = asyncio.new_event_loop()
+        self.stage: Stage | None = None
+        self.gone: set[BotKey] = set()
+        self.online: dict[BotKey, FakeSession] = {}
+        """The session whose Online stands, as a bystander knows."""
+        self.steps = 0.0
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        self.loop.run_until_complete(work)
+
+    @initialize()
+    def begin(self) -> None:
+        self.run(self._open())
+        self.run(self._connect(KEYS[0], NUMBERS[0]))
+        self.run(self._connect(KEYS[1], NUMBERS[1]))
+
+    async def _open(self) -> None:
+        clock = self.stage.clock if self.stage is not None else None
+        self.stage = Stage(
+            self.folder, restart_limit=3, flap_limit=3, ban_cooldown=900.0, outdated_retry=300.0, removal_period=3600.0
+        )
+        if clock is not None:  # the machine's clocks outlive the program
+            self.stage.clock._now, self.stage.clock._set_by = clock._now, clock._set_by
+        _stores.add(self.stage.store)
+        await self.stage.service.open()
+        self.restoring = asyncio.create_task(self.stage.service.restore())
+        await calm()
+
+    async def _close(self) -> None:
+        assert self.stage is not None
+        self.restoring.cancel()
+        await asyncio.wait([self.restoring])
+        await self.stage.service.close()
+        _stores.discard(self.stage.store)
+        self.online.clear()
+
+    async def _connect(self, key: BotKey, number: str) -> None:
+        await self._order(key, None)
+        await self._say(key, d.QrShown("2@a,b,c,d", 1, 6, 60.0))
+        await self._say(key, d.PairSucceeded(number))
+        await self._say(key, d.Online(number, "Ada"))
+
+    def _session(self, key: BotKey) -> FakeSession | None:
+        assert self.stage is not None
+        link = self.stage.service._links.get(key)
+        session = None if link is None else link.life.runner.session
+        return session if isinstance(session, FakeSession) else None
+
+    async def _say(self, key: BotKey, report: d.Report) -> None:
+        session = self._session(key)
+        if session is None:
+            return
+        if isinstance(report, d.PairSucceeded):
+            keys_for(session.spec.store)
+        if isinstance(report, d.Online):
+            if not session.spec.store.exists():
+                return  # nobody logs in without keys
+            session.is_alive = True
+            self.online[key] = session
+        elif not isinstance(report, (d.KeepAliveLost, d.KeepAliveRestored, d.StreamFailed, d.CodesUsedUp)):
+            session.is_alive = False
+            self.online.pop(key, None)
+        if isinstance(report, (d.LoggedOutByPhone, d.StreamReplaced)):
+            self.gone.add(key)
+        session.report(report)
+        await calm()
+
+    async def _order(self, key: BotKey, number: str | None) -> None:
+        assert self.stage is not None
+        try:
+            await self.stage.service.start(key, number)
+        except LinkError as error:
+            REACHED[error.code] += 1
+        await calm()
+
+    # what happens
+
+    @rule(key=st.sampled_from(KEYS), report=BAD)
+    def trouble(self, key: BotKey, report: d.Report) -> None:
+        self.run(self._say(key, report))
+
+    @rule(which=st.integers(0, 2))
+    def online_again(self, which: int) -> None:
+        self.run(self._say(KEYS[which], d.Online(NUMBERS[which], "Ada")))
+
+    @rule(key=st.sampled_from(KEYS), report=FINAL)
+    def the_end(self, key: BotKey, report: d.Report) -> None:
+        self.run(self._say(key, report))
+
+    @rule(which=st.integers(0, 2), number=st.sampled_from([None, "+14155550142", "+14155550143"]))
+    def ask(self, which: int, number: str | None) -> None:
+        self.run(self._order(KEYS[which], number))
+
+    @rule(which=st.integers(0, 2))
+    def scan(self, which: int) -> None:
+        assert self.stage is not None
+        key = KEYS[which]
+        link = self.stage.service._links.get(key)
+        if link is None or link.record is None or link.record.paired or self._session(key) is None:
+            return
+        self.gone.discard(key)
+        self.run(self._say(key, d.QrShown("2@a,b,c,d", 1, 6, 60.0)))
+        self.run(self._say(key, d.PairSucceeded(NUMBERS[which])))
+
+    @rule(key=st.sampled_from(KEYS), fails=st.booleans())
+    def log_out(self, key: BotKey, fails: bool) -> None:
+        async def out() -> None:
+            assert self.stage is not None
+            if (session := self._session(key)) is not None:
+                session.logout_fails = fails
+            try:
+                await self.stage.service.logout(key)
+            except LinkError as error:
+                REACHED[error.code] += 1
+            else:
+                self.gone.add(key)
+                self.online.pop(key, None)
+            await calm()
+
+        self.run(out())
+
+    @rule(seconds=st.sampled_from([0.5, 4.0, 6.0, 30.0, 50.0, 70.0, 400.0, 2000.0]))
+    def time_passes(self, seconds: float) -> None:
+        assert self.stage is not None
+        self.run(self.stage.clock.pass_(seconds))
+
+    @rule(seconds=st.sampled_from([-86400.0, -60.0, 60.0, 86400.0]))
+    def somebody_sets_the_clock(self, seconds: float) -> None:
+        assert self.stage is not None
+        self.stage.clock.step(seconds)
+        REACHED["step"] += 1
+
+    @rule(down=st.booleans())
+    def the_outbox(self, down: bool) -> None:
+        async def change() -> None:
+            assert self.stage is not None
+            self.stage.publisher.fails = PublishError("outbox_unavailable", "down") if down else None
+            await self.stage.clock.pass_(6.0)
+
+        self.run(change())
+
+    @rule(refuses=st.booleans())
+    def the_driver(self, refuses: bool) -> None:
+        assert self.stage is not None
+        self.stage.driver.refuses = refuses
+
+    @rule()
+    def restart(self) -> None:
+        REACHED["restart"] += 1
+        self.run(self._close())
+        self.run(self._open())
+
+    # what holds at any time
+
+    @invariant()
+    def every_wait_has_a_timer(self) -> None:
+        if self.stage is None:
+            return
+        for key, link in self.stage.service._links.items():
+            record = link.record
+            if record is None or link.stalled:
+                continue
+            REACHED[link.state.value] += 1
+            timers = set(link.deadlines)
+            if not self.restoring.done() and not link.life.runner.starts:
+                continue  # its turn comes
+            match link.state:
+                case LinkState.CONNECTED:
+                    assert link.life.damper.online or Timer.GRACE.name.lower() in timers
+                case _ if link.state in LIVE or (
+                    record.paired and link.state in (LinkState.BANNED, LinkState.CLIENT_OUTDATED)
+                ):
+                    assert timers, (key, link.state)
+                case LinkState.FAILED if record.paired:
+                    assert "again" in timers or link.life.rejected
+                case _:
+                    assert not record.paired or link.state in GONE
+            if link.state in UP and self.online.get(key) is None:
+                assert timers & {"grace", "calm"}, "called connected, and nothing looks after it"
+
+    @invariant()
+    def no_account_is_given_up_but_by_whatsapps_word(self) -> None:
+        if self.stage is None:
+            return
+        for key, link in self.stage.service._links.items():
+            if link.record is not None and link.state in GONE and not link.stalled:
+                assert key in self.gone or not link.record.connected_before
+
+    @invariant()
+    def connected_is_said_only_after_online(self) -> None:
+        if self.stage is None:
+            return
+        for key, payload in self.stage.publisher.said:
+            if isinstance(payload, e.Connected):
+                link = self.stage.service._links[key]
+                assert link.record is not None
+                assert link.record.connected_before
+        self.stage.publisher.said.clear()
+
+    def teardown(self) -> None:
+        if self.stage is not None:
+            self.run(self._heal())
+            self.run(self._close())
+        self.loop.close()
+        shutil.rmtree(self.folder)
+
+    def _all_well(self) -> bool:
+        assert self.stage is not None
+        links = self.stage.service._links.values()
+        return all(
+            link.state in (LinkState.CONNECTED, LinkState.REPLACED) or link.life.rejected
+            for link in links
+            if link.record is not None and link.record.paired
+        )
+
+    async def _heal(self) -> None:
+        """WhatsApp is well again: every session that begins is let in at once."""
+        assert self.stage is not None
+        self.stage.publisher.fails = None
+        self.stage.driver.refuses = False
+        waited = 0.0
+        while waited < 6000.0 and not (waited > 0.0 and self._all_well()):
+            for which, key in enumerate(KEYS):
+                link = self.stage.service._links.get(key)
+                session = self._session(key)
+                if link is None or link.record is None or not link.record.paired or session is None:
+                    continue
+                if self.online.get(key) is not session:
+                    await self._say(key, d.Online(link.record.phone_number or NUMBERS[which], "Ada"))
+            # Not beside the deadline of a session that was let in this moment.
+            await self.stage.clock.pass_(1.5 if waited < 60.0 else 20.0)
+            waited += 1.5 if waited < 60.0 else 20.0
+        for key, link in self.stage.service._links.items():
+            record = link.record
+            if record is None or not record.paired:
+                continue
+            if link.state is LinkState.REPLACED:
+                assert key in self.gone
+                continue
+            if link.life.rejected:
+                continue
+            assert link.state is LinkState.CONNECTED, (key, link.state, record.reason_code, link.deadlines)
+            REACHED["healed"] += 1
+
+
+TestHealing = Healing.TestCase
+TestHealing.settings = settings(
+    max_examples=10,
+    stateful_step_count=25,
+    phases=(Phase.explicit, Phase.generate),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
