@@ -41,6 +41,13 @@ class Settings(BaseSettings):
 
     whatsapp_driver: Literal["neonize", "simulated"] = Field("neonize", description="Who talks to WhatsApp")
     whatsapp_proxy: str | None = Field(None, description="http, https or socks5 proxy towards WhatsApp")
+    device_name: str = Field(
+        "Roundtrip",
+        min_length=1,
+        max_length=64,
+        pattern=r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$",
+        description="Name of this server in the phone's list of linked devices; it counts when an account is linked",
+    )
     simulated_scan_after: float | None = Field(
         None,
         ge=0,

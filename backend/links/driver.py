@@ -111,9 +111,11 @@ class Unreachable(Report, frozen=True):
 
 
 class WorkerDied(Report, frozen=True):
-    """The session's process is gone. `exit_status` as `subprocess` gives it: negative for a signal."""
+    """The session's process is gone. `exit_status` as `subprocess` gives it: negative for a signal. `unresponsive`: the
+    driver ended it, for it gave no sign of life any more."""
 
     exit_status: int
+    unresponsive: bool = False
 
 
 class SessionSpec(msgspec.Struct, frozen=True, rename="camel"):

@@ -47,6 +47,23 @@ def condition(path: Path) -> Condition:
     return Condition.GOOD if tables else Condition.MISSING
 
 
+def holds_device(path: Path) -> bool:
+    """Whether a key file holds a linked device. One that is there and cannot be read counts as holding one: nobody may
+    take it for worthless. Not for a file that a session has open and writes to: it may wait for a second."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return False
+    try:
+        db = sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=1)
+        try:
+            (tables,) = db.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'whatsmeow_device'").fetchone()
+            return bool(tables) and db.execute("SELECT count(*) FROM whatsmeow_device").fetchone() != (0,)
+        finally:
+            db.close()
+    except sqlite3.Error as error:
+        log.warning("session_store_unreadable", error=error.sqlite_errorname)
+        return True
+
+
 def secure(path: Path) -> None:
     """Permissions 0600 for a key file and its companions."""
     for part in _parts(path):

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import logging
+from collections.abc import Callable
 from typing import Any, Final
 
 from neonize._binder import ProxySettings
+from neonize.aioze import client as client_module
 from neonize.aioze import events
 from neonize.aioze.client import NewAClient
+from neonize.proto.waCompanionReg.WAWebProtobufsCompanionReg_pb2 import DeviceProps
+from neonize.utils.enum import ClientType
+from neonize.utils.log import log
 
 EVENTS: Final[dict[str, Any]] = {
     "Connected": events.ConnectedEv,
@@ -23,4 +30,53 @@ EVENTS: Final[dict[str, Any]] = {
 }
 """Event classes by the names that `worker_events` knows."""
 
-__all__ = ["EVENTS", "NewAClient", "ProxySettings"]
+HISTORY: Final = DeviceProps.HistorySyncConfig(
+    fullSyncDaysLimit=1,
+    fullSyncSizeMbLimit=1,
+    storageQuotaMb=1,
+    recentSyncDaysLimit=1,
+    inlineInitialPayloadInE2EeMsg=False,
+    supportCallLogHistory=False,
+    supportBotUserAgentChatHistory=False,
+    supportCagReactionsAndPolls=False,
+    supportBizHostedMsg=False,
+    supportRecentSyncChunkMessageCountTuning=False,
+    supportHostedGroupMsg=False,
+    supportFbidBotChatHistory=False,
+    supportMessageAssociation=False,
+)
+"""As little of the account's past as can be asked for: nothing here reads it. Every field is named that neonize knows,
+for what is left out keeps whatsmeow's default (10 GB of quota, every kind supported)."""
+
+
+def make_client(store: str, session: str, device_name: str) -> NewAClient:
+    """A client, not connected yet. `store` is a bare file name in the working folder.
+
+    What the device says of itself counts at the pairing only: the phone keeps it. DESKTOP gets it a computer's icon,
+    not a browser's.
+    """
+    props = DeviceProps(
+        os=device_name, platformType=DeviceProps.DESKTOP, requireFullSync=False, historySyncConfig=HISTORY
+    )
+    return NewAClient(store, props=props, uuid=session)
+
+
+async def pair_phone(client: NewAClient, digits: str) -> str:
+    """The code to type into the phone of that number. WhatsApp takes none but a browser's name for the kind of client
+    in this request; what the list of devices shows is not said here."""
+    return str(await client.PairPhone(digits, True, client_type=ClientType.FIREFOX))
+
+
+def read_log(take: Callable[[bytes], None], *, pairing: bool) -> None:
+    """Have each line of the library's log handed to `take`, in the Go side's threads, in place of neonize's logging.
+    Before `connect`. How many codes there are is in DEBUG lines only; what else counts is said from WARN on."""
+    log.setLevel(logging.DEBUG if pairing else logging.WARNING)
+
+    def on_line(line: int, size: int) -> None:
+        if line and size > 0:
+            take(ctypes.string_at(line, size))
+
+    client_module.log_whatsmeow = on_line
+
+
+__all__ = ["EVENTS", "NewAClient", "ProxySettings", "make_client", "pair_phone", "read_log"]

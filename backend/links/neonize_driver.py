@@ -38,6 +38,13 @@ LAST_WORDS: Final = 0.5
 GARBAGE: Final = 10
 """Lines that say nothing, past which the same holds."""
 
+HEARTBEAT: Final = 5.0
+"""Seconds between two signs of life of a worker."""
+SILENT: Final = 15.0
+"""Seconds without one, past which a worker is looked at once more, and ended if it is silent until then."""
+FIRST_BEAT: Final = 60.0
+"""The same for a worker that starts: it loads some 100 MB, perhaps with many others at once."""
+
 
 T = TypeVar("T")
 
@@ -61,11 +68,18 @@ class NeonizeSession:
         self._questions: dict[int, asyncio.Future[bool | None]] = {}
         self._asked = 0
         self._garbage = 0
+        self._heard = asyncio.get_running_loop().time()
+        self._patience = FIRST_BEAT
+        self._hung = False
+        self._removed = False
+        """WhatsApp's word that the device is gone."""
         self._log = log.bind(link_id=spec.link_id, worker=process.pid)
         self._output = Output()
         self._commands = _there(process.stdin)
         self._draining = asyncio.create_task(self._output.drain(_there(process.stderr)))
         self._life = asyncio.create_task(self._watch())
+        self._listening = asyncio.create_task(self._listen())
+        self._life.add_done_callback(lambda _: self._listening.cancel())
 
     @property
     def pid(self) -> int:
@@ -95,7 +109,29 @@ class NeonizeSession:
             if not question.done():
                 question.set_result(None)
         self._log.info("worker_ended", exit_status=status, lines=self._output.lines, panicked=self._output.panicked)
-        self._pass_on(d.WorkerDied(status))
+        self._pass_on(d.WorkerDied(status, self._hung))
+
+    async def _listen(self) -> None:
+        """End a worker that is silent for too long: stopped, or caught in a deadlock.
+
+        While this process itself does not run, nobody reads the pipe, and every worker seems silent. So whoever wakes
+        up too late starts to count anew, and even a silent worker is given one more beat in which the pipe is read.
+        """
+        loop = asyncio.get_running_loop()
+        suspect = False
+        while True:
+            due = loop.time() + HEARTBEAT
+            await asyncio.sleep(HEARTBEAT)
+            now = loop.time()
+            if now - due > HEARTBEAT:
+                self._heard = now
+            silent = now - self._heard > self._patience
+            if silent and suspect:
+                break
+            suspect = silent
+        self._log.error("worker_unresponsive", silent_for=round(now - self._heard, 1))
+        self._hung = True
+        self._kill()
 
     async def _gone(self, within: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -117,29 +153,38 @@ class NeonizeSession:
             if loop.time() - window > 1.0:
                 window, count = loop.time(), 0
             count += 1
+            self._heard, self._patience = loop.time(), SILENT
             if count > FLOOD:
                 self._log.error("worker_floods")
                 return False
-            match message:
-                case pipe.Garbage():
-                    self._garbage += 1
-                    self._log.warning("worker_garbage", code=message.code, size=message.size)
-                    if self._garbage > GARBAGE:
-                        return False
-                case pipe.Answer():
-                    question = self._questions.pop(message.number, None)
-                    if question is not None and not question.done():
-                        question.set_result(message.connected)
-                case pipe.Trouble():
-                    self._log.warning("worker_trouble", kind=message.kind)
-                case pipe.LoggedOut():
-                    self._log.info("worker_logged_out", removed=message.removed)
-                case _:
-                    self._pass_on(message)
+            self._take(message)
+            if self._garbage > GARBAGE:
+                return False
         return True
+
+    def _take(self, message: pipe.FromWorker | pipe.Garbage) -> None:
+        match message:
+            case pipe.Garbage():
+                self._garbage += 1
+                self._log.warning("worker_garbage", code=message.code, size=message.size)
+            case pipe.Answer():
+                question = self._questions.pop(message.number, None)
+                if question is not None and not question.done():
+                    question.set_result(message.connected)
+            case pipe.Beat():
+                pass
+            case pipe.Trouble():
+                self._log.warning("worker_trouble", kind=message.kind)
+            case pipe.LoggedOut():
+                self._removed = self._removed or message.removed
+                self._log.info("worker_logged_out", removed=message.removed)
+            case _:
+                self._pass_on(message)
 
     def _pass_on(self, report: d.Report) -> None:
         tell = self._report
+        if isinstance(report, d.LoggedOutByPhone):
+            self._removed = True
         if isinstance(report, TERMINAL):
             self._report = None  # the worker ends now, and that is no news
         if tell is None:
@@ -169,12 +214,17 @@ class NeonizeSession:
         await self._end(pipe.Stop(), STOP_DEADLINE)
 
     async def logout(self) -> None:
-        """Remove the device from the account, end the worker, delete the store whatever WhatsApp said."""
+        """Remove the device from the account, end the worker, delete the store. Takes `LOGOUT_DEADLINE` at most.
+
+        Raises `DeviceNotRemovedError`, with the store kept, when it holds a device and WhatsApp did not confirm.
+        """
         await self._end(pipe.LogOut(), LOGOUT_DEADLINE)
+        if not self._removed and await asyncio.to_thread(files.holds_device, self._spec.store):
+            raise d.DeviceNotRemovedError("WhatsApp did not confirm that the device was removed")
         files.remove(self._spec.store)
 
     async def alive(self) -> bool | None:
-        """The library's own word on whether it is connected; None when the worker does not answer in time."""
+        """Whether an authenticated connection stands; None when the worker does not answer in time."""
         if self._life.done():
             return None
         self._asked += 1
@@ -201,17 +251,21 @@ class NeonizeDriver:
         worker_command: Sequence[str] = WORKER,
         environment: Mapping[str, str] = os.environ,
         code_life: float = 160.0,
+        device_name: str = "Roundtrip",
     ) -> None:
+        """`device_name` is what a phone's list of linked devices shows; it counts when a device is paired."""
         self._proxy = proxy
         self._command = tuple(worker_command)
         self._environment = FRUGAL | {name: environment[name] for name in INHERITED if name in environment}
         self._code_life = code_life
+        self._device_name = device_name
         self._sessions: set[NeonizeSession] = set()
 
     async def start(self, spec: d.SessionSpec, report: Callable[[d.Report], None]) -> NeonizeSession:
         """Start a worker. Raises `OSError` when the system cannot start a process or make the store's folder."""
         store = spec.store.resolve()
         store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        paired = await asyncio.to_thread(files.holds_device, store)
         process = await asyncio.create_subprocess_exec(
             *self._command,
             stdin=asyncio.subprocess.PIPE,
@@ -226,7 +280,18 @@ class NeonizeDriver:
         session = NeonizeSession(spec, process, report)
         self._sessions.add(session)
         session._life.add_done_callback(lambda _: self._sessions.discard(session))
-        session.begin(pipe.Begin(spec.link_id, str(store), spec.phone_number, self._proxy, self._code_life))
+        session.begin(
+            pipe.Begin(
+                spec.link_id,
+                str(store),
+                spec.phone_number,
+                self._proxy,
+                self._code_life,
+                paired=paired,
+                device_name=self._device_name,
+                heartbeat=HEARTBEAT,
+            )
+        )
         log.info("worker_started", link_id=spec.link_id, worker=process.pid)
         return session
 

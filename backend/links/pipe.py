@@ -17,7 +17,11 @@ LIMIT: Final = 64 * 1024
 
 
 class Begin(msgspec.Struct, frozen=True, tag=True):
-    """The first thing a worker hears. `code_life` is in seconds, for all codes of the session together."""
+    """The first thing a worker hears.
+
+    `paired`: the store holds a device. `code_life` is in seconds, for all codes of the session together; `heartbeat` is
+    the time between two `Beat`, in seconds. `device_name` is what the phone's list of linked devices shows.
+    """
 
     session: str
     store: str
@@ -25,10 +29,13 @@ class Begin(msgspec.Struct, frozen=True, tag=True):
     proxy: str | None = None
     code_life: float = 160.0
     niceness: int = 10
+    paired: bool = False
+    device_name: str = "Roundtrip"
+    heartbeat: float = 5.0
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):
-    """Is the library connected?"""
+    """Does an authenticated connection stand?"""
 
     number: int
 
@@ -48,6 +55,10 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
     connected: bool | None
 
 
+class Beat(msgspec.Struct, frozen=True, tag=True):
+    """The worker's event loop runs. It says nothing about the library, which may wait for the network for minutes."""
+
+
 class Trouble(msgspec.Struct, frozen=True, tag=True):
     """Something in the worker went wrong and was survived. `kind` is an exception's type, never its text."""
 
@@ -55,7 +66,7 @@ class Trouble(msgspec.Struct, frozen=True, tag=True):
 
 
 class LoggedOut(msgspec.Struct, frozen=True, tag=True):
-    """How the logout went. The session ends either way."""
+    """How the logout went: whether WhatsApp confirmed that the device is gone. The session ends either way."""
 
     removed: bool
 
@@ -80,7 +91,7 @@ Reports = Union[  # noqa: UP007 -- msgspec wants the classes, and so does a read
 ]
 """What a worker can see. `WorkerDied` is not among them: nobody reports their own death."""
 
-FromWorker = Reports | Answer | Trouble | LoggedOut
+FromWorker = Reports | Answer | Beat | Trouble | LoggedOut
 
 T = TypeVar("T")
 

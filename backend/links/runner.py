@@ -82,7 +82,7 @@ class Runner:
 
         def report(said: Report) -> None:
             if isinstance(said, WorkerDied):
-                life.died(said.exit_status)
+                life.died(said.exit_status, said.unresponsive)
             spoke.set()
             if generation == self._generation:
                 self.spoken = True

@@ -42,7 +42,8 @@ def die_with_parent() -> None:
 
 
 def hush() -> None:
-    """Configure logging before neonize does, and tell the Go side to hand over errors only: the rest holds secrets."""
+    """Configure logging before neonize does: what it says holds secrets. What the Go side hands over is
+    `library.read_log`'s to say."""
     import logging
 
     logging.basicConfig(handlers=[logging.NullHandler()], level=logging.CRITICAL)
@@ -93,7 +94,7 @@ def main(before_connect: Callable[[], None] = lambda: None) -> None:
     # The library puts the path into a URI unescaped, so give it the bare name and stand in its folder.
     folder, name = os.path.split(begin.store)
     os.chdir(folder)
-    client = library.NewAClient(name, uuid=begin.session)
+    client = library.make_client(name, begin.session, begin.device_name)
     try:
         asyncio.run(WorkerSession(Reports(reports), commands, begin, client, library).run())
     finally:

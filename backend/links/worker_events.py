@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from backend.links import driver as d
+from backend.links.worker_log import Refusal
 
 CODES: Final = 6
 FIRST_CODE: Final = 60.0
 LATER_CODE: Final = 20.0
-"""Seconds that WhatsApp accepts a code: whatsmeow, `qrchan.go`."""
+"""How many codes WhatsApp hands out today, and the seconds that it accepts each."""
 
 _FAILURES: Final = {
     "GENERIC": "400",
@@ -105,21 +106,57 @@ TERMINAL: Final = (
 
 
 _DIAL: Final = "failed to dial"
-_CAUSES: Final = ("connection refused", "no such host", "timeout", "certificate", "unreachable", "reset by peer")
-_OTHER_ERRORS: Final = {"database": "store_unreadable", "proxy scheme": "proxy_unsupported"}
+_HANDSHAKE: Final = "noise handshake failed"
+_UNNAMED_BAN: Final = "TemporaryBan.Code not set"
+_UNNAMED_REFUSAL: Final = "ConnectFailure.Reason not set"
+_CAUSES: Final = (
+    "connection refused",
+    "no such host",
+    "timeout",
+    "timed out",
+    "certificate",
+    "unreachable",
+    "reset by peer",
+    "cert",
+    "decrypt",
+    "missing parts",
+    "unmarshal",
+    "closed",
+    "EOF",
+)
+_BROKEN_STORE: Final = ("file is not a database", "malformed")
+_NOBODY: Final = Refusal(None, None, None)
 
 
-def of_error(text: str) -> d.Unreachable | d.ConnectFailed:
+def of_error(text: str, refusal: Refusal | None = None) -> d.Unreachable | d.ConnectFailed | d.TemporaryBan:
     """What an error means that ended the library's connection task. The text itself stays here: it names addresses.
 
-    An unknown number in a refusal ends up here too: neonize cannot say it, "required field … not set".
+    `refusal` is what the library logged before: a number that neonize does not know ends the task with "required
+    field … not set". An error of no known kind says nothing about the account, so it is no refusal.
     """
+    said = refusal or _NOBODY
+    if _UNNAMED_BAN in text:
+        return d.TemporaryBan(said.code or 0, float(said.expire) if said.expire else None)
+    if _UNNAMED_REFUSAL in text:
+        return d.ConnectFailed(str(said.reason) if said.reason else "unknown")
+    if any(word in text for word in _BROKEN_STORE):
+        return d.ConnectFailed("store_unreadable")
+    if "proxy scheme" in text:
+        return d.ConnectFailed("proxy_unsupported")
+    cause = next((cause for cause in _CAUSES if cause in text), "no connection")
     if _DIAL in text:
-        cause = next((cause for cause in _CAUSES if cause in text), "no connection")
-        return d.Unreachable(f"the first dial failed: {cause}")
-    return d.ConnectFailed(next((code for word, code in _OTHER_ERRORS.items() if word in text), "unknown"))
+        return d.Unreachable(f"the dial failed: {cause}", d.ConnectStage.DIAL)
+    if _HANDSHAKE in text:
+        return d.Unreachable(f"the Noise handshake failed: {cause}", d.ConnectStage.HANDSHAKE)
+    return d.Unreachable("the library ended with an error of no known kind", d.ConnectStage.UNKNOWN)
 
 
-def code_ttl(index: int) -> float:
-    """Seconds that the code of this index, counted from 1, is good for."""
-    return FIRST_CODE if index == 1 else LATER_CODE
+def code_ttl(left: int) -> float:
+    """Seconds that whatsmeow shows a code while `left` are left, itself included: `qrchan.go` gives more time to the
+    first of six, which is what WhatsApp hands out today, and tells it by how many are left."""
+    return FIRST_CODE if left == CODES else LATER_CODE
+
+
+def codes_life(total: int) -> float:
+    """Seconds until all codes of a pairing are used up, and the library hangs up."""
+    return sum(code_ttl(left) for left in range(1, total + 1))

@@ -43,11 +43,11 @@ class WorkerLife:
         self._over = False
         self.traceparent = self._step.traceparent
 
-    def died(self, status: int) -> None:
-        """It ended by itself."""
+    def died(self, status: int, unresponsive: bool = False) -> None:
+        """It ended by itself, or the driver ended it because it no longer answered."""
         if not self._over:
             self._step.set(_EXIT_CODE, status)
-            self.ended(exit_of(status))
+            self.ended(Exit.UNRESPONSIVE if unresponsive else exit_of(status))
 
     def ended(self, how: Exit) -> None:
         """It is over."""

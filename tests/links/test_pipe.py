@@ -25,7 +25,8 @@ EVERY_REPORT = [
     d.Outdated(),
     d.ConnectFailed("500"),
     d.StreamFailed("503"),
-    d.Unreachable("the first dial failed"),
+    d.Unreachable("the dial failed"),
+    d.Unreachable("the Noise handshake failed", d.ConnectStage.HANDSHAKE),
 ]
 
 
@@ -38,7 +39,14 @@ def reader(data: bytes, limit: int = pipe.LIMIT) -> asyncio.StreamReader:
 
 @pytest.mark.parametrize(
     "message",
-    [*EVERY_REPORT, pipe.Answer(3, None), pipe.Answer(4, True), pipe.Trouble("KeyError"), pipe.LoggedOut(True)],
+    [
+        *EVERY_REPORT,
+        pipe.Answer(3, None),
+        pipe.Answer(4, True),
+        pipe.Beat(),
+        pipe.Trouble("KeyError"),
+        pipe.LoggedOut(True),
+    ],
 )
 async def test_what_a_worker_says_comes_through(message: pipe.FromWorker) -> None:
     lines = pipe.from_worker(reader(pipe.encode(message)))

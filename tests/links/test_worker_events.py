@@ -9,9 +9,12 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from backend.links import driver as d
 from backend.links import worker_events
+from backend.links.worker_log import LibraryLog, Refusal
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -120,35 +123,93 @@ def test_a_worker_loads_none_of_what_it_does_not_need() -> None:
     assert not [path for path in outcome()["maps"] if "libmagic" in path or "libssl" in path]
 
 
+DIAL, HANDSHAKE, UNKNOWN = d.ConnectStage.DIAL, d.ConnectStage.HANDSHAKE, d.ConnectStage.UNKNOWN
+
+
 @pytest.mark.parametrize(
-    ("text", "report"),
+    ("text", "report", "stage"),
     [
+        ("failed to dial whatsapp web websocket: … 10.1.2.3:443: i/o timeout", "the dial failed: timeout", DIAL),
+        ("failed to dial whatsapp web websocket: lookup: no such host", "the dial failed: no such host", DIAL),
+        ("failed to dial whatsapp web websocket: 403 for 447441395830", "the dial failed: no connection", DIAL),
         (
-            "failed to dial whatsapp web websocket: … dial tcp 10.1.2.3:443: i/o timeout",
-            "the first dial failed: timeout",
+            "noise handshake failed: timed out waiting for handshake response",
+            "the Noise handshake failed: timed out",
+            HANDSHAKE,
         ),
-        ("failed to dial whatsapp web websocket: lookup: no such host", "the first dial failed: no such host"),
-        ("failed to dial whatsapp web websocket: 403 for 447441395830", "the first dial failed: no connection"),
+        (
+            "noise handshake failed: failed to verify server cert: …",
+            "the Noise handshake failed: cert",
+            HANDSHAKE,
+        ),
+        (
+            "noise handshake failed: failed to send handshake message: use of closed network connection",
+            "the Noise handshake failed: closed",
+            HANDSHAKE,
+        ),
+        ("database is locked (5) (SQLITE_BUSY)", "the library ended with an error of no known kind", UNKNOWN),
+        ("", "the library ended with an error of no known kind", UNKNOWN),
+        ("None", "the library ended with an error of no known kind", UNKNOWN),
     ],
 )
-def test_errors_of_the_first_dial_without_what_they_name(text: str, report: str) -> None:
-    assert worker_events.of_error(text) == d.Unreachable(report)
+def test_a_start_that_failed_is_told_by_its_stage_without_what_it_names(
+    text: str, report: str, stage: d.ConnectStage
+) -> None:
+    assert worker_events.of_error(text) == d.Unreachable(report, stage)
+
+
+@given(st.text(max_size=200))
+def test_an_error_of_no_known_kind_is_never_a_refusal(text: str) -> None:
+    known = ("ConnectFailure.Reason", "TemporaryBan.Code", "not a database", "malformed", "proxy scheme")
+    assume(not any(word in text for word in known))
+    assert isinstance(worker_events.of_error(text), d.Unreachable)
 
 
 @pytest.mark.parametrize(
-    ("text", "code"),
+    ("text", "refusal", "report"),
     [
-        ("proto: required field neonize.ConnectFailure.Reason not set", "unknown"),
-        ("failed to upgrade database: file is not a database", "store_unreadable"),
-        ('unsupported proxy scheme "nonsense"', "proxy_unsupported"),
+        ("proto: required field neonize.ConnectFailure.Reason not set", None, d.ConnectFailed("unknown")),
+        (
+            "proto: required field neonize.ConnectFailure.Reason not set",
+            Refusal(463, None, None),
+            d.ConnectFailed("463"),
+        ),
+        ("proto: required field neonize.TemporaryBan.Code not set", None, d.TemporaryBan(0, None)),
+        ("proto: required field neonize.TemporaryBan.Code not set", Refusal(402, 199, 60), d.TemporaryBan(199, 60.0)),
+        ("failed to upgrade database: file is not a database", None, d.ConnectFailed("store_unreadable")),
+        ('unsupported proxy scheme "nonsense"', None, d.ConnectFailed("proxy_unsupported")),
     ],
 )
-def test_other_errors(text: str, code: str) -> None:
-    assert worker_events.of_error(text) == d.ConnectFailed(code)
+def test_refusals_that_neonize_cannot_say(text: str, refusal: Refusal | None, report: d.Report) -> None:
+    assert worker_events.of_error(text, refusal) == report
 
 
-def test_code_times_sum_up_to_the_life_of_all_codes() -> None:
-    assert sum(worker_events.code_ttl(index) for index in range(1, worker_events.CODES + 1)) == 160
+@pytest.mark.parametrize(("total", "life"), [(1, 20), (4, 80), (6, 160), (8, 200)])
+def test_code_times_sum_up_to_the_life_of_all_codes(total: int, life: float) -> None:
+    assert worker_events.codes_life(total) == life
+
+
+def test_what_the_librarys_log_tells() -> None:
+    lost: list[str] = []
+    log = LibraryLog(lost.append)
+    log.take(b'\nKUnknown connect failure: <failure location="rva" reason="463"/>\x12\x04WARN')
+    assert log.refusal == Refusal(463, None, None)
+    log.take(b'Temporary ban connect failure: <failure code="199" expire="3600" reason="402"/>')
+    assert log.refusal == Refusal(402, 199, 3600)
+    log.take(b'<iq id="1" type="set"><pair-device><ref>2@a</ref><ref>2@b</ref></pair-device></iq>')
+    assert log.codes == 2
+    assert not log.ran_out
+    log.take(b"Ran out of QR codes, closing channel with status timeout and disconnecting client")
+    assert log.ran_out
+    log.take(b"Failed to reconnect after 515 code: failed to dial whatsapp web websocket: EOF")
+    assert lost == ["failed to dial whatsapp web websocket: EOF"]
+
+
+@given(st.binary(max_size=300))
+def test_no_line_breaks_the_reader_of_the_log(line: bytes) -> None:
+    log = LibraryLog(lambda _: None)
+    for part in (line, b"connect failure: <failure " + line + b">", b"<pair-device>" + line):
+        log.take(part)
 
 
 @pytest.mark.parametrize(

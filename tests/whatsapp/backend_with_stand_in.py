@@ -28,6 +28,7 @@ def main() -> None:
         worker_command=(sys.executable, "-m", "tests.whatsapp.patched_worker", noise_root),
         environment={**os.environ, "SSL_CERT_FILE": ca_file},
         code_life=settings.pairing_timeout,
+        device_name=settings.device_name,
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings, lambda settings: Backend(settings, driver)))
