@@ -30,11 +30,18 @@ NUMBER = f"+{PHONE}"
 NAME = "Ada Lovelace"
 
 QUICK: dict[str, Any] = {
+    "ban_cooldown": 4,
+    "degraded_timeout": 3,
     "disconnect_grace": 0.5,
-    "stuck_timeout": 5,
-    "retry_first": 0.2,
+    "login_timeout": 3,
+    "reconnect_timeout": 8,
+    "refused_cap": 1,
+    "refused_first": 0.5,
     "retry_cap": 1,
+    "retry_first": 0.2,
+    "stuck_timeout": 15,
     "truth_interval": 1,
+    "unreachable_after": 3,
 }
 """Settings that make a bad minute short. What the program does about it is the same."""
 
