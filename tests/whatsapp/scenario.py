@@ -64,13 +64,13 @@ class Scenario:
         self.api: Api
         self.page: NodeClient
 
-    async def start(self, *, ready: bool = True) -> None:
-        """Start the program and open the page."""
+    async def start(self) -> None:
+        """Start the program and open the page, which is served before WhatsApp has said anything."""
         self.program = await self._stack.enter_async_context(
             running(
                 self.folder,
                 command=self.whatsapp.backend_command,
-                ready=ready,
+                ready=False,
                 whatsapp_driver="neonize",
                 whatsapp_proxy=self.whatsapp.proxy_url,
                 OTEL_EXPORTER_OTLP_ENDPOINT=self.spans.url,
@@ -78,12 +78,12 @@ class Scenario:
                 **self.settings,
             )
         )
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not self.program.url:
                 await asyncio.sleep(0.02)
         self.api = await self._stack.enter_async_context(api(self.program))
         self.page = await self._stack.enter_async_context(node_client(self.program.url, AUTH))
-        await self.page.heard("connect")
+        await self.page.heard("connect", within=30)
 
     async def end(self) -> None:
         self._hear()
@@ -98,7 +98,7 @@ class Scenario:
         await self.program.ended()
         await self.end()
         self._stack = AsyncExitStack()
-        await self.start(ready=False)
+        await self.start()
 
     # what happens
 
