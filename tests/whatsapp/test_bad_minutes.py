@@ -17,6 +17,7 @@ import aiohttp
 import psutil
 import pytest
 
+from backend.links.neonize_driver import HEARTBEAT, SILENT
 from tests.whatsapp.scenario import NUMBER, PHONE, Scenario, elapsed, scenario
 from tests.whatsapp.schema import companion_reg
 from tests.whatsapp.troubles import How, Stage
@@ -147,7 +148,7 @@ async def test_refusals_that_may_pass(tmp_path: Path) -> None:
     async with scenario(tmp_path) as it:
         await it.pair()
         account = it.whatsapp.accounts[PHONE]
-        for reason in (400, 463, 501, 599):
+        for reason in (463, 599):
             it.whatsapp.refuse(PHONE, reason)
             it.whatsapp.drop(PHONE)
             lines = account.lines
@@ -156,7 +157,7 @@ async def test_refusals_that_may_pass(tmp_path: Path) -> None:
             it.whatsapp.accept(PHONE)
             await comes_back(it)
         never_final(it)
-        assert f'whatsapp_reason": "{463}"' in it.program.text().replace('":"', '": "')
+        assert 'whatsapp_reason": "463"' in it.program.text().replace('":"', '": "')
 
 
 async def test_a_ban_by_the_number_406(tmp_path: Path) -> None:
@@ -198,19 +199,18 @@ async def test_the_program_is_ready_while_whatsapp_is_ill(tmp_path: Path) -> Non
         it.whatsapp.recover()
 
 
-async def test_seven_deaths_of_a_worker(tmp_path: Path) -> None:
-    async with scenario(tmp_path, flap_limit=100) as it:
+async def test_more_deaths_of_a_worker_than_the_limit(tmp_path: Path) -> None:
+    async with scenario(tmp_path, flap_limit=100, restart_limit=2) as it:
         await it.pair()
         account = it.whatsapp.accounts[PHONE]
-        for death in range(1, 8):
+        for _ in range(4):
             worker = await it.worker()
             logins = account.logins
             os.kill(worker.pid, signal.SIGKILL)
             await it.until(lambda logins=logins: account.logins > logins, within=LOAD)
-            assert death
         await it.api.state("connected", within=LOAD)
         never_final(it)
-        assert await it.metric('roundtrip_worker_exits_total{reason="killed"}') == 7
+        assert await it.metric('roundtrip_worker_exits_total{reason="killed"}') == 4
 
 
 async def test_another_kind_of_code(tmp_path: Path) -> None:
@@ -280,9 +280,9 @@ async def test_a_program_that_was_suspended_blames_no_worker(tmp_path: Path) -> 
         await it.pair()
         worker = await it.worker()
         os.kill(it.program.pid, signal.SIGSTOP)
-        await asyncio.sleep(30)
+        await asyncio.sleep(SILENT + HEARTBEAT + 2)
         os.kill(it.program.pid, signal.SIGCONT)
-        assert await it.quiet(12) == []
+        assert await it.quiet(2 * HEARTBEAT + 1) == []
         assert (await it.worker()).pid == worker.pid
         assert it.whatsapp.accounts[PHONE].logins == 1
         assert (await it.view())["state"] == "connected"
