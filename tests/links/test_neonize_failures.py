@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from backend import settings
 from backend.links import driver as d
 from backend.links import neonize_driver
 from backend.links.driver import ConnectStage
@@ -392,3 +393,11 @@ async def test_a_worker_that_never_says_anything_is_ended(tmp_path: Path, monkey
 
 def test_a_hung_worker_is_noticed_within_half_a_minute() -> None:
     assert neonize_driver.SILENT + 3 * neonize_driver.HEARTBEAT <= 30
+
+
+@pytest.mark.parametrize("name", ["", "   ", "two\nlines", "x" * 65])
+def test_a_device_name_that_no_list_can_show(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUNDTRIP_AUTH", "trusted")
+    monkeypatch.setenv("ROUNDTRIP_DEVICE_NAME", name)
+    with pytest.raises(settings.SettingsError, match="ROUNDTRIP_DEVICE_NAME"):
+        settings.load()
