@@ -25,8 +25,9 @@ WORKER: Final = (sys.executable, "-m", "backend.links.worker")
 INHERITED: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR", "PATH", "HOME", "TZ", "LANG")
 """All that a worker gets of the environment: what TLS and the clock need. No setting, no secret."""
 
-FRUGAL: Final = {"MALLOC_ARENA_MAX": "2", "GOGC": "50"}
-"""A session is idle most of its life: let it trade a little work for less memory."""
+FRUGAL: Final = {"MALLOC_ARENA_MAX": "2", "GOGC": "50", "GOMEMLIMIT": "24MiB"}
+"""A session is idle most of its life: let it trade a little work for less memory. Past the limit, which an account's
+history passes for some seconds, Go collects more often (with half of a core at most) and returns what it can."""
 
 STOP_DEADLINE: Final = 5.0
 LOGOUT_DEADLINE: Final = 12.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import itertools
 import os
 import time
 from collections.abc import Callable
@@ -20,7 +21,11 @@ NAME_WAIT: Final = 3.0
 """Seconds to wait for the account's name after the first Connected; WhatsApp sends it a little later."""
 NAME_POLL: Final = 0.1
 TRIM_AFTER: Final = 2.0
-"""Seconds from the first Connected until the start, first syncs included, is over."""
+"""Seconds from the first Connected until the start is over."""
+TRIM_LATER: Final = (15.0, 60.0, 180.0)
+"""Seconds between the next times: the phone hands over what it has of the account's past in the first minutes."""
+TRIM_EVERY: Final = 900.0
+"""Seconds between all further times: some of it may come any time."""
 STOP_WAIT: Final = 3.0
 LOGOUT_WAIT: Final = 8.0
 """Seconds for a logout: for the connection, when none stands yet, and for WhatsApp's word together."""
@@ -228,7 +233,7 @@ class WorkerSession:
             await asyncio.sleep(NAME_POLL)
             me = await self._client.get_me()
         if first:
-            asyncio.get_running_loop().call_later(TRIM_AFTER, trim)
+            self._trimming = asyncio.create_task(_give_back())
         self._say(d.Online(phone_number(me.JID.User), me.PushName or me.BussinessName))
 
     def _connection_ended(self, task: asyncio.Task[None]) -> None:
@@ -289,3 +294,10 @@ class WorkerSession:
                     removed = True
         self._reports.say(pipe.LoggedOut(removed))
         await self._stop()
+
+
+async def _give_back() -> None:
+    """Trim now and then, for what the library downloads it keeps for a while."""
+    for pause in itertools.chain((TRIM_AFTER, *TRIM_LATER), itertools.repeat(TRIM_EVERY)):
+        await asyncio.sleep(pause)
+        trim()

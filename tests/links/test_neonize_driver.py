@@ -17,7 +17,8 @@ import pytest
 from backend.links import driver as d
 from backend.links.neonize_driver import NeonizeDriver, NeonizeSession
 from tests.links.reports import Heard
-from tests.whatsapp.stand_in import Account, StandIn, stand_in
+from tests.whatsapp.accounts import Account
+from tests.whatsapp.stand_in import StandIn, stand_in
 
 ROOT = Path(__file__).resolve().parents[2]
 PHONE = "447441395830"
@@ -370,7 +371,7 @@ async def test_a_worker_takes_nothing_along_that_it_does_not_need(bench: Bench) 
     try:
         session, _, _ = await bench.linked()
         worker = psutil.Process(session.pid)
-        assert set(worker.environ()) <= {"PATH", "SSL_CERT_FILE", "LC_CTYPE", "MALLOC_ARENA_MAX", "GOGC"}
+        assert set(worker.environ()) <= {"PATH", "SSL_CERT_FILE", "LC_CTYPE", "MALLOC_ARENA_MAX", "GOGC", "GOMEMLIMIT"}
         assert str(bench.folder) not in {str(link.readlink()) for link in descriptors(session.pid)}
         assert worker.nice() > psutil.Process().nice()
     finally:

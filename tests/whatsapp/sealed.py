@@ -75,11 +75,14 @@ def cbc(key: bytes, iv: bytes, text: bytes) -> bytes:
     return encryptor.update(padder.update(text) + padder.finalize()) + encryptor.finalize()
 
 
-def first_message(sender: KeyPair, bundle: Bundle, text: bytes) -> bytes:
-    """A `pkmsg`. `text` is a serialized message; WhatsApp's padding is added here."""
+def first_message(sender: KeyPair, bundle: Bundle, text: bytes, *, spend_key: bool = True) -> bytes:
+    """A `pkmsg`. `text` is a serialized message; WhatsApp's padding is added here.
+
+    `spend_key`: with the one-time key, which works once; without, as a sender does that finds none left.
+    """
     base, ratchet = KeyPair.make(), KeyPair.make()
     secret = b"\xff" * 32 + sender.agree(bundle.signed_key) + base.agree(bundle.identity)
-    secret += base.agree(bundle.signed_key) + base.agree(bundle.key)
+    secret += base.agree(bundle.signed_key) + (base.agree(bundle.key) if spend_key else b"")
     root = hkdf(secret, None, 64, b"WhisperText")[:32]
     chain = hkdf(ratchet.agree(bundle.signed_key), root, 64, b"WhisperRatchet")[32:]
     keys = hkdf(hmac.digest(chain, b"\x01", hashlib.sha256), None, 80, b"WhisperMessageKeys")
@@ -90,7 +93,7 @@ def first_message(sender: KeyPair, bundle: Bundle, text: bytes) -> bytes:
     body += hmac.digest(keys[32:64], parties + body, hashlib.sha256)[:8]
     return VERSION + _fields(
         (5, 1),
-        (1, bundle.key_id),
+        *([(1, bundle.key_id)] if spend_key else []),
         (6, bundle.signed_key_id),
         (2, _public(base.public)),
         (3, _public(sender.public)),

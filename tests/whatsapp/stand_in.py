@@ -16,67 +16,22 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.measured import measured
+from tests.whatsapp import history
+from tests.whatsapp.accounts import Account, Line
 from tests.whatsapp.certificates import server_context
 from tests.whatsapp.channel import Channel, ClosedError
-from tests.whatsapp.curve import KeyPair
-from tests.whatsapp.name_sync import COLLECTION, NameSync
+from tests.whatsapp.name_sync import COLLECTION
 from tests.whatsapp.nodes import SERVER, Jid, Node
 from tests.whatsapp.noise import Authority
 from tests.whatsapp.phone import CodePairing, QrText, signed_identity
-from tests.whatsapp.schema import wa6
 from tests.whatsapp.sealed import Bundle, first_message
 from tests.whatsapp.tokens import tables
+from tests.whatsapp.troubles import How, Stage, Trouble, Troubles
 
 REFS = 6
-
-
-@dataclass
-class Account:
-    """A phone with WhatsApp on it, and the one device that is linked to it."""
-
-    phone: str
-    name: str
-    business: bool = False
-    """A business' name comes with the pairing; a person's is synchronised after the first login."""
-    key: KeyPair = field(default_factory=KeyPair.make)
-    device: int = 0
-    device_key: bytes = b""
-    """The linked device's Noise key; empty when none is linked."""
-    refusal: dict[str, str] | None = None
-    """Attributes of the `failure` that meets every login, until it is None again."""
-    silent: bool = False
-    """Answers nothing, though the connection stands."""
-    sync: NameSync = field(default_factory=NameSync)
-    logins: int = 0
-    line: Line | None = None
-
-    @property
-    def jid(self) -> Jid:
-        return Jid(self.phone, device=self.device)
-
-
-class Line:
-    """One client that got through the handshake."""
-
-    def __init__(self, channel: Channel, payload: bytes) -> None:
-        self.channel = channel
-        self.payload = wa6.ClientPayload.FromString(payload)
-        self.account: Account | None = None
-        self.registering = not self.payload.HasField("username")
-        self.hello: Node | None = None
-        """The companion's request for pairing by code."""
-        self.ref = b""
-        self.code: CodePairing | None = None
-        self.signed = asyncio.Event()
-        """Set once the client accepted its new identity."""
-
-    @property
-    def identity(self) -> bytes:
-        return bytes(self.payload.devicePairingData.eIdent)
 
 
 class StandIn:
@@ -90,6 +45,11 @@ class StandIn:
         self.lines: list[Line] = []
         self.accounts: dict[str, Account] = {}
         self.turned_away = Counter[str]()
+        self.troubles = Troubles()
+        self.refs = REFS
+        """Codes that a new device is given to show."""
+        self.registrations: list[Line] = []
+        """Every connection that asked for codes, the newest last."""
         self._channels: set[Channel] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -145,8 +105,12 @@ class StandIn:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, channel: Channel) -> None:
+        self.troubles.arrived()
         try:
-            line = Line(channel, await channel.open(self._context, self.authority, self._chain))
+            host = await channel.proxy(self._context, self.troubles)
+            if host == history.HOST:
+                await channel.serve_file(self._fetch)
+            line = Line(channel, await channel.open(self.authority, self._chain, self.troubles))
             self.lines.append(line)
             try:
                 await self._talk(line)
@@ -154,14 +118,27 @@ class StandIn:
                 self.lines.remove(line)
                 if line.account is not None and line.account.line is line:
                     line.account.line = None
-        except (ClosedError, ConnectionError):
+        except (ClosedError, OSError):
             self.turned_away["closed"] += 1
         finally:
             channel.abort()
             self._channels.discard(channel)
 
+    def _fetch(self, path: str) -> bytes | None:
+        pasts = (account.past for account in self.accounts.values() if account.past is not None)
+        return next((found for past in pasts if (found := past.fetch(path)) is not None), None)
+
     async def _talk(self, line: Line) -> None:
+        how = self.troubles.at(Stage.LOGIN, str(line.payload.username) or None)
+        if how is not None:
+            if (account := self.accounts.get(str(line.payload.username))) is not None:
+                account.lines += 1
+            if how is How.REFUSE:
+                raise ClosedError
+            while True:
+                await line.channel.receive()
         if line.registering:
+            self.registrations.append(line)
             self._offer_codes(line)
         else:
             self._log_in(line)
@@ -172,15 +149,18 @@ class StandIn:
             if line.account is not None and line.account.silent:
                 continue
             if node.tag == "iq" and node.text("type") in ("get", "set"):
-                self._answer(line, node)
+                delay = line.account.iq_delay.get(node.text("xmlns"), 0.0) if line.account is not None else 0.0
+                asyncio.get_running_loop().call_later(delay, self._answer, line, node)
 
     def _offer_codes(self, line: Line) -> None:
-        refs = [Node("ref", {}, f"2@{secrets.token_urlsafe(48)}".encode()) for _ in range(REFS)]
+        refs = [Node("ref", {}, f"2@{secrets.token_urlsafe(48)}".encode()) for _ in range(self.refs)]
         attrs: dict[str, str | Jid] = {"from": SERVER, "type": "set", "id": secrets.token_hex(4), "xmlns": "md"}
         line.channel.send(Node("iq", attrs, [Node("pair-device", {}, list(refs))]))
 
     def _log_in(self, line: Line) -> None:
         account = self.accounts.get(str(line.payload.username))
+        if account is not None:
+            account.lines += 1
         removed = account is None or account.device_key != line.channel.client_key
         refusal = {"reason": "401", "location": "stand-in"} if removed else account.refusal if account else None
         if account is None or refusal is not None:
@@ -195,12 +175,19 @@ class StandIn:
 
     def _answer(self, line: Line, node: Node) -> None:
         content: list[Node] | None = None
+        if line.account is not None and (error := line.account.iq_errors.get(node.text("xmlns"))) is not None:
+            answer: dict[str, str | Jid] = {"from": SERVER, "type": "error", "id": node.text("id")}
+            line.channel.send(Node("iq", answer, [Node("error", {"code": error, "text": "no"})]))
+            return
         registration = node.child("link_code_companion_reg")
         share = False
         if node.text("xmlns") == "encrypt" and node.text("type") == "get":
             content = [Node("count", {"value": "812"})]
         elif node.text("xmlns") == "encrypt" and node.child("skey") is not None:
             share = True
+        elif node.child("media_conn") is not None:
+            hosts: list[Node] = [Node("host", {"hostname": history.HOST})]
+            content = [Node("media_conn", {"auth": "a", "ttl": "300", "auth_ttl": "3600", "max_buckets": "12"}, hosts)]
         elif (sync := node.child("sync")) is not None and isinstance(sync.content, list):
             content = [Node("sync", {}, [self._collection(line, one.text("name")) for one in sync.content])]
         elif registration is not None and registration.text("stage") == "companion_hello":
@@ -216,8 +203,13 @@ class StandIn:
             self._finish_code(line, registration)
 
     def _share_key(self, line: Line, account: Account, bundle: Bundle) -> None:
-        """The phone's first message to its new device."""
-        sealed = first_message(account.key, bundle, account.sync.key_share())
+        """The phone's first messages to its new device."""
+        self._send_message(line, account, first_message(account.key, bundle, account.sync.key_share()))
+        if account.past is not None:
+            for text in account.past.notifications(account.phone):
+                self._send_message(line, account, first_message(account.key, bundle, text, spend_key=False))
+
+    def _send_message(self, line: Line, account: Account, sealed: bytes) -> None:
         attrs: dict[str, str | Jid] = {
             "from": Jid(account.phone),
             "type": "text",
@@ -323,6 +315,27 @@ class StandIn:
 
     def accept(self, phone: str) -> None:
         self.accounts[phone].refusal = None
+
+    def fail(self, stage: Stage, how: How = How.REFUSE, phone: str | None = None, times: int | None = None) -> None:
+        """Have connections fail at a stage, from now on, until `recover`."""
+        self.troubles.present.append(Trouble(stage, how, phone, times))
+
+    def recover(self) -> None:
+        """All is well again for whoever comes; what hangs goes on hanging."""
+        self.troubles.over()
+
+    def freeze(self, phone: str) -> None:
+        """The network forgets the device's connection and tells neither end. New connections work."""
+        self._line(phone).channel.freeze()
+
+    def unwell(self, phone: str, xmlns: str, delay: float = 0.0, error: str | None = None) -> None:
+        """Answer the account's iqs of a namespace late, or with an error; both none: as usual again."""
+        account = self.account(phone)
+        account.iq_delay[xmlns] = delay
+        if error is None:
+            account.iq_errors.pop(xmlns, None)
+        else:
+            account.iq_errors[xmlns] = error
 
     def silence(self, phone: str, on: bool = True) -> None:
         """Read on and answer nothing: keep-alives go unanswered."""

@@ -1,0 +1,61 @@
+"""What a device downloads of an account's past after it was paired, and what that costs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from backend.links import driver as d
+from backend.links.neonize_driver import NeonizeDriver
+from tests.links.reports import Heard
+from tests.whatsapp.history import Past
+from tests.whatsapp.stand_in import stand_in
+
+PHONE = "447441395830"
+SETTLED = 50.0
+"""MB of PSS that a session may keep once its history has come. It was 94 before there was a limit."""
+PEAK = 120.0
+"""MB of RSS that it may take meanwhile."""
+
+
+def memory(pid: int, field: str) -> float:
+    """MB of a process: `VmHWM` (the most it ever had), `Rss`, `Pss`."""
+    name = "status" if field == "VmHWM" else "smaps_rollup"
+    for line in Path(f"/proc/{pid}/{name}").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError("the kernel does not say")
+
+
+@pytest.mark.slow
+@pytest.mark.waits
+async def test_an_ordinary_past_is_downloaded_and_its_memory_given_back(tmp_path: Path) -> None:
+    async with stand_in() as whatsapp:
+        environment = {"PATH": os.environ["PATH"], **whatsapp.environment}
+        driver = NeonizeDriver(whatsapp.proxy_url, worker_command=whatsapp.worker_command, environment=environment)
+        account = whatsapp.account(PHONE, "Ada")
+        account.past = Past()
+        try:
+            heard = Heard()
+            session = await driver.start(d.SessionSpec("one", tmp_path / "one.db", None), heard)
+            code = await heard.next(d.QrShown)
+            await whatsapp.scan(code.qr, PHONE, "Ada")
+            await heard.next(d.Online, within=30)
+            before = memory(session.pid, "Pss")
+            async with asyncio.timeout(60):
+                while not account.past.files or len(account.past.fetched) < len(account.past.files):
+                    await asyncio.sleep(0.05)
+            async with asyncio.timeout(60):
+                while (after := memory(session.pid, "Pss")) > SETTLED:
+                    await asyncio.sleep(0.5)
+            peak = memory(session.pid, "VmHWM")
+            size = sum(map(len, account.past.files.values())) / 1e6
+            print(f"\nhistory of {size:.1f} MB, {account.past.raw_size / 1e6:.1f} MB unpacked")
+            print(f"PSS {before:.1f} MB before, {after:.1f} MB after; peak RSS {peak:.1f} MB")
+            assert peak < PEAK
+            assert await session.alive() is True
+        finally:
+            await driver.close()
