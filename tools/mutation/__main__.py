@@ -18,7 +18,8 @@ from typing import Final
 
 import msgspec
 
-from tools.mutation import forks, plan as plans, trial
+from tools.mutation import forks, trial
+from tools.mutation import plan as plans
 from tools.mutation.judges import Judges, measure, steady
 from tools.mutation.mutants import Mutant, mutants
 from tools.mutation.plan import WORK, Plan, Score
