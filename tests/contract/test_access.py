@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -138,3 +139,44 @@ async def test_a_token_that_ran_out_ends_its_socket_unless_it_is_renewed(tmp_pat
         assert told == [], "whoever renewed in time is not reminded"
         await busy.disconnect()
         await idle.disconnect()
+
+
+async def test_a_packet_that_does_not_arrive_in_time_is_not_waited_for(tmp_path: Path) -> None:
+    async with inside(tmp_path, body_timeout=0.2) as program:
+        _, opened, _ = await program.request("GET", POLL)
+        sid = json.loads(opened[1:])["sid"]
+        host, port = program.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(
+            f"POST {POLL}&sid={sid} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: text/plain\r\n"
+            "Content-Length: 10\r\n\r\n".encode()
+        )
+        async with asyncio.timeout(5):
+            answer = (await reader.read()).decode()
+        writer.close()
+        await writer.wait_closed()
+        assert answer.startswith("HTTP/1.1 408 ")
+        assert '"slow_request"' in answer
+
+
+async def test_a_stop_does_not_wait_for_keys_that_do_not_come(tmp_path: Path) -> None:
+    asked = asyncio.Event()
+    leave = asyncio.Event()
+
+    async def silent(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await leave.wait()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    token = tokens.token(tokens.private_key("ES256"), algorithm="ES256", kid="unknown")
+    async with inside(tmp_path, auth="jwt", jwks_url=f"http://127.0.0.1:{port}/keys") as program:
+        headers = {"Authorization": f"Bearer {token}"}
+        waiting = asyncio.ensure_future(program.request("GET", "/api/bots/bot/link", headers=headers))
+        await asyncio.wait_for(asked.wait(), 5)
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    leave.set()
+    await asyncio.gather(waiting, return_exceptions=True)
+    server.close()

@@ -124,3 +124,15 @@ async def test_no_span_names_a_person(traced: Traced) -> None:
     everything = b"".join(span.SerializeToString() for span in receiver.spans)
     for private in ("canary-user", number, number[1:], "2@"):
         assert private.encode() not in everything
+
+
+async def test_a_queue_size_that_is_no_number_keeps_nothing_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with receiving() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_on")
+        monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "nonsense")
+        async with inside(tmp_path) as program:
+            await program.user().link()
+        await spans(receiver, "create whatsapp_connecting")

@@ -11,6 +11,7 @@ import aiohttp
 
 from backend.app import Backend
 from backend.settings import Settings
+from tests.support.process_state import put_back
 from tests.support.program import Api
 
 
@@ -59,10 +60,11 @@ async def inside(data_dir: Path, **settings: Any) -> AsyncIterator[Inside]:
         "simulated_speed": 10,
         "log_format": "json",
     }
-    backend = Backend(Settings(**(defaults | settings)))
-    await backend.start()
-    try:
-        async with aiohttp.ClientSession() as session:
-            yield Inside(backend, session)
-    finally:
-        await backend.stop()
+    with put_back():
+        backend = Backend(Settings(**(defaults | settings)))
+        await backend.start()
+        try:
+            async with aiohttp.ClientSession() as session:
+                yield Inside(backend, session)
+        finally:
+            await backend.stop()
