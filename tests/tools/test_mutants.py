@@ -62,7 +62,7 @@ def test_a_name_outlives_a_move() -> None:
 
 
 def test_every_judged_fault_is_still_there_and_has_its_reason() -> None:
-    """If one is not, the code changed: judge it anew or take it out of tests/mutation/equivalent.json."""
+    """If one is not, the code changed: run .venv/bin/python -m tools.mutation --prune, and judge what is new."""
     known = {m.key for paths in load().files().values() for p in paths for m in mutants(p, (ROOT / p).read_text())}
     judged: list[Judged] = list(equivalents().values())
     assert [entry.where for entry in judged if entry.key not in known] == []
