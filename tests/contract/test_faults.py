@@ -119,3 +119,7 @@ async def test_whatsapp_flap(tmp_path: Path) -> None:
         await settled(wavers, within=10)
         await program.fault("whatsapp_flap", on=False)
         await user.state("connected")
+        await program.fault("whatsapp_flap", parameter=60)
+        await user.state("disconnected")
+        await program.fault("whatsapp_flap", on=False)
+        await user.state("connected")  # whatever the fault took away comes back with its end
