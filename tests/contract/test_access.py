@@ -67,7 +67,7 @@ async def test_connections_have_a_rate_by_address(tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "handshakes_per_address": 0.01,
         "handshakes_per_address_burst": 2,
-        "forwarded_allow_ips": ("127.0.0.1",),
+        "forwarded_allow_ips": ("127.0.0.1/8",),  # a network is named by any of its addresses
     }
     async with inside(tmp_path, **settings) as program:
 
