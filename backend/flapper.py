@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from backend.faults import Faults
 from backend.identity import BotKey
@@ -25,12 +26,16 @@ class Flapper:
         self._faults = faults
         self._links = links
         self._task: asyncio.Task[None] | None = None
+        self._away: set[BotKey] = set()
+        """Whose connection this took and has not given back."""
 
     def switched(self, name: str, active: bool) -> None:
         if name == "whatsapp_flap":
             self.stop()
             if active:
                 self._task = asyncio.create_task(self._run(), name="whatsapp-flap")
+            elif self._away:
+                self._task = asyncio.create_task(self._give_back(), name="whatsapp-flap-over")
 
     def stop(self) -> None:
         if self._task is not None:
@@ -38,16 +43,25 @@ class Flapper:
             self._task = None
 
     async def _run(self) -> None:
-        away: set[BotKey] = set()
+        away = self._away
         while (period := self._faults.whatsapp_flap) is not None:
             for view in self._links.links():
                 key = BotKey(view.user_id, view.bot_id)
                 if view.state not in _NEXT:
                     continue
                 action = SimulateAction.RECONNECT if key in away else _NEXT[view.state]
-                away.symmetric_difference_update({key})
+                if action is SimulateAction.DISCONNECT:
+                    away.add(key)
                 try:
                     await self._links.simulate(key, action)
+                    if action is SimulateAction.RECONNECT:
+                        away.discard(key)
                 except LinkError:
                     away.discard(key)  # it cannot now, or its driver is not a simulated one
             await asyncio.sleep(period)
+
+    async def _give_back(self) -> None:
+        """The fault is over: no link stays down because of it."""
+        while self._away:
+            with contextlib.suppress(LinkError):  # it has ended, or was restarted, meanwhile
+                await self._links.simulate(self._away.pop(), SimulateAction.RECONNECT)

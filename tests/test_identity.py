@@ -8,7 +8,11 @@ from hypothesis import strategies as st
 
 from backend.identity import MAX_ID_LENGTH, BotKey, IdentityError
 
-good_ids = st.text(min_size=1, max_size=MAX_ID_LENGTH).filter(lambda text: text.isprintable() and text == text.strip())
+# Control, format and separator characters are not printable; but for the space, which may stand inside
+printable = st.characters(exclude_categories=("C", "Z")) | st.just(" ")
+good_ids = st.text(printable, min_size=1, max_size=MAX_ID_LENGTH).filter(
+    lambda text: text.isprintable() and text == text.strip()
+)
 
 
 @given(good_ids, good_ids, good_ids, good_ids)

@@ -18,9 +18,9 @@ SHOWN: Final = 20
 
 
 class Region(NamedTuple):
-    """Statements in a row that never ran, `count` of them."""
+    """Statements in a row that never ran, `size` of them."""
 
-    count: int
+    size: int
     path: str
     first: int
     last: int
@@ -55,7 +55,7 @@ def main() -> int:
         branches += numbers.n_branches
         taken += numbers.n_executed_branches
     for region in sorted(found, reverse=True)[:SHOWN]:
-        _say(f"{region.count:4} statements never run: {region.path}:{region.first}-{region.last}  {region.text}")
+        _say(f"{region.size:4} statements never run: {region.path}:{region.first}-{region.last}  {region.text}")
     share = taken / max(1, branches)
     _say(f"branch coverage of the program: {share:.1%} ({taken} of {branches})")
     return 0 if share >= FLOOR else 1

@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
                 _say(f"{module.tests:4} {module.path}: {', '.join(sorted(module.internal))}")
     total = sum(module.tests for module in found)
     outside = sum(module.tests for module in found if not module.internal)
-    _say(f"{outside} of {total} test functions ({share(found):.0%}) import nothing of the program; the goal is {GOAL:.0%}")
+    _say(f"{outside} of {total} test functions ({share(found):.0%}) import nothing of the program; goal {GOAL:.0%}")
     return 0
 
 

@@ -34,11 +34,16 @@ class SocketGate:
                 self._limits.handshake_from(address)
             if request.method != hdrs.METH_POST:
                 return await handler(request)
+            limit = asyncio.timeout(self._post_seconds)
             try:
-                async with asyncio.timeout(self._post_seconds):
-                    return await handler(request)
+                async with limit:
+                    answer = await handler(request)
             except TimeoutError:
+                if not limit.expired():
+                    raise
+            if limit.expired():  # python-engineio swallows the cancellation and answers OK
                 detail = f"The packets must arrive within {self._post_seconds:g} s."
-                raise Problem("slow_request", detail, 408, headers={"Connection": "close"}) from None
+                raise Problem("slow_request", detail, 408, headers={"Connection": "close"})
+            return answer
 
         return gate

@@ -12,9 +12,8 @@ import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import generate_latest
 
-from backend.telemetry.metrics import Metrics
-from backend.words import vocabulary
 from tests.dashboards.boards import ROOT, metrics_in, panels
+from tests.support.known import metrics
 
 FROM_ELSEWHERE = re.compile(r"up|ALERTS|otelcol_\w+|traces_span_metrics_\w+")
 """Made by Prometheus itself and by the collector; the collector's are tested with the collector."""
@@ -32,7 +31,7 @@ def exposed() -> frozenset[str]:
 
 def _exposition() -> str:
     render: Callable[[CollectorRegistry], bytes] = generate_latest
-    return render(Metrics(vocabulary(), "0").registry).decode()
+    return render(metrics()).decode()
 
 
 def _family(name: str) -> str:

@@ -10,10 +10,7 @@ from typing import Any
 
 import pytest
 
-from backend.events import EventType
-from backend.links.script import SimulateAction
-from backend.links.snapshot import LinkState
-from backend.sockets.contract import REFUSALS
+from tests.support import known as program
 from tests.support.program import ROOT
 from tests.support.programs import require
 
@@ -36,10 +33,10 @@ def test_every_state_event_and_code_has_its_words() -> None:
         "{states: Object.keys(m.STATES), actions: Object.keys(m.PHONE_ACTIONS),"
         " titles: Object.keys(m.TITLES), errors: Object.keys(m.ERRORS)}",
     )
-    assert set(known["states"]) == {*LinkState, "unknown"}
-    assert set(known["actions"]) == set(SimulateAction)
-    assert set(known["titles"]) == {type_.wire for type_ in EventType}
-    assert set(known["errors"]) >= set(REFUSALS)
+    assert set(known["states"]) == program.link_states() | {"unknown"}
+    assert set(known["actions"]) == program.phone_actions()
+    assert set(known["titles"]) == program.event_types()
+    assert set(known["errors"]) >= program.refusals()
 
 
 def test_history_does_not_move_the_state_back() -> None:

@@ -95,7 +95,7 @@ class House:
         """The program's own count of misses by type and reason."""
         async with self._session.get(f"{self.program.admin_url}/metrics") as response:
             text = await response.text()
-        samples = re.findall(r'^roundtrip_missed_emits_total\{([^}]*)\} ([\d.e+]+)', text, re.MULTILINE)
+        samples = re.findall(r"^roundtrip_missed_emits_total\{([^}]*)\} ([\d.e+]+)", text, re.MULTILINE)
         counts: Counter[tuple[str, str]] = Counter()
         for labels, value in samples:
             held = dict(re.findall(r'(\w+)="([^"]*)"', labels))

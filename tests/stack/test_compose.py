@@ -13,13 +13,11 @@ from typing import Any
 
 import pytest
 import yaml
-from pydantic import SecretStr
 
-from backend.admission import authenticator
-from backend.auth import Credentials
-from backend.settings import Settings
 from dashboards import stack
 from tests.stack.collector import VERSION
+from tests.support.inside import inside
+from tests.support.known import setting_names
 
 ROOT = Path(__file__).parents[2]
 MADE_HERE = "roundtrip-backend:0.1.0"
@@ -118,21 +116,15 @@ def test_state_is_in_named_volumes() -> None:
 
 def test_the_settings_that_compose_gives_are_the_backends_own(services: dict[str, dict[str, Any]]) -> None:
     given = {name for name in services["backend"]["environment"] if name.startswith("ROUNDTRIP_")}
-    assert given <= {f"ROUNDTRIP_{name.upper()}" for name in Settings.model_fields}
+    assert given <= setting_names()
 
 
-async def test_the_stacks_token_opens_the_stacks_backend(keys: Path) -> None:
-    settings = Settings(
-        auth="jwt",
-        jwt_public_key=SecretStr(stack.environment(keys)["ROUNDTRIP_JWT_PUBLIC_KEY"]),
-        jwt_issuer=stack.ISSUER,
-    )
-    verifier = authenticator(settings)
-    try:
-        principal = await verifier.user(Credentials(token=stack.token("ada", keys)))
-    finally:
-        await verifier.close()
-    assert principal.user_id == "ada"
+async def test_the_stacks_token_opens_the_stacks_backend(keys: Path, tmp_path: Path) -> None:
+    key = stack.environment(keys)["ROUNDTRIP_JWT_PUBLIC_KEY"]
+    async with inside(tmp_path, auth="jwt", jwt_public_key=key, jwt_issuer=stack.ISSUER) as program:
+        headers = {"Authorization": f"Bearer {stack.token('ada', keys)}"}
+        status, snapshot, _ = await program.request("GET", "/api/bots/bot/link", headers=headers)
+        assert (status, snapshot["userId"]) == (200, "ada")
 
 
 def test_keys_are_made_once(keys: Path) -> None:

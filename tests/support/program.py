@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 
@@ -128,10 +128,17 @@ async def running(
         await program.ended()
 
 
+class Served(Protocol):
+    """What can be called: a program of its own, or one in the test's process."""
+
+    url: str
+    admin_url: str
+
+
 class Api:
     """The public and admin API of a running program, as one user."""
 
-    def __init__(self, program: Program, session: aiohttp.ClientSession, user: str) -> None:
+    def __init__(self, program: Served, session: aiohttp.ClientSession, user: str) -> None:
         self._program = program
         self._session = session
         self.user = user

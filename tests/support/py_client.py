@@ -22,6 +22,7 @@ class PyClient:
         self._stuck = asyncio.Event()
         self.io.on("whatsapp_connection_event", self._event)
         self.io.on("whatsapp_status_update", self._status)
+        self.io.on("disconnect", self._gone)
 
     async def _event(self, payload: dict[str, Any]) -> None:
         self.events.append(payload)
@@ -31,6 +32,9 @@ class PyClient:
 
     async def _status(self, payload: dict[str, Any]) -> None:
         self.snapshots.append(payload)
+        self._news.set()
+
+    async def _gone(self, *_reason: object) -> None:
         self._news.set()
 
     async def until(self, condition: Callable[[], Any], within: float = 5) -> None:
@@ -60,11 +64,12 @@ async def py_client(
     transports: list[str] | None = None,
     **auth: Any,
 ) -> AsyncIterator[PyClient]:
-    """Connect, wait for the snapshot, and disconnect in the end. `auth` adds fields to the handshake."""
+    """Connect, wait for the snapshot, and disconnect in the end. A socket that the program closes before that has no
+    snapshot. `auth` adds fields to the handshake."""
     client = PyClient(acking)
     await client.io.connect(url, auth={"userId": user, "botId": bot, **auth}, transports=transports or ["websocket"])
     try:
-        await client.until(lambda: client.snapshots)
+        await client.until(lambda: client.snapshots or not client.io.connected)
         yield client
     finally:
         await client.io.disconnect()

@@ -176,7 +176,11 @@ async def test_nothing_private_leaves_with_the_real_library_and_its_workers(
     phone, name = "447441395830", "Canary of the Mine"
     outlets = Outlets()
     with receiving() as receiver:
-        settings: dict[str, Any] = {"log_level": "DEBUG", "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
+        settings: dict[str, Any] = {
+            "log_level": "DEBUG",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
+            "OTEL_BSP_SCHEDULE_DELAY": 100,
+        }
         async with (
             stand_in() as whatsapp,
             running(
@@ -196,6 +200,7 @@ async def test_nothing_private_leaves_with_the_real_library_and_its_workers(
             await own.state("connected", BOT, 20)
             whatsapp.logout_from_phone(phone)
             await own.state("logged_out", BOT, 20)
+            await eventually(lambda: "worker" in kinds(receiver), 20)  # the worker has ended, and that was told
             program.terminate()
             await program.ended()
         outlets.add("the log", program.text())

@@ -83,3 +83,17 @@ def test_what_a_collector_refuses_is_counted(out: Lines, drops: Drops) -> None: 
     structlog.get_logger().info("lost")
     handler.close()
     assert drops.count == 1
+
+
+class Raising(Failing):
+    def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
+        raise OSError("no route")
+
+
+def test_lines_that_an_exporter_raises_for_are_counted(out: Lines, drops: Drops) -> None:  # noqa: F811
+    handler = OtlpLogs(Resource({}), drops, Raising())
+    logging.export_to(handler)
+    for number in range(3):
+        structlog.get_logger("backend.x").warning("lost", n=number)
+    handler.close()
+    assert drops.count == 3

@@ -88,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"mutation: {error}", file=sys.stderr)  # noqa: T201  # a command's answer
         return 2
+    if options.prune:
+        return _prune(files)
     _say("running the tests unmutated, to see which lines each reaches …")
     steady()
     judges = _judges(plan, options.workers, again=not options.keep_map)
@@ -128,8 +130,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 2, metavar="N")
     parser.add_argument("--keep", action="store_true", help="write the score to tests/mutation/score.json")
     parser.add_argument("--keep-map", action="store_true", help="use the last run's map of tests, where there is one")
+    parser.add_argument("--prune", action="store_true", help="take out judged mutants that the code no longer has")
     parser.add_argument("--at-least", metavar="SHARE", help="fail below it; `floor` is that of the kept score")
     return parser
+
+
+def _prune(files: dict[str, list[Path]]) -> int:
+    known = {m.key for paths in files.values() for p in paths for m in mutants(p, (plans.ROOT / p).read_text())}
+    judged = plans.equivalents().values()
+    kept = [entry for entry in judged if entry.key in known]
+    plans.EQUIVALENT.write_bytes(msgspec.json.format(msgspec.json.encode(kept), indent=2) + b"\n")
+    _say(f"{len(kept)} of {len(judged)} judged mutants are still there")
+    return 0
 
 
 def _judges(plan: Plan, workers: int, *, again: bool) -> Judges:

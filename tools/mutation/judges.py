@@ -130,7 +130,9 @@ def measure(plan: Plan, at_once: int) -> Judges:
     for part in parts:
         part.unlink(missing_ok=True)
     jobs = [
-        forks.Job(part, _measuring(plan, share, part), _LIMIT) for share, part in zip(shares, parts, strict=True) if share
+        forks.Job(part, _measuring(plan, share, part), _LIMIT)
+        for share, part in zip(shares, parts, strict=True)
+        if share
     ]
     judges = Judges()
     for part, status in forks.run(jobs, at_once, WORK / "judges.log"):

@@ -207,7 +207,9 @@ def _is_skipped(node: ast.AST) -> bool:
             return True
         case ast.If(test=ast.Name(id="TYPE_CHECKING")):
             return True
-        case ast.Assign(targets=[ast.Name(id=name)]) if name in {"log", "__slots__", "__all__"} or name.startswith("_T"):
+        case ast.Assign(targets=[ast.Name(id=name)]) if name in {"log", "__slots__", "__all__"} or name.startswith(
+            "_T"
+        ):
             return True
         case ast.AnnAssign(annotation=ast.Name(id="TypeAlias")):
             return True

@@ -24,7 +24,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     select: str = "not slow and not waits"
     slowest_test: float = 5.0
     """Tests that took longer, unmutated, judge nothing."""
-    tests_time: float = 8.0
+    tests_time: float = 20.0
     """Most unmutated seconds of tests that one mutant is shown to, the quickest first."""
 
     def files(self, parts: tuple[str, ...] = ()) -> dict[str, list[Path]]:

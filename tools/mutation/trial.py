@@ -172,8 +172,7 @@ class _Instead(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname != self._name:
             return None
-        found = importlib.util.spec_from_file_location(fullname, ROOT / self._mutant.path, loader=self)
-        return found
+        return importlib.util.spec_from_file_location(fullname, ROOT / self._mutant.path, loader=self)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
         return None

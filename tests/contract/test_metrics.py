@@ -1,0 +1,148 @@
+"""Chapter "Metrics": the names, what moves them, and that nothing of a person is in them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from socketio.exceptions import ConnectionError as ConnectionRefused
+
+from tests.support.inside import Inside, inside
+from tests.support.lives import connect, ended, settled, total
+from tests.support.py_client import py_client
+
+NAMES = {
+    "roundtrip_sockets": {"transport"},
+    "roundtrip_mapped_keys": set(),
+    "roundtrip_socket_connects_total": {"result"},
+    "roundtrip_socket_disconnects_total": {"reason"},
+    "roundtrip_socket_lifetime_seconds_count": set(),
+    "roundtrip_events_created_total": {"type"},
+    "roundtrip_events_resolved_total": {"type", "outcome"},
+    "roundtrip_events_pending": {"type"},
+    "roundtrip_oldest_pending_event_age_seconds": set(),
+    "roundtrip_emit_attempts_total": {"type", "mode", "result"},
+    "roundtrip_missed_emits_total": {"type", "reason"},
+    "roundtrip_delivery_seconds_count": {"grade"},
+    "roundtrip_receipt_seconds_count": set(),
+    "roundtrip_ack_seconds_count": set(),
+    "roundtrip_outbox_write_seconds_count": set(),
+    "roundtrip_links": {"state"},
+    "roundtrip_link_transitions_total": {"to", "reason"},
+    "roundtrip_link_pairing_seconds_count": set(),
+    "roundtrip_link_restarts_total": set(),
+    "roundtrip_event_loop_lag_seconds_count": set(),
+    "roundtrip_telemetry_dropped_total": {"signal"},
+    "roundtrip_fault_active": {"fault"},
+    "roundtrip_build_info": set(),
+}
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+async def test_a_metric_of_the_contract_is_there_from_the_start(program: Inside, name: str) -> None:
+    samples = await program.user().metrics()
+    found = [sample for sample in samples if sample.partition("{")[0] == name]
+    kind = name.removesuffix("_count")
+    typed = re.search(rf"^# TYPE {kind} ", (await program.admin("GET", "/metrics"))[1], re.MULTILINE)
+    assert found or typed, f"{name} is missing"
+    for sample in found:
+        assert NAMES[name] <= set(re.findall(r'(\w+)="', sample)), sample
+
+
+async def test_a_socket_moves_its_metrics(program: Inside) -> None:
+    user = program.user()
+    async with py_client(program.url), py_client(program.url, transports=["polling"]):
+        samples = await user.metrics()
+        assert samples['roundtrip_sockets{transport="websocket"}'] == 1
+        assert samples['roundtrip_sockets{transport="polling"}'] == 1
+        assert samples["roundtrip_mapped_keys"] == 1
+        assert total(samples, "roundtrip_socket_connects_total") == 2
+
+    async def gone() -> bool:
+        samples = await user.metrics()
+        return total(samples, "roundtrip_sockets") == 0 and total(samples, "roundtrip_socket_disconnects_total") == 2
+
+    await settled(gone)
+    assert (await user.metrics())["roundtrip_mapped_keys"] == 0
+
+
+async def test_a_refusal_is_counted_by_its_code(tmp_path: Path) -> None:
+    async with inside(tmp_path, max_sockets_per_key=1) as program, py_client(program.url):
+        with pytest.raises(ConnectionRefused):
+            async with py_client(program.url):
+                pass
+        samples = await program.user().metrics()
+        assert total(samples, "roundtrip_socket_connects_total", result="too_many_sockets") == 1
+
+
+async def test_an_acknowledged_event_moves_its_metrics(program: Inside) -> None:
+    user = program.user()
+    async with py_client(program.url):
+        await connect(user)
+        await ended(user, 4, "acked")
+    samples = await user.metrics()
+    for type_ in ("whatsapp_connecting", "whatsapp_qr", "whatsapp_paired", "whatsapp_connected"):
+        assert total(samples, "roundtrip_events_created_total", type=type_) == 1
+        assert total(samples, "roundtrip_events_resolved_total", type=type_, outcome="acked") == 1
+        assert total(samples, "roundtrip_emit_attempts_total", type=type_, mode="live", result="sent") == 1
+    assert total(samples, "roundtrip_missed_emits_total") == 0
+    assert total(samples, "roundtrip_delivery_seconds_count", grade="acked") == 4
+    assert total(samples, "roundtrip_ack_seconds_count") == 4
+    assert total(samples, "roundtrip_outbox_write_seconds_count") > 0
+    assert total(samples, "roundtrip_link_pairing_seconds_count") == 1
+
+
+async def test_a_miss_and_its_replay_move_theirs(program: Inside) -> None:
+    user = program.user()
+    await connect(user)
+    samples = await user.metrics()
+    assert total(samples, "roundtrip_missed_emits_total", reason="never_connected") == 4
+    assert total(samples, "roundtrip_emit_attempts_total", result="missed", mode="live") == 4
+    pending = total(samples, "roundtrip_events_pending")
+    assert pending > 0
+    assert samples["roundtrip_oldest_pending_event_age_seconds"] > 0
+    async with py_client(program.url):
+        await ended(user, int(pending), "acked")
+    samples = await user.metrics()
+    assert total(samples, "roundtrip_emit_attempts_total", result="sent", mode="replay") == pending
+    assert total(samples, "roundtrip_events_pending") == 0
+    assert samples["roundtrip_oldest_pending_event_age_seconds"] == 0
+
+
+async def test_a_link_is_counted_in_exactly_one_state(program: Inside) -> None:
+    user = program.user()
+    for action, state in ((None, "qr"), ("scan", "connected"), ("logout", "logged_out")):
+        if action is None:
+            await user.link()
+        else:
+            await user.simulate(action)
+        await user.state(state)
+        samples = await user.metrics()
+        assert total(samples, "roundtrip_links", state=state) == 1
+        assert total(samples, "roundtrip_links") == 1
+        assert total(samples, "roundtrip_link_transitions_total", to=state) == 1
+
+
+async def test_nothing_of_a_person_is_a_label(program: Inside) -> None:
+    user = program.user("canary-user")
+    async with py_client(program.url, "canary-user", "canary-bot"):
+        await connect(user, "canary-bot")
+    number = (await user.snapshot("canary-bot"))["phoneNumber"]
+    _, text, _ = await program.admin("GET", "/metrics")
+    assert "canary" not in text
+    assert number not in text
+    assert number[1:] not in text
+    assert "2@" not in text
+
+
+async def test_openmetrics_carries_exemplars(program: Inside) -> None:
+    user = program.user()
+    async with py_client(program.url):
+        await connect(user)
+        await ended(user, 4, "acked")
+    headers = {"Accept": "application/openmetrics-text; version=1.0.0"}
+    status, text, answered = await program.admin("GET", "/metrics", headers=headers)
+    assert status == 200
+    assert answered["content-type"].startswith("application/openmetrics-text")
+    assert text.endswith("# EOF\n")

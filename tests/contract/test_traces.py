@@ -1,0 +1,138 @@
+"""Chapter "Traces": which spans there are, how they hang together, and what they must not say."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from tests.support.inside import Inside, inside
+from tests.support.lives import connect, ended
+from tests.support.otlp import Receiver, receiving
+from tests.support.py_client import eventually, py_client
+
+Traced = tuple[Inside, Receiver]
+
+
+@pytest.fixture
+async def traced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Traced]:
+    """The program, exporting every span to a receiver."""
+    with receiving() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_on")
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+        async with inside(tmp_path) as program:
+            yield program, receiver
+
+
+def attributes(span: Span) -> dict[str, Any]:
+    held = {}
+    for pair in span.attributes:
+        kind = pair.value.WhichOneof("value")
+        held[pair.key] = getattr(pair.value, kind) if kind else None
+    return held
+
+
+async def spans(receiver: Receiver, name: str, count: int = 1) -> list[Span]:
+    await eventually(lambda: len([span for span in receiver.spans if span.name == name]) >= count, 10)
+    return [span for span in receiver.spans if span.name == name]
+
+
+def links_to(span: Span) -> set[bytes]:
+    return {link.span_id for link in span.links}
+
+
+async def test_one_event_from_the_request_to_the_acknowledgement(traced: Traced) -> None:
+    program, receiver = traced
+    async with py_client(program.url):
+        await connect(program.user())
+        events = await ended(program.user(), 4, "acked")
+    (request,) = await spans(receiver, "PUT /api/bots/{bot_id}/link")
+    (create,) = await spans(receiver, "create whatsapp_connecting")
+    (emit,) = await spans(receiver, "emit whatsapp_connecting")
+    (ack,) = await spans(receiver, "ack whatsapp_connecting")
+    assert request.kind == Span.SPAN_KIND_SERVER
+    assert create.kind == Span.SPAN_KIND_PRODUCER
+    assert emit.kind == Span.SPAN_KIND_CLIENT
+    assert create.trace_id == request.trace_id
+    assert create.span_id in links_to(emit)
+    assert create.span_id in links_to(ack) | {ack.parent_span_id} or emit.span_id in links_to(ack)
+    for span in (create, emit, ack):
+        assert attributes(span)["messaging.message.id"] == events[0]["id"]
+        assert attributes(span)["roundtrip.link.id"] == events[0]["linkId"]
+    assert int(attributes(emit)["roundtrip.sockets.found"]) == 1
+    _, event, _ = await program.request("GET", f"/api/events/{events[0]['id']}", headers={"X-User-Id": "user"})
+    assert event["traceId"] == create.trace_id.hex()
+
+
+async def test_a_caller_sees_its_own_trace_go_on(traced: Traced) -> None:
+    program, receiver = traced
+    trace = "0123456789abcdef0123456789abcdef"
+    headers = {"X-User-Id": "user", "traceparent": f"00-{trace}-0123456789abcdef-01"}
+    await program.request("PUT", "/api/bots/bot/link", headers=headers)
+    (request,) = await spans(receiver, "PUT /api/bots/{bot_id}/link")
+    (create,) = await spans(receiver, "create whatsapp_connecting")
+    assert request.trace_id.hex() == create.trace_id.hex() == trace
+    assert request.parent_span_id.hex() == "0123456789abcdef"
+
+
+async def test_a_miss_says_why_in_its_span(traced: Traced) -> None:
+    program, receiver = traced
+    await program.user().link()
+    (emit,) = await spans(receiver, "emit whatsapp_connecting")
+    held = attributes(emit)
+    assert held["roundtrip.miss.reason"] == held["error.type"] == "never_connected"
+    assert int(held["roundtrip.sockets.found"]) == 0
+    assert emit.status.code == 2
+
+
+async def test_a_replay_is_linked_to_what_it_replays(traced: Traced) -> None:
+    program, receiver = traced
+    user = program.user()
+    await connect(user)
+    async with py_client(program.url) as page:
+        await page.until(lambda: page.events and page.events[-1]["type"] == "whatsapp_connected")
+        await ended(user, len(page.events), "acked")
+        (create,) = await spans(receiver, "create whatsapp_connected")
+        emits = await spans(receiver, "emit whatsapp_connected", 2)
+    assert all(create.span_id in links_to(emit) for emit in emits)
+    (socket,) = await spans(receiver, "socket connect")
+    assert socket.end_time_unix_nano - socket.start_time_unix_nano < 10_000_000_000
+
+
+async def test_a_socket_takes_up_its_pages_trace(traced: Traced) -> None:
+    program, receiver = traced
+    trace = "fedcba9876543210fedcba9876543210"
+    async with py_client(program.url, traceparent=f"00-{trace}-0123456789abcdef-01"):
+        (socket,) = await spans(receiver, "socket connect")
+    assert socket.trace_id.hex() == trace
+
+
+async def test_no_span_names_a_person(traced: Traced) -> None:
+    program, receiver = traced
+    user = program.user("canary-user")
+    async with py_client(program.url, "canary-user"):
+        await connect(user)
+        await ended(user, 4, "acked")
+    number = (await user.snapshot())["phoneNumber"]
+    await spans(receiver, "ack whatsapp_connected")
+    hashes = {attributes(span).get("user.hash") for span in receiver.spans} - {None}
+    assert len(hashes) == 1
+    everything = b"".join(span.SerializeToString() for span in receiver.spans)
+    for private in ("canary-user", number, number[1:], "2@"):
+        assert private.encode() not in everything
+
+
+async def test_a_queue_size_that_is_no_number_keeps_nothing_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with receiving() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_on")
+        monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "nonsense")
+        async with inside(tmp_path) as program:
+            await program.user().link()
+        await spans(receiver, "create whatsapp_connecting")

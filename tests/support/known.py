@@ -1,0 +1,44 @@
+"""What the program knows by name, for tests that compare documents, pages and dashboards with it."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry
+
+from backend.events import EventType
+from backend.links.script import SimulateAction
+from backend.links.snapshot import LinkState
+from backend.settings import PREFIX, Settings
+from backend.sockets.contract import REFUSALS
+from backend.telemetry.metrics import Metrics
+from backend.words import vocabulary
+
+
+def link_states() -> set[str]:
+    return {state.value for state in LinkState}
+
+
+def phone_actions() -> set[str]:
+    """What the simulated phone can be told."""
+    return {action.value for action in SimulateAction}
+
+
+def event_types() -> set[str]:
+    """As they are on the wire."""
+    return {type_.wire for type_ in EventType}
+
+
+def refusals() -> set[str]:
+    """Codes of a socket that is not let in."""
+    return set(REFUSALS)
+
+
+def setting_names() -> set[str]:
+    """Of the environment."""
+    return {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+
+
+def metrics() -> CollectorRegistry:
+    """Every metric, each with its labels."""
+    made = Metrics(vocabulary(), "0")
+    made.transition("qr", "code_shown")  # its reasons are not known at the start
+    return made.registry

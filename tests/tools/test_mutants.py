@@ -1,0 +1,106 @@
+"""The tool that counts unnoticed faults: which it makes, how they are named, how they are tried."""
+
+from __future__ import annotations
+
+import ast
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tools.mutation import forks
+from tools.mutation.mutants import mutants, mutated
+from tools.mutation.plan import ROOT, Judged, equivalents, load
+
+SOURCE = '''
+"""Words."""
+LIMIT = 5
+
+class Box:
+    def full(self, count: int = 3) -> bool:
+        """Words."""
+        if count < LIMIT and not self.closed:
+            self.count = count
+            log.info("words that nobody tests")
+            return True
+        raise ValueError("a sentence for people")
+'''
+
+
+def test_each_kind_of_fault_is_made_once() -> None:
+    made = {(m.function, m.before, m.after) for m in mutants(Path("box.py"), SOURCE)}
+    assert made == {
+        ("", "5", "6"),
+        ("", "3", "4"),
+        ("Box.full", "if count < LIMIT and (not self.closed):", "if True:"),
+        ("Box.full", "if count < LIMIT and (not self.closed):", "if False:"),
+        ("Box.full", "count < LIMIT and (not self.closed)", "count < LIMIT or not self.closed"),
+        ("Box.full", "count < LIMIT", "count <= LIMIT"),
+        ("Box.full", "count < LIMIT", "count >= LIMIT"),
+        ("Box.full", "not self.closed", "self.closed"),
+        ("Box.full", "self.count = count", "pass"),
+        ("Box.full", "return True", "return None"),
+        ("Box.full", "True", "False"),
+        ("Box.full", "raise ValueError('a sentence for people')", "pass"),
+    }
+
+
+def test_each_fault_is_another_program() -> None:
+    found = mutants(Path("box.py"), SOURCE)
+    texts = {ast.unparse(mutated(SOURCE, mutant.number)) for mutant in found}
+    assert len(texts) == len(found)
+    assert ast.unparse(ast.parse(SOURCE)) not in texts
+
+
+def test_a_name_outlives_a_move() -> None:
+    moved = "import os\n\n\ndef before() -> None:\n    os.sync()\n" + SOURCE
+    old = {mutant.key for mutant in mutants(Path("box.py"), SOURCE)}
+    assert old < {mutant.key for mutant in mutants(Path("elsewhere/crate.py"), moved)}
+    assert len(old) == len(mutants(Path("box.py"), SOURCE))
+
+
+def test_every_judged_fault_is_still_there_and_has_its_reason() -> None:
+    """If one is not, the code changed: run .venv/bin/python -m tools.mutation --prune, and judge what is new."""
+    known = {m.key for paths in load().files().values() for p in paths for m in mutants(p, (ROOT / p).read_text())}
+    judged: list[Judged] = list(equivalents().values())
+    assert [entry.where for entry in judged if entry.key not in known] == []
+    assert [entry.where for entry in judged if len(entry.reason) < 20] == []
+
+
+def test_an_unknown_part_is_told() -> None:
+    with pytest.raises(ValueError, match="there is no part kitchen; there are"):
+        load().files(("kitchen",))
+
+
+def _sleeping() -> int:
+    time.sleep(60)
+    return 0
+
+
+def _raising() -> int:
+    raise RuntimeError("broken")
+
+
+@pytest.mark.parametrize(
+    ("work", "limit", "status"),
+    [(lambda: 3, 30.0, 3), (_sleeping, 0.2, forks.LATE), (_raising, 30.0, forks.BROKEN)],
+)
+def test_a_trial_ends_in_time_whatever_it_does(
+    tmp_path: Path, work: Callable[[], int], limit: float, status: int
+) -> None:
+    assert list(forks.run([forks.Job("it", work, limit)], 1, tmp_path / "log")) == [("it", status)]
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_trials_run_side_by_side(tmp_path: Path) -> None:
+    def work() -> int:
+        time.sleep(0.3)
+        return 0
+
+    begin = time.monotonic()
+    names = {name for name, _ in forks.run((forks.Job(n, work, 30) for n in range(4)), 4, tmp_path / "log")}
+    assert names == {0, 1, 2, 3}
+    assert time.monotonic() - begin < 1.1

@@ -1,0 +1,62 @@
+"""`make test`: what runs side by side, what alone, and what is counted."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tools import branches, contract_share, run_tests
+
+
+def test_each_test_is_in_one_part() -> None:
+    waiting, alone = run_tests.parts(3).values()
+    assert waiting[:4] == ["-m", "waits", "-n", "3"]
+    assert alone[:2] == ["-m", "not waits"]
+    assert "-n" not in alone, "tests that measure time share their cores with nobody"
+
+
+def test_the_closing_line_counts_both_parts(tmp_path: Path) -> None:
+    report = tmp_path / "report.xml"
+    report.write_text('<testsuites><testsuite tests="5" failures="1" errors="1" skipped="2"/></testsuites>')
+    assert run_tests.tally(report) == {"tests": 5, "failures": 1, "errors": 1, "skipped": 2}
+    assert run_tests.tally(tmp_path / "missing.xml") == {}
+
+
+@pytest.mark.parametrize(
+    ("statuses", "worst"), [((0, 0), 0), ((5, 0), 0), ((1, 0), 1), ((0, 1), 1), ((5, 2), 2), ((1, 2), 1)]
+)
+def test_one_status_for_both_parts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], statuses: tuple[int, int], worst: int
+) -> None:
+    left = list(statuses)
+
+    class Done:
+        def __init__(self, *_: object, **__: object) -> None:
+            self.returncode = left.pop(0)
+
+    monkeypatch.setattr(subprocess, "run", Done)
+    assert run_tests.main([]) == worst
+    assert left == [], "the second part runs whatever became of the first"
+    assert capsys.readouterr().out.splitlines()[-1].startswith("make test passed" if worst == 0 else "make test FAILED")
+
+
+def test_a_region_is_a_run_of_statements_that_never_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.py").write_text("a\nb\n# words\nc\nd\ne\n")
+    monkeypatch.setattr(branches, "ROOT", tmp_path)
+    found = list(branches.regions("a.py", [1, 2, 4, 5, 6], [2, 4, 6]))
+    assert [(region.size, region.first, region.last, region.text) for region in found] == [
+        (2, 2, 4, "b"),
+        (1, 6, 6, "e"),
+    ]
+
+
+def test_what_holds_on_to_internals_is_seen(tmp_path: Path) -> None:
+    tests = tmp_path / "tests"
+    tests.mkdir()
+    (tests / "test_inside.py").write_text("def test_a():\n    from backend.app import Backend\n\ndef test_b(): ...\n")
+    (tests / "test_outside.py").write_text("from tests.support import x\nimport backends\n\nasync def test_c(): ...\n")
+    found = list(contract_share.modules(tests))
+    assert [(module.tests, sorted(module.internal)) for module in found] == [(2, ["backend.app"]), (1, [])]
+    assert contract_share.share(found) == pytest.approx(1 / 3)
