@@ -59,6 +59,8 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
         self.close_reason: str | None = None
         self.dropped = False
         """It was hung up on: nothing that it sent is taken up any more."""
+        self.close_code: int | None = None
+        """What the websocket's close frame says, if not the ordinary."""
         self._refused = False
         self._limit = limit
         self._loop = asyncio.get_running_loop()
@@ -199,8 +201,8 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
             return
         if not abort:
             transport.write(websocket_frame(b"1"))
-        going_away = self.close_reason == GOING_AWAY
-        transport.write(websocket_close(1002 if self._refused else 1001 if going_away else 1000))
+        code = self.close_code or (1002 if self._refused else 1001 if self.close_reason == GOING_AWAY else 1000)
+        transport.write(websocket_close(code))
         if transport.get_write_buffer_size():
             self.dropped = True
             transport.abort()  # it does not read: this would not be read either

@@ -24,13 +24,32 @@ _PACKET_TYPES: Final = frozenset("0123456")
 """First characters of a text message (Engine.IO protocol 4)."""
 
 
+class QuietWebSocket(web.WebSocketResponse):
+    """aiohttp's websocket, which leaves its end to the lane.
+
+    Its own close keeps whatever error it meets at a connection that is gone, and with the error the frames that keep
+    the connection: a cycle for each websocket that a client ended.
+    """
+
+    code: int | None = None
+    """Why the stream was broken, as a close frame says it (RFC 6455 §7.4)."""
+
+    async def close(self, *, code: int = 1000, message: bytes = b"", drain: bool = True) -> bool:
+        if code != 1000:
+            self.code = code
+        return False
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing follows a close frame."""
+
+
 class LaneWebSocket:
     """The websocket that python-engineio drives: aiohttp's, with the lane's messages taken out of its stream."""
 
     def __init__(self, handler: Any, server: Any) -> None:
         self._handler = handler
         self._lane: Lane = handler.__self__
-        self._ws = web.WebSocketResponse(
+        self._ws = QuietWebSocket(
             max_msg_size=server.max_http_buffer_size, compress=False, autoclose=False, autoping=False
         )
         self._count = 0
@@ -48,7 +67,8 @@ class LaneWebSocket:
             await self._handler(self)
         finally:
             if not transport.is_closing():
-                transport.write(websocket_close(1000))
+                if not self._lane.upgraded:
+                    transport.write(websocket_close(1000))
                 transport.close()
         return self._ws
 
@@ -66,6 +86,7 @@ class LaneWebSocket:
             if message.type is WSMsgType.PING:
                 self._lane.answer(websocket_pong(message.data))
             elif message.type is not WSMsgType.PONG:
+                self._lane.close_code = self._lane.close_code or self._ws.code
                 raise OSError("the websocket is closed")
 
     async def wait(self) -> str | bytes:

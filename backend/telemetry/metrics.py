@@ -156,7 +156,9 @@ class Metrics:
         self.event_loop_lag = self._histogram(
             "event_loop_lag", "How much later than asked the event loop ran a timer.", _LAG
         )
-        self.task_failures = self._counter("task_failures", "Background tasks that died of an error.")
+        self.task_failures = self._counter(
+            "task_failures", "Background tasks, or single steps of them, that ended in an error."
+        )
         self.telemetry_dropped = self._family(
             "telemetry_dropped", "Spans and log records that were lost on their way out.", "signal", SIGNALS
         )
