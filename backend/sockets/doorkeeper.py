@@ -104,5 +104,5 @@ class Doorkeeper:
             log.info("socket_token_expired", sid=peer.sid)
             await peer.lane.end("token_expired")
         elif peer.sid not in self._told:
-            self._told.add(peer.sid)
             peer.send(packet_frame("auth_expired", TokenExpired(round(left, 1))))
+            self._told.add(peer.sid)

@@ -45,6 +45,9 @@ _PAIRING: Final = (1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0, 90.0, 120.0, 180.0, 30
 
 _LAG: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
+_PAUSE: Final = (0.005, 0.01, 0.05, 0.1, 0.5)
+"""50 ms is what a collection may take at the most; an event waits as long."""
+
 
 Exemplar = dict[str, str] | None
 """`{"trace_id": …}` of a trace that is kept, else None."""
@@ -156,6 +159,10 @@ class Metrics:
         self.event_loop_lag = self._histogram(
             "event_loop_lag", "How much later than asked the event loop ran a timer.", _LAG
         )
+        self.gc_pause = self._histogram(
+            "gc_pause", "How long a garbage collection stopped the program.", _PAUSE, of=LoopHistogram
+        )
+        """Moved by the collector, in whatever thread it runs: one at a time, and without a lock."""
         self.task_failures = self._counter(
             "task_failures", "Background tasks, or single steps of them, that ended in an error."
         )

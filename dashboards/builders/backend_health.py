@@ -133,6 +133,24 @@ def _loop_and_outbox(board: dashboard.Dashboard) -> None:
             ],
             unit="s",
             thresholds=steps((None, GREEN), (0.1, RED)),
+            size=(8, 8),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Garbage collections",
+            About(
+                "How long one stopped the program.",
+                "p99 above 0.05 s: every event waits for it, and something makes objects that refer to each other.",
+                "Compare with the number of sockets and links; `python_gc_objects_collected_total` has what was freed.",
+            ),
+            [
+                Query(quantile(q, "gc_pause", by=("instance",)), f"p{round(q * 100)} {{{{instance}}}}")
+                for q in (0.5, 0.99)
+            ],
+            unit="s",
+            thresholds=steps((None, GREEN), (0.05, RED)),
+            size=(8, 8),
         )
     )
     board.with_panel(
@@ -147,6 +165,7 @@ def _loop_and_outbox(board: dashboard.Dashboard) -> None:
             [Query(quantile(q, "outbox_write"), f"p{round(q * 100)}") for q in (0.5, 0.99)],
             unit="s",
             thresholds=steps((None, GREEN), (0.1, RED)),
+            size=(8, 8),
         )
     )
     board.with_panel(

@@ -328,7 +328,21 @@ def _sockets(board: dashboard.Dashboard) -> None:
             [Query(f"{total(increase(series('rate_limited_total')), 'limit')} > 0", "{{limit}}")],
             bars=True,
             stacked=True,
-            size=(24, 6),
+            size=(12, 6),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Refused packets",
+            About(
+                "Packets and requests that broke the socket protocol; each closes its connection.",
+                "Any that goes on: a client that is no stock one, or somebody who tries the doors.",
+                "The label says what was wrong; the log has a line `packet_refused` for each connection.",
+            ),
+            [Query(f"{total(increase(series('packets_refused_total')), 'what')} > 0", "{{what}}")],
+            bars=True,
+            stacked=True,
+            size=(12, 6),
         )
     )
 

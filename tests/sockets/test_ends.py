@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from backend.limits import Rate
 from backend.sockets import server as module
-from tests.sockets.raw import connect, raw_polling, raw_socket
+from tests.sockets.raw import POLLING, connect, raw_polling, raw_socket
 from tests.sockets.test_doorkeeper import Clock, client, fresh, guarded
 from tests.support import sockets as support
+from tests.support.program import running
 from tests.support.py_client import eventually, py_client
 from tests.support.sockets import stage
 
@@ -46,8 +49,8 @@ async def test_a_drain_closes_a_batch_at_a_time_with_jitter(monkeypatch: pytest.
 
         async with asyncio.TaskGroup() as group:
             clients = [group.create_task(_until_closed(s.url, str(number))) for number in range(10)]
-            await eventually(lambda: len(s.registry) == 10)
-            monkeypatch.setattr(module.asyncio, "sleep", sleep)
+            await eventually(lambda: sum(peer.live for peer in s.registry.all()) == 10)
+            monkeypatch.setattr(asyncio, "sleep", sleep)
             await s.server.drain(2.0, batches=4)
             monkeypatch.undo()
         assert left == [7, 4, 1, 0]
@@ -197,7 +200,7 @@ async def test_a_status_request_during_an_outage_keeps_the_socket() -> None:
         from backend.delivery.outbox import OutboxError
 
         async def down(_key: Any) -> int:
-            raise OutboxError("outbox_down", "down")
+            raise OutboxError("outbox_unavailable", "down")
 
         real, s.outbox.last_seq = s.outbox.last_seq, down
         await it.send('421["status"]')
@@ -206,3 +209,23 @@ async def test_a_status_request_during_an_outage_keeps_the_socket() -> None:
         await it.send('42["status"]')
         await it.until("42")
         assert not s.notes.disconnects
+
+
+async def test_clients_behind_a_proxy_of_ours_have_a_limit_each(tmp_path: Path) -> None:
+    """Without the address that the proxy names they would all share one."""
+    async with (
+        running(
+            tmp_path, forwarded_allow_ips="127.0.0.1", handshakes_per_address=0.01, handshakes_per_address_burst=2
+        ) as program,
+        aiohttp.ClientSession() as session,
+    ):
+
+        async def statuses(address: str) -> list[int]:
+            found = []
+            for _ in range(3):
+                async with session.get(program.url + POLLING, headers={"X-Forwarded-For": address}) as response:
+                    found.append(response.status)
+            return found
+
+        assert await statuses("192.0.2.1") == [200, 200, 429]
+        assert await statuses("192.0.2.2") == [200, 200, 429]

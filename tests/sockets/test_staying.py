@@ -7,14 +7,16 @@ import os
 import signal
 import time
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backend.events import Degraded
 from backend.identity import BotKey
-from tests.sockets.raw import connect, raw_polling, raw_socket
+from tests.sockets.raw import RawSocket, connect, raw_polling, raw_socket
 from tests.support.node_client import node_client
+from tests.support.program import api, running
 from tests.support.py_client import eventually, py_client
 from tests.support.sockets import Stage, stage
 
@@ -155,3 +157,39 @@ async def test_a_stopped_stock_client_is_closed_and_comes_back(monkeypatch: pyte
             os.kill(client.process.pid, signal.SIGCONT)
         assert s.notes.disconnects == ["ping timeout"]
         await client.heard("connect", 2)
+
+
+@pytest.mark.slow
+@pytest.mark.waits
+async def test_living_clients_outlive_a_stop_of_the_whole_process(tmp_path: Path) -> None:
+    async with (
+        running(tmp_path, ping_interval=2, ping_timeout=2) as program,
+        raw_socket(program.url, connect()) as client,
+        raw_socket(program.url, connect(bot="other")) as other,
+    ):
+        answering = [asyncio.ensure_future(answer_pings(it)) for it in (client, other)]
+        try:
+            for stopped in (1.9, 2.1, 6.0):
+                await asyncio.sleep(1.3)
+                os.kill(program.pid, signal.SIGSTOP)
+                try:
+                    await asyncio.sleep(stopped)
+                finally:
+                    os.kill(program.pid, signal.SIGCONT)
+            await asyncio.sleep(5)
+            assert not [it.result() for it in answering if it.done()]
+            async with api(program) as it:
+                assert (await it.admin("/debug/sockets"))["totals"]["sockets"] == 2
+        finally:
+            for task in answering:
+                task.cancel()
+
+
+async def answer_pings(client: RawSocket) -> str:
+    """For as long as the server lets it."""
+    try:
+        while True:
+            await client.until("2", within=60)
+            await client.send("3")
+    except ConnectionError as error:
+        return str(error)

@@ -18,7 +18,7 @@ from backend.telemetry.readings import LedgerReading
 from tests.support.programs import require
 from tests.support.traces import WORDS, stage
 
-SERIES = 960
+SERIES = 980
 """What one process may expose, whoever uses it: the catalogue's labels multiplied, with a little room."""
 
 CONTRACT = {
