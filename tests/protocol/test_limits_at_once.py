@@ -171,8 +171,8 @@ async def test_requests_of_one_socket_are_counted_at_once_and_each_is_answered(t
         spoken = [
             json.loads(text[2:].partition("[")[2].join(["[", ""])) for _, text in client.heard if text[:2] == "43"
         ]
-        codes = Counter(answer[0]["code"] for answer in spoken)
+        codes = Counter(answer[0].get("code", "ok") for answer in spoken)
         assert codes["rate_limited"] >= asked - burst - 1
-        assert 0 < codes["unavailable"] <= burst + 1, "trusted mode uses no tokens"
+        assert 0 < codes["ok"] <= burst + 1, "trusted mode takes any token"
         await bystander.send('421["auth",{"token":"x"}]')
         await bystander.until(lambda: any(text.startswith("431[") for _, text in bystander.heard))
