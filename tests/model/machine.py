@@ -16,7 +16,7 @@ from backend.delivery.outbox import LedgerEntry, OutboxError, StoredEvent
 from backend.delivery.outcome import MissReason, Outcome
 from backend.events import Connected, Connecting, Degraded, Paired, Payload, Qr
 from backend.identity import BotKey
-from tests.model.reference import Reference
+from tests.model.reference import GRAIN, Reference
 from tests.support.memory_client import MemoryClient
 from tests.support.world import World
 
@@ -120,6 +120,10 @@ class PathMachine(RuleBasedStateMachine):
         self.present: set[BotKey] = set()
         self.checked_at = self.world.clock.monotonic()
         self.sound = True
+        self.unwritten_steps = 0.0
+        """Seconds by which the clock was set while the outbox could not be told for good."""
+        self.latest_wall = 0.0
+        """As far as tokens may have thought it was."""
         self._clock_moved()
 
     # what can happen: events
@@ -152,6 +156,8 @@ class PathMachine(RuleBasedStateMachine):
             self._reach("refused while down")
         else:
             self.reference.published.setdefault(result.key, []).append(result)
+            life = (result.expires_at - result.created_at) / 1000
+            self.reference.ends[result.key, result.seq] = self.world.clock.monotonic() + life
 
     def _the_reason_is_true(self, key: BotKey) -> None:
         entry = self.world.ledger(key)[-1]
@@ -207,7 +213,8 @@ class PathMachine(RuleBasedStateMachine):
             if not again and seen:
                 assert seq > max(old["seq"] for old in seen), "first sightings come in seq order"
             if fields["replayed"] and not person.odd:
-                assert event.expires_at > self._wall_ms(), "an event was replayed past its end"
+                self._clock_moved()
+                assert not self.reference.is_up((person.key, seq), GRAIN), "an event was replayed past its end"
                 self._reach("replay")
             if again:
                 self._reach("retry")
@@ -215,9 +222,10 @@ class PathMachine(RuleBasedStateMachine):
 
         def ack(seq: int) -> None:
             self.reference.acked.add((person.key, seq))
-            event = self._event(person.key, seq)
+            self._clock_moved()
+            in_time = not self.reference.is_up((person.key, seq), -GRAIN)
             mapped = not (client.polls and person.odd) and any(peer.sid == client.sid and not peer.closed for peer in self.world.registry.of(person.key))
-            if event.expires_at > self.reference.latest_wall_ms and mapped:
+            if in_time and mapped:
                 self.reference.acked_in_time.add((person.key, seq))
                 if self.down:
                     self.kept_acks.add((person.key, seq))
@@ -301,7 +309,7 @@ class PathMachine(RuleBasedStateMachine):
         person = self._connect(key, acks=True, polling=polling, life=15.0)
         self._advance(seconds)
         if seconds < 15.0 + GRACE:
-            assert person.here or self._latest_wall() > (person.token_end or 0.0) + GRACE
+            assert person.here or self.latest_wall > (person.token_end or 0.0) + GRACE
         elif seconds > 15.0 + GRACE + 1.0:
             assert not person.here, "a token ended, and its socket did not"
         self._check()
@@ -311,7 +319,7 @@ class PathMachine(RuleBasedStateMachine):
     def invent_an_ack(self, who: int, seq: int) -> None:
         """Of an event that it was never sent, or that never was."""
         person = self._one(who)
-        if all(event["seq"] != seq for event in person.seen):
+        if not person.client.slow and all(event["seq"] != seq for event in person.seen):
             person.client.send(f"43{seq}[]")
         self._check()
 
@@ -504,11 +512,11 @@ class PathMachine(RuleBasedStateMachine):
         self.world.sqlite.fault_down = False
         self._advance(1.5)  # what was kept is tried again within a second
         self.down = False
+        self.unwritten_steps = 0.0
         kept, self.kept_acks = self.kept_acks, set()
         if kept and not self.world.outbox.held:
             self._reach("kept write")
-            late = {(key, seq) for key, seq in kept if self._event(key, seq).expires_at <= self._wall_ms()}
-            if late:
+            if any(self.reference.is_up(event) for event in kept):
                 self._reach("kept ack whose event's time was up")
 
     @rule(seconds=st.sampled_from([0.3, 0.7, 2.5, 6.0, 25.0, 70.0]))
@@ -538,10 +546,19 @@ class PathMachine(RuleBasedStateMachine):
         if seconds >= 25.0 and person.acks and not client.acks and seqs & pending:
             assert len(person.seen) > count, "an event without an acknowledgement was not sent again"
 
-    @rule(seconds=st.sampled_from([-3600.0, -20.0, -1.0, 1.0, 20.0, 90.0]))
-    def the_clock_is_set(self, seconds: float) -> None:
+    @rule(
+        seconds=st.sampled_from([-3600.0, -20.0, -1.0, 1.0, 20.0, 90.0, 86_400.0]),
+        key=st.sampled_from(KEYS),
+        kind=st.sampled_from([None, "connected", "qr"]),
+    )
+    def the_clock_is_set(self, seconds: float, key: BotKey, kind: str | None) -> None:
+        """No event's time is up by it, nor longer. One comes before anybody has looked at the clock."""
         self.world.clock.step(seconds)
-        self._clock_moved()
+        if kind is not None:
+            self._publish(key, kind)
+        self._advance(1.1)  # a step is noticed within a second
+        if self.down:
+            self.unwritten_steps += seconds
         self._reach("clock forward" if seconds > 0 else "clock back")
         self._check()
 
@@ -557,6 +574,9 @@ class PathMachine(RuleBasedStateMachine):
             self.world.restart()
         self.down = False
         self.kept_acks.clear()
+        for event in self.reference.ends:
+            self.reference.ends[event] -= self.unwritten_steps
+        self.unwritten_steps = 0.0
         # what could not be written before is not known to the next life
         for key in KEYS:
             for entry in self.world.ledger(key):
@@ -594,7 +614,7 @@ class PathMachine(RuleBasedStateMachine):
         """A replay looks now and then whether its client has read; that takes moments of the clock."""
         if self.world.outbox.held:
             return
-        deadline = self.world.clock.monotonic() + 5.0
+        deadline = self.world.clock.monotonic() + 10.0
         while any(
             not peer.live
             for person in self._here()
@@ -602,13 +622,13 @@ class PathMachine(RuleBasedStateMachine):
             if peer.sid == person.client.sid and not person.silent
         ):
             assert self.world.clock.monotonic() < deadline, "a replay to a client that reads never ended"
-            self.world.advance(0.02)
+            self.world.advance(0.05)
 
     def _the_map_is_true(self) -> None:
         """Who behaved is mapped, once, under its key and no other; who went is not."""
         for person in self.people:
             client = person.client
-            ended = person.token_end is not None and self._latest_wall() >= person.token_end
+            ended = person.token_end is not None and self.latest_wall >= person.token_end
             if not person.odd and not ended:
                 assert person.here, "a client that did nothing wrong was closed"
         for key in KEYS:
@@ -659,17 +679,12 @@ class PathMachine(RuleBasedStateMachine):
         here = self._here()
         return here[who % len(here)]
 
-    def _event(self, key: BotKey, seq: int) -> StoredEvent:
-        return self.reference.published[key][seq - 1]
-
     def _wall_ms(self) -> int:
         return self.world.clock.wall_ns() // 1_000_000
 
-    def _latest_wall(self) -> float:
-        return self.reference.latest_wall_ms / 1000
-
     def _clock_moved(self) -> None:
-        self.reference.latest_wall_ms = max(self.reference.latest_wall_ms, self._wall_ms())
+        self.reference.now = self.world.clock.monotonic()
+        self.latest_wall = max(self.latest_wall, self.world.clock.wall())
 
     def _advance(self, seconds: float) -> None:
         self.world.advance(seconds)

@@ -116,10 +116,15 @@ class MemoryClient:
         self._post: Http | None = None
         self._socket: Http | None = None
         self.polls = polling
+        self._probed = False
+        """The websocket has answered; what polling began comes to its end first, and what is to be sent waits."""
+        self._kept: list[str] = []
+        self._requests = 0
         self._emits = 0
         if polling:
             self._get = Http(serve, self._lost_poll)
             self._post = Http(serve, self._lost_poll)
+            self._requests += 1
             self._get.request("GET", "/socket.io/?EIO=4&transport=polling", self._polled)
         else:
             self._socket = Http(serve, self._lost)
@@ -131,7 +136,10 @@ class MemoryClient:
         """One Engine.IO packet, by whatever transport stands."""
         if self.closed or self.vanished:
             return
-        if self.polls and self._post is not None:
+        if self._probed:
+            self._kept.append(packet)
+        elif self.polls and self._post is not None:
+            self._requests += 1
             self._post.request("POST", self._target("polling"), self._posted, packet)
         elif self._socket is not None:
             self._socket.send_frame(1, packet.encode())
@@ -234,6 +242,15 @@ class MemoryClient:
         if self.polls and not self.vanished:  # a polling session outlives its connections
             self._lost()
 
+    def _change_over(self) -> None:
+        """From polling to the websocket, once nothing is on its way by polling."""
+        if self._probed and not self._requests and self._socket is not None:
+            self.polls = self._probed = False
+            self._socket.send_frame(1, b"5")
+            kept, self._kept = self._kept, []
+            for packet in kept:
+                self.send(packet)
+
     def _opened(self, status: int, _body: str) -> None:
         assert status == 101
 
@@ -242,16 +259,21 @@ class MemoryClient:
             self._socket.send_frame(1, b"2probe")
 
     def _polled(self, status: int, body: str) -> None:
+        self._requests -= 1
         if status != 200:
             if self.polls:
                 self._lost()
             return
         for packet in body.split("\x1e"):
             self._packet(packet)
-        if self.polls and not self.closed and self._get is not None:
+        self._change_over()
+        if self.polls and not self._probed and not self.closed and self._get is not None:
+            self._requests += 1
             self._get.request("GET", self._target("polling"), self._polled)
 
     def _posted(self, status: int, _body: str) -> None:
+        self._requests -= 1
+        self._change_over()
         if status != 200 and self.polls:
             self._lost()
 
@@ -270,9 +292,9 @@ class MemoryClient:
         if kind == "0":
             self._sid = json.loads(rest)["sid"]
             self.join()
-        elif packet == "3probe" and self._socket is not None:
-            self.polls = False
-            self._socket.send_frame(1, b"5")
+        elif packet == "3probe":
+            self._probed = True
+            self._change_over()
         elif kind == "2":
             self.owed_pongs += 1
             if self.pongs:

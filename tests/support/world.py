@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
+from backend.clock_steps import WatchedClock
 from backend.delivery.courier import Courier
 from backend.delivery.outbox import LedgerEntry, OutboxError, StoredEvent
 from backend.delivery.replay import Replayer
@@ -133,13 +134,12 @@ class World:
         option = self.options.get
         clock = self.clock
         self.faults = Faults()
-        self.sqlite = SqliteOutbox(
-            self.folder, sweep_every=1.0, now_ms=lambda: clock.wall_ns() // 1_000_000
-        )
+        self.sqlite = SqliteOutbox(self.folder, sweep_every=1.0, clock=clock)
         self.sqlite.on_write = self._committed
         self._rest = self.sqlite._writer._wake = Rest()
         self.outbox = GatedOutbox(self.sqlite)
         self.outbox.on_stored = self.on_stored
+        self.watched = WatchedClock(clock)
         self.registry = Registry(clock.monotonic)
         self.courier = Courier(
             self.outbox,
@@ -150,10 +150,12 @@ class World:
             event_ttl=option("event_ttl", 120.0),
             ack_timeout=option("ack_timeout", 5.0),
             backoff=Backoff(5.0, 20.0),
-            now_ns=clock.wall_ns,
+            clock=self.watched,
         )
+        self.watched.on_step += [self.outbox.moved, self.courier.moved]
+        self.watched.start()
         limit = option("send_queue_limit", 1 << 20)
-        self.replayer = Replayer(self.outbox, self.courier, self.notes, idle, watermark=limit // 2)
+        self.replayer = Replayer(self.outbox, self.courier, self.notes, idle, watermark=limit // 2, clock=self.watched)
         self.server = SocketServer(
             self.registry,
             self.courier,
@@ -168,6 +170,7 @@ class World:
             ping_timeout=option("ping_timeout", 20),
             max_packet=65_536,
             door=Doorkeeper(self._admit, None, option("grace", 10.0), clock.wall),
+            clock=clock,
         )
         app = web.Application()
         self.server.attach(app)
@@ -199,6 +202,7 @@ class World:
         await self.server.drain(0.0)
         await self.server.close()
         self.courier.close()
+        self.watched.stop()
         await self.runner.cleanup()
         await self.outbox.close()
 
