@@ -59,6 +59,10 @@ class Buckets:
             self._full_at.popitem(last=False)  # whoever was quiet for longest
         return 0.0
 
+    def forget(self, caller: str) -> None:
+        """The caller is gone, and will not come back under this name."""
+        self._full_at.pop(caller, None)
+
 
 class Places:
     """How many places each caller holds, at most so many."""
@@ -143,6 +147,10 @@ class Limits:
             return True
         self._refused("events_per_socket")
         return False
+
+    def socket_gone(self, socket: str) -> None:
+        """A socket went: nothing of it is remembered."""
+        self._messages.forget(socket)
 
     def _take(self, buckets: Buckets, caller: str, limit: str, message: str) -> None:
         wait = buckets.take(caller)

@@ -8,23 +8,34 @@ import msgspec
 
 from backend.events import CONNECTION_EVENT, PAYLOADS, STATUS_UPDATE, EventType
 from backend.links.snapshot import Snapshot
-from backend.sockets.contract import REFUSALS, AuthRenewal, Envelope, HandshakeAuth, Renewed, TokenExpired
+from backend.sockets.contract import (
+    REFUSALS,
+    AuthRenewal,
+    Envelope,
+    HandshakeAuth,
+    Renewed,
+    RequestRefused,
+    TokenExpired,
+)
 
 _REF: Final = "#/components/schemas/{name}"
 
 
 def asyncapi() -> dict[str, Any]:
     """The document."""
-    kinds = [*PAYLOADS.values(), Snapshot, Envelope, HandshakeAuth, AuthRenewal, Renewed, TokenExpired]
+    kinds = [*PAYLOADS.values(), Snapshot, Envelope, HandshakeAuth, AuthRenewal, Renewed, RequestRefused, TokenExpired]
     _, schemas = msgspec.json.schema_components(kinds, ref_template=_REF)
     messages = {type_.wire: _event(type_) for type_ in EventType}
     messages |= {
         STATUS_UPDATE: _message(STATUS_UPDATE, "What is true now: at connect, and on request", _ref("Snapshot")),
+        "request_refused": _message(
+            "request_refused", "A request came too soon after too many others", _ref("RequestRefused")
+        ),
         "auth_expired": _message("auth_expired", "The token ran out: renew it, or be closed", _ref("TokenExpired")),
         "status": _message("status", "Ask for the snapshot", {"type": "null"}),
         "auth": _message("auth", "Renew the token without reconnecting", _ref("AuthRenewal"), _ref("Renewed")),
     }
-    sent = [type_.wire for type_ in EventType] + [STATUS_UPDATE, "auth_expired"]
+    sent = [type_.wire for type_ in EventType] + [STATUS_UPDATE, "auth_expired", "request_refused"]
     return {
         "asyncapi": "3.0.0",
         "info": {

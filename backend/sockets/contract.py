@@ -59,6 +59,15 @@ class TokenExpired(Wire, frozen=True):
     grace_seconds: float
 
 
+class RequestRefused(Wire, frozen=True, omit_defaults=False):
+    """A request was not taken up: `code` is `rate_limited`. A request that asks for an ack is told so there, each time;
+    others by this event, at most once a second. `ok` is false."""
+
+    ok: bool
+    code: str
+    message: str
+
+
 REFUSALS: Final = {
     "bot_id_missing": "No botId was given.",
     "bot_id_invalid": "The botId is no string of 1 to 128 printable characters.",

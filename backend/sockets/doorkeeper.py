@@ -41,6 +41,8 @@ class Doorkeeper:
         self._now = now
         self._told: set[str] = set()
         """Sockets that know that their token ran out."""
+        self.on_failure: Callable[[], None] = lambda: None
+        """Told of each look at one socket that failed."""
 
     def enter(self, user_id: str) -> None:
         """A socket takes a place of its user. Raises `Refusal`."""
@@ -57,8 +59,13 @@ class Doorkeeper:
         if self._limits is not None:
             self._limits.sockets.leave(peer.key.user_id)
 
+    def forget(self, eio_sid: str) -> None:
+        """A connection went, mapped or not."""
+        if self._limits is not None:
+            self._limits.socket_gone(eio_sid)
+
     async def allowed(self, eio_sid: str) -> bool:
-        """Whether a client's next message is taken up; one too many is dropped."""
+        """Whether a client's next message is taken up; one too many is refused."""
         return self._limits is None or self._limits.message(eio_sid)
 
     async def renew(self, peer: Peer, data: object) -> Renewed:
@@ -81,13 +88,21 @@ class Doorkeeper:
         return Renewed(ok=True, expires_at=principal.expires_at)
 
     async def look(self, peers: Iterable[Peer]) -> None:
-        """Tell those whose token ran out, and close those who did nothing about it."""
+        """Tell those whose token ran out, and close those who did nothing about it. What fails for one is logged, and
+        nobody else's."""
         now = self._now()
         for peer in [peer for peer in peers if peer.expires_at is not None and peer.expires_at <= now]:
-            left = (peer.expires_at or now) + self._grace - now
-            if left <= 0:
-                log.info("socket_token_expired", sid=peer.sid)
-                await peer.lane.end("token_expired")
-            elif peer.sid not in self._told:
-                self._told.add(peer.sid)
-                peer.send(packet_frame("auth_expired", TokenExpired(round(left, 1))))
+            try:
+                await self._ran_out(peer, now)
+            except Exception as error:
+                self.on_failure()
+                log.exception("socket_token_look_failed", sid=peer.sid, error=type(error).__name__)
+
+    async def _ran_out(self, peer: Peer, now: float) -> None:
+        left = (peer.expires_at or now) + self._grace - now
+        if left <= 0:
+            log.info("socket_token_expired", sid=peer.sid)
+            await peer.lane.end("token_expired")
+        elif peer.sid not in self._told:
+            peer.send(packet_frame("auth_expired", TokenExpired(round(left, 1))))
+            self._told.add(peer.sid)

@@ -64,6 +64,8 @@ class SocketEngine(socketio.AsyncServer):  # type: ignore[misc]  # python-socket
         self.on_gone: Callable[[str, str], None] = lambda _eio_sid, _reason: None
         self.on_message: Callable[[str], Awaitable[bool]] | None = None
         """Asked before each message of a client; False drops it."""
+        self.on_dropped: Callable[[Lane, str | bytes], None] = lambda _lane, _data: None
+        """Told of each message that was dropped."""
 
     def _engineio_server_class(self) -> type[LaneServer]:
         return LaneServer
@@ -77,6 +79,8 @@ class SocketEngine(socketio.AsyncServer):  # type: ignore[misc]  # python-socket
         if lane is None or lane.gone:
             return
         if self.on_message is not None and not await self.on_message(eio_sid):
+            self._binary_packet.pop(eio_sid, None)
+            self.on_dropped(lane, data)
             return
         try:
             self._check_attachment(eio_sid, data)

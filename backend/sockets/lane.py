@@ -52,6 +52,8 @@ class Lane(EngineSocket):
         super().__init__(server, sid, limit)
         self._pings: deque[object] = deque()
         self._unasked = 0
+        self.told_at = float("-inf")
+        """When the client was last told that it asks too much, by the loop's clock."""
         self.asked_to_connect = False
         """A CONNECT came: one connection carries one socket in its life."""
         self.client: LaneClient | None = None

@@ -22,3 +22,6 @@ class SocketMeter:
 
     def packet_refused(self, what: str) -> None:
         self._metrics.packets_refused[what].inc()
+
+    def step_failed(self) -> None:
+        self._metrics.task_failures.inc()

@@ -182,14 +182,14 @@ class Peer:
         self.lane.ping(batch)
 
     def acked(self, seq: int) -> bool:
-        if self._state not in _JOINED or seq not in self._held:
+        if seq not in self._held or self.state not in _JOINED:
             return False
         self._prompt = True
         self._confirmations.acked(self, seq)
         return True
 
     def received(self, marker: object) -> None:
-        if self._state in _JOINED and isinstance(marker, list):
+        if isinstance(marker, list) and self.state in _JOINED:
             self._confirmations.received(self, marker)
 
     def forget(self) -> None:

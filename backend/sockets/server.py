@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final, Protocol
 
@@ -18,12 +19,15 @@ from backend.delivery.channel import Channel
 from backend.delivery.courier import Courier
 from backend.delivery.outbox import OutboxError
 from backend.delivery.replay import Replayer
+from backend.delivery.wire import Frame, packet_frame
 from backend.identity import BotKey, IdentityError, Principal
 from backend.proxies import ADDRESS
 from backend.sockets import codec, handshake
+from backend.sockets.contract import RequestRefused
 from backend.sockets.doorkeeper import Doorkeeper
 from backend.sockets.engine import SocketEngine, engineio_logger
 from backend.sockets.handshake import Handshake, Refusal
+from backend.sockets.lane import Lane, Sent
 from backend.sockets.peer import Peer
 from backend.sockets.registry import Registry
 from backend.telemetry.redaction import key_hash
@@ -37,6 +41,15 @@ SWEEP: Final = 1.0
 """Seconds between two looks for sockets that are gone, or whose token has run out."""
 
 
+TELL_EVERY: Final = 1.0
+"""Seconds between two words to a client that asks too much and wants no answer."""
+
+TOO_MUCH: Final = RequestRefused(False, "rate_limited", "You ask too often; wait a moment.")
+
+_REQUEST: Final = re.compile(r"2([0-9]{0,15})\[")
+"""A Socket.IO EVENT, and the number by which it wants to be answered."""
+
+
 class Meter(Protocol):
     """What the socket server counts."""
 
@@ -45,6 +58,9 @@ class Meter(Protocol):
 
     def disconnected(self, reason: str, lifetime: float) -> None:
         """A mapped socket left after `lifetime` seconds."""
+
+    def step_failed(self) -> None:
+        """Something that is done again and again failed for one socket."""
 
     def packet_refused(self, what: str) -> None:
         """A client broke the protocol, and was closed for it."""
@@ -115,6 +131,8 @@ class SocketServer:
         self.engine.on("status", self._status)
         self.engine.on("auth", self._renew)
         self.engine.on_message = self._door.allowed
+        self.engine.on_dropped = self._too_much
+        self._door.on_failure = meter.step_failed
         self.engine.eio.on_refused = meter.packet_refused
 
     def attach(self, app: web.Application) -> None:
@@ -205,18 +223,39 @@ class SocketServer:
     async def _status(self, sid: str, *_data: object) -> None:
         """The client asks what is true now."""
         entry = self._peers.get(self.engine.manager.eio_sid_from_sid(sid, "/"))
-        if entry is not None:
+        if entry is None:
+            return
+        try:
             await self._replayer.status(entry[0])
+        except OutboxError as error:
+            log.error("status_failed", code=error.code, sid=sid)
 
     async def _renew(self, sid: str, data: object = None, *_more: object) -> object:
         """The client has a fresh token. The answer is the ack."""
         entry = self._peers.get(self.engine.manager.eio_sid_from_sid(sid, "/"))
         return None if entry is None else msgspec.to_builtins(await self._door.renew(entry[0], data))
 
+    def _too_much(self, lane: Lane, data: str | bytes) -> None:
+        """A request over the limit is answered as it asked to be."""
+        if lane.client is None:
+            return
+        now = asyncio.get_running_loop().time()
+        asked = _REQUEST.match(data) if isinstance(data, str) else None
+        if asked is not None and asked[1]:
+            answer = Frame(b"43%b[%b]" % (asked[1].encode(), msgspec.json.encode(TOO_MUCH)))
+        elif now - lane.told_at >= TELL_EVERY:
+            lane.told_at = now
+            answer = packet_frame("request_refused", TOO_MUCH)
+        else:
+            return
+        if lane.send_frame(answer) is Sent.FULL:
+            lane.hang_up("queue_full")
+
     # disconnect
 
     def _gone(self, eio_sid: str, reason: str) -> None:
         """A socket's engine closed: unmap this very socket."""
+        self._door.forget(eio_sid)
         entry = self._peers.pop(eio_sid, None)
         if entry is None:
             return
@@ -240,13 +279,31 @@ class SocketServer:
         )
 
     async def sweep(self) -> None:
-        """Run for ever: unmap sockets whose engine went without a word, and see to tokens that ran out."""
+        """Run for ever: unmap sockets whose engine went without a word, and see to tokens that ran out.
+
+        What fails for one socket is logged and counted, and done again with the next round.
+        """
+        loop = asyncio.get_running_loop()
         while True:
+            due = loop.time() + SWEEP
             await asyncio.sleep(SWEEP)
-            await self._door.look([entry[0] for entry in self._peers.values()])
+            if loop.time() - due > SWEEP:
+                continue  # the process slept: a fresh token may wait to be read
+            await self._step(self._door.look([entry[0] for entry in self._peers.values()]))
             for eio_sid in [eio_sid for eio_sid in self._peers if eio_sid not in self.engine.eio.sockets]:
                 log.warning("ghost_socket_removed")
-                self._gone(eio_sid, "transport close")
+                await self._step(self._ghost(eio_sid))
+
+    async def _ghost(self, eio_sid: str) -> None:
+        self._gone(eio_sid, "transport close")
+
+    async def _step(self, work: Awaitable[None]) -> None:
+        """One step of what goes on for ever: it may fail, the rest goes on."""
+        try:
+            await work
+        except Exception as error:
+            self._meter.step_failed()
+            log.exception("socket_sweep_failed", error=type(error).__name__)
 
     # the end
 
@@ -266,6 +323,7 @@ class SocketServer:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(lane.end("draining") for lane in list(self.engine.lanes.values())))
         await self.engine.shutdown()
 
     def _start(self, work: Any) -> None:

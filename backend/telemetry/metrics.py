@@ -160,7 +160,7 @@ class Metrics:
             "event_loop_lag", "How much later than asked the event loop ran a timer.", _LAG
         )
         self.task_failures = self._counter(
-            "task_failures", "Background tasks that died of an error, and items of one that failed."
+            "task_failures", "Background tasks, or single steps of them, that ended in an error."
         )
         self.clock_steps = self._counter("clock_steps", "Times that somebody set the machine's clock.")
         self.telemetry_dropped = self._family(

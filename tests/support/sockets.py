@@ -34,6 +34,7 @@ class Notes:
         self.connects: list[str] = []
         self.disconnects: list[str] = []
         self.refused: list[str] = []
+        self.failed_steps = 0
         self.upgrades = 0
         self.attempts_sent = 0
         self.slowed_ = 0
@@ -81,6 +82,9 @@ class Notes:
 
     def disconnected(self, reason: str, lifetime: float) -> None:
         self.disconnects.append(reason)
+
+    def step_failed(self) -> None:
+        self.failed_steps += 1
 
     def packet_refused(self, what: str) -> None:
         self.refused.append(what)
