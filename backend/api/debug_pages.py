@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from urllib.parse import quote
 
 from backend.api.html import Markup, element, facts, page, table
@@ -183,16 +183,29 @@ def event(story: Timeline, viewer: TraceViewer) -> str:
                     ", ".join(attempt.sids) or str(attempt.sockets),
                     trace(attempt.trace_id or story.trace_id, viewer),
                 )
-                for number, attempt in enumerate(story.attempts, 1)
+                for number, attempt in numbered(story.attempts)
             ),
             "None has ended yet.",
         ),
     )
 
 
+def numbered(attempts: Sequence[AttemptView]) -> Iterator[tuple[int, AttemptView]]:
+    """Each with its number; those that are not kept have theirs too."""
+    number = 1
+    for attempt in attempts:
+        yield number, attempt
+        number += 1 + attempt.omitted
+
+
 def attempts_in_short(attempts: Sequence[AttemptView]) -> str:
-    """For example: missed (never_connected), sent."""
-    return ", ".join(f"{a.result} ({a.reason})" if a.reason else str(a.result) for a in attempts) or "none"
+    """For example: missed (never_connected), 12 more, sent."""
+    parts: list[str] = []
+    for a in attempts:
+        parts.append(f"{a.result} ({a.reason})" if a.reason else str(a.result))
+        if a.omitted:
+            parts.append(f"{a.omitted} more")
+    return ", ".join(parts) or "none"
 
 
 def outcome(name: OutcomeName) -> Markup:

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 
 from backend.delivery.outbox import LedgerEntry
-from backend.delivery.outcome import Attempt, MissReason, Mode, Outcome
+from backend.delivery.outcome import Attempt, MissReason, Mode, Outcome, omitted
 from backend.links.clock import rfc3339
 from backend.links.script import SimulateAction
 from backend.links.snapshot import LinkState
@@ -57,7 +57,8 @@ class OutcomeName(enum.StrEnum):
 
 
 class AttemptView(Shape, frozen=True, omit_defaults=True):
-    """One attempt to emit. `connected` names the user's other bots that had sockets, for a `key_mismatch`."""
+    """One attempt to emit. `connected` names the user's other bots that had sockets, for a `key_mismatch`; `omitted` is
+    how many attempts between this one and the next are not kept."""
 
     at: Time
     mode: Mode
@@ -69,10 +70,12 @@ class AttemptView(Shape, frozen=True, omit_defaults=True):
     connected: tuple[str, ...] = ()
     sids: tuple[str, ...] = ()
     trace_id: str | None = None
+    omitted: int = 0
 
 
-class LedgerEvent(Shape, frozen=True):
-    """One event of a key's history, without what it said."""
+class LedgerEvent(Shape, frozen=True, omit_defaults=True):
+    """One event of a key's history, without what it said. Of very many attempts only the first and the last are kept:
+    `attemptsOmitted` is how many are not here."""
 
     id: str
     seq: int
@@ -82,6 +85,7 @@ class LedgerEvent(Shape, frozen=True):
     outcome: OutcomeName
     resolved_at: Time | None
     attempts: tuple[AttemptView, ...]
+    attempts_omitted: int = 0
 
 
 class LedgerPage(Shape, frozen=True):
@@ -135,6 +139,7 @@ def attempt_view(attempt: Attempt) -> AttemptView:
         attempt.keys,
         attempt.sids,
         attempt.trace_id,
+        attempt.omitted,
     )
 
 
@@ -152,4 +157,5 @@ def ledger_event(entry: LedgerEntry) -> LedgerEvent:
         outcome_name(entry.outcome),
         None if entry.resolved_at is None else time_of(entry.resolved_at),
         tuple(attempt_view(attempt) for attempt in entry.attempts),
+        omitted(entry.attempts),
     )

@@ -9,13 +9,14 @@ import msgspec
 
 from backend.api.shapes import AttemptView, OutcomeName, Shape, Time, attempt_view, outcome_name, time_of
 from backend.delivery.outbox import LedgerEntry
-from backend.delivery.outcome import Attempt, MissReason, Outcome
+from backend.delivery.outcome import Attempt, MissReason, Outcome, omitted
 
 
 class StepKind(enum.StrEnum):
     CREATED = "created"
     SENT = "sent"
     MISSED = "missed"
+    OMITTED = "omitted"
     RECEIPT = "receipt"
     ACK = "ack"
     RESOLVED = "resolved"
@@ -33,8 +34,9 @@ class Step(Shape, frozen=True, omit_defaults=True):
     """Which attempt it belongs to, from 1."""
 
 
-class Timeline(Shape, frozen=True):
-    """One event. What it said is not here: a QR code is a secret."""
+class Timeline(Shape, frozen=True, omit_defaults=True):
+    """One event. What it said is not here: a QR code is a secret. Of very many attempts only the first and the last are
+    kept: `attemptsOmitted` is how many are not here."""
 
     id: str
     seq: int
@@ -51,6 +53,7 @@ class Timeline(Shape, frozen=True):
     trace_id: str | None
     """The trace in which it was created; each attempt names its own where that differs."""
     trace_url: str | None
+    attempts_omitted: int = 0
 
 
 class TraceViewer(msgspec.Struct, frozen=True):
@@ -81,6 +84,7 @@ def timeline(entry: LedgerEntry, viewer: TraceViewer) -> Timeline:
         tuple(_steps(entry)),
         trace_id,
         viewer.url(trace_id),
+        omitted(entry.attempts),
     )
 
 
@@ -93,8 +97,13 @@ def _steps(entry: LedgerEntry) -> Iterator[Step]:
     moments: list[tuple[int, StepKind, str, int | None]] = [
         (entry.created_at, StepKind.CREATED, f"Stored as number {entry.seq} of its key.", None)
     ]
-    for number, attempt in enumerate(entry.attempts, 1):
+    number = 1
+    for attempt in entry.attempts:
         moments += ((at, kind, text, number) for at, kind, text in _attempt(entry, attempt))
+        if attempt.omitted:
+            text = f"{attempt.omitted} more attempts, which are not kept."
+            moments.append((attempt.at, StepKind.OMITTED, text, None))
+        number += 1 + attempt.omitted
     if entry.outcome is not Outcome.PENDING:
         at = entry.resolved_at if entry.resolved_at is not None else moments[-1][0]
         moments.append((at, StepKind.RESOLVED, _ENDS[entry.outcome], None))

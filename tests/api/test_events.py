@@ -8,7 +8,7 @@ import pytest
 
 from backend.api.timeline import TraceViewer, timeline
 from backend.delivery.outbox import Resolution
-from backend.delivery.outcome import Attempt, MissReason, Mode, Outcome
+from backend.delivery.outcome import FIRST_KEPT, LAST_KEPT, Attempt, MissReason, Mode, Outcome, shorten
 from backend.events import Qr
 from backend.identity import BotKey
 from tests.support.api import Api, api
@@ -103,6 +103,35 @@ async def test_an_events_timeline(served: Api) -> None:
     assert story["attempts"][1]["sids"] == ["s1", "s2"]
     assert (story["outcome"], story["traceId"]) == ("acked", "0123456789abcdef0123456789abcdef")
     assert story["traceUrl"] == ("https://traces.example.test/trace/0123456789abcdef0123456789abcdef?from=roundtrip")
+
+
+async def test_attempts_that_are_not_kept_are_counted(served: Api) -> None:
+    event = await served.event(KEY)
+    at = event.created_at
+    attempts = [Attempt(at + n, Mode.LIVE, reason=MissReason.JUST_DISCONNECTED) for n in range(1, 1001)]
+    shorten(attempts)
+    served.outbox.record(KEY, event.seq, attempts)
+    _, story, _ = await served.call("GET", f"/api/events/{event.id}")
+    _, ledger, _ = await served.call("GET", EVENTS)
+    kept = FIRST_KEPT + LAST_KEPT
+    for view in (story, ledger["events"][0]):
+        assert len(view["attempts"]) == kept
+        assert view["attemptsOmitted"] == 1000 - kept
+        assert [a["omitted"] for a in view["attempts"] if "omitted" in a] == [1000 - kept]
+    steps = [(step["kind"], step.get("attempt")) for step in story["steps"]]
+    numbers = [1, 2, 3, *range(1000 - LAST_KEPT + 1, 1001)]
+    assert [number for kind, number in steps if kind == "missed"] == numbers
+    assert steps[FIRST_KEPT + 1] == ("omitted", None)
+    path, headers = f"/debug/events/{event.id}", {"Accept": "text/html"}
+    _, page, _ = await served.call("GET", path, admin=True, headers=headers)
+    assert f"{1000 - kept} more attempts" in page
+    assert "<td>1000</td>" in page
+
+
+async def test_all_attempts_of_an_ordinary_event_are_there(served: Api) -> None:
+    story = await told(served)
+    assert "attemptsOmitted" not in story
+    assert not [attempt for attempt in story["attempts"] if "omitted" in attempt]
 
 
 async def test_a_timeline_never_says_what_the_event_said(served: Api) -> None:

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.delivery.channel import BACKLOG, REMEMBERED, Backlog, Channel
-from backend.delivery.deadlines import Deadlines
 from backend.delivery.journal import Delivery
 from backend.delivery.outbox import StoredEvent
 from backend.delivery.outcome import Mode
@@ -17,7 +16,6 @@ from backend.delivery.retry import Backoff
 from backend.delivery.wire import event_frame, websocket_frame
 from backend.events import EventType
 from backend.identity import BotKey
-from tests.support.stepped_loop import SteppedLoop
 
 KEY = BotKey("user", "bot")
 
@@ -25,32 +23,6 @@ KEY = BotKey("user", "bot")
 def stored(seq: int) -> StoredEvent:
     body = json.dumps({"id": f"id-{seq}", "seq": seq, "type": "whatsapp_qr"}).encode()
     return StoredEvent(KEY, seq, f"id-{seq}", EventType.QR, "link", 0, 1, "", body)
-
-
-def test_deadlines_come_in_order_and_late_by_a_grain_at_most() -> None:
-    loop = SteppedLoop()
-    try:
-        up: list[str] = []
-
-        async def make() -> Deadlines[str]:
-            return Deadlines(5.0, up.append)
-
-        deadlines = loop.run(make())
-        deadlines.add("first")
-        loop.advance(3)
-        deadlines.add("second")
-        loop.advance(1.9)
-        assert up == []
-        loop.advance(0.1)
-        assert up == ["first"]
-        loop.advance(3.1)
-        assert up == ["first", "second"]
-        deadlines.add("third")
-        deadlines.close()
-        loop.advance(10)
-        assert up == ["first", "second"]
-    finally:
-        loop.close()
 
 
 @given(st.integers(1, 10_000))

@@ -1,0 +1,185 @@
+"""Deadlines and slices: in order, taken out at once, in short pieces, after what waits to be read, come what may."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from backend.delivery.deadlines import GRAIN, LATE, POSTPONED_MOST, Deadlines
+from backend.delivery.slices import SLICE, Slices
+from tests.support.stepped_clock import SteppedClock
+from tests.support.stepped_loop import SteppedLoop
+
+
+@pytest.fixture
+def loop() -> Iterator[SteppedLoop]:
+    loop = SteppedLoop()
+    yield loop
+    loop.close()
+
+
+def deadlines(loop: SteppedLoop, up: Callable[[str], object], **more: Callable[..., object]) -> Deadlines[str]:
+    async def make() -> Deadlines[str]:
+        return Deadlines(5.0, up, clock=loop.clock, **more)
+
+    return loop.run(make())
+
+
+def test_they_come_in_order_and_late_by_a_grain_at_most(loop: SteppedLoop) -> None:
+    up: list[str] = []
+    made = deadlines(loop, up.append)
+    made.add("first")
+    loop.advance(3)
+    made.add("second")
+    loop.advance(1.9)
+    assert up == []
+    loop.advance(0.1)
+    assert up == ["first"]
+    loop.advance(3.1)
+    assert up == ["first", "second"]
+    made.add("third")
+    made.close()
+    loop.advance(10)
+    assert up == ["first", "second"]
+
+
+def test_what_is_met_is_gone_at_once(loop: SteppedLoop) -> None:
+    up: list[str] = []
+    made = deadlines(loop, up.append)
+    for number in range(1000):
+        made.add(f"{number}")
+        made.discard(f"{number}")
+        made.discard("never there")
+    assert len(made) == 0
+    made.add("last")
+    loop.advance(5)
+    assert up == ["last"]
+
+
+def test_an_item_that_is_added_again_has_its_whole_time(loop: SteppedLoop) -> None:
+    up: list[str] = []
+    made = deadlines(loop, up.append)
+    made.add("again")
+    made.add("other")
+    loop.advance(4.9)
+    made.add("again")
+    loop.advance(0.2)
+    assert up == ["other"]
+    loop.advance(4.8)
+    assert up == ["other", "again"]
+
+
+def test_a_mistake_about_one_item_costs_no_other(loop: SteppedLoop) -> None:
+    up: list[str] = []
+    failures: list[Exception] = []
+
+    def fail(item: str) -> None:
+        if item == "bad":
+            raise ZeroDivisionError
+        up.append(item)
+
+    made = deadlines(loop, fail, failed=failures.append)
+    for item in ("one", "bad", "two"):
+        made.add(item)
+    loop.advance(5)
+    assert up == ["one", "two"]
+    assert [type(error) for error in failures] == [ZeroDivisionError]
+    made.add("later")
+    loop.advance(5.1)
+    assert up[-1] == "later"
+
+
+def test_a_crowd_is_seen_to_in_slices_and_its_end_is_told_once(loop: SteppedLoop) -> None:
+    turns: list[int] = []
+    turn = 0
+    ends = 0
+
+    def up(_item: str) -> None:
+        loop.clock.advance(SLICE / 4)  # so long does one take
+        turns.append(turn)
+
+    def over() -> None:
+        nonlocal ends
+        ends += 1
+
+    made = deadlines(loop, up, over=over)
+    for number in range(40):
+        made.add(f"{number}")
+    loop.clock.advance(5)
+
+    async def others() -> None:
+        nonlocal turn
+        for turn in range(20):  # noqa: B007  # `up` reads it
+            await asyncio.sleep(0)
+
+    loop.run(others())
+    assert len(turns) == 40
+    assert max(turns.count(turn) for turn in turns) <= 5
+    assert len(set(turns)) >= 8
+    assert ends == 1
+
+
+def test_after_a_long_sleep_what_waits_is_read_first(loop: SteppedLoop) -> None:
+    """The process stood still: acknowledgements wait in the sockets' buffers while their deadlines are over."""
+    up: list[str] = []
+    made = deadlines(loop, up.append)
+    made.add("acknowledged meanwhile")
+    made.add("lost")
+    loop.clock.advance(60)
+    loop.settle()
+    assert up == []
+    made.discard("acknowledged meanwhile")
+    loop.advance(GRAIN)
+    assert up == ["lost"]
+
+
+def test_a_loop_that_is_always_late_sees_to_its_deadlines_all_the_same(loop: SteppedLoop) -> None:
+    up: list[str] = []
+    deadlines(loop, up.append).add("one")
+    loop.clock.advance(5)
+    for _ in range(POSTPONED_MOST + 1):
+        assert up == []
+        loop.advance(GRAIN + LATE + 0.01)
+    assert up == ["one"]
+
+
+def test_short_work_is_over_when_start_returns() -> None:
+    done: list[int] = []
+    Slices([1, 2, 3], done.append, lambda: done.append(0), clock=SteppedClock()).start()
+    assert done == [1, 2, 3, 0]
+
+
+async def test_long_work_lets_others_in_and_can_be_finished_or_left() -> None:
+    clock = SteppedClock()
+    done: list[int] = []
+    failures: list[Exception] = []
+
+    def each(item: int) -> None:
+        clock.advance(SLICE)
+        if item == 2:
+            raise ZeroDivisionError
+        done.append(item)
+
+    def work() -> Slices[int]:
+        done.clear()
+        made = Slices(range(1, 7), each, lambda: done.append(0), clock=clock, failed=failures.append)
+        made.start()
+        return made
+
+    work()
+    assert done == [1]
+    await asyncio.sleep(0)
+    assert (done, len(failures)) == ([1], 1)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert done == [1, 3, 4, 5, 6, 0]
+    work().finish()
+    assert done == [1, 3, 4, 5, 6, 0]
+    made = work()
+    made.cancel()
+    made.finish()
+    for _ in range(9):
+        await asyncio.sleep(0)
+    assert done == [1]
