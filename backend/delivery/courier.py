@@ -153,7 +153,11 @@ class Courier:
         if isinstance(event, OutboxError):
             log.error("event_not_stored", code=event.code)
             return
-        delivery = Delivery(event, Mode.LIVE, self._now_ns())
+        moved_ns = self.moved_ns
+        now = self._now_ns()
+        if self.moved_ns != moved_ns:  # it was told by the clock of a moment ago
+            event = event.moved((self.moved_ns - moved_ns) // 1_000_000)
+        delivery = Delivery(event, Mode.LIVE, now)
         key = BotKey(event.key.user_id, event.key.user_id) if self._switches.key_mismatch else event.key
         peers = self._sockets.of(key)
         if self._debug:
@@ -313,13 +317,9 @@ class Courier:
         """Send again, in `seq` order, what clients that must acknowledge did not."""
 
         def send(seq: int) -> None:
+            now = self._now_ns() // 1_000_000  # before the event is looked at: this may move it
             delivery = channel.inflight.get(seq)
-            if (
-                delivery is None
-                or delivery.waiting
-                or delivery.confirmed
-                or delivery.event.expires_at <= self._now_ms()
-            ):
+            if delivery is None or delivery.waiting or delivery.confirmed or delivery.event.expires_at <= now:
                 return
             peers = [peer for peer in self._sockets.of(channel.key) if peer.live and peer.must_ack]
             if peers:
@@ -334,9 +334,6 @@ class Courier:
         channel.again = False
         work = channel.retry = Slices(sorted(channel.inflight), send, over, clock=self._clock, failed=self._failed)
         work.start()
-
-    def _now_ms(self) -> int:
-        return self._now_ns() // 1_000_000
 
     def _ended(self, ended: Sequence[Ended]) -> None:
         """The outbox ended events itself: superseded by a newer one, or too old."""

@@ -193,11 +193,10 @@ class MemoryOutbox:
 
     def totals(self) -> Totals:
         """As `Outbox.totals`."""
-        pending = Counter(row.event.type for row in self._pending())
         return Totals(
-            {type_: self.created[type_] for type_ in EventType},
-            dict(self.resolved),
-            {type_: pending[type_] for type_ in EventType},
+            self.created.copy(),
+            self.resolved.copy(),
+            Counter(row.event.type for row in self._pending()),
             min((row.event.created_at for row in self._pending()), default=None),
             0,
         )

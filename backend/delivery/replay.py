@@ -83,8 +83,9 @@ class Replayer:
                         breathe_at = self._clock.monotonic() + SLICE
                     if peer.closed:
                         return count
+                    now = self._clock.wall_ns()  # before the event is looked at: this may move it
                     moved = (self._courier.moved_ns - moved_ns) // 1_000_000
-                    if self._send(peer, channel, read.moved(moved) if moved else read, parent):
+                    if self._send(peer, channel, read.moved(moved) if moved else read, parent, now):
                         count += 1
                         channel.replayed[peer.sid] = count
                     cursor = read.seq
@@ -92,17 +93,18 @@ class Replayer:
                     return count
             return count
         finally:
-            channel.replay_over(peer.sid)
+            if peer.live:  # else `Courier.left` needs to know what was held back
+                channel.replay_over(peer.sid)
             self._courier.told()
             self._journal.replayed(peer.key, parent, started, count)
 
-    def _send(self, peer: Socket, channel: Channel, event: StoredEvent, parent: str | None) -> bool:
+    def _send(self, peer: Socket, channel: Channel, event: StoredEvent, parent: str | None, now_ns: int) -> bool:
         delivery = channel.inflight.get(event.seq)
         if delivery is None:
-            delivery = Delivery(event, Mode.REPLAY, self._clock.wall_ns())
+            delivery = Delivery(event, Mode.REPLAY, now_ns)
         elif delivery.orphaned:
             self._courier.let_go(delivery)
-        expired = delivery.event.expires_at <= self._clock.wall_ns() // 1_000_000
+        expired = delivery.event.expires_at <= now_ns // 1_000_000
         if expired or event.seq in channel.resolved or delivery.outcome is not Outcome.PENDING:
             return False
         if not delivery.waiting:

@@ -220,8 +220,9 @@ class CourierMachine(RuleBasedStateMachine):
         self.courier.received(socket, sent)
         self.pass_time(seconds)
 
-    @rule(key=st.sampled_from(KEYS), times=st.sampled_from([1, 4, 12]))
+    @rule(key=st.sampled_from(KEYS), times=st.sampled_from([2, 12]))
     def comes_and_goes(self, key: BotKey, times: int) -> None:
+        self.publish(key, "connected")
         for _ in range(times):
             self.connect(key, False)
             self.leave(list(self.sockets.by_key[key].values())[-1])
