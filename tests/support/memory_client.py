@@ -1,16 +1,24 @@
-"""A Socket.IO client over `MemoryTransport`, spoken by hand: what it does and leaves out is the test's choice."""
+"""A Socket.IO client spoken by hand, over any connection: what it does and leaves out is the test's choice."""
 
 from __future__ import annotations
 
 import json
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from tests.support.memory_wire import MemoryTransport
 
-Serve = Callable[[], Any]
-"""Makes the server's protocol for a new connection."""
+class Wire(Protocol):
+    """The client's end of a connection; `MemoryTransport` is one."""
+
+    def said(self, data: bytes) -> None: ...
+    def reads(self, yes: bool) -> None: ...
+    def hang_up(self) -> None: ...
+    def reset(self) -> None: ...
+
+
+Dial = Callable[[Callable[[bytes], None], Callable[[], None]], Wire]
+"""Opens a connection: what the server writes goes to the first, and the second is told that nothing more will come."""
 
 _MASK: Final = b"\0\0\0\0"  # a mask of zeros is a mask
 
@@ -18,11 +26,11 @@ _MASK: Final = b"\0\0\0\0"  # a mask of zeros is a mask
 class Http:
     """One HTTP/1.1 connection: one request at a time, the answers in order; becomes a websocket where it is told so."""
 
-    def __init__(self, serve: Serve, gone: Callable[[], None]) -> None:
+    def __init__(self, dial: Dial, gone: Callable[[], None]) -> None:
         self._waiting: deque[Callable[[int, str], None]] = deque()
         self._in = b""
         self._frame: Callable[[int, bytes], None] | None = None
-        self.wire = MemoryTransport(serve(), self._got, gone)
+        self.wire = dial(self._got, gone)
 
     def request(self, method: str, target: str, answered: Callable[[int, str], None], body: str = "") -> None:
         self._waiting.append(answered)
@@ -87,8 +95,8 @@ class MemoryClient:
     `pongs` and `acks` False keep its answers back until `answer`; `slow` True stops it from reading.
     """
 
-    def __init__(self, serve: Serve, auth: dict[str, Any], *, polling: bool = False) -> None:
-        self._serve = serve
+    def __init__(self, dial: Dial, auth: dict[str, Any], *, polling: bool = False) -> None:
+        self._dial = dial
         self.auth = auth
         self.events: list[dict[str, Any]] = []
         self.snapshots: list[dict[str, Any]] = []
@@ -122,12 +130,12 @@ class MemoryClient:
         self._requests = 0
         self._emits = 0
         if polling:
-            self._get = Http(serve, self._lost_poll)
-            self._post = Http(serve, self._lost_poll)
+            self._get = Http(dial, self._lost_poll)
+            self._post = Http(dial, self._lost_poll)
             self._requests += 1
             self._get.request("GET", "/socket.io/?EIO=4&transport=polling", self._polled)
         else:
-            self._socket = Http(serve, self._lost)
+            self._socket = Http(dial, self._lost)
             self._socket.upgrade("/socket.io/?EIO=4&transport=websocket", self._opened, self._framed)
 
     # what it does
@@ -192,7 +200,7 @@ class MemoryClient:
 
     def upgrade(self) -> None:
         """From polling to a websocket, as a stock client does at once."""
-        self._socket = Http(self._serve, self._lost)
+        self._socket = Http(self._dial, self._lost)
         self._socket.upgrade(self._target("websocket"), self._probe, self._framed)
 
     def close_engine(self) -> None:
@@ -222,7 +230,7 @@ class MemoryClient:
             if http is not None:
                 http.wire.reads(False)
 
-    def _leave_wires(self, how: Callable[[MemoryTransport], None]) -> None:
+    def _leave_wires(self, how: Callable[[Wire], None]) -> None:
         self.connected = False
         self.vanished = True  # it hears nothing any more
         for http in (self._get, self._post, self._socket):

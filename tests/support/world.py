@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -32,6 +33,7 @@ from backend.sockets.registry import Registry
 from backend.sockets.server import SocketServer
 from tests.support.gated_outbox import GatedOutbox
 from tests.support.memory_client import MemoryClient
+from tests.support.memory_wire import MemoryTransport
 from tests.support.sockets import Faults, Notes, idle
 from tests.support.stepped_loop import SteppedLoop
 from tests.support.stepped_time import stepped_time
@@ -292,7 +294,7 @@ class World:
         assert server is not None
 
         async def made() -> MemoryClient:
-            return MemoryClient(server, {"userId": user, "botId": bot, **auth}, polling=polling)
+            return MemoryClient(partial(_dial, server), {"userId": user, "botId": bot, **auth}, polling=polling)
 
         client = self.loop.run(made())
         self.clients.append(client)
@@ -327,6 +329,10 @@ class World:
         result = self.loop.run(run())
         self.settle()
         return result
+
+
+def _dial(server: Callable[[], Any], deliver: Callable[[bytes], None], gone: Callable[[], None]) -> MemoryTransport:
+    return MemoryTransport(server(), deliver, gone)
 
 
 async def _cancel_all() -> None:
