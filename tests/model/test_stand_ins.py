@@ -1,22 +1,31 @@
-"""What stands for something here behaves as it does: the memory connection as asyncio's own over TCP.
+"""What stands for something in tests behaves as it does: connections as asyncio's own over TCP, sockets as a `Peer`.
 
-One suite, run against both. What the parts under test use of a connection is in it, and nothing else.
+One suite for each, run against all. What the parts under test use is in it, and nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
+from backend.delivery.outcome import MissReason
+from backend.delivery.wire import Frame
+from backend.identity import BotKey
+from tests.delivery.test_courier_properties import FakeSocket
 from tests.support.memory_wire import HIGH_WATER, MemoryTransport
 from tests.support.py_client import eventually
+from tests.support.traces import FakePeer
+from tests.support.world import World
 
 PIECE = b"x" * 65_536
+KEY = BotKey("user", "bot")
+FRAME = Frame(b'421["whatsapp_connection_event",{"id":"1","seq":1,"replayed":false,"attempt":1}]')
 
 
 class Server(asyncio.Protocol):
@@ -251,3 +260,110 @@ async def test_a_server_that_does_not_read_hears_it_later(line: Line) -> None:
     line.server.transport.resume_reading()
     assert line.server.transport.is_reading()
     await eventually(lambda: line.server.heard == b"wait")
+
+
+# sockets, as the courier sees them
+
+
+class Told:
+    """What a receipt is asked for."""
+
+    waiting = True
+
+
+class RealSocket:
+    """A `Peer` over the whole socket server."""
+
+    def __init__(self, folder: Path) -> None:
+        self._world = World(folder, send_queue_limit=4_096)
+        self._world.__enter__()
+        self._client = self._world.client(acks=True)
+        self._world.settle()
+        (self.socket,) = self._world.registry.of(KEY)
+        self._client.slow = True
+
+    def overfill(self) -> MissReason | None:
+        for _ in range(100):
+            reason = self.socket.send(FRAME)
+            if reason is not None:
+                return reason
+        raise AssertionError("it takes everything")
+
+    def go(self) -> None:
+        self._client.reset()
+        self._world.settle()
+
+    def settle(self) -> None:
+        self._world.settle()
+
+    def close(self) -> None:
+        self._world.__exit__()
+
+
+class SocketOfTheCourierMachine:
+    def __init__(self, _folder: Path) -> None:
+        self.socket = FakeSocket("sid", KEY, must_ack=True)
+
+    def overfill(self) -> MissReason | None:
+        self.socket.slow = True
+        return self.socket.send(FRAME)
+
+    def go(self) -> None:
+        self.socket.closed = True
+
+    def settle(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class SocketOfTheTraces:
+    def __init__(self, _folder: Path) -> None:
+        self.socket = FakePeer(KEY, "sid", must_ack=True)
+
+    def overfill(self) -> MissReason | None:
+        return None  # it takes everything, and says so
+
+    def go(self) -> None:
+        self.socket.closed = True
+
+    def settle(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(params=[RealSocket, SocketOfTheCourierMachine, SocketOfTheTraces])
+def stand_in(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    made = request.param(tmp_path)
+    yield made
+    made.close()
+
+
+def test_an_open_socket_takes_a_frame(stand_in: Any) -> None:
+    socket = stand_in.socket
+    assert (socket.key, socket.must_ack, socket.closed) == (KEY, True, False)
+    assert isinstance(socket.sid, str)
+    assert socket.backlog == 0
+    assert socket.send(FRAME) is None
+    socket.confirm(Told())
+    assert not socket.closed
+
+
+def test_a_socket_that_is_full_says_so_and_is_closed_by_it(stand_in: Any) -> None:
+    reason = stand_in.overfill()
+    if reason is not None:
+        assert reason is MissReason.QUEUE_FULL
+        assert stand_in.socket.send(FRAME) is not None, "what comes after a gap in the same turn is no more taken"
+        stand_in.settle()
+        assert stand_in.socket.closed
+        assert stand_in.socket.send(FRAME) is MissReason.SEND_FAILED
+
+
+def test_a_socket_that_went_takes_nothing(stand_in: Any) -> None:
+    stand_in.go()
+    assert stand_in.socket.closed
+    assert stand_in.socket.send(FRAME) is MissReason.SEND_FAILED
+    stand_in.socket.confirm(Told())
