@@ -224,7 +224,9 @@ class PathMachine(RuleBasedStateMachine):
             self.reference.acked.add((person.key, seq))
             self._clock_moved()
             in_time = not self.reference.is_up((person.key, seq), -GRAIN)
-            mapped = not (client.polls and person.odd) and any(peer.sid == client.sid and not peer.closed for peer in self.world.registry.of(person.key))
+            peers = self.world.registry.of(person.key)
+            there = any(peer.sid == client.sid and not peer.closed for peer in peers)
+            mapped = there and not (client.polls and person.odd)
             if in_time and mapped:
                 self.reference.acked_in_time.add((person.key, seq))
                 if self.down:
@@ -627,7 +629,6 @@ class PathMachine(RuleBasedStateMachine):
     def _the_map_is_true(self) -> None:
         """Who behaved is mapped, once, under its key and no other; who went is not."""
         for person in self.people:
-            client = person.client
             ended = person.token_end is not None and self.latest_wall >= person.token_end
             if not person.odd and not ended:
                 assert person.here, "a client that did nothing wrong was closed"
@@ -635,7 +636,7 @@ class PathMachine(RuleBasedStateMachine):
             mapped = len(self.world.registry.of(key))
             sure = sum(p.here and p.key == key and not p.silent for p in self.people)
             unsure = sum(p.silent and p.key == key and not p.client.closed for p in self.people)
-            assert sure <= mapped <= sure + unsure, f"{mapped} sockets are mapped, {sure} are there, perhaps {unsure} more"
+            assert sure <= mapped <= sure + unsure, f"{mapped} are mapped, {sure} there, perhaps {unsure} more"
             if sure > 1:
                 self._reach("several sockets of a key")
         self.people = [p for p in self.people if p.here or (p.silent and not p.client.closed)]

@@ -7,11 +7,11 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
-from typing import Final
+from typing import ClassVar, Final
 
 import pytest
 import structlog
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.model.machine import BRANCHES, PathMachine
@@ -36,7 +36,7 @@ def _quiet() -> Iterator[None]:
 @pytest.mark.timeout(SECONDS + 300)
 def test_the_whole_path_keeps_its_promises() -> None:
     class Machine(PathMachine):
-        reached: Counter[str] = Counter()
+        reached: ClassVar[Counter[str]] = Counter()
 
     until = time.monotonic() + SECONDS
     rounds = 0
@@ -49,6 +49,7 @@ def test_the_whole_path_keeps_its_promises() -> None:
                 stateful_step_count=30,
                 deadline=None,
                 report_multiple_bugs=False,
+                phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
                 suppress_health_check=list(HealthCheck),
             ),
         )

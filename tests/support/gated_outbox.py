@@ -49,7 +49,8 @@ class GatedOutbox:
 
     def let(self, count: int = 1, kinds: Collection[str] = KINDS) -> int:
         """Let the oldest `count` of these kinds through; how many there were."""
-        let, stay = [], []
+        let: list[tuple[str, Callable[[], None]]] = []
+        stay: list[tuple[str, Callable[[], None]]] = []
         for item in self.waiting:
             (let if item[0] in kinds and len(let) < count else stay).append(item)
         self.waiting = stay

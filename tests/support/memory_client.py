@@ -350,5 +350,3 @@ class MemoryClient:
     def first_seqs(self) -> list[int]:
         """Without repeats: what a client that drops ids it has seen makes of it."""
         return list(dict.fromkeys(self.seqs))
-
-
