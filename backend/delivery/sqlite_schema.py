@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from backend.delivery.outbox import OutboxError
+
+log = structlog.get_logger(__name__)
 
 FILE_NAME: Final = "outbox.db"
 SCHEMA_VERSION: Final = 1
 SEQ_BITS: Final = 32
 """An event's `ref` is its key's number and its `seq` in one integer: `key_id << SEQ_BITS | seq`."""
+
+INCREMENTAL: Final = 2
+"""`auto_vacuum` of a file that gives free pages back a slice at a time."""
 
 _APPLICATION_ID: Final = 0x52545031  # "RTP1", so that a stranger's database is not taken for an outbox
 
@@ -97,11 +105,29 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA cache_size=-32768")  # KiB: a commit touches a page a key, and the default holds 500 pages
     db.execute("PRAGMA wal_autocheckpoint=16384")  # pages: one touched by many commits is copied back once
     db.execute("PRAGMA journal_size_limit=67108864")
+    if not empty and _pragma(db, "auto_vacuum") != INCREMENTAL:
+        _rewrite(db, path)
     if empty:
         db.executescript(
             f"BEGIN IMMEDIATE;{_TABLES}PRAGMA application_id={_APPLICATION_ID};"
             f"PRAGMA user_version={SCHEMA_VERSION};COMMIT;"
         )
+
+
+def _rewrite(db: sqlite3.Connection, path: Path) -> None:
+    """A file that was made without `auto_vacuum` never gets smaller: write it anew once, if the disk has room for two.
+    Else it is used as it is, and another start tries again."""
+    size = path.stat().st_size
+    try:
+        if shutil.disk_usage(path.parent).free > 3 * size:  # the copy, and the log that it goes through
+            db.execute("VACUUM")  # takes over the `auto_vacuum` that was asked for
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            log.info("outbox_rewritten", bytes=size)
+            return
+        error = "the disk has no room for a second one"
+    except (sqlite3.OperationalError, OSError) as problem:
+        error = str(problem)
+    log.warning("outbox_never_shrinks", bytes=size, error=error)
 
 
 def _pragma(db: sqlite3.Connection, name: str) -> int:

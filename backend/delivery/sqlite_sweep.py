@@ -13,7 +13,7 @@ from backend.delivery.outcome import Outcome
 from backend.delivery.sqlite_batch import SEQ_MASK
 from backend.delivery.sqlite_keys import Keys
 from backend.delivery.sqlite_ledger import Moves
-from backend.delivery.sqlite_schema import FILE_NAME
+from backend.delivery.sqlite_schema import FILE_NAME, INCREMENTAL
 from backend.delivery.sqlite_values import in_chunks
 from backend.events import SECRET_TYPES
 
@@ -44,6 +44,7 @@ class Sweep:
         """Nothing expires before, in milliseconds since the epoch."""
         self.full = False
         """Whether the bound on the size is passed though no resolved event is left to delete."""
+        self._giving_back = self._gave_back = False
         self._secret_ended = True  # by an earlier life of the process, perhaps
 
     def written(self, moves: Moves, earliest_expiry: int | None) -> None:
@@ -79,18 +80,25 @@ class Sweep:
         in_chunks(self._db, "DELETE FROM events WHERE row IN (VALUES {})", 1, rows)
 
     def give_back(self) -> bool:
-        """Return free pages to the file system if they are many; whether it did."""
+        """Return a slice of free pages to the file system: begun when they are many, then until they are few. Whether
+        there may be more."""
         free = self._pragma("freelist_count")
-        if free < max(_VACUUM_PAGES, self._pragma("page_count") // 8):
-            return False
-        self._db.execute(f"PRAGMA incremental_vacuum({SLICE})").fetchall()
-        return True
+        many = max(_VACUUM_PAGES, 0 if self._giving_back else self._pragma("page_count") // 8)
+        self._giving_back = free >= many and self._pragma("auto_vacuum") == INCREMENTAL
+        if self._giving_back:
+            # as a script, for a plain `execute` steps once, and a step frees one page
+            self._db.executescript(f"PRAGMA incremental_vacuum({SLICE});")
+            self._gave_back = True
+        return self._giving_back
 
     def checkpoint(self) -> None:
-        """Empty the write-ahead log if it is long, or if it still holds a secret that has ended."""
-        if self._secret_ended or self.size(wal_only=True) > _WAL_LIMIT:
+        """Empty the write-ahead log if it is long, or if it still holds a secret that has ended. The file shrinks only
+        here, by what was given back."""
+        if self._secret_ended or self._gave_back or self.size(wal_only=True) > _WAL_LIMIT:
             busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-            self._secret_ended = bool(busy)  # somebody else reads the file: the next sweep tries again
+            self._gave_back = self._secret_ended = bool(
+                busy
+            )  # somebody else reads the file: the next sweep tries again
 
     def size(self, *, wal_only: bool = False) -> int:
         """Bytes that the outbox takes on the disk."""

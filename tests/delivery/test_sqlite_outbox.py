@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import msgspec
@@ -444,6 +447,58 @@ async def test_the_write_ahead_log_stays_small(open_outbox: Open, clock: Clock, 
             outbox.append(draft(qr("x" * 1000), clock, supersede=False), lambda _: None)
         await outbox.last_seq(KEY)
     await until(lambda: (tmp_path / "data" / "outbox.db-wal").stat().st_size <= 16 << 20)
+
+
+@pytest.mark.parametrize("made", ["by this program", "without auto_vacuum"])
+async def test_the_disk_is_given_back_after_a_large_sweep(
+    open_outbox: Open, clock: Clock, tmp_path: Path, made: str
+) -> None:
+    path = tmp_path / "data" / "outbox.db"
+    outbox = await open_outbox(retention=10.0)
+    first = await store(outbox, draft(CONNECTED, clock, ttl=10**9))
+    if made == "without auto_vacuum":
+        await outbox.close()
+        db = sqlite3.connect(path, isolation_level=None)
+        db.execute("PRAGMA journal_mode=DELETE")
+        db.execute("PRAGMA auto_vacuum=NONE")
+        db.execute("VACUUM")
+        assert db.execute("PRAGMA auto_vacuum").fetchone() == (0,)
+        db.close()
+        outbox = await open_outbox(retention=10.0)
+    for _ in range(4):
+        made_ = [store(outbox, draft(qr("x" * 2000), clock, supersede=False)) for _ in range(1000)]
+        for event in await asyncio.gather(*made_):
+            outbox.resolve(end(event, at=clock.ms))
+    await outbox.last_seq(KEY)
+    clock.pass_ms(11_000)
+    # a second sweep deletes, others give back; the slices let events in between
+    await until(lambda: outbox.totals().size_bytes < 1 << 20, within=20)
+    assert path.stat().st_size < 1 << 20
+    assert await outbox.pending(KEY, 0, 9) == [first]
+    assert (await store(outbox, draft(CONNECTED, clock))).seq == 4002
+
+
+async def test_a_file_that_cannot_be_rewritten_is_used_as_it_is(
+    open_outbox: Open, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = await open_outbox()
+    event = await store(outbox, draft(CONNECTED, clock, ttl=10**9))
+    await outbox.close()
+    db = sqlite3.connect(tmp_path / "data" / "outbox.db", isolation_level=None)
+    db.execute("PRAGMA journal_mode=DELETE")
+    db.execute("PRAGMA auto_vacuum=NONE")
+    db.execute("VACUUM")
+    db.close()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=0))
+    outbox = await open_outbox(retention=0.0)
+    assert await outbox.pending(KEY, 0, 9) == [event]
+    for _ in range(500):
+        outbox.resolve(end(await store(outbox, draft(qr("x" * 2000), clock, supersede=False)), at=clock.ms))
+    clock.pass_ms(100)
+    await until(lambda: seqs_are(outbox, [1]))
+    before = outbox._writer._next_sweep
+    await until(lambda: outbox._writer._next_sweep > before)
+    assert outbox._writer._next_sweep > time.monotonic()  # it does not sweep without end
 
 
 # crashes
