@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 from collections.abc import Callable
 from typing import Final
@@ -11,19 +10,13 @@ from typing import Final
 import structlog
 
 from backend.app import Backend
+from backend.collector import Collector
 from backend.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 STOP_WITHIN: Final = 9.0
 """Seconds that a clean stop may take in all."""
-
-
-def tune_collector() -> None:
-    """Leave what was made at start out of garbage collection, and collect rarely: it is half of an event's cost."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
 
 
 async def serve(settings: Settings, make: Callable[[Settings], Backend] = Backend) -> None:
@@ -40,8 +33,10 @@ async def serve(settings: Settings, make: Callable[[Settings], Backend] = Backen
         loop.add_signal_handler(number, on_signal)
     backend = make(settings)
     await backend.start()
-    tune_collector()
+    collector = Collector(backend.telemetry.metrics.gc_pause.observe)
+    collector.start()
     await asked.wait()
+    collector.stop()
     try:
         async with asyncio.timeout(STOP_WITHIN):
             await backend.stop()

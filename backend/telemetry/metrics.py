@@ -159,6 +159,10 @@ class Metrics:
         self.event_loop_lag = self._histogram(
             "event_loop_lag", "How much later than asked the event loop ran a timer.", _LAG
         )
+        self.gc_pause = self._histogram(
+            "gc_pause", "How long a garbage collection stopped the program.", _LAG, of=LoopHistogram
+        )
+        """Moved by the collector, in whatever thread it runs: one at a time, and without a lock."""
         self.task_failures = self._counter(
             "task_failures", "Background tasks, or single steps of them, that ended in an error."
         )

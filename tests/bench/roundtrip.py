@@ -18,6 +18,7 @@ import uvloop
 from aiohttp import web
 
 from backend.api.listener import Port, PortRules, listen
+from backend.collector import Collector
 from backend.delivery.courier import Courier
 from backend.delivery.journal import Delivery
 from backend.delivery.meter import DeliveryMeter
@@ -27,7 +28,6 @@ from backend.delivery.sqlite_outbox import SqliteOutbox
 from backend.events import Degraded
 from backend.faults import Faults
 from backend.limits import Limits, Rules
-from backend.process import tune_collector
 from backend.settings import Settings
 from backend.sockets import peer
 from backend.sockets.doorkeeper import Doorkeeper
@@ -107,7 +107,8 @@ async def main(sockets: int, seconds: float) -> None:
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", 0).start()
-        tune_collector()
+        collector = Collector(lambda _seconds: None)
+        collector.start()
         print(runner.addresses[0][1], flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
         assert len(registry) == sockets, (len(registry), sockets)
