@@ -90,7 +90,8 @@ class Program(Acts):
         self.down = False
         self.kept_acks.clear()
         for event in self.reference.ends:
-            self.reference.ends[event] -= self.unwritten_steps
+            if self.reference.before.get(event, Outcome.PENDING) is Outcome.PENDING:
+                self.reference.ends[event] -= self.unwritten_steps  # its stored time is by a clock that is no more
         self.unwritten_steps = 0.0
         # what could not be written before is not known to the next life
         for key in KEYS:
