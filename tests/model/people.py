@@ -58,6 +58,9 @@ OUTCOME: Final = {
     Outcome.EXPIRED: "expired",
 }
 
+PAUSE: Final = 1.0
+"""Seconds for which somebody who reads slowly may leave an event unread and yet count as well-behaved."""
+
 WAYS_OUT: Final = ("hang_up", "reset", "close_engine", "close_frame", "leave", "vanish")
 
 pick = st.integers(0, 3)
@@ -75,6 +78,9 @@ class Person:
     """It read slowly, kept its answers back, or went away: the server may end it, and it may have a gap."""
     seen: list[dict[str, Any]] = field(default_factory=list)
     """Events since it last said who it is."""
+
+    newest: int = 0
+    """The greatest `seq` among them."""
 
     @property
     def here(self) -> bool:

@@ -53,6 +53,8 @@ class Promises(RuleBasedStateMachine):
         self.present: set[BotKey] = set()
         self.checked_at = self.world.clock.monotonic()
         self.sound = True
+        self.faults: list[AssertionError] = []
+        """What clients found wrong while the server wrote to them."""
         self.unwritten_steps = 0.0
         """Seconds by which the clock was set while the outbox could not be told for good."""
         self.latest_wall = 0.0
@@ -73,6 +75,8 @@ class Promises(RuleBasedStateMachine):
         self.sound = False
         world.settle()
         self._let_replays_end()
+        if self.faults:
+            raise self.faults[0]
         self._clock_moved()
         self._note_who_is_present()
         entries: list[LedgerEntry] = []
