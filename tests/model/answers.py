@@ -10,6 +10,7 @@ from tests.model.people import (
     GRACE,
     KEYS,
     QR_LIFE,
+    Person,
     pick,
 )
 from tests.model.program import Program
@@ -51,8 +52,13 @@ class Answers(Program):
         self._check()
 
     @precondition(lambda self: len(self._here()) < 4)
-    @rule(key=st.sampled_from(KEYS), kind=st.sampled_from(["connected", "qr"]), crash=st.booleans())
-    def acknowledge_while_the_outbox_is_down(self, key: BotKey, kind: str, crash: bool) -> None:
+    @rule(
+        key=st.sampled_from(KEYS),
+        kind=st.sampled_from(["connected", "qr"]),
+        crash=st.booleans(),
+        pause=st.sampled_from([0.1, 0.4, 0.7]),
+    )
+    def acknowledge_while_the_outbox_is_down(self, key: BotKey, kind: str, crash: bool, pause: float = 0.4) -> None:
         """In time, and written only when the time is up, or never."""
         if self.down:
             self._outage_ends()
@@ -66,6 +72,9 @@ class Answers(Program):
         person.client.answer()
         self._advance(QR_LIFE + 1.0)
         self._check()
+        self._advance(pause)
+        self._publish(key, "connected")  # fails too: what is kept waits a second more, and the sweep comes first
+        self.world.settle()
         if crash:
             self.restart(crash=True)
         else:
@@ -80,6 +89,7 @@ class Answers(Program):
         person.client.acks, person.client.pongs = False, pongs
         self._publish(key, "paired")
         self._publish(key, "connected")
+        self.world.settle()
         self.time_passes(seconds=seconds)
         if person.here:
             person.client.answer()
@@ -114,6 +124,9 @@ class Answers(Program):
         self._advance(seconds)
         if seconds < 15.0 + GRACE:
             assert person.here or self.latest_wall > (person.token_end or 0.0) + GRACE
+            self._renew(person)
+            self._advance(12.0)
+            assert person.here, "a token was renewed, and its socket ended"
         elif seconds > 15.0 + GRACE + 1.0:
             assert not person.here, "a token ended, and its socket did not"
         self._check()
@@ -123,12 +136,14 @@ class Answers(Program):
     def renew(self, who: int) -> None:
         holders = [p for p in self._here() if p.token_end is not None and not p.client.slow]
         if holders:
-            person = holders[who % len(holders)]
-            end = self.world.clock.wall() + 15.0
-            number = person.client.emit("auth", {"token": end})
-            self.world.settle()
-            if person.here:
-                assert person.client.replies[number][0]["ok"] is True
-                person.token_end = end
-                self._reach("token renewed")
+            self._renew(holders[who % len(holders)])
         self._check()
+
+    def _renew(self, person: Person) -> None:
+        end = self.world.clock.wall() + 15.0
+        number = person.client.emit("auth", {"token": end})
+        self.world.settle()
+        if person.here:
+            assert person.client.replies[number][0]["ok"] is True
+            person.token_end = end
+            self._reach("token renewed")
