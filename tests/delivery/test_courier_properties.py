@@ -75,6 +75,7 @@ class FakeSocket:
             return MissReason.SEND_FAILED
         if self.slow:
             reached["slow"] += 1
+            self.closed = True  # as a real one, which is dropped for it
             return MissReason.QUEUE_FULL
         name, payload = json.loads(frame.payload[frame.payload.index(b"[") :])
         if name != "whatsapp_connection_event":

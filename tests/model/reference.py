@@ -1,6 +1,6 @@
 """What must be true, in plain Python: who must have seen what in which order, and what the ledger must say.
 
-It knows what was published, seen, acknowledged and answered, and how far the wall clock ever was. It knows nothing of
+It knows what was published, seen, acknowledged and answered, and how much time passed. It knows nothing of
 channels, batches, timers or rows.
 """
 
@@ -8,11 +8,21 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Final
 
+from backend.delivery.channel import REMEMBERED
 from backend.delivery.outbox import LedgerEntry, StoredEvent, Totals
 from backend.delivery.outcome import Outcome
-from backend.events import SUPERSEDES_ALWAYS, SUPERSEDES_UNSEEN
+from backend.events import SUPERSEDES_ALWAYS, SUPERSEDES_UNSEEN, EventType
 from backend.identity import BotKey
+
+GRAIN: Final = 0.05
+"""Seconds by which two parts may differ about a moment."""
+
+
+def supersedes(type_: EventType) -> frozenset[EventType]:
+    """What ends with an event of this type, or may."""
+    return SUPERSEDES_ALWAYS.get(type_, frozenset()) | SUPERSEDES_UNSEEN.get(type_, frozenset())
 
 
 @dataclass
@@ -23,7 +33,10 @@ class Reference:
     """Seen by a client that then answered a PING and had not promised to acknowledge."""
     acked_in_time: set[tuple[BotKey, int]] = field(default_factory=set)
     """Acknowledged by a socket that had it, before its time was up."""
-    latest_wall_ms: int = 0
+    ends: dict[tuple[BotKey, int], float] = field(default_factory=dict)
+    """When each event's time is up, on the clock that nobody sets."""
+    now: float = 0.0
+    """The same clock."""
     before: dict[tuple[BotKey, int], Outcome] = field(default_factory=dict)
 
     def ledger_is_true(self, key: BotKey, entries: list[LedgerEntry], *, writable: bool) -> None:
@@ -43,16 +56,20 @@ class Reference:
                 case Outcome.RECEIVED:
                     assert event in self.answered
                 case Outcome.SUPERSEDED:
-                    assert any(
-                        entry.type in SUPERSEDES_ALWAYS.get(e.type, ()) or entry.type in SUPERSEDES_UNSEEN.get(e.type, ())
-                        for e in published[entry.seq :]
-                    )
+                    assert any(entry.type in supersedes(e.type) for e in published[entry.seq :])
                 case Outcome.EXPIRED:
-                    assert entry.expires_at <= self.latest_wall_ms
+                    assert self.is_up(event, -GRAIN), f"{event} expired before its time"
                 case Outcome.DISCARDED:
                     raise AssertionError("nobody discarded it")
             if writable and event in self.acked_in_time:
-                assert entry.outcome in {Outcome.ACKED, Outcome.SUPERSEDED}, f"{event} was acked, is {entry.outcome.name}"
+                forgotten = entry.outcome is Outcome.RECEIVED and len(published) - entry.seq >= REMEMBERED
+                assert forgotten or entry.outcome in {Outcome.ACKED, Outcome.SUPERSEDED}, (
+                    f"{event} was acknowledged in time and is {entry.outcome.name}"
+                )
+
+    def is_up(self, event: tuple[BotKey, int], late: float = 0.0) -> bool:
+        """Whether an event's time is over; no setting of the clock brings that about, or puts it off."""
+        return self.now >= self.ends[event] + late
 
     def sums_are_true(self, entries: list[LedgerEntry], totals: Totals) -> None:
         """created = resolved + pending for each type, and so many rows; a late upgrade moves no sum."""
@@ -69,5 +86,5 @@ class Reference:
         return [
             e.seq
             for e in entries
-            if e.outcome is Outcome.PENDING and e.expires_at > self.latest_wall_ms and (key, e.seq) not in ended
+            if e.outcome is Outcome.PENDING and not self.is_up((key, e.seq)) and (key, e.seq) not in ended
         ]

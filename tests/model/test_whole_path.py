@@ -6,15 +6,17 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import ClassVar, Final
 
 import pytest
 import structlog
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.model.machine import BRANCHES, PathMachine
+from backend.delivery.outcome import Outcome
+from tests.model.machine import PathMachine
+from tests.model.people import BRANCHES, KEYS
 
 SECONDS: Final = float(os.environ.get("ROUNDTRIP_MODEL_SECONDS", "45"))
 """How long the search goes on; more finds more."""
@@ -36,7 +38,7 @@ def _quiet() -> Iterator[None]:
 @pytest.mark.timeout(SECONDS + 300)
 def test_the_whole_path_keeps_its_promises() -> None:
     class Machine(PathMachine):
-        reached: Counter[str] = Counter()
+        reached: ClassVar[Counter[str]] = Counter()
 
     until = time.monotonic() + SECONDS
     rounds = 0
@@ -49,9 +51,62 @@ def test_the_whole_path_keeps_its_promises() -> None:
                 stateful_step_count=30,
                 deadline=None,
                 report_multiple_bugs=False,
+                phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
                 suppress_health_check=list(HealthCheck),
             ),
         )
     print(f"{rounds * ROUND} examples: {dict(Machine.reached.most_common())}")
     missing = BRANCHES - set(Machine.reached)
     assert not missing, f"the rules no longer reach: {sorted(missing)}"
+
+
+def _an_acknowledgement_that_an_outage_kept_past_the_events_time(path: PathMachine) -> None:
+    """It was in time: what is written late does not expire."""
+    path.acknowledge_while_the_outbox_is_down(key=KEYS[0], kind="qr", crash=False)
+
+
+def _a_client_to_which_nothing_is_said(path: PathMachine) -> None:
+    """A websocket that answers each PING stays, however long no event comes."""
+    path.connect(key=KEYS[0], acks=False, polling=False, life=None)
+    path.time_passes(seconds=70.0)
+
+
+def _a_client_that_leaves_the_namespace(path: PathMachine) -> None:
+    """It is mapped no more, under neither key, though its connection stands."""
+    path.connect(key=KEYS[0], acks=True, polling=False, life=None)
+    path.change_identity(who=0, key=KEYS[2], acks=True, pause=True)
+    path.publish(key=KEYS[0], kind="connected")
+
+
+def _a_clock_that_is_a_day_ahead_for_a_moment(path: PathMachine) -> None:
+    """Nothing expires by it."""
+    path.publish(key=KEYS[0], kind="connected")
+    path.the_clock_is_set(seconds=86_400.0, key=KEYS[0], kind="connected")
+    path.the_clock_is_set(seconds=-86_400.0, key=KEYS[0], kind="qr")
+    path.connect(key=KEYS[0], acks=True, polling=False, life=None)
+    assert [entry.outcome for entry in path.world.ledger(KEYS[0])] == [Outcome.ACKED] * 3
+
+
+def _an_overflow_that_is_acknowledged_late(path: PathMachine) -> None:
+    """The newest 256 receipts are remembered; older events stay `received`."""
+    path.connect_while_events_flow(key=KEYS[2], acks=False, at="pending", count=1_001, slow=False)
+    path.time_passes(seconds=2.5)
+    path.answer(who=0)
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        _an_acknowledgement_that_an_outage_kept_past_the_events_time,
+        _a_client_to_which_nothing_is_said,
+        _a_client_that_leaves_the_namespace,
+        _a_clock_that_is_a_day_ahead_for_a_moment,
+        _an_overflow_that_is_acknowledged_late,
+    ],
+)
+def test_what_it_once_found(example: Callable[[PathMachine], None]) -> None:
+    path = PathMachine()
+    try:
+        example(path)
+    finally:
+        path.teardown()

@@ -11,6 +11,7 @@ from backend.delivery.outcome import Attempt
 from backend.identity import BotKey
 
 T = TypeVar("T")
+A = TypeVar("A", StoredEvent, StoredEvent | OutboxError)
 
 KINDS: Final = frozenset({"append", "ended", "pending", "last_seq", "ledger", "find", "discard", "check"})
 """Names of the answers: `ended` is the outbox's word that it ended events itself."""
@@ -31,6 +32,7 @@ class GatedOutbox:
         self.on_stored: Callable[[StoredEvent | OutboxError], None] = lambda _result: None
         """Told of each append's result when it is true, before anybody else is."""
         self.arrived = 0
+        self._moved_ns = 0
         """Answers so far."""
 
     def __getattr__(self, name: str) -> Any:
@@ -47,7 +49,8 @@ class GatedOutbox:
 
     def let(self, count: int = 1, kinds: Collection[str] = KINDS) -> int:
         """Let the oldest `count` of these kinds through; how many there were."""
-        let, stay = [], []
+        let: list[tuple[str, Callable[[], None]]] = []
+        stay: list[tuple[str, Callable[[], None]]] = []
         for item in self.waiting:
             (let if item[0] in kinds and len(let) < count else stay).append(item)
         self.waiting = stay
@@ -82,6 +85,11 @@ class GatedOutbox:
         self._pass(kind, answer)
         await through
 
+    def _moved(self, answer: A, moved_ns: int) -> A:
+        """An answer is told by the clock as it is when it is told."""
+        behind = (self._moved_ns - moved_ns) // 1_000_000
+        return answer.moved(behind) if behind and isinstance(answer, StoredEvent) else answer
+
     # the outbox
 
     @property
@@ -101,7 +109,8 @@ class GatedOutbox:
     def append(self, draft: Draft, done: Callable[[StoredEvent | OutboxError], None]) -> None:
         def stored(result: StoredEvent | OutboxError) -> None:
             self.on_stored(result)
-            self._pass("append", lambda: done(result))
+            moved_ns = self._moved_ns
+            self._pass("append", lambda: done(self._moved(result, moved_ns)))
 
         self.inner.append(draft, stored)
 
@@ -111,11 +120,18 @@ class GatedOutbox:
     def resolve(self, resolution: Resolution) -> None:
         self.inner.resolve(resolution)
 
+    def moved(self, ns: int) -> None:
+        self._moved_ns += ns
+        self.inner.moved(ns)
+
     def upgrade(self, key: BotKey, seq: int, at: int) -> None:
         self.inner.upgrade(key, seq, at)
 
     async def pending(self, key: BotKey, after: int, limit: int) -> list[StoredEvent]:
-        return await self._ask("pending", self.inner.pending(key, after, limit))
+        found = await self.inner.pending(key, after, limit)
+        moved_ns = self._moved_ns
+        await self._at_gate("pending")
+        return [self._moved(event, moved_ns) for event in found]
 
     async def last_seq(self, key: BotKey) -> int:
         return await self._ask("last_seq", self.inner.last_seq(key))

@@ -1,16 +1,24 @@
-"""A Socket.IO client over `MemoryTransport`, spoken by hand: what it does and leaves out is the test's choice."""
+"""A Socket.IO client spoken by hand, over any connection: what it does and leaves out is the test's choice."""
 
 from __future__ import annotations
 
 import json
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from tests.support.memory_wire import MemoryTransport
 
-Serve = Callable[[], Any]
-"""Makes the server's protocol for a new connection."""
+class Wire(Protocol):
+    """The client's end of a connection; `MemoryTransport` is one."""
+
+    def said(self, data: bytes) -> None: ...
+    def reads(self, yes: bool) -> None: ...
+    def hang_up(self) -> None: ...
+    def reset(self) -> None: ...
+
+
+Dial = Callable[[Callable[[bytes], None], Callable[[], None]], Wire]
+"""Opens a connection: what the server writes goes to the first, and the second is told that nothing more will come."""
 
 _MASK: Final = b"\0\0\0\0"  # a mask of zeros is a mask
 
@@ -18,11 +26,11 @@ _MASK: Final = b"\0\0\0\0"  # a mask of zeros is a mask
 class Http:
     """One HTTP/1.1 connection: one request at a time, the answers in order; becomes a websocket where it is told so."""
 
-    def __init__(self, serve: Serve, gone: Callable[[], None]) -> None:
+    def __init__(self, dial: Dial, gone: Callable[[], None]) -> None:
         self._waiting: deque[Callable[[int, str], None]] = deque()
         self._in = b""
         self._frame: Callable[[int, bytes], None] | None = None
-        self.wire = MemoryTransport(serve(), self._got, gone)
+        self.wire = dial(self._got, gone)
 
     def request(self, method: str, target: str, answered: Callable[[int, str], None], body: str = "") -> None:
         self._waiting.append(answered)
@@ -87,8 +95,8 @@ class MemoryClient:
     `pongs` and `acks` False keep its answers back until `answer`; `slow` True stops it from reading.
     """
 
-    def __init__(self, serve: Serve, auth: dict[str, Any], *, polling: bool = False) -> None:
-        self._serve = serve
+    def __init__(self, dial: Dial, auth: dict[str, Any], *, polling: bool = False) -> None:
+        self._dial = dial
         self.auth = auth
         self.events: list[dict[str, Any]] = []
         self.snapshots: list[dict[str, Any]] = []
@@ -116,13 +124,18 @@ class MemoryClient:
         self._post: Http | None = None
         self._socket: Http | None = None
         self.polls = polling
+        self._probed = False
+        """The websocket has answered; what polling began comes to its end first, and what is to be sent waits."""
+        self._kept: list[str] = []
+        self._requests = 0
         self._emits = 0
         if polling:
-            self._get = Http(serve, self._lost_poll)
-            self._post = Http(serve, self._lost_poll)
+            self._get = Http(dial, self._lost_poll)
+            self._post = Http(dial, self._lost_poll)
+            self._requests += 1
             self._get.request("GET", "/socket.io/?EIO=4&transport=polling", self._polled)
         else:
-            self._socket = Http(serve, self._lost)
+            self._socket = Http(dial, self._lost)
             self._socket.upgrade("/socket.io/?EIO=4&transport=websocket", self._opened, self._framed)
 
     # what it does
@@ -131,7 +144,10 @@ class MemoryClient:
         """One Engine.IO packet, by whatever transport stands."""
         if self.closed or self.vanished:
             return
-        if self.polls and self._post is not None:
+        if self._probed:
+            self._kept.append(packet)
+        elif self.polls and self._post is not None:
+            self._requests += 1
             self._post.request("POST", self._target("polling"), self._posted, packet)
         elif self._socket is not None:
             self._socket.send_frame(1, packet.encode())
@@ -184,7 +200,7 @@ class MemoryClient:
 
     def upgrade(self) -> None:
         """From polling to a websocket, as a stock client does at once."""
-        self._socket = Http(self._serve, self._lost)
+        self._socket = Http(self._dial, self._lost)
         self._socket.upgrade(self._target("websocket"), self._probe, self._framed)
 
     def close_engine(self) -> None:
@@ -214,7 +230,7 @@ class MemoryClient:
             if http is not None:
                 http.wire.reads(False)
 
-    def _leave_wires(self, how: Callable[[MemoryTransport], None]) -> None:
+    def _leave_wires(self, how: Callable[[Wire], None]) -> None:
         self.connected = False
         self.vanished = True  # it hears nothing any more
         for http in (self._get, self._post, self._socket):
@@ -234,6 +250,15 @@ class MemoryClient:
         if self.polls and not self.vanished:  # a polling session outlives its connections
             self._lost()
 
+    def _change_over(self) -> None:
+        """From polling to the websocket, once nothing is on its way by polling."""
+        if self._probed and not self._requests and self._socket is not None:
+            self.polls = self._probed = False
+            self._socket.send_frame(1, b"5")
+            kept, self._kept = self._kept, []
+            for packet in kept:
+                self.send(packet)
+
     def _opened(self, status: int, _body: str) -> None:
         assert status == 101
 
@@ -242,16 +267,21 @@ class MemoryClient:
             self._socket.send_frame(1, b"2probe")
 
     def _polled(self, status: int, body: str) -> None:
+        self._requests -= 1
         if status != 200:
             if self.polls:
                 self._lost()
             return
         for packet in body.split("\x1e"):
             self._packet(packet)
-        if self.polls and not self.closed and self._get is not None:
+        self._change_over()
+        if self.polls and not self._probed and not self.closed and self._get is not None:
+            self._requests += 1
             self._get.request("GET", self._target("polling"), self._polled)
 
     def _posted(self, status: int, _body: str) -> None:
+        self._requests -= 1
+        self._change_over()
         if status != 200 and self.polls:
             self._lost()
 
@@ -270,9 +300,9 @@ class MemoryClient:
         if kind == "0":
             self._sid = json.loads(rest)["sid"]
             self.join()
-        elif packet == "3probe" and self._socket is not None:
-            self.polls = False
-            self._socket.send_frame(1, b"5")
+        elif packet == "3probe":
+            self._probed = True
+            self._change_over()
         elif kind == "2":
             self.owed_pongs += 1
             if self.pongs:
@@ -320,5 +350,3 @@ class MemoryClient:
     def first_seqs(self) -> list[int]:
         """Without repeats: what a client that drops ids it has seen makes of it."""
         return list(dict.fromkeys(self.seqs))
-
-

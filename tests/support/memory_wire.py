@@ -32,9 +32,7 @@ class MemoryTransport(asyncio.Transport):
 
     def __init__(self, protocol: Any, deliver: Callable[[bytes], None], gone: Callable[[], None]) -> None:
         """`deliver` gets what the server wrote, `gone` is told when nothing more will come."""
-        super().__init__(
-            {"peername": ("127.0.0.1", 50_000), "sockname": ("127.0.0.1", 80), "socket": NoSocket()}
-        )
+        super().__init__({"peername": ("127.0.0.1", 50_000), "sockname": ("127.0.0.1", 80), "socket": NoSocket()})
         self._loop = asyncio.get_running_loop()
         self._protocol = protocol
         self._deliver = deliver

@@ -76,8 +76,8 @@ class FakePeer:
         self.connected_at = 0.0
         self.sent: list[Any] = []
 
-    def send(self, frame: object) -> None:
-        pass
+    def send(self, frame: object) -> MissReason | None:
+        return MissReason.SEND_FAILED if self.closed else None
 
     def confirm(self, sent: object) -> None:
         self.sent.append(sent)

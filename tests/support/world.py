@@ -13,11 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
+from backend.clock_steps import WatchedClock
 from backend.delivery.courier import Courier
 from backend.delivery.outbox import LedgerEntry, OutboxError, StoredEvent
 from backend.delivery.replay import Replayer
@@ -31,6 +33,7 @@ from backend.sockets.registry import Registry
 from backend.sockets.server import SocketServer
 from tests.support.gated_outbox import GatedOutbox
 from tests.support.memory_client import MemoryClient
+from tests.support.memory_wire import MemoryTransport
 from tests.support.sockets import Faults, Notes, idle
 from tests.support.stepped_loop import SteppedLoop
 from tests.support.stepped_time import stepped_time
@@ -74,11 +77,11 @@ class CountingLoop(SteppedLoop):
         super().__init__()
         self.calls = 0
 
-    def call_soon(self, *args: Any, **kwargs: Any) -> asyncio.Handle:
+    def call_soon(self, *args: Any, **kwargs: Any) -> asyncio.Handle:  # type: ignore[override]  # handed on
         self.calls += 1
         return super().call_soon(*args, **kwargs)
 
-    def call_soon_threadsafe(self, *args: Any, **kwargs: Any) -> asyncio.Handle:
+    def call_soon_threadsafe(self, *args: Any, **kwargs: Any) -> asyncio.Handle:  # type: ignore[override]  # as above
         self.calls += 1
         return super().call_soon_threadsafe(*args, **kwargs)
 
@@ -133,13 +136,12 @@ class World:
         option = self.options.get
         clock = self.clock
         self.faults = Faults()
-        self.sqlite = SqliteOutbox(
-            self.folder, sweep_every=1.0, now_ms=lambda: clock.wall_ns() // 1_000_000
-        )
+        self.sqlite = SqliteOutbox(self.folder, sweep_every=1.0, clock=clock)
         self.sqlite.on_write = self._committed
         self._rest = self.sqlite._writer._wake = Rest()
         self.outbox = GatedOutbox(self.sqlite)
         self.outbox.on_stored = self.on_stored
+        self.watched = WatchedClock(clock)
         self.registry = Registry(clock.monotonic)
         self.courier = Courier(
             self.outbox,
@@ -150,10 +152,12 @@ class World:
             event_ttl=option("event_ttl", 120.0),
             ack_timeout=option("ack_timeout", 5.0),
             backoff=Backoff(5.0, 20.0),
-            now_ns=clock.wall_ns,
+            clock=self.watched,
         )
+        self.watched.on_step += [self.outbox.moved, self.courier.moved]
+        self.watched.start()
         limit = option("send_queue_limit", 1 << 20)
-        self.replayer = Replayer(self.outbox, self.courier, self.notes, idle, watermark=limit // 2)
+        self.replayer = Replayer(self.outbox, self.courier, self.notes, idle, watermark=limit // 2, clock=self.watched)
         self.server = SocketServer(
             self.registry,
             self.courier,
@@ -168,6 +172,7 @@ class World:
             ping_timeout=option("ping_timeout", 20),
             max_packet=65_536,
             door=Doorkeeper(self._admit, None, option("grace", 10.0), clock.wall),
+            clock=clock,
         )
         app = web.Application()
         self.server.attach(app)
@@ -199,6 +204,7 @@ class World:
         await self.server.drain(0.0)
         await self.server.close()
         self.courier.close()
+        self.watched.stop()
         await self.runner.cleanup()
         await self.outbox.close()
 
@@ -288,7 +294,7 @@ class World:
         assert server is not None
 
         async def made() -> MemoryClient:
-            return MemoryClient(server, {"userId": user, "botId": bot, **auth}, polling=polling)
+            return MemoryClient(partial(_dial, server), {"userId": user, "botId": bot, **auth}, polling=polling)
 
         client = self.loop.run(made())
         self.clients.append(client)
@@ -323,6 +329,10 @@ class World:
         result = self.loop.run(run())
         self.settle()
         return result
+
+
+def _dial(server: Callable[[], Any], deliver: Callable[[bytes], None], gone: Callable[[], None]) -> MemoryTransport:
+    return MemoryTransport(server(), deliver, gone)
 
 
 async def _cancel_all() -> None:
