@@ -164,7 +164,6 @@ class Metrics:
         self.event_loop_lag = self._histogram(
             "event_loop_lag", "How much later than asked the event loop ran a timer.", _LAG
         )
-        self.clock_steps = self._counter("clock_steps", "Times that somebody set the machine's clock.")
         ready = Gauge(f"{_PREFIX}_ready", "1 while a check of /readyz is well.", ["check"], registry=registry)
         self.ready: Mapping[str, Gauge] = {name: ready.labels(name) for name in words.ready_checks}
         self.gc_pause = self._loop_histogram(
@@ -174,6 +173,7 @@ class Metrics:
         self.task_failures = self._counter(
             "task_failures", "Background tasks, or single steps of them, that ended in an error."
         )
+        self.clock_steps = self._counter("clock_steps", "Times that somebody set the machine's clock.")
         self.telemetry_dropped = self._family(
             "telemetry_dropped", "Spans and log records that were lost on their way out.", "signal", SIGNALS
         )
