@@ -71,7 +71,7 @@ class Paired(Payload, frozen=True):
     phone_number: str
 
 
-class Connected(Payload, frozen=True, omit_defaults=False):
+class Connected(Payload, frozen=True):
     """`also_linked_elsewhere`: the same account is linked under another bot too."""
 
     phone_number: str
@@ -100,8 +100,8 @@ class Disconnected(Failure, frozen=True):
     pass
 
 
-class LoggedOut(Failure, frozen=True):
-    """`device_removed`: whether the account no longer lists this device; None where that was not the question."""
+class LoggedOut(Failure, frozen=True, omit_defaults=True):
+    """`device_removed`: whether the account no longer lists this device; absent where that was not the question."""
 
     device_removed: bool | None = None
 
@@ -110,7 +110,7 @@ class Replaced(Failure, frozen=True):
     pass
 
 
-class Banned(Failure, frozen=True):
+class Banned(Failure, frozen=True, omit_defaults=True):
     """Both are RFC 3339 UTC. `until` is None when WhatsApp names no end; `retry_at` is when the account is tried again
     by itself.
     """

@@ -98,10 +98,16 @@ class Settings(BaseSettings):
         60.0, gt=0, description="Seconds that the library may try to reconnect by itself until it is restarted"
     )
     disconnect_grace: float = Field(5.0, ge=0, description="Seconds without connection that nobody is told about")
-    retry_limit: int = Field(6, ge=0, description="Dials that may fail before WhatsApp counts as unreachable")
+    retry_limit: int = Field(
+        6, ge=0, description="Dials that may fail before the page is told that WhatsApp is unreachable"
+    )
     retry_first: float = Field(1.0, gt=0, description="Seconds before the first retry; doubles, with jitter")
     retry_cap: float = Field(60.0, gt=0, description="Most seconds between two retries")
-    restart_limit: int = Field(5, ge=0, description="Deaths of one link's worker, within the window, that are cured")
+    restart_limit: int = Field(
+        5,
+        ge=0,
+        description="Deaths of one link's worker, within the window, until the page is told; a paired link is tried on",
+    )
     restart_window: float = Field(600.0, gt=0, description="Seconds of that window")
     truth_interval: float = Field(30.0, gt=0, description="Seconds between comparisons with the library's own word")
     truth_misses: int = Field(3, ge=1, description="Comparisons without an answer until a worker counts as hung")
@@ -182,6 +188,7 @@ class Settings(BaseSettings):
         "host",
         "admin_host",
         "data_dir",
+        "device_name",
         "whatsapp_proxy",
         "jwks_url",
         "jwt_public_key",

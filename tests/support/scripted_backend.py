@@ -18,7 +18,21 @@ import uvloop
 from backend import settings as settings_
 from backend.app import Backend
 from backend.identity import BotKey
-from backend.links.driver import Offline, Online, PairSucceeded, QrShown, Report, SessionSpec, Unreachable, WorkerDied
+from backend.links.driver import (
+    ConnectFailed,
+    DeviceNotRemovedError,
+    KeepAliveLost,
+    Offline,
+    Online,
+    Outdated,
+    PairSucceeded,
+    QrShown,
+    Report,
+    SessionSpec,
+    TemporaryBan,
+    Unreachable,
+    WorkerDied,
+)
 from backend.process import serve
 from tests.links.helpers import keys_for
 
@@ -47,6 +61,8 @@ class Scripted:
 
     async def logout(self) -> None:
         self._task.cancel()
+        if self.bot == "keeps":
+            raise DeviceNotRemovedError
 
     async def alive(self) -> bool | None:
         self.asked += 1
@@ -55,18 +71,24 @@ class Scripted:
     async def _play(self) -> None:
         await SCRIPTS.get(self.bot.partition(".")[0], shows)(self)
 
+    @property
+    def phone_number(self) -> str:
+        """A ban is a number's, so the bot that is banned has one of its own; and a removal's session has no seed."""
+        own = {"banned": "01", "keeps": "03"}
+        return PHONES + (own.get(self.bot) or str(int(self.spec.seed[:6], 16) % 90 + 10))
+
     async def connect(self) -> None:
-        keys_for(self.spec.store)
-        number = PHONES + str(int(self.spec.seed[:6], 16) % 90 + 10)
-        self.report(QrShown("2@code", 1, 6, 60.0))
-        self.report(PairSucceeded(number))
+        """Pair, in a link's first life, and get in."""
+        if not self.spec.store.exists():
+            keys_for(self.spec.store)
+            self.report(QrShown("2@code", 1, 6, 60.0))
+            self.report(PairSucceeded(self.phone_number))
         await self.online()
 
     async def online(self) -> None:
-        number = PHONES + str(int(self.spec.seed[:6], 16) % 90 + 10)
         if self.lives is False and self.bot != "lies":
             self.lives = True
-        self.report(Online(number, "Ada"))
+        self.report(Online(self.phone_number, "Ada"))
 
     def offline(self) -> None:
         self.lives = False
@@ -82,9 +104,11 @@ async def shows(session: Scripted) -> None:
 
 
 async def pairs(session: Scripted) -> None:
-    await shows(session)
-    keys_for(session.spec.store)
-    session.report(PairSucceeded(PHONES + "99"))
+    """Is let in by nobody after its scan."""
+    if session.number == 1:
+        await shows(session)
+        keys_for(session.spec.store)
+        session.report(PairSucceeded(PHONES + "02"))
 
 
 async def once(session: Scripted) -> None:
@@ -144,9 +168,40 @@ async def flaps_slowly(session: Scripted) -> None:
     await flaps(session, 0.8)
 
 
+async def ails(session: Scripted) -> None:
+    await session.connect()
+    session.report(KeepAliveLost())
+
+
+async def banned(session: Scripted) -> None:
+    await session.connect()
+    if session.number == 1:
+        session.report(TemporaryBan(0, None))
+
+
+async def refused(session: Scripted) -> None:
+    if session.number == 1:
+        await session.connect()
+    session.report(ConnectFailed("400"))
+
+
+async def outdated(session: Scripted) -> None:
+    await session.connect()
+    if session.number == 1:
+        session.report(Outdated())
+
+
+async def keeps(session: Scripted) -> None:
+    """Its device cannot be removed."""
+    await session.connect()
+
+
 SCRIPTS: Mapping[str, Callable[[Scripted], Awaitable[None]]] = {
     script.__name__.replace("_", "-"): script
-    for script in (silent, shows, pairs, once, drops, unreachable, lost, dies, dies_slowly, lies, hangs)
+    for script in (
+        *(silent, shows, pairs, once, drops, unreachable, lost, dies, dies_slowly, lies, hangs),
+        *(ails, banned, refused, outdated, keeps),
+    )
 } | {"flaps": flaps, "flaps-slowly": flaps_slowly}
 
 BOTS = tuple(SCRIPTS) + tuple(f"{name}.{number}" for name in ("once", "stays") for number in range(6))
@@ -163,7 +218,7 @@ class ScriptedDriver:
         self._held = 0
 
     async def start(self, spec: SessionSpec, report: Callable[[Report], None]) -> Scripted:
-        bot = self._bots[spec.seed]
+        bot = self._bots.get(spec.seed, "keeps")  # the removal of a device names no bot
         self._counts[spec.link_id] = self._counts.get(spec.link_id, 0) + 1
         log.info("scripted_start", bot=bot.replace("-", " "), number=self._counts[spec.link_id])
         if bot.startswith("stays"):
