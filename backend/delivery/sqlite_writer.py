@@ -9,6 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,15 @@ BATCH_LIMIT: Final = 2000
 """Most that is taken at once, so that a flood is answered in pieces."""
 
 
+@dataclass(slots=True)
+class Expiry:
+    """Events that end by `now`, milliseconds of the writer's clock, do so when the `awaited` items that were in the
+    queue by then are written: one of them may be an acknowledgement that was in time."""
+
+    now: int
+    awaited: int
+
+
 class Writer:
     """Use `put` on the event loop; everything from `_run` on is the thread's."""
 
@@ -49,10 +59,11 @@ class Writer:
         self._ahead_ns = 0
         self._queue: deque[Write | Read | Stop] = deque()
         self._wake = threading.Event()
-        self._kept = KeptWrites()
+        self._kept = KeptWrites(lambda: time.monotonic())  # the module's name, which a stepped clock may stand behind
         self._ids = EventIds()
         self._times = Timestamps()
         self._next_sweep = 0.0
+        self._expiry: Expiry | None = None
         self.fault_delay = 0.0
         self.fault_down = False
         self.on_failure: Callable[[], object] = lambda: None
@@ -133,6 +144,8 @@ class Writer:
                 stops.append((item.answer, None))
             else:
                 writes.append(item)
+        if self._expiry is not None:
+            self._expiry.awaited -= len(writes) + len(reads)
         if writes or self._kept.due() or (self._kept and stops):
             self._write(writes)
         if reads:
@@ -181,6 +194,7 @@ class Writer:
             self._moved_ns += batch.moved.ns
             self._ahead_ns = max(0, self._ahead_ns + batch.moved.ns)
             self._frame.follow(batch.moved.offset)
+            self._expiry = None
         self._keys.committed()
         self._kept.succeeded()
         seconds = time.perf_counter() - started
@@ -259,15 +273,18 @@ class Writer:
     def _expire(self) -> bool:
         """End a slice of what has expired; whether more is left. What was confirmed before is written first: an event
         whose end waits in the queue, or was kept while the store could not write, does not expire."""
-        now = self._frame.now_ms()
-        if now < self._sweep.next_expiry:
-            return False
-        if self._queue:
-            return True
+        if self._expiry is None:
+            now = self._frame.now_ms()
+            if now < self._sweep.next_expiry:
+                return False
+            self._expiry = Expiry(now, len(self._queue))
+        if self._expiry.awaited > 0:
+            return True  # what came later comes too late for these events, so a flood puts nothing off
         if self._kept:
             self._write(())
             if self._kept:
                 return False
+        now, self._expiry = self._expiry.now, None
         with self._transaction():
             ended, moves = self._sweep.expire(now)
             self._ledger.store(moves)

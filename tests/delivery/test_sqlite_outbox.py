@@ -256,6 +256,28 @@ async def test_an_end_that_waits_in_the_queue_comes_before_the_expiry(open_outbo
     assert outbox.totals().resolved[EventType.CONNECTED, Outcome.ACKED] == len(events)
 
 
+async def test_a_flood_puts_no_expiry_off(open_outbox: Open, clock: Clock) -> None:
+    """The queue is never empty, and what is too old ends all the same."""
+    outbox = await open_outbox(sweep_every=0.0)
+    told: list[Ended] = []
+    outbox.on_ended = told.extend
+    old = await store(outbox, draft(CONNECTED, clock, ttl=1000))
+    clock.pass_ms(2000)
+    answered = 0
+
+    def again(_: object) -> None:
+        nonlocal answered
+        answered += 1
+        if not told and answered < 40 * BATCH_LIMIT:
+            outbox.append(draft(CONNECTED, clock, ttl=60_000), again)
+
+    for _ in range(4 * BATCH_LIMIT):
+        outbox.append(draft(CONNECTED, clock, ttl=60_000), again)
+    await until(lambda: bool(told), within=30)
+    assert told[0] == Ended(KEY, old.seq, Outcome.EXPIRED)
+    assert answered < 20 * BATCH_LIMIT
+
+
 async def test_a_long_outage_with_many_ends_is_survived(open_outbox: Open, clock: Clock) -> None:
     outbox = await open_outbox()
     for _ in range(5000):
