@@ -137,14 +137,21 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
         if self.backlog > self._limit:
             self.hang_up("queue_full")
         elif self._transport is not None:
-            self._transport.write(_framed(pkt))
+            self._put(_framed(pkt))
         else:
             self._enqueue(pkt, len(pkt.encode()))
+
+    def _put(self, frame: bytes) -> None:
+        """Write to the websocket, unless its connection is gone: the reader sees that, and closes. uvloop raises for
+        a transport that is closed."""
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            transport.write(frame)
 
     def answer(self, frame: bytes) -> None:
         """Write a frame of the websocket's own, unless the client does not read."""
         if self._transport is not None and self._transport.get_write_buffer_size() <= self._limit:
-            self._transport.write(frame)
+            self._put(frame)
 
     def _enqueue(self, pkt: Any, size: int) -> None:
         size += PACKET_COST
@@ -297,7 +304,7 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
         self.connected = self.upgraded = True
         self._transport = ws.transport
         while not self.queue.empty():
-            ws.transport.write(_framed(self.queue.get_nowait()))
+            self._put(_framed(self.queue.get_nowait()))
         try:
             await self._read(ws)
         finally:
@@ -309,6 +316,8 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
         try:
             async with asyncio.timeout(UPGRADE_WITHIN):
                 if await ws.receive() != "2probe":
+                    return False
+                if ws.transport.is_closing():
                     return False
                 ws.transport.write(websocket_frame(b"3probe"))
                 self._enqueue(packet.Packet(packet.NOOP), 1)  # ends the poll that waits

@@ -26,6 +26,10 @@ UNASKED: Final = 1_000
 """PONGs and acknowledgements that nobody waits for, until a client is closed for them."""
 
 
+JOIN_WITHIN: Final = 20.0
+"""Seconds after which a connection without a socket is closed at its next heartbeat: it only holds memory."""
+
+
 class Sent(enum.Enum):
     """What became of one write."""
 
@@ -52,6 +56,7 @@ class Lane(EngineSocket):
         super().__init__(server, sid, limit)
         self._pings: deque[object] = deque()
         self._unasked = 0
+        self._opened_at = self._loop.time()
         self.told_at = float("-inf")
         """When the client was last told that it asks too much, by the loop's clock."""
         self.asked_to_connect = False
@@ -77,13 +82,21 @@ class Lane(EngineSocket):
         transport.write(frame.wire)
         return Sent.OK
 
+    def _ping_due(self) -> None:
+        if self.client is None and self._loop.time() - self._opened_at >= JOIN_WITHIN:
+            self._timer = None
+            self.refuse("not_joined")
+            self._start_closing(self.server.reason.TRANSPORT_ERROR)
+            return
+        super()._ping_due()
+
     def ping(self, marker: object) -> None:
         """Ask for a receipt: `client.received(marker)` follows when the client's engine has read all so far."""
         if self.closed or self.closing:
             return
         self._pings.append(marker)
         if self._transport is not None:
-            self._transport.write(PING_FRAME)
+            self._put(PING_FRAME)
         else:
             self._enqueue(packet.Packet(packet.PING), 1)
 

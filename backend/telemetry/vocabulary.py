@@ -60,6 +60,7 @@ class Vocabulary:
         "namespace",
         "second_connect",
         "second_request",
+        "not_joined",
         "slow_request",
         "attachments",
         "ack",

@@ -11,7 +11,7 @@ import pytest
 from engineio import exceptions, packet
 
 from backend.sockets.engine_socket import CLOSE_WITHIN, LATE, READ_FIRST
-from backend.sockets.lane import Lane
+from backend.sockets.lane import JOIN_WITHIN, Lane
 from tests.support.stepped_loop import SteppedLoop
 
 INTERVAL, TIMEOUT = 25.0, 20.0
@@ -26,6 +26,7 @@ class Wire:
         self.end: str | None = None
 
     def write(self, data: bytes) -> None:
+        assert not self.is_closing(), "uvloop raises for a transport that is closed"
         self.written.append(data)
 
     def get_write_buffer_size(self) -> int:
@@ -74,8 +75,19 @@ def loop() -> Iterator[SteppedLoop]:
     asyncio.set_event_loop(None)
 
 
-async def made(server: Server, wire: Wire | None) -> Lane:
+class Client:
+    """Whoever joined; nothing was written to it yet."""
+
+    def acked(self, _seq: int) -> bool:
+        return False
+
+    def received(self, _marker: object) -> None:
+        raise AssertionError("nothing was sent")
+
+
+async def made(server: Server, wire: Wire | None, *, joined: bool = True) -> Lane:
     lane = server.sockets["sid"] = Lane(server, "sid", 10_000)
+    lane.client = Client() if joined else None
     if wire is not None:
         lane.upgraded = True
         lane._transport = wire  # type: ignore[assignment]  # as much of one as is looked at
@@ -225,4 +237,31 @@ def test_what_a_client_may_not_send_is_refused_and_counted_once(loop: SteppedLoo
         with pytest.raises(exceptions.UnknownPacketError):
             loop.run(lane.receive(packet.Packet(kind)))
     assert server.refused == ["packet_type"]
+    lane._disarm()
+
+
+@pytest.mark.parametrize("wire", [Wire, lambda: None], ids=["websocket", "polling"])
+def test_a_connection_without_a_socket_is_closed_though_it_answers(loop: SteppedLoop, wire: Any) -> None:
+    server, wire = Server(), wire()
+    server.ping_interval = 1.0
+    lane = loop.run(made(server, wire, joined=False))
+    for _ in range(int(JOIN_WITHIN) - 1):
+        loop.advance(1.0)
+        loop.run(lane.receive(packet.Packet(packet.PONG)))
+    assert not lane.gone
+    loop.advance(1.0)
+    assert server.ended == ["transport error"]
+    assert server.refused == ["not_joined"]
+
+
+def test_nothing_is_written_to_a_connection_that_is_gone(loop: SteppedLoop) -> None:
+    """Its end is seen by whoever reads, perhaps a turn of the loop later."""
+    server, wire = Server(), Wire()
+    lane = loop.run(made(server, wire))
+    wire.end = "reset by the client"
+    lane.answer(b"\x8a\x00")
+    lane.ping(object())
+    lane.write(packet.Packet(packet.MESSAGE, data="2[]"))
+    loop.advance(INTERVAL)
+    assert wire.written == []
     lane._disarm()
