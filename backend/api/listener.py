@@ -15,6 +15,7 @@ from aiohttp import StreamReader, web
 
 from backend.api.acceptor import Acceptor, bound
 from backend.api.http_handler import MAX_FIELD, MAX_LINE, HttpHandler
+from backend.api.problems import CONTENT_TYPE
 from backend.descriptors import Reserve
 from backend.limits import Places
 from backend.proxies import Proxies, who
@@ -31,13 +32,32 @@ SAY_AGAIN: Final = 10.0
 
 _END_OF_HEAD: Final = b"\r\n\r\n"
 
-_REFUSAL: Final = (
-    b'{"type":"urn:roundtrip:problem:rate_limited","title":"Rate limited","status":429,'
-    b'"detail":"Too many connections; close one.","code":"rate_limited"}'
+MAX_HEAD: Final = 65_536
+"""Bytes of a request's head in all: the parser bounds each line and their number, which is a megabyte and a half."""
+
+
+def _at_once(status: str, code: str, title: str, detail: str, *headers: str) -> bytes:
+    """A whole answer that closes the connection, for where no request was parsed."""
+    problem = {
+        "type": f"urn:roundtrip:problem:{code}",
+        "title": title,
+        "status": int(status[:3]),
+        "detail": detail,
+        "code": code,
+    }
+    body = msgspec.json.encode(problem)
+    head = [f"HTTP/1.1 {status}", f"Content-Type: {CONTENT_TYPE}", *headers, "Connection: close"]
+    return "\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]).encode() + body
+
+
+_FULL: Final = _at_once(
+    "429 Too Many Requests", "rate_limited", "Rate limited", "Too many connections; close one.", "Retry-After: 5"
 )
-_FULL: Final = (
-    b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/problem+json\r\nRetry-After: 5\r\n"
-    b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(_REFUSAL), _REFUSAL)
+_HEAD_TOO_LARGE: Final = _at_once(
+    "431 Request Header Fields Too Large",
+    "head_too_large",
+    "Head too large",
+    f"A request's head may have {MAX_HEAD} bytes.",
 )
 
 
@@ -118,13 +138,28 @@ class Connection(asyncio.Protocol):
     ended a body is not seen; such a connection is like an idle one.
     """
 
-    __slots__ = ("_address", "_body", "_handler", "_parsed", "_port", "_tail", "_timer", "_transport")
+    __slots__ = (
+        "_address",
+        "_body",
+        "_entered",
+        "_handler",
+        "_head",
+        "_parsed",
+        "_port",
+        "_tail",
+        "_timer",
+        "_transport",
+    )
 
     def __init__(self, handler: HttpHandler, port: Port) -> None:
         self._handler: HttpHandler | None = handler
         self._port = port
         self._address = ""
+        self._entered = False
+        """It has a place of the port's."""
         self._parsed = 0
+        self._head = 0
+        """Bytes of a head that is not whole yet."""
         self._body: StreamReader | None = None
         """What follows the request that was parsed last."""
         self._tail = b""
@@ -141,6 +176,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(_FULL)
             self._transport.close()
             return
+        self._entered = True
         self._run_deadline()
         if self._handler is not None:
             self._handler.connection_made(transport)
@@ -155,18 +191,24 @@ class Connection(asyncio.Protocol):
             handler.data_received(data)
             return
         in_body = self._body is not None and not self._body.is_eof()
+        if self._head > MAX_HEAD:
+            self._end_head(handler)
+            return
         handler.data_received(data)
         ending = (self._tail + data)[-4:]
         self._tail = ending[-3:]
         if handler.parsed != self._parsed:
             self._parsed = handler.parsed
+            self._head = 0
             self._stop_deadline()
             body = handler.newest_body
             self._body = body
             if body is None and ending != _END_OF_HEAD and not handler.upgraded:
                 self._run_deadline()  # a next head has begun behind this one
-        elif self._timer is None and not in_body and data.strip(b"\r\n"):
-            self._run_deadline()
+        elif not in_body:
+            self._head += len(data)
+            if self._timer is None and data.strip(b"\r\n"):
+                self._run_deadline()
 
     def eof_received(self) -> None:
         if self._handler is not None:
@@ -175,8 +217,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._stop_deadline()
         handler, self._handler = self._handler, None
-        if handler is not None:
+        if self._entered:
             self._port.leave(self._address)
+        if handler is not None:
             handler.connection_lost(error)
         self._body = None
         self._transport = None
@@ -196,6 +239,19 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _end_head(self, handler: HttpHandler) -> None:
+        """More came than a head may have, and no request was parsed."""
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            self._port.malformed("head_too_large")
+            if not handler.busy:  # or it would come in the middle of an answer
+                transport.write(_HEAD_TOO_LARGE)
+            transport.write_eof()  # what still comes is read and dropped: a reset would take the answer back
+            self._stop_deadline()
+            self._timer = asyncio.get_running_loop().call_later(LINGER, transport.abort)
+        self._handler = None
+        handler.connection_lost(None)
 
     def _late(self) -> None:
         """No whole request came: whoever opens connections and says nothing must not hold them."""

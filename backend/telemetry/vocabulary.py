@@ -94,4 +94,4 @@ class Vocabulary:
         "descriptors",
     )
     ready_checks: tuple[str, ...] = ("outbox", "links", "restore", "draining")
-    malformed: tuple[str, ...] = ("malformed", "line_too_long", "header_too_long", "http_version")
+    malformed: tuple[str, ...] = ("malformed", "line_too_long", "header_too_long", "head_too_large", "http_version")

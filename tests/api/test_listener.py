@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from backend.api.http_handler import HttpHandler
-from backend.api.listener import Connection, Port, PortRules, listen
+from backend.api.listener import MAX_HEAD, Connection, Port, PortRules, listen
 from backend.proxies import Proxies
 from tests.support.py_client import eventually
 
@@ -318,3 +318,38 @@ async def test_a_closed_connection_is_freed_by_counting_alone() -> None:
             await eventually(lambda: there() == 0)
         finally:
             gc.enable()
+
+
+@pytest.mark.parametrize("before", [b"", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"], ids=["first", "later"])
+async def test_a_head_without_end_is_cut_off(before: bytes) -> None:
+    """Each header is within its bound, and so is their number; together they are not."""
+    async with listening() as (number, port, refused), connected(number) as (reader, writer):
+        if before:
+            writer.write(before)
+            await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
+        answered = asyncio.ensure_future(reader.readuntil(b"}"))
+        sent = 0
+        async with asyncio.timeout(10):
+            while not answered.done():
+                line = b"X-%d: " % sent + b"y" * 12_000 + b"\r\n"
+                writer.write(line)
+                await asyncio.sleep(0.005)
+                sent += len(line)
+        answer = await answered
+        assert sent < 10 * MAX_HEAD
+        assert b" 431 " in answer
+        assert b'"head_too_large"' in answer
+        assert refused == ["malformed: head_too_large"]
+        await eventually(lambda: port.open == 0)
+
+
+async def test_a_long_body_is_no_head() -> None:
+    async with listening() as (number, _, _), connected(number) as (reader, writer):
+        length = 4 * MAX_HEAD
+        writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % length)
+        for _ in range(8):
+            writer.write(b"x" * (length // 8))
+            await asyncio.sleep(0.01)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        assert b" 431 " not in answer
