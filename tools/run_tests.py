@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 ROOT: Final = Path(__file__).resolve().parent.parent
 WORK: Final = ROOT / "build" / "tests"
 
-SIDE_BY_SIDE: Final = 4
+SIDE_BY_SIDE: Final = 6
 """Tests that wait at once, on two cores: they need little of them."""
 
 NOTHING_SELECTED: Final = 5

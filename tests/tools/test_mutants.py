@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tools.mutation import forks
+from tools.mutation.__main__ import highest
 from tools.mutation.mutants import mutants, mutated
 from tools.mutation.plan import ROOT, Judged, equivalents, load
 
@@ -104,3 +105,9 @@ def test_trials_run_side_by_side(tmp_path: Path) -> None:
     names = {name for name, _ in forks.run((forks.Job(n, work, 30) for n in range(4)), 4, tmp_path / "log")}
     assert names == {0, 1, 2, 3}
     assert time.monotonic() - begin < 1.1
+
+
+def test_a_small_sample_fails_only_where_chance_does_not_explain_it() -> None:
+    assert highest(0.5, 10_000) == pytest.approx(0.5116, abs=0.001)
+    assert highest(0.45, 40) > 0.52 > highest(0.30, 40)
+    assert highest(0.0, 0) == 1.0

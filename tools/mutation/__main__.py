@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import math
 import os
 import random
 import sys
@@ -113,10 +114,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.keep:
         plans.SCORE.write_bytes(msgspec.json.format(msgspec.json.encode(score), indent=2) + b"\n")
     floor = _floor(options.at_least)
-    if score.share < floor:
-        _say(f"FAILED: {score.share:.1%} is below the floor of {floor:.1%}")
+    best = highest(score.share, score.sampled)
+    if best < floor:
+        _say(f"FAILED: {score.share:.1%} of {score.sampled}, at the best {best:.1%}, is below the floor of {floor:.1%}")
         return 1
     return 0
+
+
+def highest(share: float, sampled: int) -> float:
+    """The share of all mutants that a sample of so many still allows: chance alone exceeds it once in a hundred runs
+    (Wilson's bound, one-sided)."""
+    if sampled == 0:
+        return 1.0
+    z = 2.326
+    middle = share + z * z / (2 * sampled)
+    spread = z * math.sqrt(share * (1 - share) / sampled + z * z / (4 * sampled * sampled))
+    return (middle + spread) / (1 + z * z / sampled)
 
 
 def _parser() -> argparse.ArgumentParser:
