@@ -33,7 +33,8 @@ def read(auth: object, environ: Mapping[str, Any], remote: str) -> Handshake:
     """Take each field from `auth`, and from the query where `auth` does not name it. `token` is never in a query,
     where logs would keep it."""
     said: Mapping[object, object] = auth if isinstance(auth, dict) else {}
-    query = parse_qs(str(environ.get("QUERY_STRING", "")), keep_blank_values=True)
+    # What is no UTF-8 must not become another id: as surrogates it is refused where ids are checked.
+    query = parse_qs(str(environ.get("QUERY_STRING", "")), keep_blank_values=True, errors="surrogateescape")
 
     def field(name: str) -> object:
         return said[name] if name in said else query.get(name, [None])[-1]

@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from backend.delivery.outcome import MissReason, Outcome
 from backend.delivery.retry import Backoff
@@ -23,10 +24,12 @@ KEY = BotKey("user", "bot")
 CONNECTED = Connected("+15550100", "Ada", True)
 
 
-async def raw(s: Stage, auth: Any) -> tuple[aiohttp.ClientSession, aiohttp.ClientWebSocketResponse, str]:
+async def raw(
+    s: Stage, auth: Any, query: str = ""
+) -> tuple[aiohttp.ClientSession, aiohttp.ClientWebSocketResponse, str]:
     """A websocket that speaks the protocol by hand; returns it with the answer to its CONNECT."""
     session = aiohttp.ClientSession()
-    ws = await session.ws_connect(f"{s.url}/socket.io/?EIO=4&transport=websocket")
+    ws = await session.ws_connect(URL(f"{s.url}/socket.io/?EIO=4&transport=websocket&{query}", encoded=True))
     await ws.receive_str()
     await ws.send_str("40" + ("" if auth is None else json.dumps(auth)))
     return session, ws, await ws.receive_str()
@@ -58,6 +61,18 @@ async def test_a_bad_handshake_is_refused_with_its_code(auth: Any, code: str) ->
             await ws.close()
         assert s.notes.connects == [code]
         assert len(s.registry) == 0
+
+
+@pytest.mark.parametrize(
+    ("query", "code"),
+    [("userId=user&botId=%FF", "bot_id_invalid"), ("userId=%C3%28&botId=bot", "user_id_invalid")],
+)
+async def test_an_id_in_the_query_that_does_not_decode_is_refused(query: str, code: str) -> None:
+    async with stage() as s:
+        session, ws, answer = await raw(s, None, query)
+        async with session:
+            assert json.loads(answer.removeprefix("44"))["data"] == {"code": code}
+            await ws.close()
 
 
 async def test_the_stock_client_sees_a_refusal_as_connect_error() -> None:
