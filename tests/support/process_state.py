@@ -35,4 +35,14 @@ def put_back() -> Iterator[None]:
             was, logger.disabled = states.get(name, (logging.NOTSET, False))
             logger.setLevel(was)
         structlog.contextvars.clear_contextvars()
-        structlog.reset_defaults()
+        unconfigured()
+
+
+def unconfigured() -> None:
+    """structlog as it is before it is configured: a module's logger that was used keeps the configuration it was used
+    with, as an attribute of its own."""
+    structlog.reset_defaults()
+    for module in list(sys.modules.values()):
+        log = getattr(module, "log", None)
+        if type(log).__name__ == "BoundLoggerLazyProxy":
+            vars(log).pop("bind", None)

@@ -19,6 +19,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from backend.identity import BotKey
 from backend.telemetry import crash, logging
+from tests.support.process_state import unconfigured
 
 TRACEPARENT = f"00-{7:032x}-{8:016x}-01"
 
@@ -50,7 +51,7 @@ def out() -> Iterator[Lines]:
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.contextvars.clear_contextvars()
-    structlog.reset_defaults()
+    unconfigured()
 
 
 def test_one_line_with_what_a_reader_looks_for_first(out: Lines) -> None:
