@@ -307,3 +307,32 @@ async def test_the_name_on_the_phone(tmp_path: Path) -> None:
         await it.told("whatsapp_qr", within=LOAD)
         pairing = it.whatsapp.registrations[-1].payload.devicePairingData
         assert companion_reg.DeviceProps.FromString(pairing.deviceProps).os == "Front desk"
+
+
+async def test_a_connection_that_goes_into_a_black_hole_with_all_that_follow(tmp_path: Path) -> None:
+    """Nothing arrives and nothing is refused, neither on the connection that stands nor on new ones, for a while."""
+    async with scenario(tmp_path, stuck_timeout=6) as it:
+        await it.pair()
+        it.whatsapp.fail(Stage.TCP, How.HANG)
+        it.whatsapp.freeze(PHONE)
+        await it.told("whatsapp_degraded", "whatsapp_disconnected", within=60)
+        await it.until(lambda: len(it.whatsapp.troubles.met) > 1, within=60)  # it was dialed, and dialed again
+        at = time.monotonic()
+        it.whatsapp.recover()
+        await comes_back(it, within=90)
+        assert elapsed(at) < 90
+        never_final(it)
+
+
+async def test_one_number_under_two_bots_says_so(tmp_path: Path) -> None:
+    async with scenario(tmp_path) as it:
+        await it.pair()
+        assert not it.events[-1].get("alsoLinkedElsewhere")
+        await it.api.link("second")
+        second = await it.api.state("qr", "second", within=LOAD)
+        await it.whatsapp.scan(second["qr"], PHONE)
+        assert (await it.api.state("connected", "second", within=LOAD))["alsoLinkedElsewhere"] is True
+        async with asyncio.timeout(LOAD):
+            while not (await it.api.snapshot()).get("alsoLinkedElsewhere"):
+                await asyncio.sleep(0.1)
+        assert len(it.keys()) == 2
