@@ -218,6 +218,11 @@ def test_the_collectors_own_metrics_are_those_that_dashboards_and_rules_name(col
     assert named
     # Failures appear when something failed
     named = {name for name in named if "failed" not in name and "refused" not in name}
-    text = collector.own_metrics()
-    assert not {name for name in named if f"\n{name}{{" not in text}, text
+
+    def missing() -> set[str]:
+        text = collector.own_metrics()
+        return {name for name in named if f"\n{name}{{" not in text}
+
+    # What was sent is counted once its answer is back, a moment after it arrived
+    wait_for(lambda: not missing(), f"{named} are all there")
     assert panels()
