@@ -5,7 +5,7 @@ BIN := .venv/bin
 NPM := $(shell command -v npm)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test coverage mutate lint contract sbom format bench soak dashboards stack lock clean
+.PHONY: help install run test model coverage mutate lint contract sbom format bench soak dashboards stack lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -33,6 +33,9 @@ run: install ## start the backend with a simulated phone on http://127.0.0.1:808
 
 test: install ## pass the tests: those that wait side by side, then the others; ARGS="tests/x -k y" runs just those
 	$(BIN)/python -m tools.run_tests $(ARGS)
+
+model: install ## search for five minutes for a way that breaks the promises of the whole path
+	ROUNDTRIP_MODEL_SECONDS=$${ROUNDTRIP_MODEL_SECONDS:-300} $(BIN)/python -m pytest tests/model/test_whole_path.py -s
 
 coverage: install ## branch coverage of all tests and of the programs that they start
 	rm -rf build/coverage && mkdir -p build/coverage
