@@ -7,8 +7,8 @@ import itertools
 import pytest
 
 from backend.events import TYPE_OF, EventType, Failure
-from backend.links import driver, reasons
-from backend.links.machine import ENDED, INPUT_OF, LIVE, TABLE, TRANSITIONS, Fate, Input, Reason, Timer, step
+from backend.links import driver, machine, reasons
+from backend.links.machine import ENDED, INPUT_OF, LIVE, TABLE, TRANSITIONS, Fate, Input, Move, Reason, Timer, step
 from backend.links.snapshot import LinkState
 
 # One line per input: what each live state becomes. `.` stays; a state's name, then `!` if its event is said;
@@ -102,8 +102,48 @@ def expected() -> dict[tuple[LinkState, Input], str]:
     return table | ENDED_ROWS
 
 
-def written(state: LinkState, event: Input) -> str:
-    move = TABLE[state, event]
+# Why: one word per input, for whichever state changes by it. They are the labels of a public metric.
+WHY = {
+    Input.QR: "code_shown",
+    Input.PAIRING_CODE: "code_shown",
+    Input.CODES_USED_UP: "codes_used_up",
+    Input.PAIRED: "pair_success",
+    Input.ONLINE: "authenticated",
+    Input.KEEPALIVE_LOST: "keepalive_lost",
+    Input.KEEPALIVE_RESTORED: "keepalive_restored",
+    Input.LOGGED_OUT: "logged_out",
+    Input.REPLACED: "replaced",
+    Input.BANNED: "banned",
+    Input.OUTDATED: "client_outdated",
+    Input.CONNECT_FAILED: "connect_failure",
+    Input.REFUSED: "connect_failure",
+    Input.KEYS_REJECTED: "store_missing",
+    Input.UNREACHABLE: "unreachable",
+    Input.WORKER_DIED: "worker_died",
+    Input.START: "requested",
+    Input.LOGOUT: "requested",
+    Input.RESTORE: "restored",
+    Input.CHANGE: "requested",
+    Input.PAIRING_OVER: "pairing_timeout",
+    Input.PAIRING_INCOMPLETE: "pairing_incomplete",
+    Input.UNREACHED: "unreachable",
+    Input.BAN_OVER: "ban_over",
+    Input.TRY_AGAIN: "tried_again",
+    Input.GRACE_OVER: "connection_lost",
+    Input.WORKER_HUNG: "worker_hung",
+    Input.WORKER_CRASHES: "worker_crashes",
+    Input.WORKER_KEEPS_DYING: "worker_crashes",
+    Input.UNREACHABLE_FOR_LONG: "unreachable",
+    Input.STORE_MISSING: "store_missing",
+    Input.STORE_CORRUPT: "store_corrupt",
+    Input.FOUND_OFFLINE: "corrected",
+    Input.FLAPPING: "flapping",
+    Input.CALM_ONLINE: "calm",
+    Input.CALM_OFFLINE: "calm",
+}
+
+
+def written(state: LinkState, event: Input, move: Move) -> str:
     text = "." if move.to is state and move.says is None else move.to.value
     if move.says is not None:
         assert move.says is EventType[move.to.name]
@@ -116,7 +156,16 @@ def written(state: LinkState, event: Input) -> str:
 @pytest.mark.parametrize("event", Input, ids=lambda event: event.name)
 def test_every_state_meets_every_input(event: Input) -> None:
     wanted = expected()
-    assert {s.value: written(s, event) for s in LinkState} == {s.value: wanted[s, event] for s in LinkState}
+    built = machine._build()  # anew: the module's own was built before any test ran
+    assert {s.value: written(s, event, built[s, event]) for s in LinkState} == {
+        s.value: wanted[s, event] for s in LinkState
+    }
+    why = {move.reason for s in LinkState if (move := built[s, event]).to is not s}
+    if event is Input.PATIENCE_OVER:  # a code on the screen expires, a link that never had one could not be reached
+        assert why == {"pairing_timeout", "unreachable"}
+    else:
+        assert why <= {WHY.get(event)}
+    assert set(built) == set(TABLE)
 
 
 def test_the_second_writing_leaves_no_input_out() -> None:
@@ -150,6 +199,21 @@ def test_every_change_has_a_reason() -> None:
     assert all(move.reason for (state, _), move in TABLE.items() if move.to is not state)
     assert {reason for _, reason in TRANSITIONS} == {reason.value for reason in Reason}
     assert ("connected", "authenticated") in TRANSITIONS
+
+
+def test_every_live_state_that_could_wait_for_ever_has_a_deadline() -> None:
+    """A code brings its own deadline; the connection that stands is watched by the library and by `truth.py`."""
+    waits = {state for state, timers in machine.STATE_TIMERS.items() if timers}
+    assert waits >= LIVE - machine.SHOWING - {LinkState.CONNECTED}
+    assert {s.value: {t.name for t in timers} for s, timers in machine.STATE_TIMERS.items()} == {
+        "connecting": {"STUCK", "UNREACHED"},
+        "paired": {"LOGIN", "PAIRED"},
+        "degraded": {"SILENT"},
+        "disconnected": {"STUCK"},
+        "banned": {"BAN"},
+        "client_outdated": {"AGAIN"},
+        "failed": {"AGAIN"},
+    }
 
 
 def test_every_timer_is_named_once() -> None:
