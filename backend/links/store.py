@@ -46,6 +46,8 @@ CREATE TABLE IF NOT EXISTS bans (
 """
 _SINCE_1: Final = ("ALTER TABLE links ADD COLUMN retry_at REAL", "ALTER TABLE links ADD COLUMN device TEXT")
 
+_NOT_OPEN: Final = "The links' records are not open."
+
 
 class StoreError(Exception):
     """A record could not be read or written. `code` is `store_unavailable`; the message holds no path and no value."""
@@ -61,6 +63,7 @@ class LinkStore:
         self.sessions = data_dir / "sessions"
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="links-store")
         self._db: sqlite3.Connection | None = None
+        self._closed = False
 
     async def open(self) -> list[LinkRecord]:
         """Make what is missing and read every record. Raises `StoreError`."""
@@ -144,9 +147,12 @@ class LinkStore:
         if self._db is not None:
             await self._run(self._db.close)
             self._db = None
+        self._closed = True
         self._thread.shutdown(wait=False)
 
     async def _run(self, work: Callable[..., _T], *args: object) -> _T:
+        if self._closed:
+            raise StoreError(_NOT_OPEN)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args))
         except (sqlite3.Error, OSError) as error:
@@ -204,7 +210,7 @@ class LinkStore:
 
     def _there(self) -> sqlite3.Connection:
         if self._db is None:
-            raise StoreError("The links' records are not open.")
+            raise StoreError(_NOT_OPEN)
         return self._db
 
     def _write(self, sql: str, values: tuple[object, ...]) -> None:
