@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
 
 from backend.links import driver as d
 from backend.links.link import Finding
 from backend.links.machine import Input
+from backend.links.publisher import PublishError
 from backend.links.snapshot import LinkState
-from tests.links.helpers import KEY, ONLINE, QR, staged
+from backend.links.truth import CONFIRM, CONFIRM_ONLINE
+from tests.links.helpers import KEY, ONLINE, QR, calm, staged
 
 
 async def test_working_but_dead_is_corrected(tmp_path: Path) -> None:
@@ -150,3 +156,119 @@ async def test_a_stream_error_is_looked_into_at_once(tmp_path: Path) -> None:
         assert stage.state() is LinkState.CONNECTED
         await stage.clock.pass_(2.1)
         assert stage.state() is LinkState.DISCONNECTED
+
+
+async def test_nobody_asks_a_session_about_what_is_not_its_business(tmp_path: Path) -> None:
+    """A link that is ended, that dials still, or that waits for the outbox is not compared with anything."""
+    async with staged(tmp_path, truth_interval=1e5) as stage:
+        asked: list[str] = []
+
+        async def alive() -> bool | None:
+            asked.append(stage.state())
+            return None
+
+        await stage.start()
+        stage.session().alive = alive  # type: ignore[method-assign]  # it counts
+        await stage.service.check_truth()  # it has said nothing yet
+        assert asked == []
+        stage.publisher.fails = PublishError("outbox_full", "full")
+        await stage.report(QR)
+        await stage.service.check_truth()
+        assert asked == []
+        stage.publisher.fails = None
+        await stage.clock.pass_(5.1)
+        await stage.service.check_truth()
+        assert asked == ["qr"]
+        await stage.report(d.CodesUsedUp())
+        await stage.service.check_truth()
+        assert asked == ["qr"]
+
+
+async def test_misses_are_in_a_row_and_of_one_session(tmp_path: Path) -> None:
+    async with staged(tmp_path, truth_interval=1e5, truth_misses=3) as stage:
+        await stage.connect()
+        truth = stage.service._truth
+        for answers in ((None, None, True), (None, None, True), (None, None)):
+            for answer in answers:
+                stage.session().is_alive = answer
+                await stage.service.check_truth()
+                await calm()
+        assert len(stage.driver.sessions) == 1
+        with capture_logs() as logs:
+            await stage.service.check_truth()
+            await stage.clock.pass_(1.1)
+        assert [entry["misses"] for entry in logs if entry["event"] == "session_silent"] == [3]
+        assert len(stage.driver.sessions) == 2
+        assert truth._misses == {}
+        await stage.report(ONLINE)
+        stage.session().is_alive = None
+        for _ in range(2):
+            await stage.service.check_truth()
+            await calm()
+        assert len(stage.driver.sessions) == 2, "its successor begins anew"
+
+
+@pytest.mark.parametrize("answer", [True, False])
+async def test_a_contradiction_is_confirmed_before_it_counts(tmp_path: Path, answer: bool) -> None:
+    """That it is online may be a report on its way, which waits for the account's name: that is waited for longer."""
+    confirm = CONFIRM_ONLINE if answer else CONFIRM
+    async with staged(tmp_path, truth_interval=1e5) as stage:
+        await stage.connect()
+        if answer:
+            await stage.report(d.Offline())
+            stage.session().is_alive = False
+            await stage.clock.pass_(5.1)
+        for changes_its_mind in (True, False):
+            stage.session().is_alive = answer
+            check = asyncio.create_task(stage.service.check_truth())
+            await stage.clock.pass_(confirm - 0.1)
+            assert stage.meter.corrections == 0
+            stage.session().is_alive = answer is not changes_its_mind
+            await stage.clock.pass_(0.2)
+            await check
+            assert stage.meter.corrections == (not changes_its_mind)
+
+
+async def test_a_contradiction_of_a_session_that_was_replaced_meanwhile_is_none(tmp_path: Path) -> None:
+    async with staged(tmp_path, truth_interval=1e5) as stage:
+        await stage.connect()
+        stage.session().is_alive = False
+        check = asyncio.create_task(stage.service.check_truth())
+        await stage.clock.pass_(0.1)
+        await stage.report(d.WorkerDied(1))
+        await stage.clock.pass_(1.1)
+        await stage.report(ONLINE)
+        stage.session().is_alive = False
+        await stage.clock.pass_(1.0)
+        await check
+        assert stage.meter.corrections == 0
+
+
+async def test_what_is_known_to_be_away_is_no_contradiction(tmp_path: Path) -> None:
+    async with staged(tmp_path, truth_interval=1e5, flap_limit=1, disconnect_grace=60.0) as stage:
+        await stage.connect()
+        stage.session().is_alive = False
+        await stage.report(d.Offline())
+        check = asyncio.create_task(stage.service.check_truth())
+        await stage.clock.pass_(3.0)
+        await check
+        await stage.report(ONLINE, d.Offline())
+        assert stage.service.links()[0].flapping
+        check = asyncio.create_task(stage.service.check_truth())
+        await stage.clock.pass_(3.0)
+        await check
+        assert stage.meter.corrections == 0
+
+
+async def test_a_session_that_never_answers_holds_nobody_up_for_longer_than_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.links.truth._ANSWER_LIMIT", 0.01)
+    async with staged(tmp_path, truth_interval=1e5, truth_misses=1) as stage:
+        await stage.connect()
+        stage.session().alive = asyncio.Event().wait  # type: ignore[assignment,method-assign]
+        async with asyncio.timeout(5):
+            await stage.service.check_truth()
+        await stage.clock.pass_(1.1)
+        assert len(stage.driver.sessions) == 2
+        assert stage.meter.exits == ["unresponsive"]
