@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from backend.links import driver as d
 from backend.links.damping import Damper
 from backend.links.snapshot import LinkState
@@ -112,3 +115,76 @@ def test_the_first_connection_is_no_flap() -> None:
     damper.lost(1.0)
     assert not damper.came(200.0)  # back, but not soon
     assert damper.flaps == 0
+
+
+@given(
+    st.integers(0, 4),
+    st.lists(st.tuples(st.sampled_from(["lost", "came", "calm", "reset"]), st.integers(0, 8)), max_size=60),
+)
+def test_whatever_comes_and_goes_it_flaps_beyond_the_limit_within_the_window(
+    limit: int, steps: list[tuple[str, int]]
+) -> None:
+    window = 10
+    damper = Damper(limit, window)
+    losses: list[int] = []
+    now, online, flapping, flaps = 0, False, False, 0
+    for step, passed in steps:
+        now += passed
+        recent = [loss for loss in losses if loss > now - window]
+        if step == "lost":
+            begins = online and not flapping and len(recent) + 1 > limit
+            if online:
+                losses.append(now)
+            online, flapping = False, flapping or begins
+            assert damper.lost(now) is begins
+        elif step == "came":
+            back = not online and bool(recent)
+            online, flaps = True, flaps + back
+            assert damper.came(now) is back
+        else:
+            losses.clear()
+            flapping = False
+            online = online and step == "calm"
+            (damper.calm if step == "calm" else damper.reset)()
+        assert (damper.online, damper.flapping, damper.flaps) == (online, flapping, flaps)
+
+
+async def test_a_flapping_link_that_ends_forgets_its_flaps(tmp_path: Path) -> None:
+    async with staged(tmp_path, flap_limit=2) as stage:
+        await stage.connect()
+        await swing(stage, 3, 1.0)
+        assert stage.service.links()[0].flapping
+        await stage.report(d.StreamReplaced())
+        assert not stage.service.links()[0].flapping
+        await stage.start()
+        await stage.report(ONLINE)
+        stage.publisher.said.clear()
+        await swing(stage, 2, 6.0)
+        assert stage.publisher.types() == ["Disconnected", "Connected"] * 2, "told one by one again"
+
+
+async def test_the_calm_is_put_off_by_what_comes_or_goes_and_by_nothing_else(tmp_path: Path) -> None:
+    async with staged(tmp_path, flap_limit=1, flap_calm=60.0) as stage:
+        await stage.connect()
+        await swing(stage, 2, 1.0)
+        assert stage.service.links()[0].flapping
+        await stage.clock.pass_(30.0)
+        await stage.report(d.KeepAliveLost(), d.KeepAliveRestored(), ONLINE)
+        await stage.clock.pass_(28.0)
+        assert stage.service.links()[0].flapping
+        await stage.clock.pass_(1.1)
+        assert not stage.service.links()[0].flapping
+        assert stage.state() is LinkState.CONNECTED
+
+
+async def test_calm_with_unanswered_pings_is_degraded_for_that_and_replaced_in_time(tmp_path: Path) -> None:
+    async with staged(tmp_path, flap_limit=1, flap_calm=10.0, degraded_timeout=45.0) as stage:
+        await stage.connect()
+        await swing(stage, 2, 1.0)
+        await stage.report(d.KeepAliveLost())
+        started = len(stage.driver.sessions)
+        await stage.clock.pass_(9.1)
+        assert stage.service.snapshot(KEY).reason_code == "keepalive_lost"
+        assert stage.state() is LinkState.DEGRADED
+        await stage.clock.pass_(36.5)
+        assert len(stage.driver.sessions) == started + 1

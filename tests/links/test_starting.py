@@ -1,0 +1,197 @@
+"""How a link begins, in every state: what is kept of the one before, and who is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from backend.identity import BotKey
+from backend.links import driver as d
+from backend.links import starting
+from backend.links.errors import LinkError
+from backend.links.machine import ENDED, LIVE
+from backend.links.record import LinkRecord
+from backend.links.snapshot import LinkState
+from tests.links.helpers import KEY, NAME, ONLINE, OTHER, PHONE, QR, calm, keys_for, staged
+
+S = LinkState
+BAN = d.TemporaryBan(101, 1000.0)
+ANOTHER = "+14155550199"
+
+
+@pytest.mark.parametrize("state", S, ids=str)
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("reason", [None, "store_missing", "store_corrupt", "worker_crashed"])
+def test_which_links_a_restart_brings_back(state: LinkState, paired: bool, reason: str | None) -> None:
+    record = LinkRecord(KEY, "l", state, 1.0, 1.0, PHONE, NAME, paired, True, reason)
+    keys = reason in (None, "worker_crashed")
+    wanted = paired and keys and (state in LIVE or state in (S.FAILED, S.CLIENT_OUTDATED))
+    assert starting.comes_back(record) is wanted
+    seen = starting.not_back_yet(record, 7.0)
+    assert seen == replace(record, state=S.CONNECTING, since=7.0, reason_code=None)
+
+
+@pytest.mark.parametrize(
+    ("last", "keys_kept"),
+    [
+        ([d.StreamReplaced()], True),
+        ([d.LoggedOutByPhone("401")], False),
+        (["keys are gone", d.WorkerDied(1)], False),
+        (["keys are broken", d.WorkerDied(1)], False),
+    ],
+    ids=["replaced", "logged out", "missing", "corrupt"],
+)
+async def test_an_account_whose_keys_are_kept_goes_on_and_another_begins_anew(
+    tmp_path: Path, last: list[object], keys_kept: bool
+) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        before = stage.service.snapshot(KEY)
+        store = stage.session().spec.store
+        for step in last:
+            if isinstance(step, d.Report):
+                await stage.report(step)
+            elif "gone" in str(step):
+                store.unlink()
+            else:
+                store.write_bytes(b"\xff" * 5000)
+        await stage.clock.pass_(2.0)
+        assert stage.state() in ENDED
+        await stage.clock.pass_(100.0)
+        await stage.start()
+        after = stage.service.snapshot(KEY)
+        assert (after.state, after.reason_code) == (S.CONNECTING, None)
+        assert (after.link_id == before.link_id) is keys_kept
+        assert after.phone_number == (PHONE if keys_kept else None)
+        assert after.since > before.since
+        assert store.exists() is keys_kept, "worthless keys are deleted"
+        assert stage.session().spec.store.name == f"{after.link_id}.db"
+        if not keys_kept:
+            keys_for(stage.session().spec.store)
+            await stage.report(QR, d.PairSucceeded(PHONE))
+        await stage.report(ONLINE)
+        assert stage.publisher.last.first is not keys_kept
+        assert stage.service.snapshot(KEY).also_linked_elsewhere is None, "the one before has let it go"
+
+
+async def test_a_linked_bot_takes_its_own_number_in_any_writing_and_no_other(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect(phone="+5511987654321")
+        for number in ("+5511987654321", "+551187654321"):
+            assert (await stage.service.start(KEY, number)).state is S.CONNECTED
+        await stage.report(d.StreamReplaced())
+        with pytest.raises(LinkError) as refused:
+            await stage.service.start(KEY, ANOTHER)
+        assert (refused.value.code, refused.value.status) == ("another_number_linked", 409)
+        assert stage.state() is S.REPLACED
+        assert (await stage.service.start(KEY, "+551187654321")).state is S.CONNECTING
+
+
+@pytest.mark.parametrize("after", [(), (QR,), (d.PairingCodeShown("ABCD-1234", 160.0),), (d.PairSucceeded(PHONE),)])
+async def test_what_begins_a_pairing(tmp_path: Path, after: tuple[d.Report, ...]) -> None:
+    async with staged(tmp_path) as stage:
+        assert stage.service.begins(KEY, None)
+        assert stage.service.begins(KEY, PHONE)
+        await stage.start(phone=PHONE)
+        await stage.report(*after)
+        assert not stage.service.begins(KEY, PHONE)
+        paired = any(isinstance(report, d.PairSucceeded) for report in after)
+        assert stage.service.begins(KEY, None) is not paired
+        assert stage.service.begins(KEY, ANOTHER) is not paired
+        if paired:
+            return
+        before = len(stage.driver.sessions)
+        await stage.start(phone=PHONE)
+        assert len(stage.driver.sessions) == before
+        await stage.service.logout(KEY)
+        assert stage.service.begins(KEY, PHONE)
+
+
+async def test_a_code_for_a_banned_number_is_refused_and_the_present_one_stays(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect(OTHER)
+        await stage.report(BAN, key=OTHER)
+        await stage.start()
+        await stage.report(QR)
+        with pytest.raises(LinkError) as refused:
+            await stage.service.start(KEY, PHONE)
+        assert (refused.value.code, refused.value.status) == ("banned", 409)
+        assert refused.value.retry_after == pytest.approx(1000.0)
+        assert stage.state() is S.QR
+        await stage.clock.pass_(990.0)
+        await stage.start()
+        with pytest.raises(LinkError):
+            await stage.service.start(KEY, PHONE)
+        await stage.clock.pass_(10.1)
+        await stage.start(phone=PHONE)
+        assert stage.session().spec.phone_number == PHONE
+
+
+async def test_a_banned_bot_may_link_another_number_once_it_let_go_of_the_account(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.start(phone=PHONE)
+        await stage.report(BAN)
+        with pytest.raises(LinkError):
+            await stage.service.start(KEY, PHONE)
+        await stage.start(phone=ANOTHER)
+        assert stage.session().spec.phone_number == ANOTHER
+
+
+async def test_a_start_names_its_own_trace_and_keeps_the_number_that_was_wished(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        for trace in (1, 2):
+            await stage.service.start(KEY, PHONE, f"00-{trace:032x}-{8:016x}-01")
+            await calm()
+            assert stage.publisher.calls[-1]["traceparent"].startswith(f"00-{trace:032x}-")
+            assert stage.session().spec.traceparent
+            await stage.service.logout(KEY)
+
+
+async def test_patience_with_a_pairing_begins_with_its_start(tmp_path: Path) -> None:
+    async with staged(tmp_path, pairing_patience=100.0) as stage:
+        await stage.start()
+        await stage.clock.pass_(90.0)
+        await stage.start()  # alive: nothing begins anew
+        await stage.report(QR)
+        await stage.clock.pass_(9.9)
+        assert stage.state() is S.QR
+        await stage.clock.pass_(0.2)
+        assert stage.state() is S.QR_EXPIRED
+        await stage.start()
+        keys_for(stage.session().spec.store)
+        await stage.report(QR, d.PairSucceeded(PHONE), ONLINE)
+        stage.session().is_alive = True
+        await stage.clock.pass_(500.0)
+        assert stage.state() is S.CONNECTED, "who linked an account is waited for no more"
+
+
+async def test_how_many_links_a_user_may_have_counts_the_living_of_that_user(tmp_path: Path) -> None:
+    mine = [BotKey.parse("user", f"bot-{n}") for n in range(4)]
+    async with staged(tmp_path, max_links_per_user=2) as stage:
+        await stage.start(OTHER)
+        await stage.start(mine[0])
+        await stage.start(mine[1])
+        with pytest.raises(LinkError):
+            await stage.service.start(mine[2])
+        await stage.service.logout(mine[0])
+        await stage.start(mine[2])
+        with pytest.raises(LinkError):
+            await stage.service.start(mine[0])
+        with pytest.raises(LinkError):
+            await stage.service.start(mine[3])
+        assert mine[3] not in stage.service._links
+        assert not stage.service._starting
+
+
+async def test_pairing_time_is_from_the_start_to_the_first_connection(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.start()
+        keys_for(stage.session().spec.store)
+        await stage.clock.pass_(7.0)
+        await stage.report(QR, d.PairSucceeded(PHONE))
+        stage.clock.step(-1000.0)
+        await stage.clock.pass_(3.0)
+        await stage.report(ONLINE, d.Offline(), ONLINE)
+        assert stage.meter.pairings == [pytest.approx(10.0)]
