@@ -76,7 +76,7 @@ def order(report: d.Report) -> int:
 @pytest.mark.parametrize("state", [*_UNPAIRED, *_PAIRED], ids=str)
 async def test_what_a_live_link_does_with_each_report(tmp_path: Path, state: LinkState) -> None:
     paired = state in _PAIRED
-    async with staged(tmp_path, max_links_per_user=100, truth_interval=1e5, refused_cap=600.0) as stage:
+    async with staged(tmp_path, start_concurrency=64, truth_interval=1e5, refused_cap=600.0) as stage:
         for n, report in enumerate(sorted(REPORTS, key=order)):
             key = BotKey.parse(f"user-{n}", "bot")
             await reach(stage, key, n, state)

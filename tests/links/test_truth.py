@@ -266,7 +266,7 @@ async def test_a_session_that_never_answers_holds_nobody_up_for_longer_than_it_m
     monkeypatch.setattr("backend.links.truth._ANSWER_LIMIT", 0.01)
     async with staged(tmp_path, truth_interval=1e5, truth_misses=1) as stage:
         await stage.connect()
-        stage.session().alive = asyncio.Event().wait  # type: ignore[assignment,method-assign]
+        stage.session().alive = asyncio.Event().wait  # type: ignore[method-assign]
         async with asyncio.timeout(5):
             await stage.service.check_truth()
         await stage.clock.pass_(1.1)
