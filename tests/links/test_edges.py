@@ -513,7 +513,8 @@ async def test_at_the_end_every_task_and_timer_and_session_ends(tmp_path: Path) 
     assert running(stage.clock) == 0
     assert all(session.stopped for session in stage.driver.sessions)
     assert stage.store._db is None
-    for ask in (stage.service.start(KEY), stage.service.logout(KEY)):
+    new = BotKey.parse("user-3", "bot")
+    for ask in (stage.service.start(KEY), stage.service.logout(KEY), stage.service.start(new)):
         with pytest.raises(LinkError) as refused:
             await ask
         assert (refused.value.code, refused.value.status, refused.value.retry_after) == ("shutting_down", 503, 5)
@@ -539,3 +540,20 @@ async def test_a_task_of_the_service_that_dies_is_told_in_the_log(tmp_path: Path
             await stage.clock.pass_(3.0)
         assert "links_task_died" not in str(logs)
         assert len(stage.service._tasks) == 1
+
+
+async def test_how_far_the_restore_is(tmp_path: Path) -> None:
+    async with staged(tmp_path, restore=False) as stage:
+        assert stage.service.restoring == (0, 0, False)
+        await stage.service.restore()
+        assert stage.service.restoring == (0, 0, True)
+
+
+async def test_a_link_that_begins_to_flap_waits_for_calm_and_not_for_the_grace_period(tmp_path: Path) -> None:
+    async with staged(tmp_path, flap_limit=1) as stage:
+        await stage.connect()
+        await stage.report(d.Offline(), ONLINE)
+        assert stage.service.links()[0].deadlines == ()
+        await stage.report(d.KeepAliveLost(), d.Offline())
+        assert "calm" in stage.service.links()[0].deadlines
+        assert "grace" not in stage.service.links()[0].deadlines
