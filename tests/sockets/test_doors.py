@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
@@ -15,6 +16,7 @@ from tests.sockets.floods import frame, open_websocket
 from tests.sockets.raw import POLLING, connect, raw_polling, raw_socket
 from tests.support.py_client import eventually, py_client
 from tests.support.sockets import stage
+from tests.support.wire import Wire
 
 KEY = BotKey("user", "bot")
 CONNECTED = Connected("+15550100", "Ada", True)
@@ -236,3 +238,43 @@ async def test_the_bystanders_of_a_refused_client_notice_nothing() -> None:
         await s.courier.publish(KEY, "link", CONNECTED)
         await bystander.count(1)
         assert len(s.registry) == 1
+
+
+@pytest.mark.parametrize("end", ["write_eof", "close", "reset"])
+@pytest.mark.parametrize("framing", ["Content-Length: 12", "Transfer-Encoding: chunked"])
+async def test_a_body_that_is_cut_off_is_refused_as_a_whole(framing: str, end: str) -> None:
+    """What came of it is a packet by itself: taken up, it would confirm what the client may never have said."""
+    async with stage(ack_timeout=60) as s, raw_polling(s.url, connect(acks=True)) as client:
+        await client.until("42")
+        await s.courier.publish(KEY, "link", CONNECTED)
+        await client.until("421[")
+        [lane] = s.server.engine.lanes.values()
+        wire = await Wire(s.url).open()
+        head = f"POST {client.url.removeprefix(s.url)} HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n\r\n"
+        await wire.send(head.encode() + (b"5\r\n431[]\r\n" if "chunked" in framing else b"431[]"))
+        await eventually(lambda: lane._posting)
+        (wire.writer.write_eof if end == "write_eof" else getattr(wire, end))()
+        await eventually(lambda: s.notes.disconnects)
+        assert s.notes.disconnects == ["transport error"]
+        assert not s.notes.settled_
+        assert (await client.post("431[]")) == 400, "the session is over"
+        wire.close()
+
+
+async def test_a_body_in_chunks_is_a_body() -> None:
+    """Proxies pass a request on in chunks; an "OK" for what was not read would lose acknowledgements."""
+    async with stage(ack_timeout=60) as s, raw_polling(s.url, connect(acks=True)) as client:
+        await client.until("42")
+        await s.courier.publish(KEY, "link", CONNECTED)
+        await client.until("421[")
+
+        async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
+            for part in parts:
+                yield part
+
+        async with client.session.post(client.url, data=pieces(b"431", b"[]")) as answer:
+            assert (answer.status, await answer.text()) == (200, "OK")
+        await eventually(lambda: s.notes.settled_)
+        async with client.session.post(client.url, data=pieces(*[b"x" * 10_000] * 7)) as answer:
+            assert answer.status == 400, "no larger than a body with a length may be"
+        assert s.notes.disconnects == ["transport error"]
