@@ -12,11 +12,10 @@ from backend.events import Connected
 from backend.identity import BotKey
 from backend.sockets import engine_socket
 from backend.sockets.engine import ATTACHMENTS
-from tests.sockets.floods import frame, open_websocket
 from tests.sockets.raw import POLLING, connect, raw_polling, raw_socket
 from tests.support.py_client import eventually, py_client
 from tests.support.sockets import stage
-from tests.support.wire import Wire
+from tests.support.wire import Wire, frame
 
 KEY = BotKey("user", "bot")
 CONNECTED = Connected("+15550100", "Ada", True)
@@ -69,16 +68,18 @@ async def test_what_is_queued_for_a_client_that_never_polls_is_bounded() -> None
 @pytest.mark.slow
 async def test_what_is_written_to_a_websocket_that_never_reads_is_bounded() -> None:
     async with stage(send_queue_limit=8192) as s:
-        _, writer = await open_websocket(s.url)
-        writer.write(frame(connect().encode()))
+        wire = await Wire(s.url).open()
+        assert await wire.websocket() == 101
+        wire.deaf()
+        wire.writer.write(frame(connect()))
         requests = frame(b'420["auth",{"token":1}]') * 1000  # answered by python-socketio itself
         async with asyncio.timeout(20):
             while not s.notes.disconnects:
-                writer.write(requests)
+                wire.writer.write(requests)
                 await asyncio.sleep(0.01)
                 assert all(lane.backlog < 100_000 for lane in s.server.engine.lanes.values())
         assert s.notes.disconnects[0] in {"queue_full", "transport close"}
-        writer.transport.abort()
+        wire.writer.transport.abort()
 
 
 @pytest.mark.parametrize(
