@@ -1,5 +1,5 @@
-"""Each input of the public listener, without a token and from a member, as fast as it goes: memory stays within its bound,
-and others are served.
+"""Each input of the public listener, without a token and from a member, as fast as it goes: memory stays within its
+bound, and others are served.
 
 `python -m tests.bench.floods` prints the table of all; the suite runs one of each kind.
 """
