@@ -180,7 +180,7 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
 
     async def end(self, reason: str) -> None:
         """Say goodbye with an Engine.IO CLOSE, after which a stock client reconnects by itself."""
-        await self.close(wait=False, reason=reason)
+        await self.close(reason=reason)
 
     def hang_up(self, reason: str) -> None:
         """Drop the connection without waiting for a client that does not read."""
@@ -194,7 +194,7 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
     def _start_closing(self, reason: str) -> None:
         if self.gone:
             return
-        task = asyncio.ensure_future(self.close(wait=False, reason=reason))
+        task = asyncio.ensure_future(self.close(reason=reason))
         _closing.add(task)
         task.add_done_callback(_closing.discard)
 
@@ -320,7 +320,6 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
     async def _websocket_handler(self, ws: Any) -> None:
         if self.connected and not await self._proven(ws):
             return
-        self.upgrading = False
         if self.gone:
             return
         self.connected = self.upgraded = True
@@ -330,7 +329,7 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
         try:
             await self._read(ws)
         finally:
-            await self.close(wait=False, abort=True, reason=self.server.reason.TRANSPORT_CLOSE)
+            await self.close(abort=True, reason=self.server.reason.TRANSPORT_CLOSE)
             self._disarm()
 
     async def _proven(self, ws: Any) -> bool:
