@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
+from aiohttp import StreamReader, web
 from engineio import exceptions, packet
 from engineio.async_socket import AsyncSocket
 
@@ -179,7 +180,7 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
 
     async def end(self, reason: str) -> None:
         """Say goodbye with an Engine.IO CLOSE, after which a stock client reconnects by itself."""
-        await self.close(wait=False, reason=reason)
+        await self.close(reason=reason)
 
     def hang_up(self, reason: str) -> None:
         """Drop the connection without waiting for a client that does not read."""
@@ -193,7 +194,7 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
     def _start_closing(self, reason: str) -> None:
         if self.gone:
             return
-        task = asyncio.ensure_future(self.close(wait=False, reason=reason))
+        task = asyncio.ensure_future(self.close(reason=reason))
         _closing.add(task)
         task.add_done_callback(_closing.discard)
 
@@ -244,8 +245,8 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
 
         Raises `EngineIOError`. Packets are cut off one after the other, so that a body costs no more than its size.
         """
-        length = int(environ.get("CONTENT_LENGTH", "0"))
-        if length > self.server.max_http_buffer_size:
+        length = environ.get("CONTENT_LENGTH")
+        if length is not None and int(length) > self.server.max_http_buffer_size:
             self.close_reason = self.server.reason.TRANSPORT_ERROR
             raise exceptions.ContentTooLongError
         if self._posting:
@@ -253,7 +254,7 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
             raise exceptions.UnknownPacketError
         self._posting = True
         try:
-            body = await environ["wsgi.input"].readexactly(length)
+            body = await self._body(environ["wsgi.input"], None if length is None else int(length))
             await self._take_up(body.decode())
         except asyncio.CancelledError:  # it took too long; upstream would swallow that, and answer "OK"
             self.refuse("slow_request")
@@ -267,6 +268,27 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
             raise exceptions.EngineIOError from None
         finally:
             self._posting = False
+
+    async def _body(self, content: StreamReader, length: int | None) -> bytes:
+        """A request's whole body; without a `length` it comes in chunks, as some proxies pass it on.
+
+        Raises `ContentTooLongError`, and `EngineIOError` for a body that is cut off, of which nothing is taken up: the
+        client's own transport has failed with it.
+        """
+        try:
+            if length is not None:
+                return await content.readexactly(length)
+            body = bytearray()
+            while piece := await content.read(self.server.max_http_buffer_size + 1 - len(body)):
+                body += piece
+                if len(body) > self.server.max_http_buffer_size:
+                    self.close_reason = self.server.reason.TRANSPORT_ERROR
+                    raise exceptions.ContentTooLongError
+            return bytes(body)
+        except (OSError, web.RequestPayloadError) as error:
+            log.info("request_cut_off", error=type(error).__name__)
+            self.close_reason = self.close_reason or self.server.reason.TRANSPORT_ERROR
+            raise exceptions.EngineIOError from None
 
     async def _take_up(self, body: str) -> None:
         start = count = 0
@@ -298,7 +320,6 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
     async def _websocket_handler(self, ws: Any) -> None:
         if self.connected and not await self._proven(ws):
             return
-        self.upgrading = False
         if self.gone:
             return
         self.connected = self.upgraded = True
@@ -308,7 +329,7 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
         try:
             await self._read(ws)
         finally:
-            await self.close(wait=False, abort=True, reason=self.server.reason.TRANSPORT_CLOSE)
+            await self.close(abort=True, reason=self.server.reason.TRANSPORT_CLOSE)
             self._disarm()
 
     async def _proven(self, ws: Any) -> bool:

@@ -34,7 +34,7 @@ def read(auth: object, environ: Mapping[str, Any], remote: str) -> Handshake:
     where logs would keep it."""
     said: Mapping[object, object] = auth if isinstance(auth, dict) else {}
     # What is no UTF-8 must not become another id: as surrogates it is refused where ids are checked.
-    query = parse_qs(str(environ.get("QUERY_STRING", "")), keep_blank_values=True, errors="surrogateescape")
+    query = parse_qs(str(environ["QUERY_STRING"]), keep_blank_values=True, errors="surrogateescape")
 
     def field(name: str) -> object:
         return said[name] if name in said else query.get(name, [None])[-1]

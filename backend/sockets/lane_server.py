@@ -142,7 +142,7 @@ class LaneServer(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio
             try:
                 return await lane.handle_get_request(environ)
             finally:  # also when there was no websocket in the end
-                await lane.close(wait=False, abort=True, reason=self.reason.TRANSPORT_CLOSE)
+                await lane.close(abort=True, reason=self.reason.TRANSPORT_CLOSE)
         lane.connected = True
         return self._ok(await lane.poll())
 
@@ -150,4 +150,4 @@ class LaneServer(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio
         """As python-engineio's, but nobody waits until a client that may be gone has polled its last packet."""
         for lane in list(self.sockets.values()) if sid is None else [self.sockets.get(sid)]:
             if lane is not None:
-                await lane.close(wait=False, reason=self.reason.SERVER_DISCONNECT)
+                await lane.close(reason=self.reason.SERVER_DISCONNECT)

@@ -1,8 +1,9 @@
-"""The floods: each input that the public listener takes from whoever has no token, sent as fast as it goes."""
+"""The floods: each input that the public listener takes, without a token and from a member, as fast as it goes."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -28,9 +29,10 @@ _OVER: Final = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverr
 class Attack:
     """One flooder: what it sent and got. Its connections stay open."""
 
-    def __init__(self, url: str, until: float, budget: int = BUDGET) -> None:
-        """`until` is in monotonic seconds, `budget` in bytes."""
+    def __init__(self, url: str, until: float, budget: int = BUDGET, token: str = "") -> None:
+        """`until` is in monotonic seconds, `budget` in bytes; `token` is for those that join."""
         self.url = url
+        self.connect = b"40" + json.dumps({"token": token, "botId": "flood"}).encode()
         self.until = until
         self._budget = budget
         self.answers: Counter[str] = Counter()
@@ -181,9 +183,11 @@ async def _websockets(attack: Attack) -> None:
 # packets
 
 
-async def _posts(packet: bytes, attack: Attack) -> None:
+async def _posts(packet: bytes, attack: Attack, *, joined: bool = False) -> None:
     """Bodies full of one packet, to a sid that is never polled."""
     wire, path = await attack.polling()
+    if joined and await attack.ask(wire, "POST", path, attack.connect) != 200:
+        return
     body = b"\x1e".join([packet] * (BODY // (len(packet) + 1)))
     while not attack.over:
         if await attack.ask(wire, "POST", path, body) != 200:
@@ -213,6 +217,24 @@ async def _frames(packet: bytes, reads: bool, attack: Attack) -> None:
 async def _read(wire: Wire) -> None:
     while await wire.reader.read(1 << 16):
         pass
+
+
+async def _joined_frames(packets: tuple[bytes, ...], piece: bytes, attack: Attack) -> None:
+    """A websocket that joins, sends these frames, and then the piece again and again; nothing is read."""
+    wire = await attack.websocket()
+    await wire.send(frame(attack.connect))
+    wire.deaf()
+    for packet in packets:
+        await wire.send(packet)
+    data = piece * max(1, BODY // len(piece))
+    while not attack.over:
+        await wire.send(data)
+    await asyncio.sleep(3600)
+
+
+async def _connects(attack: Attack) -> None:
+    """One that would join a thousand times; nothing is read."""
+    await _joined_frames((), frame(attack.connect), attack)
 
 
 async def _bytes_in(data: bytes, attack: Attack) -> None:
@@ -278,6 +300,7 @@ async def _unknown_sids(attack: Attack) -> None:
         await attack.ask(wire, "POST" if number % 2 else "GET", f"{POLLING}&sid=AAAAAAAAAAAAAAAA{number}", b"3")
 
 
+_PART: Final = b"x" * 60_000
 _NAMESPACE: Final = b"40/" + b"a" * 60_000 + b","
 
 FLOODS: Final = (
@@ -332,4 +355,37 @@ FLOODS: Final = (
     Flood("posts to one sid at once", "EVENTS_PER_SOCKET", repeated(partial(_one_sid, "POST"), 1)),
     Flood("probes of one sid at once", "one probe a sid", repeated(partial(_one_sid, "probe"), 1)),
     Flood("unknown sids", "MAX_CONNECTIONS_PER_ADDRESS", repeated(_unknown_sids, 20)),
+    Flood("PONG packets of a member by POST", "unasked PONGs", repeated(partial(_posts, b"3", joined=True), 4)),
+    Flood("acks of a member by POST", "unasked acks", repeated(partial(_posts, b"431[]", joined=True), 4)),
+    Flood(
+        "requests of a member by POST", "EVENTS_PER_SOCKET", repeated(partial(_posts, b'420["status"]', joined=True), 4)
+    ),
+    Flood("CONNECTs of a member, never read", "one CONNECT a connection", repeated(_connects, 10), budget=MORE),
+    Flood(
+        "requests of a member, never read",
+        "EVENTS_PER_SOCKET, SEND_QUEUE_LIMIT",
+        repeated(partial(_joined_frames, (), frame(b'420["status"]')), 10),
+        budget=MORE,
+    ),
+    Flood(
+        "acks of a member, never read",
+        "unasked acks",
+        repeated(partial(_joined_frames, (), frame(b"431[]")), 10),
+        budget=MORE,
+    ),
+    Flood(
+        "endless attachments of a member",
+        "attachments of a packet",
+        repeated(
+            partial(_joined_frames, (frame(b'45999999999-["status",{"_placeholder":true,"num":0}]'),), frame(_PART, 2)),
+            10,
+        ),
+        budget=MORE,
+    ),
+    Flood(
+        "eight attachments of a member",
+        "attachments of a packet in all",
+        repeated(partial(_joined_frames, (frame(b'458-["status"]'),), frame(_PART, 2)), 10),
+        budget=MORE,
+    ),
 )

@@ -1,4 +1,6 @@
-"""What each input that needs no token costs: `python -m tests.bench.floods [name …]` prints the table.
+"""What each input of the public listener costs, without a token and from a member.
+
+`python -m tests.bench.floods [name …]` prints the table.
 
 The program runs in a process of its own with its defaults and jwt, the flooder in another. Meanwhile a third process
 asks `/healthz` of the program and of a bystander that serves nothing else: the bystander's answers say what the
@@ -26,7 +28,7 @@ from aiohttp import web
 
 from tests.bench.flooders import FLOODS, Attack, Flood
 from tests.support.program import Program, running
-from tests.support.tokens import ISSUER, private_key, public_pem
+from tests.support.tokens import ISSUER, private_key, public_pem, token
 
 BEFORE = 0.5
 """Seconds of peace before each flood."""
@@ -106,12 +108,12 @@ async def bystander() -> None:
     await runner.cleanup()
 
 
-async def attack(name: str, url: str, seconds: float) -> None:
+async def attack(name: str, url: str, seconds: float, ticket: str) -> None:
     """The flooder's process: prints what it sent and got."""
     flood = next(flood for flood in FLOODS if flood.name == name)
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
-    told = Attack(url, time.monotonic() + seconds, flood.budget)
+    told = Attack(url, time.monotonic() + seconds, flood.budget, ticket)
     await flood.run(told)
     print(json.dumps([len(told.wires), told.sent, told.answers]), flush=True)
     await asyncio.to_thread(sys.stdin.read)  # the connections stay until somebody has looked
@@ -175,7 +177,7 @@ async def _measured(
     flood: Flood, program: Program, session: aiohttp.ClientSession, bystander_url: str, seconds: float
 ) -> Finding:
     probe, calm = Probe(session, program.url), Probe(session, bystander_url)
-    flooder = await _process("attack", flood.name, program.url, str(seconds))
+    flooder = await _process("attack", flood.name, program.url, str(seconds), token(algorithm="ES256"))
     highest = Highest(program.pid)
     tasks = [asyncio.ensure_future(work.run()) for work in (probe, calm)]
     try:
@@ -244,7 +246,7 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["bystander"]:
         asyncio.run(bystander())
     elif sys.argv[1:2] == ["attack"]:
-        asyncio.run(attack(sys.argv[2], sys.argv[3], float(sys.argv[4])))
+        asyncio.run(attack(sys.argv[2], sys.argv[3], float(sys.argv[4]), sys.argv[5]))
     else:
         parser = argparse.ArgumentParser(prog="python -m tests.bench.floods")
         parser.add_argument("names", nargs="*", metavar="name", help="of the floods to run; all by default")

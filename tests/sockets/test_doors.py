@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
@@ -11,10 +12,10 @@ from backend.events import Connected
 from backend.identity import BotKey
 from backend.sockets import engine_socket
 from backend.sockets.engine import ATTACHMENTS
-from tests.sockets.floods import frame, open_websocket
 from tests.sockets.raw import POLLING, connect, raw_polling, raw_socket
 from tests.support.py_client import eventually, py_client
 from tests.support.sockets import stage
+from tests.support.wire import Wire, frame
 
 KEY = BotKey("user", "bot")
 CONNECTED = Connected("+15550100", "Ada", True)
@@ -67,16 +68,18 @@ async def test_what_is_queued_for_a_client_that_never_polls_is_bounded() -> None
 @pytest.mark.slow
 async def test_what_is_written_to_a_websocket_that_never_reads_is_bounded() -> None:
     async with stage(send_queue_limit=8192) as s:
-        _, writer = await open_websocket(s.url)
-        writer.write(frame(connect().encode()))
+        wire = await Wire(s.url).open()
+        assert await wire.websocket() == 101
+        wire.deaf()
+        wire.writer.write(frame(connect()))
         requests = frame(b'420["auth",{"token":1}]') * 1000  # answered by python-socketio itself
         async with asyncio.timeout(20):
             while not s.notes.disconnects:
-                writer.write(requests)
+                wire.writer.write(requests)
                 await asyncio.sleep(0.01)
                 assert all(lane.backlog < 100_000 for lane in s.server.engine.lanes.values())
         assert s.notes.disconnects[0] in {"queue_full", "transport close"}
-        writer.transport.abort()
+        wire.writer.transport.abort()
 
 
 @pytest.mark.parametrize(
@@ -236,3 +239,43 @@ async def test_the_bystanders_of_a_refused_client_notice_nothing() -> None:
         await s.courier.publish(KEY, "link", CONNECTED)
         await bystander.count(1)
         assert len(s.registry) == 1
+
+
+@pytest.mark.parametrize("end", ["write_eof", "close", "reset"])
+@pytest.mark.parametrize("framing", ["Content-Length: 12", "Transfer-Encoding: chunked"])
+async def test_a_body_that_is_cut_off_is_refused_as_a_whole(framing: str, end: str) -> None:
+    """What came of it is a packet by itself: taken up, it would confirm what the client may never have said."""
+    async with stage(ack_timeout=60) as s, raw_polling(s.url, connect(acks=True)) as client:
+        await client.until("42")
+        await s.courier.publish(KEY, "link", CONNECTED)
+        await client.until("421[")
+        [lane] = s.server.engine.lanes.values()
+        wire = await Wire(s.url).open()
+        head = f"POST {client.url.removeprefix(s.url)} HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n\r\n"
+        await wire.send(head.encode() + (b"5\r\n431[]\r\n" if "chunked" in framing else b"431[]"))
+        await eventually(lambda: lane._posting)
+        (wire.writer.write_eof if end == "write_eof" else getattr(wire, end))()
+        await eventually(lambda: s.notes.disconnects)
+        assert s.notes.disconnects == ["transport error"]
+        assert not s.notes.settled_
+        assert (await client.post("431[]")) == 400, "the session is over"
+        wire.close()
+
+
+async def test_a_body_in_chunks_is_a_body() -> None:
+    """Proxies pass a request on in chunks; an "OK" for what was not read would lose acknowledgements."""
+    async with stage(ack_timeout=60) as s, raw_polling(s.url, connect(acks=True)) as client:
+        await client.until("42")
+        await s.courier.publish(KEY, "link", CONNECTED)
+        await client.until("421[")
+
+        async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
+            for part in parts:
+                yield part
+
+        async with client.session.post(client.url, data=pieces(b"431", b"[]")) as answer:
+            assert (answer.status, await answer.text()) == (200, "OK")
+        await eventually(lambda: s.notes.settled_)
+        async with client.session.post(client.url, data=pieces(*[b"x" * 10_000] * 7)) as answer:
+            assert answer.status == 400, "no larger than a body with a length may be"
+        assert s.notes.disconnects == ["transport error"]

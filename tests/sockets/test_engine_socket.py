@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from aiohttp import StreamReader, web
 from engineio import exceptions, packet
 
 from backend.sockets.engine_socket import CLOSE_WITHIN, LATE, READ_FIRST
@@ -265,3 +266,365 @@ def test_nothing_is_written_to_a_connection_that_is_gone(loop: SteppedLoop) -> N
     loop.advance(INTERVAL)
     assert wire.written == []
     lane._disarm()
+
+
+# figures that clients and operators may count on, in seconds and bytes
+
+
+def test_who_does_not_answer_a_close_frame_is_cut_after_two_seconds(loop: SteppedLoop) -> None:
+    server, wire = Server(), Wire()
+    lane = loop.run(made(server, wire))
+    loop.run(lane.end("server"))
+    loop.advance(1.9)
+    assert wire.end is None
+    loop.advance(0.2)
+    assert wire.end == "aborted"
+
+
+def test_a_connection_without_a_socket_may_stay_for_twenty_seconds(loop: SteppedLoop) -> None:
+    server = Server()
+    server.ping_interval = 19.9
+    lane = loop.run(made(server, Wire(), joined=False))
+    loop.advance(19.9)
+    assert not lane.gone
+    loop.run(lane.receive(packet.Packet(packet.PONG)))
+    server.ping_interval = 0.1
+    loop.run(lane.receive(packet.Packet(packet.PONG)))  # unasked: puts nothing off
+    loop.advance(19.9)
+    assert server.refused == ["not_joined"]
+
+
+def test_a_timer_that_is_a_little_late_is_no_sleep(loop: SteppedLoop) -> None:
+    server = Server()
+    loop.run(made(server, Wire()))
+    loop.advance(INTERVAL)
+    loop.advance(TIMEOUT + 0.09)
+    assert server.ended == ["ping timeout"]
+    woken = Server()
+    lane = loop.run(made(woken, Wire()))
+    loop.advance(INTERVAL)
+    loop.advance(TIMEOUT + 0.11)
+    assert woken.ended == []
+    loop.advance(0.9)
+    assert woken.ended == []
+    loop.advance(0.11)
+    assert woken.ended == ["ping timeout"]
+    assert lane.close_reason == "ping timeout"
+
+
+def test_a_client_that_broke_the_protocol_is_closed_with_1002_and_read_no_more(loop: SteppedLoop) -> None:
+    server, wire = Server(), Wire()
+    lane = loop.run(made(server, wire))
+    lane.refuse("malformed")
+    loop.run(lane.end("whatever"))
+    assert wire.written[-1] == b"\x88\x02\x03\xea"
+    assert (wire.end, lane.dropped) == ("closed", True)
+    assert server.ended == ["transport error"], "the first reason holds"
+
+
+def test_a_close_that_says_nothing_more_writes_a_close_frame_only(loop: SteppedLoop) -> None:
+    server, wire = Server(), Wire()
+    lane = loop.run(made(server, wire))
+    lane.close_code = 1009
+    loop.run(lane.close(abort=True))
+    assert wire.written == [b"\x88\x02\x03\xf1"]
+    assert server.ended == ["server"]
+    lane._disarm()
+    polled = loop.run(made(server, None))
+    loop.run(polled.close(abort=True))
+    assert [it.packet_type for it in loop.run(polled.poll())] == [packet.NOOP]
+
+
+def test_the_websockets_own_answers_are_not_piled_up(loop: SteppedLoop) -> None:
+    server, wire = Server(), Wire()
+    lane = loop.run(made(server, wire))
+    wire.unread = 10_000
+    lane.answer(b"pong")
+    assert wire.written == [b"pong"], "the limit itself is allowed"
+    wire.unread = 10_001
+    lane.answer(b"pong")
+    assert wire.written == [b"pong"]
+    assert wire.end is None
+    polling = loop.run(made(server, None))
+    polling.answer(b"pong")
+    assert polling.queue.empty()
+    lane._disarm()
+    polling._disarm()
+
+
+def test_who_is_hung_up_on_is_closed_on_either_transport(loop: SteppedLoop) -> None:
+    for wire in (Wire(), None):
+        server = Server()
+        lane = loop.run(made(server, wire))
+
+        async def twice(lane: Lane = lane) -> None:
+            lane.hang_up("queue_full")
+            lane.hang_up("another")
+
+        loop.run(twice())
+        loop.settle()
+        assert lane.dropped
+        assert lane.close_reason == "queue_full"
+        if wire is not None:
+            assert wire.end == "aborted", "the reader sees it, and closes"
+        else:
+            assert server.ended == ["queue_full"]
+        lane._disarm()
+
+
+# upgrades
+
+
+class Upgrade:
+    """The websocket of an upgrade: what the client says on it comes when the test wants."""
+
+    def __init__(self) -> None:
+        self.transport = Wire()
+        self.said: asyncio.Queue[str | None] = asyncio.Queue()
+
+    async def receive(self) -> str:
+        said = await self.said.get()
+        if said is None:
+            raise OSError("closed")
+        return said
+
+
+def upgrading(loop: SteppedLoop) -> tuple[Lane, Upgrade, asyncio.Task[bool]]:
+    async def make() -> tuple[Lane, Upgrade, asyncio.Task[bool]]:
+        lane = await made(Server(), None)
+        lane._disarm()
+        websocket = Upgrade()
+        return lane, websocket, asyncio.ensure_future(lane._proven(websocket))
+
+    return loop.run(make())
+
+
+def test_an_upgrade_is_proven_by_a_probe_and_then_wanted(loop: SteppedLoop) -> None:
+    lane, websocket, proving = upgrading(loop)
+    websocket.said.put_nowait("2probe")
+    loop.settle()
+    assert websocket.transport.written == [b"\x81\x063probe"]
+    assert [it.packet_type for it in loop.run(lane.poll())] == [packet.NOOP], "the poll that waits is let go"
+    loop.advance(9.9)
+    assert not proving.done()
+    websocket.said.put_nowait("5")
+    loop.settle()
+    assert proving.result() is True
+
+
+@pytest.mark.parametrize("said", [["5"], ["2"], ["2probe", "2probe"], ["2probe", None], [None]], ids=str)
+def test_an_upgrade_that_proves_nothing_is_given_up(loop: SteppedLoop, said: list[str | None]) -> None:
+    _, websocket, proving = upgrading(loop)
+    for it in said:
+        websocket.said.put_nowait(it)
+    loop.settle()
+    assert proving.result() is False
+    assert bool(websocket.transport.written) is (said[0] == "2probe")
+
+
+@pytest.mark.parametrize("said", [[], ["2probe"]], ids=str)
+def test_an_upgrade_has_ten_seconds(loop: SteppedLoop, said: list[str]) -> None:
+    _, websocket, proving = upgrading(loop)
+    for it in said:
+        websocket.said.put_nowait(it)
+    loop.settle()
+    loop.advance(9.9)
+    assert not proving.done()
+    loop.advance(0.2)
+    assert proving.result() is False
+
+
+def test_an_upgrade_whose_connection_went_is_not_written_to(loop: SteppedLoop) -> None:
+    _, websocket, proving = upgrading(loop)
+    websocket.transport.end = "reset by the client"
+    websocket.said.put_nowait("2probe")
+    loop.settle()
+    assert proving.result() is False
+
+
+# bodies
+
+
+def posted(loop: SteppedLoop, body: bytes, *, length: int | None, broken: BaseException | None = None) -> Any:
+    """What becomes of a request's body: the lane, and the error."""
+
+    async def run() -> Any:
+        lane = await made(Server(), None)
+        lane._disarm()
+        lane.server.reason.CLIENT_DISCONNECT = "client disconnect"
+        content = StreamReader(
+            cast("Any", SimpleNamespace(_reading_paused=False, connected=True, resume_reading=lambda **_: None)),
+            1 << 20,
+            loop=loop,
+        )
+        content.feed_data(body)
+        content.feed_eof() if broken is None else content.set_exception(broken)
+        environ = {"wsgi.input": content} | ({} if length is None else {"CONTENT_LENGTH": str(length)})
+        try:
+            await lane.handle_post_request(environ)
+        except exceptions.EngineIOError as error:
+            return lane, type(error)
+        finally:
+            assert not lane._posting
+        return lane, None
+
+    return loop.run(run())
+
+
+LIMIT = Server.max_http_buffer_size
+
+
+@pytest.mark.parametrize("length", [LIMIT, None])
+def test_a_body_may_be_as_large_as_a_packet(loop: SteppedLoop, length: int | None) -> None:
+    lane, error = posted(loop, b"4" + b"x" * (LIMIT - 1), length=length)
+    assert error is None
+    assert lane.close_reason is None
+
+
+@pytest.mark.parametrize("length", [LIMIT + 1, None])
+def test_a_body_may_be_no_larger(loop: SteppedLoop, length: int | None) -> None:
+    lane, error = posted(loop, b"4" + b"x" * LIMIT, length=length)
+    assert error in {exceptions.ContentTooLongError, exceptions.EngineIOError}
+    assert lane.close_reason == "transport error"
+
+
+@pytest.mark.parametrize("length", [6, None])
+@pytest.mark.parametrize("broken", [ConnectionResetError(), web.RequestPayloadError()], ids=repr)
+def test_a_body_that_breaks_is_an_error_of_the_transport(
+    loop: SteppedLoop, length: int | None, broken: BaseException
+) -> None:
+    lane, error = posted(loop, b"3", length=length, broken=broken)
+    assert error is exceptions.EngineIOError
+    assert lane.close_reason == "transport error"
+    assert lane.server.refused == [], "it broke no protocol"
+
+
+def test_an_empty_body_says_nothing(loop: SteppedLoop) -> None:
+    lane, error = posted(loop, b"", length=None)
+    assert error is None
+    assert not lane.gone
+
+
+def test_a_body_is_read_to_the_goodbye_in_it_and_no_further(loop: SteppedLoop) -> None:
+    lane, error = posted(loop, b"1\x1e6\x1e2", length=5)
+    assert error is None
+    assert lane.server.refused == []
+    assert lane.server.ended == ["client disconnect"]
+
+
+def test_sixty_four_packets_are_taken_up_before_others_have_their_turn(loop: SteppedLoop) -> None:
+    """A websocket's as well as a body's."""
+
+    async def run() -> tuple[int, int]:
+        lane = await made(Server(), None)
+        lane._disarm()
+        taken: list[str] = []
+        lane.take = lambda text: taken.append(text) or True  # type: ignore[method-assign, func-returns-value]  # it counts
+        posting = asyncio.ensure_future(lane._take_up("\x1e".join(["3"] * 200)))
+        await asyncio.sleep(0)
+        first = len(taken)
+        await posting
+        return first, len(taken)
+
+    assert loop.run(run()) == (64, 200)
+
+
+def test_a_body_that_takes_too_long_ends_its_session_and_is_not_answered(loop: SteppedLoop) -> None:
+    """Upstream would swallow the cancellation, and answer "OK"."""
+
+    async def run() -> Lane:
+        lane = await made(Server(), None)
+        lane._disarm()
+        content = StreamReader(cast("Any", SimpleNamespace(_reading_paused=False, connected=True)), 1 << 20, loop=loop)
+        posting = asyncio.ensure_future(lane.handle_post_request({"wsgi.input": content, "CONTENT_LENGTH": "5"}))
+        await asyncio.sleep(0)
+        with pytest.raises(exceptions.UnknownPacketError):
+            await lane.handle_post_request({"wsgi.input": content, "CONTENT_LENGTH": "5"})
+        assert lane._posting, "the second one takes nothing of the first"
+        posting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await posting
+        assert not lane._posting
+        return lane
+
+    lane = loop.run(run())
+    loop.settle()
+    assert lane.server.refused == ["second_request"], "counted once"
+    assert lane.server.ended == ["transport error"]
+
+
+class Stream(Upgrade):
+    """A websocket that was opened, or proven."""
+
+    wait = Upgrade.receive
+
+
+@pytest.mark.parametrize("polled", [False, True], ids=["opened", "upgraded"])
+def test_what_was_queued_goes_out_first_and_the_end_is_told(loop: SteppedLoop, polled: bool) -> None:
+    async def run() -> tuple[Lane, Stream]:
+        lane, websocket = await made(Server(), None), Stream()
+        lane.server.reason.TRANSPORT_CLOSE = "transport close"
+        lane.connected = polled
+        lane.write(packet.Packet(packet.MESSAGE, "one"))
+        lane.write(packet.Packet(packet.MESSAGE, b"two"))
+        for said in ("2probe", "5") if polled else ():
+            websocket.said.put_nowait(said)
+        reading = asyncio.ensure_future(lane._websocket_handler(websocket))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert (lane.transport, lane.connected) == ("websocket", True)
+        lane.write(packet.Packet(packet.MESSAGE, "three"))
+        websocket.said.put_nowait("7")  # a packet that is none
+        for _ in range(5):
+            await asyncio.sleep(0)
+        websocket.said.put_nowait("6")  # read and dropped after the goodbye
+        websocket.said.put_nowait(None)
+        await reading
+        return lane, websocket
+
+    lane, websocket = loop.run(run())
+    written = websocket.transport.written[1:] if polled else websocket.transport.written
+    noop = [b"\x81\x016"] if polled else []
+    expected = [b"\x81\x044one", b"\x82\x03two", *noop, b"\x81\x064three"]
+    assert written[: len(expected)] == expected
+    assert lane.server.ended == ["transport error"]
+    assert lane._timer is None
+
+
+def test_a_session_that_ended_while_its_upgrade_was_proven_takes_no_websocket(loop: SteppedLoop) -> None:
+    async def run() -> tuple[Lane, Stream]:
+        lane, websocket = await made(Server(), None), Stream()
+        lane.connected = True
+        proving = asyncio.ensure_future(lane._websocket_handler(websocket))
+        websocket.said.put_nowait("2probe")
+        await asyncio.sleep(0)
+        await lane.end("draining")
+        websocket.said.put_nowait("5")
+        await proving
+        return lane, websocket
+
+    lane, websocket = loop.run(run())
+    assert lane.transport == "polling"
+    assert len(websocket.transport.written) == 1, "the probe's answer"
+    assert lane.server.ended == ["draining"]
+
+
+def test_a_handler_that_fails_is_logged_and_the_reading_goes_on(loop: SteppedLoop) -> None:
+    async def run() -> Lane:
+        lane, websocket = await made(Server(), None), Stream()
+        lane.server.reason.TRANSPORT_CLOSE = "transport close"
+        heard: list[Any] = []
+
+        async def receive(pkt: Any) -> None:
+            heard.append(pkt.data)
+            if len(heard) == 1:
+                raise RuntimeError("cannot")
+
+        lane.receive = receive  # type: ignore[method-assign]  # as a handler of ours that is broken
+        for said in ("4a", "4b", None):
+            websocket.said.put_nowait(said)
+        await lane._websocket_handler(websocket)
+        assert heard == ["a", "b"]
+        return lane
+
+    assert loop.run(run()).server.ended == ["transport close"]

@@ -1,19 +1,122 @@
-"""What the lane leans on in python-engineio and in the stock client. A new version that changes it fails here."""
+"""What the program leans on in python-engineio, python-socketio, aiohttp and the stock client.
+
+A new version that changes it fails here: by name where it is private, by behaviour where a client shows it.
+"""
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import inspect
+import re
+from functools import cache
+from importlib import import_module
+from importlib.metadata import version
 
+import engineio
 import pytest
+import socketio
+from aiohttp import web
+from engineio.async_drivers import aiohttp as driver
+from engineio.async_socket import AsyncSocket
 
 from backend.delivery.outcome import Outcome
 from backend.events import Connected, Degraded
 from backend.identity import BotKey
 from tests.support.node_client import node_client
+from tests.support.program import ROOT
 from tests.support.sockets import stage
 
 KEY = BotKey("user", "bot")
 AUTH = {"userId": "user", "botId": "bot"}
+
+READ_WITH = {"python-engineio": "4.15.1", "python-socketio": "5.18.1", "aiohttp": "3.14.5"}
+"""The versions whose source the names below were read in. Raise one after reading it again."""
+
+ATTRIBUTE = "attribute"
+
+LEANS: dict[tuple[str, type], dict[str, str]] = {
+    ("backend.sockets.engine_socket", AsyncSocket): {
+        "_upgrade_websocket": "(self, environ)",
+        "_websocket_handler": "(self, ws)",
+    },
+    ("backend.sockets.engine_socket", engineio.AsyncServer): {
+        "_async": ATTRIBUTE,
+        "_bad_request": "(self, message=None)",
+        "_trigger_event": "(self, event, *args, **kwargs)",
+    },
+    ("backend.sockets.lane", AsyncSocket): {},
+    ("backend.sockets.lane_server", web.WebSocketResponse): {},
+    ("backend.sockets.lane_server", engineio.AsyncServer): {
+        "_async": ATTRIBUTE,
+        "_handle_connect": "(self, environ, transport, jsonp_index=None)",
+        "_ok": "(self, packets=None, headers=None, jsonp_index=None)",
+        "_trigger_event": "(self, event, *args, **kwargs)",
+        "_upgrades": "(self, sid, transport)",
+    },
+    ("backend.sockets.engine", socketio.AsyncServer): {
+        "_binary_packet": ATTRIBUTE,
+        "_engineio_server_class": "(self)",
+        "_handle_ack": "(self, eio_sid, namespace, id, data)",
+        "_handle_connect": "(self, eio_sid, namespace, data)",
+        "_handle_disconnect": "(self, eio_sid, namespace, reason=None)",
+        "_handle_eio_connect": "(self, eio_sid, environ)",
+        "_handle_eio_disconnect": "(self, eio_sid, reason)",
+        "_handle_eio_message": "(self, eio_sid, data)",
+        "_handle_event": "(self, eio_sid, namespace, id, data)",
+    },
+    ("backend.api.http_handler", web.RequestHandler): {
+        "_messages": ATTRIBUTE,
+        "_payload_parser": ATTRIBUTE,
+        "_request_count": ATTRIBUTE,
+        "_request_handler": ATTRIBUTE,
+        "_request_in_progress": ATTRIBUTE,
+        "_upgraded": ATTRIBUTE,
+    },
+    ("backend.api.http_handler", web.Response): {"_prepare_headers": "(self) -> None"},
+    ("backend.api.http_handler", web.BaseRequest): {"_version": ATTRIBUTE},
+    ("backend.api.http_handler", web.Server): {"_kwargs": ATTRIBUTE},
+}
+"""By the module that leans on it and the class it belongs to: the private name, and a method's signature. Where it is
+empty, the module derives from the class, and must not meet a private name of it by chance."""
+
+UPSTREAM = {upstream for _, upstream in LEANS}
+
+OURS = {"_body", "_loop", "_message", "_start", "_state", "_status"}
+"""Names of our own, which some class of upstream has as well that has nothing to do with them."""
+
+PLAIN: dict[type, set[str]] = {
+    AsyncSocket: {
+        "check_ping_timeout",
+        "close",
+        "closed",
+        "closing",
+        "connected",
+        "handle_get_request",
+        "handle_post_request",
+        "last_ping",
+        "poll",
+        "queue",
+        "receive",
+        "schedule_ping",
+        "send",
+        "upgraded",
+        "upgrading",
+    },
+    engineio.AsyncServer: {
+        "create_queue",
+        "disconnect",
+        "generate_id",
+        "handle_request",
+        "max_http_buffer_size",
+        "ping_interval",
+        "ping_timeout",
+        "reason",
+        "sockets",
+    },
+    socketio.AsyncServer: {"eio", "environ", "manager", "packet_class", "reason"},
+}
+"""What has a public name, but no public documentation."""
 
 
 @pytest.mark.parametrize("transports", [["websocket"], ["polling"], ["polling", "websocket"]])
@@ -59,3 +162,80 @@ async def test_events_in_a_stream_survive_the_upgrade_in_order() -> None:
             async with asyncio.timeout(5):
                 while len(s.notes.settled_) < 400:
                     await asyncio.sleep(0.01)
+
+
+@cache
+def used_in(module: str) -> set[str]:
+    """Every private name that a module defines in a class, or gets or sets at an object."""
+    source = inspect.getsource(import_module(module))
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found.add(node.name)
+    return {name for name in found if name.startswith("_") and not name.startswith("__")}
+
+
+def offered_by(upstream: type) -> dict[str, str]:
+    """Its private names."""
+    return {name: kind for name, kind in known_to(upstream).items() if name.startswith("_") and name[1] != "_"}
+
+
+@cache
+def known_to(upstream: type) -> dict[str, str]:
+    """All names of a class: a method with its signature, whatever else as an attribute."""
+    found: dict[str, str] = {}
+    for base in upstream.__mro__[:-1]:
+        if base.__module__.partition(".")[0] not in {"engineio", "socketio", "aiohttp"}:
+            continue
+        for name, value in vars(base).items():
+            callable_ = inspect.isfunction(value)
+            found.setdefault(name, str(inspect.signature(value)) if callable_ else ATTRIBUTE)
+        for node in ast.walk(ast.parse(inspect.cleandoc("\n" + inspect.getsource(base)))):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                found.setdefault(node.attr, ATTRIBUTE)
+    return found
+
+
+def modules() -> list[str]:
+    """Those of the program that use one of the three libraries."""
+    uses = re.compile(r"(?m)^(?:from|import) (?:aiohttp|engineio|socketio|backend\.sockets)\b")
+    paths = [path for path in sorted((ROOT / "backend").rglob("*.py")) if uses.search(path.read_text())]
+    return [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
+
+
+@pytest.mark.parametrize("name", READ_WITH)
+def test_a_library_that_is_leant_on_is_the_one_that_was_read(name: str) -> None:
+    pinned = re.search(rf"(?m)^{name}==(\S+)", (ROOT / "requirements.lock").read_text())
+    assert pinned is not None
+    assert READ_WITH[name] == pinned[1] == version(name)
+
+
+@pytest.mark.parametrize(("module", "upstream"), LEANS, ids=lambda it: getattr(it, "__name__", it))
+def test_a_private_name_that_is_leant_on_is_still_what_it_was(module: str, upstream: type) -> None:
+    offered, used = offered_by(upstream), used_in(module)
+    named = LEANS[module, upstream]
+    assert {name: offered.get(name) for name in named} == named
+    assert named.keys() <= used, "it is not leant on any more"
+    assert not OURS & used & offered.keys(), "upstream has taken a name of ours"
+
+
+@pytest.mark.parametrize("module", modules())
+def test_each_private_name_of_upstream_is_named_here(module: str) -> None:
+    theirs = {name for upstream in UPSTREAM for name in offered_by(upstream)}
+    named = {name for (its, _), names in LEANS.items() if its == module for name in names}
+    assert used_in(module) & theirs - OURS == named
+
+
+@pytest.mark.parametrize("upstream", PLAIN, ids=lambda it: f"{it.__module__}.{it.__name__}")
+def test_what_upstream_does_not_document_is_still_there(upstream: type) -> None:
+    assert PLAIN[upstream] - known_to(upstream).keys() == set()
+
+
+def test_the_seams_of_the_driver_are_still_there() -> None:
+    """The route, the request as an environ, and the websocket's class come by name."""
+    assert driver._async.keys() == {"asyncio", "create_route", "translate_request", "make_response", "websocket"}
+    made = inspect.getsource(driver.translate_request)
+    for key in ("wsgi.input", "aiohttp.request", "QUERY_STRING", "CONTENT_LENGTH"):
+        assert f"'{key}'" in made

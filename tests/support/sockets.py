@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from backend.clock import SYSTEM
 from backend.delivery.courier import Courier
 from backend.delivery.journal import Delivery, Misses
 from backend.delivery.memory_outbox import MemoryOutbox
@@ -33,6 +34,7 @@ class Notes:
         self.replays: list[int] = []
         self.connects: list[str] = []
         self.disconnects: list[str] = []
+        self.lifetimes: list[float] = []
         self.refused: list[str] = []
         self.failed_steps = 0
         self.upgrades = 0
@@ -82,6 +84,7 @@ class Notes:
 
     def disconnected(self, reason: str, lifetime: float) -> None:
         self.disconnects.append(reason)
+        self.lifetimes.append(lifetime)
 
     def step_failed(self) -> None:
         self.failed_steps += 1
@@ -145,13 +148,14 @@ async def stage(outbox: Outbox | None = None, **options: Any) -> AsyncIterator[S
         options.get("admit", trusted),
         notes,
         faults,
-        cors_origins=(),
+        cors_origins=options.get("cors_origins", ()),
         max_sockets_per_key=options.get("max_sockets_per_key", 16),
         send_queue_limit=limit,
         ping_interval=options.get("ping_interval", 25),
         ping_timeout=options.get("ping_timeout", 20),
         max_packet=65536,
         door=options.get("door"),
+        clock=options.get("clock", SYSTEM),
     )
     app = web.Application()
     server.attach(app)

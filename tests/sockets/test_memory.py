@@ -1,4 +1,7 @@
-"""Many short connections, and many at once: memory comes back by counting references, and nothing stops the loop."""
+"""What a connection takes comes back by counting references, so that thousands leave the collector little to do.
+
+That thousands of short ones leave nothing behind is seen from outside in tests/protocol/test_churn.py.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,12 @@ import uvloop
 from backend.events import Connected
 from backend.identity import BotKey
 from backend.sockets.lane_server import LaneWebSocket
-from tests.sockets.floods import frame, open_websocket, resident
 from tests.sockets.raw import connect, raw_polling, raw_socket
 from tests.support.node_client import node_client
 from tests.support.program import api, running
 from tests.support.py_client import eventually
 from tests.support.sockets import Stage, stage
+from tests.support.wire import Wire, frame
 
 KEY = BotKey("user", "bot")
 CONNECTED = Connected("+15550100", "Ada", True)
@@ -73,11 +76,9 @@ async def live_and_leave(s: Stage, way: str, sockets: list[weakref.ref[Any]]) ->
             await client.heard("upgrade")
             return kinds_of(s)
     if way == "is cut":
-        _, writer = await open_websocket(s.url)
-        writer.write(frame(connect().encode()))
-        await eventually(lambda: s.registry.all())
+        wire = await joined(s.url, "bot")
         kinds = kinds_of(s)
-        writer.transport.abort()
+        wire.writer.transport.abort()
         return kinds
     async with raw_socket(s.url, "40{}" if way == "is refused" else connect(acks=True)) as client:
         await client.until("4")
@@ -137,37 +138,25 @@ def test_a_closed_polling_session_is_freed_by_counting_references() -> None:
         runner.run(run())
 
 
+async def joined(url: str, bot: str) -> Wire:
+    """A websocket that has its snapshot."""
+    wire = await Wire(url).open()
+    assert await wire.websocket() == 101
+    await wire.send(frame(connect(bot=bot)))
+    await wire.until(b"42")
+    return wire
+
+
 async def short(url: str, count: int, bot: str) -> None:
     """One connection after the other, each cut once it is joined."""
     for number in range(count):
-        reader, writer = await open_websocket(url)
-        writer.write(frame(connect(bot=f"{bot}-{number % 50}").encode()))
-        await reader.readuntil(b"whatsapp_status_update")
-        writer.transport.abort()
+        wire = await joined(url, f"{bot}-{number % 50}")
+        wire.writer.transport.abort()
 
 
-@pytest.mark.slow
-async def test_three_thousand_short_connections_leave_the_memory_as_it_was(tmp_path: Path) -> None:
-    async with running(
-        tmp_path, handshakes_per_user=10_000, handshakes_per_user_burst=10_000, handshakes_per_address_burst=100_000
-    ) as program:
-        await asyncio.gather(*(short(program.url, 30, f"warm{number}") for number in range(20)))
-        before = resident(program.pid)
-        await asyncio.gather(*(short(program.url, 180, str(number)) for number in range(20)))
-        grown = resident(program.pid) - before
-        print(f"+{grown:.1f} MB")
-        assert grown <= 12.0
-
-
-async def hold(url: str, bots: range) -> list[asyncio.StreamWriter]:
+async def hold(url: str, bots: range) -> list[Wire]:
     """Sockets that stay."""
-    held = []
-    for bot in bots:
-        reader, writer = await open_websocket(url)
-        writer.write(frame(connect(bot=str(bot)).encode()))
-        await reader.readuntil(b"whatsapp_status_update")
-        held.append(writer)
-    return held
+    return [await joined(url, str(bot)) for bot in bots]
 
 
 @pytest.mark.slow
@@ -189,8 +178,8 @@ async def test_collections_are_short_with_thousands_of_sockets(tmp_path: Path) -
             async with api(program) as it:
                 metrics = await it.metrics()
         finally:
-            for writer in held:
-                writer.transport.abort()
+            for wire in held:
+                wire.writer.transport.abort()
         prefix = "roundtrip_gc_pause_seconds"
         pauses = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
         print(pauses)
