@@ -266,13 +266,16 @@ def test_how_the_codes_ended(worker: Make, log: bytes, status: bytes, end: d.Rep
     assert it.ended == 0
 
 
-def test_a_silent_log_leaves_it_to_the_clock_whether_the_last_code_ended(worker: Make) -> None:
+@pytest.mark.parametrize(("early", "end"), [(0.5, d.CodesUsedUp()), (1.5, LOST)])
+def test_a_silent_log_leaves_it_to_the_clock_whether_the_last_code_ended(
+    worker: Make, early: float, end: d.Report
+) -> None:
     it = worker()
     it.log(b"<pair-device><ref>2@a</ref></pair-device>")
     it.code()
-    it.loop.advance(LATER_CODE - 0.5)
+    it.loop.advance(LATER_CODE - early)
     it.status(b"timeout")
-    assert it.said[-1] == d.CodesUsedUp()
+    assert it.said[-1] == end
 
 
 @pytest.mark.parametrize("status", [b"timeout", b"error"])
@@ -321,9 +324,9 @@ def test_the_name_is_waited_for_once_and_not_for_ever(worker: Make) -> None:
     it = worker(paired=True)
     it.client.me.PushName = ""
     it.online()
-    it.advance(worker_session.NAME_WAIT / 2)
+    it.advance(2.7)
     assert it.said == []
-    it.advance(worker_session.NAME_WAIT / 2 + 0.5)
+    it.advance(0.6)
     assert it.said == [d.Online(f"+{PHONE}", "")]
     it.online()
     assert len(it.said) == 2, "the second time it is not waited for"
@@ -374,10 +377,17 @@ def test_a_new_connection_is_not_degraded(worker: Make, event: str) -> None:
 def test_pings_unanswered_for_so_long_that_the_library_reconnects_are_a_loss(worker: Make) -> None:
     it = worker(paired=True)
     it.online()
-    it.hear("KeepAliveTimeout", ErrorCount=9, LastSuccess=time.time() - worker_session.PINGS_GIVEN_UP - 1)
+    it.hear("KeepAliveTimeout", ErrorCount=9, LastSuccess=time.time() - 181)
     assert it.said[-1] == d.Offline()
     it.command(pipe.Ask(1))
     assert it.said[-1] == pipe.Answer(1, False)
+
+
+def test_pings_unanswered_for_less_are_told_as_such(worker: Make) -> None:
+    it = worker(paired=True)
+    it.online()
+    it.hear("KeepAliveTimeout", ErrorCount=8, LastSuccess=time.time() - 170)
+    assert it.said[-1] == d.KeepAliveLost()
 
 
 def test_a_loss_while_codes_are_shown_ends_the_session(worker: Make) -> None:
@@ -461,7 +471,7 @@ def test_a_stop_ends_the_process_whatever_the_library_does(worker: Make, fails: 
     it.command(pipe.Stop())
     if hangs:
         assert it.ended is None
-        it.loop.advance(worker_session.STOP_WAIT)
+        it.loop.advance(3.0)
         it.settle()
     assert it.client.calls == ["stop"]
     assert it.ended == 0
@@ -489,7 +499,7 @@ def test_a_logout_says_whether_the_device_is_gone(worker: Make) -> None:
 def test_a_logout_waits_for_the_connection_and_gives_up_in_time(worker: Make) -> None:
     it = worker(paired=True)
     it.command(pipe.LogOut())
-    it.loop.advance(worker_session.LOGOUT_WAIT - 0.1)
+    it.loop.advance(7.9)
     it.settle()
     assert it.said == []
     it.loop.advance(0.2)
@@ -537,11 +547,13 @@ def test_memory_is_given_back_after_the_first_connection_and_again_later(
     it.online()
     it.online()
     it.settle()
-    pauses = (worker_session.TRIM_AFTER, *worker_session.TRIM_LATER, worker_session.TRIM_EVERY)
-    for pause in (*pauses, worker_session.TRIM_EVERY):
-        it.loop.advance(pause)
-    assert len(at) == len(pauses) + 1, "not once per connection"
-    assert at[0] - started == pytest.approx(worker_session.TRIM_AFTER)
+    pauses = (2, 15, 60, 180, 900, 900)
+    for times, pause in enumerate(pauses):
+        it.loop.advance(pause - 0.5)
+        assert len(at) == times
+        it.loop.advance(0.5)
+        assert len(at) == times + 1, "once, not once per connection"
+    assert at[-1] - started == pytest.approx(sum(pauses))
 
 
 def test_a_report_is_written_whole_to_a_parent_that_reads_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
