@@ -288,6 +288,13 @@ def test_the_state_of_the_codes_says_nothing_of_a_paired_account(worker: Make, s
     assert it.said == [ONLINE]
 
 
+def test_a_connection_lost_before_the_first_code_is_a_loss(worker: Make) -> None:
+    it = worker()
+    it.status(b"timeout")
+    assert it.said == [LOST]
+    assert it.ended == 0
+
+
 def test_other_words_on_the_codes_end_nothing(worker: Make) -> None:
     it = worker()
     it.code()
