@@ -40,6 +40,8 @@ class Account:
     logins: int = 0
     lines: int = 0
     """Connections that got as far as naming this account, let in or not."""
+    refused_at: list[float] = field(default_factory=list)
+    """Moments, monotonic, at which a login was met with `refusal`."""
     line: Line | None = None
 
     @property

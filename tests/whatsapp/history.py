@@ -8,13 +8,21 @@ import secrets
 import time
 import zlib
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.whatsapp.noise import hkdf
-from tests.whatsapp.schema import e2e, history_sync
+from tests.whatsapp.schema import e2e, history_sync, server_sync
 from tests.whatsapp.sealed import cbc
 
 KINDS = {"INITIAL_BOOTSTRAP": 0, "RECENT": 3, "PUSH_NAME": 4}
 HOST = "mmg.whatsapp.net"
+STATE = "state-"
+"""Begins the names of the files with settings."""
+CONTACTS, MUTED, ARCHIVED = "critical_unblock_low", "regular_high", "regular_low"
+"""Collections of settings that grow with the account."""
+
+Change = tuple[list[str], dict[str, dict[str, Any]]]
+"""What a setting is about, and its value by the fields of SyncActionValue."""
 
 
 @dataclass
@@ -62,13 +70,7 @@ class Past:
         raw = sync.SerializeToString()
         self.raw_size += len(raw)
         plain = zlib.compress(raw)
-        key = secrets.token_bytes(32)
-        keys = hkdf(key, None, 112, b"WhatsApp History Keys")
-        iv, cipher_key, mac_key = keys[:16], keys[16:48], keys[48:80]
-        sealed = cbc(cipher_key, iv, plain)
-        sealed += hmac.digest(mac_key, iv + sealed, hashlib.sha256)[:10]
-        path = f"/o1/v/{kind.lower()}-{order}-{secrets.token_hex(4)}"
-        self.files[path] = sealed
+        path, key, sealed = self._store(f"{kind.lower()}-{order}", "History", plain)
         notification = e2e.HistorySyncNotification(
             fileSHA256=hashlib.sha256(plain).digest(),
             fileLength=len(plain),
@@ -83,6 +85,43 @@ class Past:
             type=e2e.ProtocolMessage.HISTORY_SYNC_NOTIFICATION, historySyncNotification=notification
         )
         return bytes(e2e.Message(protocolMessage=inner).SerializeToString())
+
+    def _store(self, name: str, use: str, plain: bytes) -> tuple[str, bytes, bytes]:
+        """Put a file on the media server, sealed with a key of its own. Returns (path, key, sealed)."""
+        key = secrets.token_bytes(32)
+        keys = hkdf(key, None, 112, f"WhatsApp {use} Keys".encode())
+        iv, cipher_key, mac_key = keys[:16], keys[16:48], keys[48:80]
+        sealed = cbc(cipher_key, iv, plain)
+        sealed += hmac.digest(mac_key, iv + sealed, hashlib.sha256)[:10]
+        path = f"/o1/v/{name}-{secrets.token_hex(4)}"
+        self.files[path] = sealed
+        return path, key, sealed
+
+    def changes(self, collection: str) -> list[Change]:
+        """What an account of this size has in a collection of its settings."""
+        if collection == CONTACTS:
+            people = range(self.contacts)
+            return [(["contact", _jid(at)], {"contactAction": {"fullName": f"Person {at}"}}) for at in people]
+        if collection == MUTED:
+            muted = {"muteAction": {"muted": True, "muteEndTimestamp": -1}}
+            return [(["mute", _jid(at)], muted) for at in range(self.chats)]
+        if collection == ARCHIVED:
+            archived = {"archiveChatAction": {"archived": True}}
+            return [(["archive", _jid(at)], archived) for at in range(self.chats)]
+        return []
+
+    def reference(self, collection: str, snapshot: bytes) -> bytes:
+        """Put a collection's snapshot on the media server; returns the serialized reference to it."""
+        self.raw_size += len(snapshot)
+        path, key, sealed = self._store(f"{STATE}{collection}", "App State", snapshot)
+        blob = server_sync.ExternalBlobReference(
+            mediaKey=key,
+            directPath=f"{path}?ccb=1",
+            fileSizeBytes=len(snapshot),
+            fileSHA256=hashlib.sha256(snapshot).digest(),
+            fileEncSHA256=hashlib.sha256(sealed).digest(),
+        )
+        return bytes(blob.SerializeToString())
 
     def fetch(self, path: str) -> bytes | None:
         """A file of the media server; None when there is none."""

@@ -164,6 +164,8 @@ class StandIn:
         removed = account is None or account.device_key != line.channel.client_key
         refusal = {"reason": "401", "location": "stand-in"} if removed else account.refusal if account else None
         if account is None or refusal is not None:
+            if account is not None:
+                account.refused_at.append(time.monotonic())
             line.channel.send(Node("failure", dict(refusal or {})))
             line.channel.close()
             return
@@ -220,10 +222,16 @@ class StandIn:
         line.channel.send(Node("message", attrs, [Node("enc", {"v": "2", "type": "pkmsg"}, sealed)]))
 
     def _collection(self, line: Line, name: str) -> Node:
-        """One collection of the account's settings; only that of the name has anything in it."""
-        if name != COLLECTION or line.account is None or line.account.business:
+        """One collection of the account's settings: the name, and what an account with a past has besides."""
+        account = line.account
+        if account is None or account.business:
             return Node("collection", {"name": name})
-        patch = Node("patch", {}, line.account.sync.patch(line.account.name))
+        if account.past is not None and (changes := account.past.changes(name)):
+            reference = account.past.reference(name, account.sync.snapshot(name, changes))
+            return Node("collection", {"name": name, "version": "1"}, [Node("snapshot", {}, reference)])
+        if name != COLLECTION:
+            return Node("collection", {"name": name})
+        patch = Node("patch", {}, account.sync.patch(account.name))
         return Node("collection", {"name": name, "version": "1"}, [Node("patches", {}, [patch])])
 
     # what a person does with the phone

@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import aiohttp
@@ -158,6 +159,25 @@ async def test_refusals_that_may_pass(tmp_path: Path) -> None:
             await comes_back(it)
         never_final(it)
         assert 'whatsapp_reason": "463"' in it.program.text().replace('":"', '": "')
+
+
+async def test_a_refusal_for_asking_too_often_is_retried_four_times_as_slowly(tmp_path: Path) -> None:
+    first, cap, factor, times = 0.4, 0.8, 4, 4
+    async with scenario(tmp_path, refused_first=first, refused_cap=cap) as it:
+        await it.pair()
+        account = it.whatsapp.accounts[PHONE]
+        it.whatsapp.refuse(PHONE, 429)
+        it.whatsapp.drop(PHONE)
+        await it.until(lambda: len(account.refused_at) >= times, within=LOAD)
+        out = await it.told("whatsapp_disconnected", within=LOAD)
+        assert out["reasonCode"] == "rate_limited", out
+        gaps = [after - before for before, after in pairwise(account.refused_at[:times])]
+        # the least that the jitter leaves of each wait
+        least = [min(cap, first * 2**attempt) / 2 * factor for attempt in range(times - 1)]
+        assert all(gap >= wait for gap, wait in zip(gaps, least, strict=True)), (gaps, least)
+        it.whatsapp.accept(PHONE)
+        await comes_back(it)
+        never_final(it)
 
 
 async def test_a_ban_by_the_number_406(tmp_path: Path) -> None:
