@@ -183,6 +183,7 @@ def test_a_refusal_names_its_limit_and_says_why() -> None:
     with pytest.raises(Limited, match="1 sockets already") as caught:
         limits.socket("a")
     assert (caught.value.limit, caught.value.retry_after) == ("connections_per_user", None)
+    assert str(caught.value) == caught.value.message
 
 
 def test_a_place_given_back_is_one_place() -> None:
