@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from backend.admission import authenticator as authenticator_of
-from backend.auth import Authenticator, AuthError, Credentials, JwtAuthenticator, TrustedAuthenticator
+from backend.auth import MAX_TOKEN, Authenticator, AuthError, Credentials, JwtAuthenticator, TrustedAuthenticator
 from backend.identity import IdentityError
 from backend.jwks import KeySet, OneKey
 from backend.settings import Settings
@@ -180,3 +181,40 @@ async def test_a_check_with_cached_keys_takes_under_a_millisecond() -> None:
         best = min(best, (time.perf_counter() - began) / 20)
     print(f"one token checked in {best * 1e6:.0f} µs")
     assert best < 0.001
+
+
+async def test_a_token_has_a_bound_though_it_is_signed() -> None:
+    auth = authenticator()
+    assert await refused(auth, token(padding="x" * MAX_TOKEN)) == "unauthorized"
+    assert (await auth.user(Credentials(token(padding="x" * (MAX_TOKEN // 2))))).user_id == USER
+
+
+async def test_without_keys_a_token_cannot_be_checked_and_the_caller_may_come_back() -> None:
+    async def down() -> bytes:
+        raise OSError("no route")
+
+    auth = JwtAuthenticator(KeySet(down, least_gap=7.0), issuer=ISSUER, audience=None)
+    with pytest.raises(AuthError) as caught:
+        await auth.user(Credentials(token()))
+    assert (caught.value.code, caught.value.status, caught.value.retry_after) == ("unavailable", 503, 7.0)
+
+
+async def test_the_close_ends_a_fetch_of_keys_under_way() -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def hanging() -> bytes:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return b""
+
+    auth = JwtAuthenticator(KeySet(hanging), issuer=ISSUER, audience=None)
+    await auth.close()  # nothing is under way
+    asking = asyncio.ensure_future(auth.user(Credentials(token())))
+    async with asyncio.timeout(5):
+        await begun.wait()
+        await auth.close()
+    assert ended.is_set()
+    await asyncio.gather(asking, return_exceptions=True)

@@ -175,3 +175,22 @@ async def test_handshakes_of_one_ipv6_network_are_counted_together() -> None:
 
         assert [await shake(f"2001:db8::{number}") for number in range(3)] == [404, 404, 429]
         assert await shake("2001:db8:0:1::1") == 404
+
+
+def test_a_refusal_names_its_limit_and_says_why() -> None:
+    limits = Limits(rules(sockets_per_user=1), lambda _: None)
+    limits.socket("a")
+    with pytest.raises(Limited, match="1 sockets already") as caught:
+        limits.socket("a")
+    assert (caught.value.limit, caught.value.retry_after) == ("connections_per_user", None)
+    assert str(caught.value) == caught.value.message
+
+
+def test_a_place_given_back_is_one_place() -> None:
+    places = Places(3)
+    for _ in range(3):
+        assert places.enter("a")
+    for left in (2, 1, 0):
+        places.leave("a")
+        assert places.held("a") == left
+    assert not places._held  # who holds none is forgotten

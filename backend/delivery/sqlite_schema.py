@@ -101,8 +101,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA synchronous=FULL")
     db.execute("PRAGMA secure_delete=ON")  # an ended secret's bytes are overwritten, not just let go
     db.execute("PRAGMA temp_store=MEMORY")
-    db.execute("PRAGMA cache_size=-16384")  # KiB: a big commit is not spilled before its end
-    db.execute("PRAGMA cache_size=-32768")  # KiB: a commit touches a page a key, and the default holds 500 pages
+    db.execute("PRAGMA cache_size=-32768")  # KiB: a commit touches a page a key; the default holds 500
     db.execute("PRAGMA wal_autocheckpoint=16384")  # pages: one touched by many commits is copied back once
     db.execute("PRAGMA journal_size_limit=67108864")
     if not empty and _pragma(db, "auto_vacuum") != INCREMENTAL:

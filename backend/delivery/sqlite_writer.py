@@ -181,8 +181,8 @@ class Writer:
                 self._ledger.store(batch.moves)
         except Exception as error:  # noqa: BLE001  # whatever it is, each write is answered, kept or logged
             if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
+                self.on_failure()  # counted before anybody is told
                 self._refuse(writes, str(error))
-                self.on_failure()
                 self._kept.failed(str(error))
                 return False
             if len(writes) > 1:  # one of them cannot be written, the others can

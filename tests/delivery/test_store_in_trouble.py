@@ -6,13 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from backend.delivery import sqlite_keys
+from backend.delivery import sqlite_kept, sqlite_keys
+from backend.delivery.outbox import OutboxError, Resolution
 from backend.delivery.outcome import Outcome
 from backend.delivery.sqlite_kept import KeptWrites
 from backend.delivery.sqlite_keys import Keys
-from backend.delivery.sqlite_ops import Record, Resolve
-from backend.delivery.sqlite_schema import SEQ_BITS, open_database
+from backend.delivery.sqlite_ledger import Ledger
+from backend.delivery.sqlite_ops import Move, Record, Resolve
+from backend.delivery.sqlite_outbox import SqliteOutbox
+from backend.delivery.sqlite_schema import FILE_NAME, SEQ_BITS, open_database
+from backend.events import EventType
 from backend.identity import BotKey
+from tests.support.drafts import CONNECTED, Clock, draft, store
 from tests.support.stepped_clock import SteppedClock
 
 KEY = BotKey("user", "bot")
@@ -92,3 +97,118 @@ def test_keys_are_remembered_up_to_a_bound_also_by_reading(tmp_path: Path, monke
         assert keys.key_of(number + 1 << SEQ_BITS) in names
         assert len(keys._by_id) <= 11
     db.close()
+
+
+def test_a_key_whose_first_event_was_not_written_is_a_new_key_again(tmp_path: Path) -> None:
+    db = open_database(tmp_path)
+    keys = Keys(db)
+    keys.advance(KEY)
+    keys.rolled_back()
+    assert keys.find(KEY) is None
+    assert len(keys._by_id) == 0  # failed commits of ever new keys fill no memory
+    assert keys.advance(KEY).last_seq == 1
+    keys.store()
+    keys.committed()
+    assert keys.advance(KEY).last_seq == 2
+    db.close()
+
+
+def test_past_the_bound_notes_go_first_then_the_newest_ends_but_never_a_move_of_the_clock(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sqlite_kept, "_LIMIT", 3)
+    kept = KeptWrites()
+    note, move = Record(KEY, 9, "[]"), Move(5, 5)
+    kept.keep([resolve(1), note, resolve(2)])
+    assert "outbox_writes_dropped" not in capsys.readouterr().out
+    kept.keep([resolve(0)])
+    assert "outbox_writes_dropped" in capsys.readouterr().out
+    assert kept.take() == [resolve(0), resolve(1), resolve(2)]
+    kept.keep([resolve(0), resolve(1), resolve(2), resolve(3), move])
+    assert kept.take() == [resolve(0), resolve(1), resolve(2), move]
+
+
+def test_an_outage_is_said_at_once_then_now_and_then_and_its_end_once(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = SteppedClock()
+    kept = KeptWrites(clock.monotonic)
+
+    def said() -> list[str]:
+        text = capsys.readouterr().out
+        return [name for name in ("outbox_write_failed", "outbox_recovered") if name in text]
+
+    kept.succeeded()
+    assert said() == []
+    for _ in range(2):  # a second outage is told as the first was
+        kept.failed("down")
+        assert said() == ["outbox_write_failed"]
+        for _ in range(9):
+            clock.advance(1)
+            kept.failed("down")
+            assert said() == []
+        clock.advance(1)
+        kept.failed("down")
+        assert said() == ["outbox_write_failed"]
+        kept.succeeded()
+        assert said() == ["outbox_recovered"]
+        kept.succeeded()
+        assert said() == []
+
+
+def test_sums_that_do_not_agree_with_the_rows_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    db = open_database(tmp_path)
+    add = "INSERT INTO totals (type, outcome, n) VALUES (?, ?, ?)"
+    db.execute(add, (EventType.CONNECTED, Outcome.PENDING, 2))
+    db.execute(add, (EventType.CONNECTED, Outcome.ACKED, 2))
+    Ledger(db)
+    assert "ledger_unbalanced" not in capsys.readouterr().out
+    db.execute(add, (EventType.CONNECTED, Outcome.EXPIRED, 1))
+    Ledger(db)
+    assert "ledger_unbalanced" in capsys.readouterr().out
+    db.close()
+
+
+@pytest.mark.parametrize("before", [None, 0o666])
+def test_the_file_is_its_owners_alone_to_read_and_write(tmp_path: Path, before: int | None) -> None:
+    path = tmp_path / FILE_NAME
+    if before is not None:
+        path.touch()
+        path.chmod(before)
+    open_database(tmp_path).close()
+    assert path.stat().st_mode & 0o7777 == 0o600
+
+
+async def test_an_outbox_that_never_opened_refuses_and_keeps_nobody_waiting(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_bytes(b"this was an outbox once" * 500)
+    outbox = SqliteOutbox(tmp_path)
+    for _ in range(2):  # before the start, and after one that failed
+        with pytest.raises(OutboxError) as refusal:
+            await store(outbox, draft(CONNECTED, Clock()))
+        assert refusal.value.code == "outbox_unavailable"
+        with pytest.raises(OutboxError) as refusal:
+            await outbox.start()
+        assert refusal.value.code == "outbox_unavailable"
+        assert not outbox.full
+    await outbox.close()
+
+
+async def test_failed_commits_are_counted_and_the_fault_can_be_seen(tmp_path: Path) -> None:
+    outbox = SqliteOutbox(tmp_path)
+    failures: list[str] = []
+    outbox.count_failures(lambda: failures.append("failed"))
+    await outbox.start()
+    try:
+        assert not outbox.fault_down
+        outbox.fault_down = True
+        assert outbox.fault_down
+        for count in (1, 2):
+            with pytest.raises(OutboxError):
+                await outbox.check()
+            assert len(failures) == count  # by the time that anybody is told
+        outbox.fault_down = False
+        await outbox.check()
+        assert len(failures) == 2
+        with pytest.raises(ValueError, match="pending"):
+            outbox.resolve(Resolution(KEY, 1, Outcome.PENDING, 1, []))
+    finally:
+        outbox.fault_down = False
+        await outbox.close()
