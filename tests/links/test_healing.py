@@ -7,16 +7,18 @@ well again: then every paired account comes back by itself, unless WhatsApp said
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from backend import events as e
 from backend.identity import BotKey
@@ -31,6 +33,13 @@ KEYS = (BotKey.parse("user-1", "a"), BotKey.parse("user-1", "b"), BotKey.parse("
 NUMBERS = ("+14155550142", "+14155550143", "+14155550142")  # the first and the last have one account
 REACHED: Counter[str] = Counter()
 """How often each interesting thing happened in all runs: a generator that never gets there proves nothing."""
+
+EXAMPLES: Final = int(os.environ.get("ROUNDTRIP_HEALING_EXAMPLES", "10"))
+"""More finds more: some thousands take some minutes."""
+BRANCHES: Final[frozenset[str]] = frozenset()
+
+MORE: Final = 60
+"""Rounds of more examples at the most, while something interesting was not reached."""
 
 GONE = frozenset({LinkState.LOGGED_OUT, LinkState.REPLACED})
 BAD = st.sampled_from(
@@ -206,11 +215,36 @@ class Healing(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
+        assert self.stage is not None
         REACHED["restart"] += 1
+        REACHED["restart during a removal"] += len(self.stage.service._house.removals) > 0
+        for link in self.stage.service._links.values():
+            REACHED[f"restart while {link.state.value}"] += 1
         self.run(self._close())
         self.run(self._open())
 
     # what holds at any time
+
+    @invariant()
+    def what_was_reached_is_noted(self) -> None:
+        if self.stage is None:
+            return
+        for to, reason in self.stage.meter.transitions:
+            REACHED[to] += 1
+            REACHED[f"because {reason}"] += 1
+        self.stage.meter.transitions.clear()
+        for link in self.stage.service._links.values():
+            REACHED.update(f"waits for {name}" for name in link.deadlines)
+            for what, is_so in (
+                ("stalled", link.stalled),
+                ("rejected", link.life.rejected),
+                ("flapping", link.life.damper.flapping),
+                ("ailing", link.life.ailing),
+                ("keeps dying", link.life.judge.dying(self.stage.clock.monotonic())),
+                ("shared", link.record is not None and link.record.also_linked),
+            ):
+                REACHED[what] += is_so
+        REACHED["removal under way"] += len(self.stage.service._house.removals) > 0
 
     @invariant()
     def every_wait_has_a_timer(self) -> None:
@@ -220,7 +254,6 @@ class Healing(RuleBasedStateMachine):
             record = link.record
             if record is None or link.stalled:
                 continue
-            REACHED[link.state.value] += 1
             timers = set(link.deadlines)
             if not self.restoring.done() and not link.life.runner.starts:
                 continue  # its turn comes
@@ -303,11 +336,21 @@ class Healing(RuleBasedStateMachine):
             REACHED["healed"] += 1
 
 
-TestHealing = Healing.TestCase
-TestHealing.settings = settings(
-    max_examples=10,
-    stateful_step_count=25,
-    phases=(Phase.explicit, Phase.generate),
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+@pytest.mark.timeout(60 + EXAMPLES)
+def test_whatever_happens_every_account_comes_back() -> None:
+    REACHED.clear()
+    rounds = 0
+    while not rounds or (BRANCHES - set(+REACHED) and rounds < MORE):
+        rounds += 1
+        run_state_machine_as_test(
+            Healing,
+            settings=settings(
+                max_examples=EXAMPLES,
+                stateful_step_count=25,
+                phases=(Phase.explicit, Phase.generate),
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    print(f"{rounds * EXAMPLES} examples: {dict(REACHED.most_common())}")
+    assert not BRANCHES - set(+REACHED), "the rules no longer reach these"
