@@ -215,8 +215,8 @@ def _staying(board: dashboard.Dashboard) -> None:
         graph(
             "Restarts and worker exits",
             About(
-                "Sessions started again by the backend, worker processes that ended, by how, and links whose worker keeps "
-                "dying.",
+                "Sessions started again by the backend, worker processes that ended, by how, and links whose worker "
+                "keeps dying.",
                 "crashed or killed: the library or the memory limit. unresponsive: a hung session. One link that keeps "
                 "crashing: its account; all of them: the library.",
                 "The worker's last log lines carry the link's id.",
