@@ -164,6 +164,7 @@ class Backend:
         )
         await self.links.open()
         metrics.links_restoring.set_function(lambda: self.links.restoring.total - self.links.restoring.done)
+        metrics.links_crashing.set_function(lambda: self.links.crashing)
         metrics.presence.links = lambda: {state.value: count for state, count in self.links.counts().items()}
 
     def _start_faults(self) -> None:

@@ -51,6 +51,7 @@ class Runner:
         self._life: WorkerLife | None = None
         self._generation = 0
         self._task: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
         self._dialing = False
         self._spoke = asyncio.Event()
         self.spoken = False
@@ -118,12 +119,25 @@ class Runner:
             handle.cancel()
 
     async def stop(self, link_id: str, how: Exit = Exit.STOPPED) -> None:
-        """End the session, or its start, and wait for it. Its reports no longer count from now on."""
+        """End the session, or its start, and wait for it. Its reports no longer count from now on.
+
+        An end that has begun is finished, also when whoever waits for it is cancelled: the next `stop` waits for it.
+        It takes `STOP_LIMIT` at the most, once a start that is under way is over.
+        """
+        while self._ending is not None and not self._ending.done():
+            await asyncio.wait([self._ending])
+        self._ending = ending = asyncio.create_task(self._end(link_id, how), name="session-end")
+        await asyncio.wait([ending])
+        ending.result()
+
+    async def _end(self, link_id: str, how: Exit) -> None:
         life, session = await self._let_go()
-        if session is not None:
-            await _within(session.stop, link_id)
-        if life is not None:
-            life.ended(how)
+        try:
+            if session is not None:
+                await _within(session.stop, link_id)
+        finally:
+            if life is not None:
+                life.ended(how)
 
     async def hand_over(self) -> Session | None:
         """Give the session away, still running, to whoever ends it; None when there is none."""
@@ -135,12 +149,13 @@ class Runner:
     async def _let_go(self) -> tuple[WorkerLife | None, Session | None]:
         self._generation += 1
         self._spoke.set()
-        task, self._task = self._task, None
-        if task is not None:
+        if (task := self._task) is not None:
             if not self._dialing:
                 task.cancel()
             # A start that is under way is not cut short, lest a process is left behind: it sees that it is too late.
+            # Whoever is cancelled here leaves all of it to the next who comes.
             await asyncio.wait([task])
+            self._task = None
         session, self.session = self.session, None
         life, self._life = self._life, None
         return life, session

@@ -156,6 +156,12 @@ class Metrics:
             registry=registry,
         )
         """Read from the link service: give it a function."""
+        self.links_crashing = Gauge(
+            f"{_PREFIX}_links_crashing",
+            "Links whose worker died more often than the limit allows, within the window.",
+            registry=registry,
+        )
+        """Read from the link service: give it a function."""
         self.worker_exits = self._family(
             "worker_exits", "Worker processes that ended, by how.", "reason", words.worker_exits
         )

@@ -215,14 +215,17 @@ def _staying(board: dashboard.Dashboard) -> None:
         graph(
             "Restarts and worker exits",
             About(
-                "Sessions started again by the backend, and worker processes that ended, by how.",
-                "crashed or killed: the library or the memory limit. unresponsive: a hung session.",
+                "Sessions started again by the backend, worker processes that ended, by how, and links whose worker "
+                "keeps dying.",
+                "crashed or killed: the library or the memory limit. unresponsive: a hung session. One link that keeps "
+                "crashing: its account; all of them: the library.",
                 "The worker's last log lines carry the link's id.",
                 ("RoundtripLinkFlapping", "RoundtripWorkerCrashes"),
             ),
             [
                 Query(total(increase(series("link_restarts_total"))), "restarts"),
                 Query(f"{total(increase(series('worker_exits_total')), 'reason')} > 0", "worker {{reason}}"),
+                Query(f"{total(series('links_crashing'))} > 0", "links that keep crashing"),
             ],
             bars=True,
             size=(8, 7),

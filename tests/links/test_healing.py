@@ -7,16 +7,21 @@ well again: then every paired account comes back by itself, unless WhatsApp said
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import shutil
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import pytest
+import structlog
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from backend import events as e
 from backend.identity import BotKey
@@ -31,6 +36,26 @@ KEYS = (BotKey.parse("user-1", "a"), BotKey.parse("user-1", "b"), BotKey.parse("
 NUMBERS = ("+14155550142", "+14155550143", "+14155550142")  # the first and the last have one account
 REACHED: Counter[str] = Counter()
 """How often each interesting thing happened in all runs: a generator that never gets there proves nothing."""
+
+EXAMPLES: Final = int(os.environ.get("ROUNDTRIP_HEALING_EXAMPLES", "10"))
+"""More finds more: some thousands take some minutes."""
+BRANCHES: Final = frozenset(
+    {
+        "connecting", "qr", "paired", "connected", "degraded", "disconnected",
+        "logged_out", "replaced", "banned", "client_outdated", "failed", "qr_expired",
+        "because connection_lost", "because unreachable", "because connect_failure", "because authenticated",
+        "because restored", "because keepalive_lost", "because codes_used_up", "because logged_out",
+        "waits for stuck", "waits for unreached", "waits for grace", "waits for silent", "waits for ban",
+        "waits for again", "waits for login", "waits for patience", "waits for calm",
+        "stalled", "rejected", "flapping", "ailing", "keeps dying", "shared",
+        "removal under way", "restart during a removal", "restart", "restart while connected",
+        "restart while disconnected", "restart while banned", "step", "outbox_unavailable", "healed",
+    }
+)  # fmt: skip
+"""What a run must have been to."""
+
+MORE: Final = 120.0
+"""Seconds more while a branch was not reached, for a busy machine makes fewer examples."""
 
 GONE = frozenset({LinkState.LOGGED_OUT, LinkState.REPLACED})
 BAD = st.sampled_from(
@@ -143,6 +168,51 @@ class Healing(RuleBasedStateMachine):
     def online_again(self, which: int) -> None:
         self.run(self._say(KEYS[which], d.Online(NUMBERS[which], "Ada")))
 
+    @rule(
+        which=st.integers(0, 2),
+        report=st.sampled_from([d.Offline(), d.KeepAliveLost(), d.WorkerDied(134), d.Unreachable("x")]),
+        times=st.integers(2, 6),
+        pause=st.sampled_from([0.0, 6.0, 50.0]),
+        between=st.booleans(),
+    )
+    def again_and_again(self, which: int, report: d.Report, times: int, pause: float, between: bool) -> None:
+        """What wears a link out; `between`: it comes back each time."""
+
+        async def wear() -> None:
+            assert self.stage is not None
+            await self._say(KEYS[which], d.Online(NUMBERS[which], "Ada"))
+            for _ in range(times):
+                await self._say(KEYS[which], report)
+                await self.stage.clock.pass_(pause)
+                if between:
+                    await self._say(KEYS[which], d.Online(NUMBERS[which], "Ada"))
+
+        self.run(wear())
+
+    @rule(which=st.integers(0, 2), let_in=st.booleans())
+    def paired_anew(self, which: int, let_in: bool) -> None:
+        self.ask(which, None)
+        self.scan(which)
+        if let_in:
+            self.online_again(which)
+
+    @rule(
+        which=st.integers(0, 2),
+        report=st.sampled_from([d.TemporaryBan(101, 600.0), d.TemporaryBan(0, None), d.Outdated(), d.StreamReplaced()]),
+        restart=st.booleans(),
+    )
+    def kept_away(self, which: int, report: d.Report, restart: bool) -> None:
+        self.online_again(which)
+        self.run(self._say(KEYS[which], report))
+        self.what_was_reached_is_noted()
+        if restart:
+            self.restart()
+
+    @rule(key=st.sampled_from(KEYS))
+    def the_keys_are_unknown(self, key: BotKey) -> None:
+        """An account is asked to scan: it comes back by a person alone."""
+        self.run(self._say(key, d.QrShown("2@a,b,c,d", 1, 6, 60.0)))
+
     @rule(key=st.sampled_from(KEYS), report=FINAL)
     def the_end(self, key: BotKey, report: d.Report) -> None:
         self.run(self._say(key, report))
@@ -206,11 +276,36 @@ class Healing(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
+        assert self.stage is not None
         REACHED["restart"] += 1
+        REACHED["restart during a removal"] += len(self.stage.service._house.removals) > 0
+        for link in self.stage.service._links.values():
+            REACHED[f"restart while {link.state.value}"] += 1
         self.run(self._close())
         self.run(self._open())
 
     # what holds at any time
+
+    @invariant()
+    def what_was_reached_is_noted(self) -> None:
+        if self.stage is None:
+            return
+        for to, reason in self.stage.meter.transitions:
+            REACHED[to] += 1
+            REACHED[f"because {reason}"] += 1
+        self.stage.meter.transitions.clear()
+        for link in self.stage.service._links.values():
+            REACHED.update(f"waits for {name}" for name in link.deadlines)
+            for what, is_so in (
+                ("stalled", link.stalled),
+                ("rejected", link.life.rejected),
+                ("flapping", link.life.damper.flapping),
+                ("ailing", link.life.ailing),
+                ("keeps dying", link.life.judge.dying(self.stage.clock.monotonic())),
+                ("shared", link.record is not None and link.record.also_linked),
+            ):
+                REACHED[what] += is_so
+        REACHED["removal under way"] += len(self.stage.service._house.removals) > 0
 
     @invariant()
     def every_wait_has_a_timer(self) -> None:
@@ -220,7 +315,6 @@ class Healing(RuleBasedStateMachine):
             record = link.record
             if record is None or link.stalled:
                 continue
-            REACHED[link.state.value] += 1
             timers = set(link.deadlines)
             if not self.restoring.done() and not link.life.runner.starts:
                 continue  # its turn comes
@@ -303,11 +397,32 @@ class Healing(RuleBasedStateMachine):
             REACHED["healed"] += 1
 
 
-TestHealing = Healing.TestCase
-TestHealing.settings = settings(
-    max_examples=10,
-    stateful_step_count=25,
-    phases=(Phase.explicit, Phase.generate),
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+@pytest.fixture
+def _quiet() -> Iterator[None]:
+    """Thousands of bad minutes are no news, and their lines would cost more than they."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.configure(**before)
+
+
+@pytest.mark.usefixtures("_quiet")
+@pytest.mark.timeout(240 + EXAMPLES)
+def test_whatever_happens_every_account_comes_back() -> None:
+    REACHED.clear()
+    rounds, until = 0, time.monotonic() + MORE
+    while not rounds or (BRANCHES - set(+REACHED) and time.monotonic() < until):
+        rounds += 1
+        run_state_machine_as_test(
+            Healing,
+            settings=settings(
+                max_examples=EXAMPLES * rounds,  # a seed that is given would repeat the same ones
+                stateful_step_count=25,
+                phases=(Phase.explicit, Phase.generate),
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    print(f"{rounds * (rounds + 1) // 2 * EXAMPLES} examples: {dict(REACHED.most_common())}")
+    missing = BRANCHES - set(+REACHED)
+    assert not missing, f"the rules no longer reach: {sorted(missing)}"

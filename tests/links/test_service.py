@@ -896,7 +896,7 @@ async def test_another_number_for_a_linked_bot_is_refused(tmp_path: Path) -> Non
 
 
 async def test_a_device_that_cannot_be_removed_is_told_and_given_up_after_a_day(tmp_path: Path) -> None:
-    async with staged(tmp_path, removal_period=3600.0) as stage:
+    async with staged(tmp_path) as stage:
         await stage.connect()
         session = stage.session()
         session.logout_fails = True
@@ -907,10 +907,33 @@ async def test_a_device_that_cannot_be_removed_is_told_and_given_up_after_a_day(
         await stage.start()  # a new link does not wait for it, and leaves its keys alone
         await calm()
         assert session.spec.store.exists()
-        stage.driver.refuses = True
-        await stage.clock.pass_(4000.0)
+        said, begun = len(stage.publisher.said), len(stage.driver.sessions)
+        await stage.clock.pass_(2 * 3600.0)
+        tries = [other for other in stage.driver.sessions[begun:] if other.spec.link_id == session.spec.link_id]
+        assert len(tries) > 12, "at least every ten minutes"
+        assert all(other.stopped for other in tries[:-1])
+        stage.driver.refuses = True  # a start that fails is one of the tries
+        await stage.clock.pass_(86400.0 - 2 * 3600.0 - 10.0)
+        assert session.spec.store.exists(), "the key is needed for a day"
+        assert len(await stage.store.removals()) == 1
+        await stage.clock.pass_(600.0)
         assert not session.spec.store.exists()
         assert await stage.store.removals() == []
+        told = [p for _, p in stage.publisher.said[said:] if isinstance(p, e.LoggedOut)]
+        assert told == [], "a link that began meanwhile is not told of the one before it"
+
+
+async def test_who_logged_out_is_told_again_when_the_device_is_given_up(tmp_path: Path) -> None:
+    async with staged(tmp_path, removal_period=600.0) as stage:
+        await stage.connect()
+        stage.session().logout_fails = True
+        await stage.service.logout(KEY)
+        stage.driver.refuses = True
+        await stage.clock.pass_(1000.0)
+        assert stage.publisher.types()[-2:] == ["LoggedOut", "LoggedOut"]
+        assert stage.publisher.last.device_removed is False
+        assert stage.service.snapshot(KEY).device_removed is False
+        assert "Linked devices" in stage.publisher.last.user_action
 
 
 async def test_a_removal_goes_on_after_a_restart(tmp_path: Path) -> None:
