@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import ClassVar, Final
 
 import pytest
 import structlog
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.internal.conjecture import engine
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -75,6 +76,7 @@ def test_the_whole_path_keeps_its_promises(monkeypatch: pytest.MonkeyPatch) -> N
     rounds = 0
     while rounds < 2 or time.monotonic() < until:
         rounds += 1
+        seed(random.getrandbits(64))(Machine)  # else a seed that pytest was given makes each round the same
         run_state_machine_as_test(
             Machine,
             settings=settings(
