@@ -125,6 +125,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _try_all(order, judges, plan, tally, options.workers)
     score = _score(tally.results, len(known))
     _report(score, tally.results, len(judges.failed))
+    if score.sampled == 0:
+        _say(f"mutation: NO VERDICT within {options.budget:.0f} s: no mutant was tried to its end")
+        return 0
     if options.keep:
         plans.SCORE.write_bytes(msgspec.json.format(msgspec.json.encode(score), indent=2) + b"\n")
     floor = _floor(options.at_least)
