@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from tests.model.answers import Answers
-from tests.model.clients import Clients
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize
+
+from tests.model.openings import OPENINGS, Rules
 
 
-class PathMachine(Clients, Answers):
+class PathMachine(Rules):
     """Everything that can happen to the path of an event."""
+
+
+class SearchMachine(PathMachine):
+    """It goes on from where an opening leads, or from nothing."""
+
+    @initialize(name=st.sampled_from(["", *OPENINGS]))
+    def open_with(self, name: str) -> None:
+        if name:
+            OPENINGS[name](self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,22 +12,26 @@ from typing import ClassVar, Final
 
 import pytest
 import structlog
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.internal.conjecture import engine
 from hypothesis.stateful import run_state_machine_as_test
 
 from backend.delivery.outcome import Outcome
-from tests.model.machine import PathMachine
+from tests.model.machine import PathMachine, SearchMachine
+from tests.model.openings import OPENINGS
 from tests.model.people import BRANCHES, KEYS
 
-SECONDS: Final = float(os.environ.get("ROUNDTRIP_MODEL_SECONDS", "0"))
-"""How long the search goes on; more finds more. It is asked for (`make model`): what it reports is judged by a person,
-for the model itself still errs now and then. The examples below always run."""
+SECONDS: Final = float(os.environ.get("ROUNDTRIP_MODEL_SECONDS", "15"))
+"""How long the search goes on; more finds more (`make model`). 0 leaves it out."""
 
-MORE: Final = 60.0
-"""Seconds more while a branch was not reached, for a busy machine makes fewer examples."""
+SHRINKING: Final = 40.0
+"""Seconds for which a failure is made smaller before it is told. Hypothesis would take five minutes."""
 
-ROUND: Final = 12
+ROUND: Final = 6
 """Examples between two looks at the clock."""
+
+COMMON: Final = 0.6
+"""Share of the branches that the random part reaches in any run, however short; usually it is all but one or two."""
 
 
 @pytest.fixture(autouse=True)
@@ -38,17 +43,40 @@ def _quiet() -> Iterator[None]:
     structlog.configure(**before)
 
 
-@pytest.mark.skipif(SECONDS == 0, reason="a search that is asked for: make model")
-@pytest.mark.slow
-@pytest.mark.timeout(SECONDS + 300)
-def test_the_whole_path_keeps_its_promises() -> None:
+def _opened(name: str, machine: type[PathMachine]) -> None:
+    path = machine()
+    try:
+        OPENINGS[name](path)
+    finally:
+        path.teardown()
+
+
+def test_the_openings_reach_every_branch() -> None:
+    """Chance need not bring a rare branch for the rules to be known to reach it."""
+
     class Machine(PathMachine):
+        reached: ClassVar[Counter[str]] = Counter()
+
+    for name in OPENINGS:
+        _opened(name, Machine)
+    missing = BRANCHES - set(Machine.reached)
+    assert not missing, f"the rules no longer reach: {sorted(missing)}"
+
+
+@pytest.mark.skipif(SECONDS == 0, reason="left out by ROUNDTRIP_MODEL_SECONDS=0")
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS + 120)
+def test_the_whole_path_keeps_its_promises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "MAX_SHRINKING_SECONDS", SHRINKING)
+
+    class Machine(SearchMachine):
         reached: ClassVar[Counter[str]] = Counter()
 
     until = time.monotonic() + SECONDS
     rounds = 0
-    while rounds < 2 or time.monotonic() < until + MORE * bool(BRANCHES - set(Machine.reached)):
+    while rounds < 2 or time.monotonic() < until:
         rounds += 1
+        seed(random.getrandbits(64))(Machine)  # else a seed that pytest was given makes each round the same
         run_state_machine_as_test(
             Machine,
             settings=settings(
@@ -60,9 +88,9 @@ def test_the_whole_path_keeps_its_promises() -> None:
                 suppress_health_check=list(HealthCheck),
             ),
         )
-    print(f"{rounds * ROUND} examples: {dict(Machine.reached.most_common())}")
     missing = BRANCHES - set(Machine.reached)
-    assert not missing, f"the rules no longer reach: {sorted(missing)}"
+    print(f"{rounds * ROUND} examples: {dict(Machine.reached.most_common())}, never: {sorted(missing)}")
+    assert len(missing) <= (1 - COMMON) * len(BRANCHES), f"the rules hardly reach anything: {sorted(missing)}"
 
 
 def _an_acknowledgement_that_an_outage_kept_past_the_events_time(path: PathMachine) -> None:

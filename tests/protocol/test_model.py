@@ -340,6 +340,8 @@ async def _an_ack_that_is_no_array(model: Model) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.waits
+@pytest.mark.xdist_group("conversations")
 @pytest.mark.parametrize(
     "steps",
     [

@@ -18,6 +18,7 @@ from backend.delivery.outbox import Outbox
 from backend.delivery.outcome import Attempt
 from backend.delivery.replay import Replayer
 from backend.delivery.retry import Backoff
+from backend.faults import Faults as Switches
 from backend.identity import BotKey, Principal, parse_user_id
 from backend.links.snapshot import LinkState, Snapshot
 from backend.sockets.handshake import Handshake
@@ -93,13 +94,11 @@ class Notes:
         self.refused.append(what)
 
 
-@dataclass
-class Faults:
-    drop_acks: bool = False
-    drop_receipts: bool = False
-    key_mismatch: bool = False
-    stale_cleanup: bool = False
-    early_disconnect: float | None = None
+class Faults(Switches):
+    """The program's own switches, all of which may be moved."""
+
+    def __init__(self) -> None:
+        super().__init__(allowed=True)
 
 
 @dataclass

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.mutation import forks
+from tools.mutation import __main__ as command
+from tools.mutation import forks, judges
 from tools.mutation.__main__ import highest
 from tools.mutation.mutants import mutants, mutated
 from tools.mutation.plan import ROOT, Judged, equivalents, load
@@ -94,6 +95,40 @@ def test_a_trial_ends_in_time_whatever_it_does(
     assert list(forks.run([forks.Job("it", work, limit)], 1, tmp_path / "log")) == [("it", status)]
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
+
+
+def test_no_trial_goes_on_past_the_end_of_the_run(tmp_path: Path) -> None:
+    """However long its own limit is; it was not judged."""
+    begin = time.monotonic()
+    jobs = [forks.Job("slow", _sleeping, 60.0), forks.Job("quick", lambda: 0, 60.0)]
+    assert list(forks.run(jobs, 2, tmp_path / "log", begin + 1.0)) == [("quick", 0)]
+    assert time.monotonic() - begin < 10
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_tests_that_take_all_the_time_say_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(judges, "WORK", tmp_path)
+    monkeypatch.setattr(judges, "_measuring", lambda *_: _sleeping)
+    with pytest.raises(judges.NoTimeError):
+        judges.measure(load(), 2, time.monotonic() + 0.2)
+
+
+def test_what_a_red_test_might_have_noticed_is_not_held_against_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(command, "RESULTS", tmp_path / "results.jsonl")
+    box = Path("box.py")
+    known = mutants(box, SOURCE)
+    red = next(mutant for mutant in known if mutant.function)
+    tally = command.Tally({box: "box"}, frozenset(), judges.Judges(excused={"box.py": [red.line]}), 0.0)
+    for mutant in known:
+        tally.note(mutant, command.SURVIVED)
+    verdicts = {result.key: result.verdict for result in tally.results}
+    assert verdicts[red.key] == command.UNJUDGED
+    assert verdicts[known[0].key] == command.SURVIVED
+    tally.note(red, command.KILLED)
+    assert tally.results[-1].verdict == command.KILLED
 
 
 def test_trials_run_side_by_side(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import msgspec
 
 from tools.mutation import forks, trial
 from tools.mutation import plan as plans
-from tools.mutation.judges import Judges, measure, steady
+from tools.mutation.judges import Judges, NoTimeError, measure, steady
 from tools.mutation.mutants import Mutant, mutants
 from tools.mutation.plan import WORK, Plan, Score
 
@@ -29,6 +29,11 @@ KILLED: Final = "killed"
 SURVIVED: Final = "survived"
 UNREACHED: Final = "unreached"
 EQUIVALENT: Final = "equivalent"
+UNJUDGED: Final = "unjudged"
+"""It survived, but its lines are run by a test that is red without any mutant, and so could not be asked."""
+
+OVERTIME: Final = 30.0
+"""Seconds past the budget in which a process that only collects tests must have ended."""
 
 RESULTS: Final = WORK / "results.jsonl"
 MARGIN: Final = 0.10
@@ -51,8 +56,9 @@ class Result(msgspec.Struct, frozen=True):
 class Tally:
     """Verdicts as they come. `told` is what a trial calls; it answers whether there is time for more."""
 
-    def __init__(self, parts: dict[Path, str], equivalent: frozenset[str], deadline: float) -> None:
+    def __init__(self, parts: dict[Path, str], equivalent: frozenset[str], judges: Judges, deadline: float) -> None:
         self._parts = parts
+        self._judges = judges
         self._equivalent = equivalent
         self.deadline = deadline
         self.results: list[Result] = []
@@ -72,6 +78,10 @@ class Tally:
         return time.monotonic() < self.deadline
 
     def note(self, mutant: Mutant, verdict: str, *, late: bool = False) -> None:
+        if verdict in {SURVIVED, UNREACHED} and self._judges.excuses(
+            mutant.path, range(mutant.line, mutant.end_line + 1)
+        ):
+            verdict = UNJUDGED
         where = f"{mutant.path}:{mutant.line} {mutant.function}".strip()
         part = self._parts[mutant.path]
         result = Result(mutant.key, part, where, mutant.what, mutant.before, mutant.after, verdict, late)
@@ -93,7 +103,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _prune(files)
     _say("running the tests unmutated, to see which lines each reaches …")
     steady()
-    judges = _judges(plan, options.workers, again=not options.keep_map)
+    try:
+        judges = _judges(plan, options.workers, begin + options.budget, again=not options.keep_map)
+    except NoTimeError as error:  # a machine that is too slow or too busy says nothing against the program
+        _say(f"mutation: NO VERDICT within {options.budget:.0f} s: {error}")
+        return 0
     parts = {path: part for part, paths in files.items() for path in paths}
     known = [m for path in parts for m in mutants(path, (plans.ROOT / path).read_text())]
     order = sorted(known, key=lambda mutant: mutant.key)
@@ -105,12 +119,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wanted = set(options.keys.read_text().split())
         order = [mutant for mutant in order if mutant.key in wanted]
     order = order[: options.sample]
-    tally = Tally(parts, frozenset(plans.equivalents()), begin + options.budget)
+    tally = Tally(parts, frozenset(plans.equivalents()), judges, begin + options.budget)
     spent = time.monotonic() - begin
     _say(f"{len(known)} mutants, {len(judges.names)} tests that judge, {spent:.0f} s so far; seed {seed}")
     _try_all(order, judges, plan, tally, options.workers)
     score = _score(tally.results, len(known))
     _report(score, tally.results, len(judges.failed))
+    if score.sampled == 0:
+        _say(f"mutation: NO VERDICT within {options.budget:.0f} s: no mutant was tried to its end")
+        return 0
     if options.keep:
         plans.SCORE.write_bytes(msgspec.json.format(msgspec.json.encode(score), indent=2) + b"\n")
     floor = _floor(options.at_least)
@@ -157,11 +174,11 @@ def _prune(files: dict[str, list[Path]]) -> int:
     return 0
 
 
-def _judges(plan: Plan, workers: int, *, again: bool) -> Judges:
+def _judges(plan: Plan, workers: int, until: float, *, again: bool) -> Judges:
     kept = WORK / "judges.json"
     if not again and kept.is_file():
         return msgspec.json.decode(kept.read_bytes(), type=Judges)
-    judges = measure(plan, workers)
+    judges = measure(plan, workers, until)
     for name in judges.failed:
         _say(f"red without any mutant, so it judges none: {name}")
     kept.write_bytes(msgspec.json.encode(judges))
@@ -196,7 +213,7 @@ def _try_all(order: Sequence[Mutant], judges: Judges, plan: Plan, tally: Tally, 
         share = 1.0
     tally.deadline = last
     again, tally.unfit = tally.unfit, []
-    trial.at_import([*again, *at_import[: round(len(at_import) * share)]], judge, tally.told, workers)
+    trial.at_import([*again, *at_import[: round(len(at_import) * share)]], judge, tally.told, workers, last)
 
 
 def _in_place(order: Sequence[Mutant], judges: Judges, judge: trial.Judge, tally: Tally, workers: int) -> int:
@@ -206,12 +223,13 @@ def _in_place(order: Sequence[Mutant], judges: Judges, judge: trial.Judge, tally
     files = sorted({name.partition("::")[0] for name in judges.names})
 
     def work() -> int:
-        trial.in_place(order, files, judge, tally.told, workers)
+        trial.in_place(order, files, judge, tally.told, workers, tally.deadline)
         unfit.write_text("\n".join(mutant.key for mutant in tally.unfit))
         return 0
 
     unfit.write_text("")
-    for _, status in forks.run([forks.Job("in place", work, 1e6)], 1, WORK / "collector.log"):
+    until = tally.deadline + OVERTIME
+    for _, status in forks.run([forks.Job("in place", work, 1e6)], 1, WORK / "collector.log", until):
         if status != 0:
             raise RuntimeError(f"mutants could not be tried ({status}): see {WORK / 'collector.log'}")
     tally.results = [msgspec.json.decode(line, type=Result) for line in RESULTS.read_bytes().splitlines()]
@@ -233,24 +251,25 @@ def _score(results: Sequence[Result], total: int) -> Score:
     share = _share(counts)
     return Score(
         measured=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        sampled=len(results),
+        sampled=len(results) - counts[UNJUDGED],
         mutants=total,
         killed=counts[KILLED],
         survived=counts[SURVIVED],
         unreached=counts[UNREACHED],
         equivalent=counts[EQUIVALENT],
+        unjudged=counts[UNJUDGED],
         share=round(share, 4),
         floor=round(max(0.0, share - MARGIN), 2),
         parts={
-            part: {"share": round(_share(verdicts), 4), "sampled": verdicts.total()}
+            part: {"share": round(_share(verdicts), 4), "sampled": verdicts.total() - verdicts[UNJUDGED]}
             for part, verdicts in sorted(by_part.items())
         },
     )
 
 
 def _share(counts: Counter[str]) -> float:
-    """Killed, of those that are not judged equivalent."""
-    return counts[KILLED] / max(1, counts.total() - counts[EQUIVALENT])
+    """Killed, of those that could be noticed."""
+    return counts[KILLED] / max(1, counts.total() - counts[EQUIVALENT] - counts[UNJUDGED])
 
 
 def _floor(wanted: str | None) -> float:
@@ -269,8 +288,8 @@ def _report(score: Score, results: Sequence[Result], red: int) -> None:
         _say(f"{part:<12}{figures['share']:7.1%} of {figures['sampled']:.0f}")
     _say(
         f"mutation: {score.share:.1%} killed ({score.killed} of {score.sampled} tried, {late} by a hang; "
-        f"{score.survived} survived, {score.unreached} unreached, {score.equivalent} equivalent; "
-        f"{score.mutants} mutants in all; {red} tests red without any)"
+        f"{score.survived} survived, {score.unreached} unreached, {score.equivalent} equivalent, "
+        f"{score.unjudged} not judged; {score.mutants} mutants in all; {red} tests red without any)"
     )
 
 

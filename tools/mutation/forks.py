@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import signal
 import time
@@ -30,14 +31,15 @@ class Job(Generic[T]):
     limit: float
 
 
-def run(jobs: Iterable[Job[T]], at_once: int, log: Path) -> Iterator[tuple[T, int]]:
+def run(jobs: Iterable[Job[T]], at_once: int, log: Path, until: float = math.inf) -> Iterator[tuple[T, int]]:
     """Each job's name and exit status (`LATE` past its limit; negative signal numbers count as late too), in the order
-    in which they end. What the children print goes to `log`."""
+    in which they end. What the children print goes to `log`. At `until`, on the monotonic clock, what still runs is
+    ended and no more is said of it."""
     waiting = iter(jobs)
     running: dict[int, tuple[Job[T], float]] = {}
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
-        while True:
+        while time.monotonic() < until:
             while len(running) < at_once and (job := next(waiting, None)) is not None:
                 running[_fork(job.work, log)] = (job, time.monotonic() + job.limit)
             if not running:

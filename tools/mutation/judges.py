@@ -35,6 +35,10 @@ OPTIONS = (
 _LIMIT = 900.0
 
 
+class NoTimeError(Exception):
+    """The tests could not be run unmutated in the time given: nothing can be said of any mutant."""
+
+
 class Judges(msgspec.Struct):
     """`lines` has, by file and line, the numbers of the tests in `names` that run it; `seconds` is theirs."""
 
@@ -42,6 +46,8 @@ class Judges(msgspec.Struct):
     seconds: list[float] = []
     lines: dict[str, dict[int, list[int]]] = {}
     failed: list[str] = []
+    excused: dict[str, list[int]] = {}
+    """By file, the lines that a failed test ran: who knows what it would have noticed there."""
 
     def of(self, path: Path, lines: range | None, plan: Plan) -> list[str]:
         """The tests that run one of the lines (of the whole file if there are none), the quickest first, within the
@@ -56,6 +62,10 @@ class Judges(msgspec.Struct):
             chosen.append(self.names[number])
         return chosen
 
+    def excuses(self, path: Path, lines: range) -> bool:
+        """Whether one of the lines was run by a test that is red without any mutant."""
+        return any(line in lines for line in self.excused.get(str(path), ()))
+
     def time_of(self, tests: list[str]) -> float:
         """Their unmutated seconds."""
         wanted = set(tests)
@@ -66,6 +76,8 @@ class Judges(msgspec.Struct):
         self.names += other.names
         self.seconds += other.seconds
         self.failed += other.failed
+        for path, excused in other.excused.items():
+            self.excused[path] = sorted({*self.excused.get(path, ()), *excused})
         for path, lines in other.lines.items():
             mine = self.lines.setdefault(path, {})
             for line, tests in lines.items():
@@ -119,11 +131,16 @@ class _Watch:
                 line: [numbers[context] for context in contexts if context in numbers]
                 for line, contexts in data.contexts_by_lineno(file).items()
             }
+            if self.judges.failed:
+                red = set(self.judges.failed)
+                self.judges.excused[path] = [n for n, of in data.contexts_by_lineno(file).items() if red & set(of)]
         return self.judges
 
 
-def measure(plan: Plan, at_once: int) -> Judges:
-    """Run the plan's tests in `at_once` processes. A test that fails judges nothing and is told in `failed`."""
+def measure(plan: Plan, at_once: int, until: float) -> Judges:
+    """Run the plan's tests in `at_once` processes. A test that fails judges nothing and is told in `failed`.
+
+    Raises `NoTimeError` where that is not done at `until`, on the monotonic clock."""
     files = sorted({path for name in plan.tests for path in _test_files(ROOT / name)})
     shares = [files[number::at_once] for number in range(at_once)]
     parts = [WORK / f"judges-{number}.json" for number in range(at_once)]
@@ -135,10 +152,14 @@ def measure(plan: Plan, at_once: int) -> Judges:
         if share
     ]
     judges = Judges()
-    for part, status in forks.run(jobs, at_once, WORK / "judges.log"):
+    done = 0
+    for part, status in forks.run(jobs, at_once, WORK / "judges.log", until):
+        done += 1
         if status != 0:
             raise RuntimeError(f"the unmutated tests could not be run ({status}): see {WORK / 'judges.log'}")
         judges.add(msgspec.json.decode(part.read_bytes(), type=Judges))
+    if done < len(jobs):
+        raise NoTimeError(f"the tests alone, unmutated, take longer: see {WORK / 'judges.log'}")
     return judges
 
 

@@ -64,6 +64,8 @@ class Score(msgspec.Struct, kw_only=True, omit_defaults=True):
     survived: int
     unreached: int
     equivalent: int
+    unjudged: int = 0
+    """Not among the sampled: nothing noticed them, but a test that is red without any mutant might have."""
     share: float
     floor: float
     parts: dict[str, dict[str, float]] = {}

@@ -11,6 +11,7 @@ import gc
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import math
 import os
 import shutil
 import signal
@@ -45,11 +46,12 @@ def limit(seconds: float) -> float:
 class InPlace:
     """A pytest plugin that, in place of running the tests, tries mutants on them."""
 
-    def __init__(self, mutants: Sequence[Mutant], judge: Judge, told: Told, at_once: int) -> None:
+    def __init__(self, mutants: Sequence[Mutant], judge: Judge, told: Told, at_once: int, until: float) -> None:
         self._mutants = mutants
         self._judge = judge
         self._told = told
         self._at_once = at_once
+        self._until = until
         self._failed = False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -59,7 +61,8 @@ class InPlace:
         items = {item.nodeid: item for item in session.items}
         functions = _functions()
         gc.freeze()
-        for mutant, status in forks.run(self._jobs(session, items, functions), self._at_once, WORK / "trials.log"):
+        jobs = self._jobs(session, items, functions)
+        for mutant, status in forks.run(jobs, self._at_once, WORK / "trials.log", self._until):
             shutil.rmtree(_folder(mutant), ignore_errors=True)
             if not self._told(mutant, status):
                 break
@@ -81,7 +84,10 @@ class InPlace:
         session.config._tmp_path_factory._basetemp = _made(mutant)  # type: ignore[attr-defined]  # no public way after start
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         for item, following in zip(items, [*items[1:], None], strict=True):
-            session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            try:
+                session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            except (KeyboardInterrupt, SystemExit, pytest.exit.Exception):  # pytest hands these on; no test passes so
+                return KILLED
             if self._failed:
                 return KILLED
         return SURVIVED
@@ -135,19 +141,22 @@ def _made(mutant: Mutant) -> Path:
     return folder
 
 
-def in_place(mutants: Sequence[Mutant], files: list[str], judge: Judge, told: Told, at_once: int) -> None:
-    """Try mutants of functions on the tests of these files."""
-    pytest.main([*OPTIONS, *files], plugins=[InPlace(mutants, judge, told, at_once)])
+def in_place(
+    mutants: Sequence[Mutant], files: list[str], judge: Judge, told: Told, at_once: int, until: float = math.inf
+) -> None:
+    """Try mutants of functions on the tests of these files, no longer than `until` on the monotonic clock."""
+    pytest.main([*OPTIONS, *files], plugins=[InPlace(mutants, judge, told, at_once, until)])
 
 
-def at_import(mutants: Sequence[Mutant], judge: Judge, told: Told, at_once: int) -> None:
-    """Try mutants of what runs at import. The program must not have been imported in this process."""
+def at_import(mutants: Sequence[Mutant], judge: Judge, told: Told, at_once: int, until: float = math.inf) -> None:
+    """Try mutants of what runs at import, no longer than `until`. The program must not have been imported in this
+    process."""
     jobs = (
         forks.Job(mutant, lambda m=mutant, n=names: _import(m, n), 15 + limit(seconds))  # type: ignore[misc]  # bound now
         for mutant in mutants
         for names, seconds in [judge(mutant)]
     )
-    for mutant, status in forks.run(jobs, at_once, WORK / "trials.log"):
+    for mutant, status in forks.run(jobs, at_once, WORK / "trials.log", until):
         shutil.rmtree(_folder(mutant), ignore_errors=True)
         if not told(mutant, status):
             return

@@ -1,0 +1,189 @@
+"""Who is told of what happens: the notes that tests take, and the program's journal and meters, promise the same.
+
+And who is asked where sockets are: the courier machine's map, and the registry.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from backend.delivery import journal as delivery
+from backend.delivery.journal import Delivery, Misses
+from backend.delivery.meter import DeliveryMeter
+from backend.delivery.outbox import StoredEvent
+from backend.delivery.outcome import Attempt, MissReason, Mode, Outcome
+from backend.delivery.sockets import Miss, Sockets
+from backend.events import EventType
+from backend.identity import BotKey
+from backend.sockets import server
+from backend.sockets.meter import SocketMeter
+from backend.sockets.registry import Registry
+from backend.telemetry import tracing
+from backend.telemetry.metrics import Metrics
+from tests.delivery.test_courier_properties import KEYS, FakeSocket, FakeSockets
+from tests.support.sockets import Notes
+from tests.support.traces import WORDS
+
+PARENT = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
+TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+KEY = BotKey("user", "bot")
+
+
+class Listeners:
+    """Whoever plays each part."""
+
+    def __init__(self, journal: Any, meter: Any, socket_meter: Any) -> None:
+        self.journal: Any = journal
+        self.meter: Any = meter
+        self.socket_meter: Any = socket_meter
+
+
+def noted() -> Listeners:
+    notes = Notes()
+    return Listeners(notes, notes, notes)
+
+
+def untraced() -> Listeners:
+    metrics = Metrics(WORDS, "test")
+    journal = tracing.configure("test", metrics.telemetry_dropped["traces"].inc, {}).journal
+    return Listeners(journal, DeliveryMeter(metrics, journal.kept), SocketMeter(metrics))
+
+
+def traced() -> Listeners:
+    metrics = Metrics(WORDS, "test")
+    dropped = metrics.telemetry_dropped["traces"].inc
+    journal = tracing.configure("test", dropped, {}, InMemorySpanExporter()).journal
+    return Listeners(journal, DeliveryMeter(metrics, journal.kept), SocketMeter(metrics))
+
+
+@pytest.fixture(params=[noted, untraced, traced])
+def listeners(request: pytest.FixtureRequest) -> Listeners:
+    made: Callable[[], Listeners] = request.param
+    return made()
+
+
+def _calls(kind: type) -> dict[str, list[str]]:
+    """The parameters of each method."""
+    return {
+        name: list(inspect.signature(method).parameters)
+        for name, method in vars(kind).items()
+        if inspect.isfunction(method) and not name.startswith("_")
+    }
+
+
+def test_each_part_is_played_word_for_word(listeners: Listeners) -> None:
+    for part, who in (
+        (delivery.Journal, listeners.journal),
+        (delivery.Meter, listeners.meter),
+        (server.Meter, listeners.socket_meter),
+    ):
+        promised = _calls(part)
+        assert promised
+        for name, parameters in promised.items():
+            assert ["self", *inspect.signature(getattr(who, name)).parameters] == parameters, name
+
+
+@pytest.mark.parametrize("parent", [None, PARENT])
+def test_a_context_is_a_traceparent_in_its_parents_trace(listeners: Listeners, parent: str | None) -> None:
+    context = listeners.journal.context(parent)
+    assert TRACEPARENT.fullmatch(context)
+    if parent is not None:
+        assert context[3:35] == parent[3:35]
+
+
+@pytest.mark.parametrize("parent", [None, PARENT])
+def test_a_replay_has_a_traceparent_or_none_and_its_end_may_be_told(listeners: Listeners, parent: str | None) -> None:
+    context = listeners.journal.replay(KEY, "sid", parent)
+    assert context is None or TRACEPARENT.fullmatch(context)
+    for count in (0, 3):
+        assert listeners.journal.replayed(KEY, context, 1, count) is None
+
+
+def _delivery(context: str) -> Delivery:
+    event = StoredEvent(KEY, 1, "0190", EventType.CONNECTED, "link", 1_000, 61_000, context, b"{}")
+    return Delivery(event, Mode.LIVE, 2_000_000_000)
+
+
+@pytest.mark.parametrize("reason", list(MissReason))
+def test_any_miss_is_taken(listeners: Listeners, reason: MissReason) -> None:
+    sent = _delivery(listeners.journal.context(None))
+    attempt = Attempt(1_500, Mode.LIVE, 1, reason)
+    sent.finish(attempt)
+    misses = Misses(sent.event, attempt, 1)
+    misses.count = 2
+    assert listeners.journal.attempted(sent, attempt) is None
+    assert listeners.journal.round_missed(misses) is None
+    assert listeners.meter.missed(sent, attempt) is None
+
+
+@pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome is not Outcome.PENDING])
+def test_any_end_is_taken(listeners: Listeners, outcome: Outcome) -> None:
+    sent = _delivery(listeners.journal.context(None))
+    sent.outcome, sent.started_ns = outcome, 3_000_000_000
+    confirmed = outcome in {Outcome.ACKED, Outcome.RECEIVED}
+    if confirmed:
+        sent.ack_ns = sent.receipt_ns = 4_000_000_000
+        sent.finish(Attempt(1_500, Mode.LIVE, 1, None))
+        assert listeners.meter.sent(sent) is None
+        assert listeners.meter.delivered(sent) is None
+        assert listeners.meter.upgraded(sent) is None
+        assert listeners.journal.upgraded(sent) is None
+    assert listeners.journal.settled(sent) is None
+
+
+def test_what_befalls_sockets_is_taken(listeners: Listeners) -> None:
+    meter = listeners.socket_meter
+    assert meter.connected("accepted") is None
+    assert meter.disconnected("client", 1.0) is None
+    assert meter.packet_refused("binary") is None
+    assert meter.step_failed() is None
+    assert listeners.meter.slowed() is None
+    assert listeners.meter.failed() is None
+
+
+class MapOfTheRegistry:
+    def __init__(self) -> None:
+        self.map: Any = Registry()
+
+    def add(self, socket: FakeSocket) -> None:
+        self.map.add(socket)
+
+    def remove(self, socket: FakeSocket) -> None:
+        assert self.map.remove(socket)
+
+
+class MapOfTheCourierMachine:
+    def __init__(self) -> None:
+        self.map: Any = FakeSockets()
+
+    def add(self, socket: FakeSocket) -> None:
+        self.map.by_key[socket.key][socket.sid] = socket
+
+    def remove(self, socket: FakeSocket) -> None:
+        del self.map.by_key[socket.key][socket.sid]
+
+
+@pytest.mark.parametrize("make", [MapOfTheRegistry, MapOfTheCourierMachine])
+def test_a_map_knows_who_is_there(make: Callable[[], Any]) -> None:
+    owner = make()
+    sockets: Sockets = owner.map
+    key, other = KEYS[0], KEYS[1]
+    assert len(sockets.of(key)) == 0
+    assert sockets.why_missing(key) == Miss(MissReason.NEVER_CONNECTED)
+    first, second = FakeSocket("one", key, must_ack=True), FakeSocket("two", key, must_ack=False)
+    owner.add(first)
+    owner.add(second)
+    there: Any = sockets.of(key)
+    assert list(there) == [first, second], "in the order in which they came"
+    assert list(sockets.of(other)) == []
+    owner.remove(first)
+    assert list(there) == [second], "a live view"
+    owner.remove(second)
+    assert not sockets.of(key)
+    sockets.missed(key, "connected", "0190", Miss(MissReason.NEVER_CONNECTED))
