@@ -28,21 +28,21 @@ from backend.delivery.courier import Courier
 from backend.delivery.meter import DeliveryMeter
 from backend.delivery.outbox import OutboxError
 from backend.delivery.replay import Replayer
-from backend.delivery.retry import Backoff
 from backend.delivery.sqlite_outbox import SqliteOutbox
 from backend.descriptors import room_for
 from backend.faults import FaultError, Faults
 from backend.flapper import Flapper
 from backend.ledger_reading import ledger_reading
 from backend.limits import Limits, Rules
-from backend.link_ports import CourierPublisher, LinkMetrics, snapshots
+from backend.link_ports import CourierPublisher, LinkMetrics
+from backend.links.backoff import Backoff
 from backend.links.driver import Driver
 from backend.links.neonize_driver import NeonizeDriver
-from backend.links.service import LinkService
+from backend.links.service import LinkService, snapshots
 from backend.links.simulated import SimulatedDriver
 from backend.links.store import LinkStore, StoreError
 from backend.proxies import Proxies
-from backend.ready import Readiness
+from backend.ready import ReadyChecks
 from backend.service_keys import ServiceKeys
 from backend.settings import Settings
 from backend.sockets.doorkeeper import Doorkeeper
@@ -209,7 +209,7 @@ class Backend:
             max_packet=settings.max_packet,
             door=Doorkeeper(admission.identify, limits, settings.token_grace),
         )
-        self.readiness = Readiness(self.outbox, self.store, settings.data_dir)
+        self.readiness = ReadyChecks(self.outbox, self.store, settings.data_dir)
         gauges = self.telemetry.metrics.ready
         self.health = Health(self.readiness.checks(), lambda check, ok: gauges[check].set(ok))
         viewer = TraceViewer(settings.trace_url_template)

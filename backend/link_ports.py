@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import msgspec
-
 from backend.delivery.courier import Courier
 from backend.delivery.outbox import OutboxError
 from backend.delivery.sqlite_outbox import SqliteOutbox
 from backend.events import Payload
 from backend.identity import BotKey
 from backend.links.publisher import PublishError
-from backend.links.service import LinkService
-from backend.links.snapshot import LinkState, Snapshot
+from backend.links.snapshot import LinkState
 from backend.telemetry.metrics import Metrics
 
 
@@ -68,10 +63,3 @@ class LinkMetrics:
         self._metrics.worker_exits[reason].inc()
 
 
-def snapshots(links: LinkService) -> Callable[[BotKey, int], Snapshot]:
-    """What is true for a key now, with the `seq` of its newest event."""
-
-    def snapshot(key: BotKey, seq: int) -> Snapshot:
-        return msgspec.structs.replace(links.snapshot(key), seq=seq)
-
-    return snapshot

@@ -22,7 +22,7 @@ PROBE_BYTES: Final = 65_536
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-class Readiness:
+class ReadyChecks:
     """`draining` is set when a stop begins, `restore` to the task that brings links back."""
 
     def __init__(self, outbox: Outbox, store: LinkStore, folder: Path) -> None:

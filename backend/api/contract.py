@@ -14,7 +14,7 @@ import msgspec
 from backend.api.asyncapi import asyncapi
 from backend.api.openapi import openapi
 
-DOCS: Final = Path(__file__).resolve().parent.parent.parent / "docs"
+DOCS: Final = Path(__file__).resolve().parents[4] / "docs"
 
 
 def documents() -> dict[str, bytes]:

@@ -8,8 +8,7 @@ from urllib.parse import quote
 import htpy as h
 from htpy import Node, Renderable
 
-from backend.api.html import facts, page, table
-from backend.api.html import link as anchor
+from backend.api.html import anchor, facts, page, table
 from backend.api.shapes import AttemptView, LedgerEvent, OutcomeName, time_of
 from backend.api.timeline import Timeline, TraceViewer
 from backend.links.faces import LinkView

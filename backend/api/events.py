@@ -9,7 +9,7 @@ from backend.api.problems import Problem
 from backend.api.routes import Call, Route
 from backend.api.shapes import LedgerPage, LedgerQuery, ledger_event
 from backend.api.timeline import Timeline, TraceViewer, timeline
-from backend.delivery.outbox import LedgerEntry
+from backend.delivery.outcome import LedgerEntry
 from backend.service_keys import Scope
 
 _ID_LENGTH = 36

@@ -22,7 +22,7 @@ def facts(pairs: Iterable[tuple[str, Node]]) -> Renderable:
     return h.dl[(h.div[h.dt[name], h.dd[value]] for name, value in pairs if value is not None)]
 
 
-def link(to: str, text: str) -> Renderable:
+def anchor(to: str, text: str) -> Renderable:
     return h.a(href=to)[text]
 
 
@@ -38,7 +38,7 @@ def page(title: str, *parts: Node) -> str:
                 h.link(rel="stylesheet", href="/debug/style.css"),
             ],
             h.body[
-                h.header[h.nav[link("/debug/sockets", "Sockets"), " ", link("/debug/links", "Links")]],
+                h.header[h.nav[anchor("/debug/sockets", "Sockets"), " ", anchor("/debug/links", "Links")]],
                 h.main[h.h1[title], parts],
             ],
         ]

@@ -11,7 +11,7 @@ from backend.api.problems import Problem
 
 _HERE: Final = Path(__file__).resolve().parent.parent
 WEB: Final = _HERE / "web"
-NODE_MODULES: Final = _HERE.parent / "node_modules"
+NODE_MODULES: Final = _HERE.parent.parent / "node_modules"
 
 VENDOR: Final = {
     "socket.io.esm.min.js": "socket.io-client/dist/socket.io.esm.min.js",

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from opentelemetry.trace import SpanKind
 
-from backend.delivery.outbox import LedgerEntry
+from backend.delivery.outcome import LedgerEntry
 from backend.identity import BotKey
 from backend.links.faces import LinkView
 from backend.links.script import SimulateAction

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from backend.delivery.outbox import LedgerEntry
-from backend.delivery.outcome import Attempt, MissReason, Mode, Outcome, omitted
+from backend.delivery.outcome import Attempt, LedgerEntry, MissReason, Mode, Outcome, omitted
 from backend.links.clock import rfc3339
 from backend.links.script import SimulateAction
 from backend.links.snapshot import LinkState

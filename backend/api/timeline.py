@@ -8,8 +8,7 @@ from collections.abc import Iterator
 import msgspec
 
 from backend.api.shapes import AttemptView, OutcomeName, Shape, Time, attempt_view, outcome_name, time_of
-from backend.delivery.outbox import LedgerEntry
-from backend.delivery.outcome import Attempt, MissReason, Outcome, omitted
+from backend.delivery.outcome import Attempt, LedgerEntry, MissReason, Outcome, omitted
 
 
 class StepKind(enum.StrEnum):

@@ -17,15 +17,15 @@ from backend.delivery.channel import Backlog, Channel
 from backend.delivery.deadlines import Deadlines
 from backend.delivery.journal import Delivery, Journal, Meter
 from backend.delivery.misses import MissBook
-from backend.delivery.outbox import Draft, Ended, Outbox, OutboxError, Resolution, StoredEvent
-from backend.delivery.outcome import Attempt, MissReason, Mode, Outcome
+from backend.delivery.outbox import Outbox, OutboxError
+from backend.delivery.outcome import Attempt, Draft, Ended, MissReason, Mode, Outcome, Resolution, StoredEvent
 from backend.delivery.pace import Pace
-from backend.delivery.retry import Backoff
 from backend.delivery.slices import Slices
 from backend.delivery.sockets import Confirmable, Miss, Socket, Sockets
 from backend.delivery.wire import event_frame
 from backend.events import SUPERSEDES_ALWAYS, SUPERSEDES_UNSEEN, TYPE_OF, EventType, Payload
 from backend.identity import BotKey
+from backend.links.backoff import Backoff
 from backend.telemetry.logging import debug_on
 from backend.telemetry.redaction import key_hash
 

@@ -7,7 +7,7 @@ import time
 
 import msgspec
 
-from backend.delivery.outbox import Draft
+from backend.delivery.outcome import Draft
 from backend.events import TYPE_OF, EventType
 from backend.identity import BotKey
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from backend.delivery.outbox import StoredEvent
-from backend.delivery.outcome import FIRST_KEPT, LAST_KEPT, Attempt, Mode, Outcome, omitted, shorten
+from backend.delivery.outcome import FIRST_KEPT, LAST_KEPT, Attempt, Mode, Outcome, StoredEvent, omitted, shorten
 from backend.identity import BotKey
 
 

@@ -17,8 +17,8 @@ import structlog
 from backend.clock import SYSTEM, Clock
 from backend.clock_steps import Frame
 from backend.delivery.event_body import EventIds, Timestamps, body, key_part
-from backend.delivery.outbox import Draft, Ended, LedgerEntry, OutboxError, Resolution, StoredEvent, Totals
-from backend.delivery.outcome import Attempt, Outcome
+from backend.delivery.outbox import OutboxError
+from backend.delivery.outcome import Attempt, Draft, Ended, LedgerEntry, Outcome, Resolution, StoredEvent, Totals
 from backend.events import TYPE_OF, EventType
 from backend.identity import BotKey
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
 
 import msgspec
+
+from backend.events import EventType, Payload
+from backend.identity import BotKey
 
 
 class Outcome(enum.IntEnum):
@@ -88,3 +91,82 @@ def shorten(attempts: list[Attempt]) -> None:
 def omitted(attempts: Iterable[Attempt]) -> int:
     """How many attempts are left out of a list."""
     return sum(attempt.omitted for attempt in attempts)
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """An event before it is stored. Times are milliseconds since the epoch; `supersedes` are the older pending
+    types of the same key that end with it."""
+
+    key: BotKey
+    link_id: str
+    payload: Payload
+    created_at: int
+    expires_at: int
+    traceparent: str
+    supersedes: frozenset[EventType] = frozenset()
+
+
+class StoredEvent(msgspec.Struct, frozen=True):
+    """A committed event. `body` is a JSON object: all the public fields but `replayed` and `attempt`."""
+
+    key: BotKey
+    seq: int
+    id: str
+    type: EventType
+    link_id: str
+    created_at: int
+    expires_at: int
+    traceparent: str
+    body: bytes
+    attempts: tuple[Attempt, ...] = ()
+    """What earlier lives of the process recorded."""
+
+    def moved(self, ms: int) -> StoredEvent:
+        """The same with its times told by a clock that was set by so much. Its body says what it said."""
+        times = {"created_at": self.created_at + ms, "expires_at": self.expires_at + ms}
+        return msgspec.structs.replace(self, **times)
+
+
+class LedgerEntry(msgspec.Struct, frozen=True):
+    """One event as its history shows it, pending or resolved, without its payload."""
+
+    key: BotKey
+    seq: int
+    id: str
+    type: EventType
+    link_id: str
+    created_at: int
+    expires_at: int
+    traceparent: str
+    outcome: Outcome
+    resolved_at: int | None
+    attempts: tuple[Attempt, ...]
+
+
+class Resolution(NamedTuple):
+    """The end of one event: exactly one is applied, later ones are ignored (but see `Outbox.upgrade`)."""
+
+    key: BotKey
+    seq: int
+    outcome: Outcome
+    at: int
+    attempts: Sequence[Attempt]
+
+
+class Ended(NamedTuple):
+    """An event that the outbox itself ended: superseded or expired."""
+
+    key: BotKey
+    seq: int
+    outcome: Outcome
+
+
+class Totals(NamedTuple):
+    """The ledger's sums over the outbox's whole life, read at one moment: always balanced."""
+
+    created: Mapping[EventType, int]
+    resolved: Mapping[tuple[EventType, Outcome], int]
+    """By first outcome: a later upgrade from received to acked moves no count, for counters never fall."""
+    pending: Mapping[EventType, int]
+    oldest_pending_at: int | None
+    size_bytes: int

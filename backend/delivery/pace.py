@@ -8,8 +8,8 @@ from typing import Final
 import structlog
 
 from backend.clock import SYSTEM, Clock
-from backend.delivery.retry import Backoff
 from backend.identity import BotKey
+from backend.links.backoff import Backoff
 from backend.telemetry.redaction import key_hash
 
 log = structlog.get_logger(__name__)

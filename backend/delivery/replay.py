@@ -13,8 +13,8 @@ from backend.clock import SYSTEM, Clock
 from backend.delivery.channel import Channel
 from backend.delivery.courier import Courier
 from backend.delivery.journal import Delivery, Journal
-from backend.delivery.outbox import Outbox, StoredEvent
-from backend.delivery.outcome import Mode, Outcome
+from backend.delivery.outbox import Outbox
+from backend.delivery.outcome import Mode, Outcome, StoredEvent
 from backend.delivery.slices import SLICE
 from backend.delivery.sockets import Socket
 from backend.delivery.wire import status_frame

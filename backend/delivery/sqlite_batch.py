@@ -11,18 +11,17 @@ from typing import Any, Final
 import structlog
 
 from backend.delivery.event_body import EventIds, Timestamps, body
-from backend.delivery.outbox import Ended, OutboxError, StoredEvent
-from backend.delivery.outcome import Outcome
+from backend.delivery.outbox import OutboxError
+from backend.delivery.outcome import Ended, Outcome, StoredEvent
 from backend.delivery.sqlite_keys import Keys
 from backend.delivery.sqlite_ledger import Moves
 from backend.delivery.sqlite_ops import Append, Check, Discard, Done, Move, Record, Resolve, Upgrade, Write
-from backend.delivery.sqlite_schema import SEQ_BITS
+from backend.delivery.sqlite_schema import SEQ_MASK
 from backend.delivery.sqlite_values import decode_attempts, encode_attempts, in_chunks
 from backend.events import TYPE_OF, EventType
 
 log = structlog.get_logger(__name__)
 
-SEQ_MASK: Final = (1 << SEQ_BITS) - 1
 
 
 _INSERT: Final = (

@@ -7,8 +7,7 @@ from collections import Counter
 
 import structlog
 
-from backend.delivery.outbox import Totals
-from backend.delivery.outcome import Outcome
+from backend.delivery.outcome import Outcome, Totals
 from backend.delivery.sqlite_values import in_chunks
 from backend.events import EventType
 

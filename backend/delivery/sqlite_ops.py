@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from backend.delivery.outbox import Draft, OutboxError, StoredEvent
-from backend.delivery.outcome import Outcome
+from backend.delivery.outbox import OutboxError
+from backend.delivery.outcome import Draft, Outcome, StoredEvent
 from backend.identity import BotKey
 
 if TYPE_CHECKING:

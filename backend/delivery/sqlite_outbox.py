@@ -15,8 +15,8 @@ import structlog
 
 from backend.clock import SYSTEM, Clock
 from backend.clock_steps import Frame
-from backend.delivery.outbox import Draft, Ended, LedgerEntry, OutboxError, Resolution, StoredEvent, Totals
-from backend.delivery.outcome import Attempt, Outcome
+from backend.delivery.outbox import OutboxError
+from backend.delivery.outcome import Attempt, Draft, Ended, LedgerEntry, Outcome, Resolution, StoredEvent, Totals
 from backend.delivery.sqlite_ops import Append, Check, Discard, Done, Move, Read, Record, Resolve, Stop, Upgrade
 from backend.delivery.sqlite_reader import Reader
 from backend.delivery.sqlite_tell import Told

@@ -6,10 +6,9 @@ import sqlite3
 from collections.abc import Collection
 from typing import Any, Final
 
-from backend.delivery.outbox import LedgerEntry, StoredEvent
-from backend.delivery.outcome import Outcome
-from backend.delivery.sqlite_batch import SEQ_MASK
+from backend.delivery.outcome import LedgerEntry, Outcome, StoredEvent
 from backend.delivery.sqlite_keys import Keys
+from backend.delivery.sqlite_schema import SEQ_MASK
 from backend.delivery.sqlite_values import decode_attempts
 from backend.events import EventType
 from backend.identity import BotKey

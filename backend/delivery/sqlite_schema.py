@@ -132,3 +132,6 @@ def _rewrite(db: sqlite3.Connection, path: Path) -> None:
 def _pragma(db: sqlite3.Connection, name: str) -> int:
     value: int = db.execute(f"PRAGMA {name}").fetchone()[0]
     return value
+
+
+SEQ_MASK: Final = (1 << SEQ_BITS) - 1

@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from backend.delivery.outbox import Ended
-from backend.delivery.outcome import Outcome
-from backend.delivery.sqlite_batch import SEQ_MASK
+from backend.delivery.outcome import Ended, Outcome
 from backend.delivery.sqlite_keys import Keys
 from backend.delivery.sqlite_ledger import Moves
-from backend.delivery.sqlite_schema import FILE_NAME, INCREMENTAL
+from backend.delivery.sqlite_schema import FILE_NAME, INCREMENTAL, SEQ_MASK
 from backend.delivery.sqlite_values import in_chunks
 from backend.events import SECRET_TYPES
 

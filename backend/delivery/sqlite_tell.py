@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from backend.delivery.outbox import Ended, OutboxError, StoredEvent
+from backend.delivery.outbox import OutboxError
+from backend.delivery.outcome import Ended, StoredEvent
 from backend.delivery.sqlite_ops import Done
 
 

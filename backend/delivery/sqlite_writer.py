@@ -18,7 +18,8 @@ import structlog
 from backend.clock_steps import Frame
 from backend.delivery.event_body import EventIds, Timestamps
 from backend.delivery.folder_lock import FolderLock
-from backend.delivery.outbox import OutboxError, StoredEvent, Totals
+from backend.delivery.outbox import OutboxError
+from backend.delivery.outcome import StoredEvent, Totals
 from backend.delivery.sqlite_batch import Batch
 from backend.delivery.sqlite_kept import KeptWrites
 from backend.delivery.sqlite_keys import Keys

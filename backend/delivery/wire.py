@@ -6,8 +6,7 @@ from typing import Final
 
 import msgspec
 
-from backend.delivery.outbox import StoredEvent
-from backend.delivery.outcome import Mode
+from backend.delivery.outcome import Mode, StoredEvent
 from backend.events import CONNECTION_EVENT, STATUS_UPDATE
 
 _EVENT: Final = b'["' + CONNECTION_EVENT.encode() + b'",'

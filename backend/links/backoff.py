@@ -19,9 +19,9 @@ class Backoff:
     cap: float
     draw: Callable[[], float] = random.random
 
-    def delay(self, attempt: int) -> float:
-        """Seconds to wait before attempt number `attempt`, counted from 0."""
-        whole = min(self.cap, self.first * 2.0 ** min(attempt, 32))
+    def delay(self, failures: int) -> float:
+        """Seconds to wait after `failures` (≥ 1) failures in a row."""
+        whole = min(self.cap, self.first * 2.0 ** min(failures - 1, 32))
         return whole * (0.5 + self.draw() / 2)
 
     def longest(self) -> float:

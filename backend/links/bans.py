@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from backend.links.clock import Clock
+from backend.links.clock import TimerClock
 from backend.links.phone import canonical
 
 
@@ -30,7 +30,7 @@ class Ban(NamedTuple):
 class Bans:
     """By phone number."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: TimerClock) -> None:
         self._clock = clock
         self._bans: dict[str, tuple[Ban, float]] = {}
         """With the monotonic end."""

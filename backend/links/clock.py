@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
 
-from backend import clock as machine
+from backend.clock import SYSTEM, Clock
 
 
 class Handle(Protocol):
@@ -20,7 +20,7 @@ class Handle(Protocol):
     def cancel(self) -> None: ...
 
 
-class Clock(Protocol):
+class TimerClock(Protocol):
     """All times are in seconds; `now` counts from the epoch and may step, `monotonic` never goes back."""
 
     def now(self) -> float: ...
@@ -35,7 +35,7 @@ class Clock(Protocol):
 class LoopClock:
     """The real one, on the running event loop. `clock` is the machine's, or a test's."""
 
-    def __init__(self, clock: machine.Clock = machine.SYSTEM) -> None:
+    def __init__(self, clock: Clock = SYSTEM) -> None:
         self._clock = clock
 
     def now(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -162,3 +162,27 @@ class Driver(Protocol):
 
     async def close(self) -> None:
         """Stop every session within a few seconds."""
+
+
+_SIGKILL: Final = -9
+
+
+class Exit(enum.StrEnum):
+    """How a worker ended: the label of `roundtrip_worker_exits_total`."""
+
+    STOPPED = "stopped"
+    """We ended it."""
+    EXITED = "exited"
+    """By itself, in order."""
+    CRASHED = "crashed"
+    KILLED = "killed"
+    """From outside: by the kernel for want of memory, or by somebody."""
+    UNRESPONSIVE = "unresponsive"
+    """We ended it, for it no longer answered."""
+
+
+def exit_of(status: int) -> Exit:
+    """What an exit status says, as `subprocess` gives it: negative for a signal."""
+    if status == 0:
+        return Exit.EXITED
+    return Exit.KILLED if status == _SIGKILL else Exit.CRASHED

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from backend.identity import BotKey
 from backend.links.backoff import Backoff
 from backend.links.bans import Bans
-from backend.links.clock import Clock
+from backend.links.clock import TimerClock
 from backend.links.driver import Driver
 from backend.links.meter import LinkMeter
 from backend.links.phone import canonical
@@ -29,7 +29,7 @@ class House:
     store: LinkStore
     meter: LinkMeter
     settings: Settings
-    clock: Clock
+    clock: TimerClock
     turns: Turns
     retries: Backoff
     check_soon: Callable[[BotKey], None]

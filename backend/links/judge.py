@@ -95,11 +95,11 @@ class Judge:
     def delay(self, now: float) -> float:
         """Seconds until the next session is started: none when nothing failed lately."""
         failures = max(self._dials, self._deaths.spent(now))
-        delay = self._retries.delay(failures - 1) if failures else 0.0
+        delay = self._retries.delay(failures) if failures else 0.0
         if self.dying(now):
             delay = self._retries.longest()
         if self._refusals:
-            slow = self._slowly.delay(self._refusals - 1)
+            slow = self._slowly.delay(self._refusals)
             delay = max(delay, slow * _TOO_OFTEN_FACTOR if self._too_often else slow)
         return delay
 

@@ -20,7 +20,7 @@ from backend.links import faces
 from backend.links.bans import Ban
 from backend.links.changes import after, is_news
 from backend.links.damping import Damper
-from backend.links.driver import Report
+from backend.links.driver import Exit, Report
 from backend.links.faces import Code
 from backend.links.files import Condition
 from backend.links.house import House
@@ -31,7 +31,6 @@ from backend.links.runner import Runner
 from backend.links.scribe import Scribe
 from backend.links.snapshot import LinkState
 from backend.links.timers import Struck, Timers
-from backend.links.worker_life import Exit
 
 log = structlog.get_logger(__name__)
 

@@ -20,7 +20,7 @@ from backend.links.worker_output import Output
 
 log = structlog.get_logger()
 
-ROOT: Final = Path(__file__).resolve().parents[2]
+ROOT: Final = Path(__file__).resolve().parents[3]
 WORKER: Final = (sys.executable, "-m", "backend.links.worker")
 INHERITED: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR", "PATH", "HOME", "TZ", "LANG")
 """All that a worker gets of the environment: what TLS and the clock need. No setting, no secret."""

@@ -15,7 +15,7 @@ import structlog
 from backend.links import driver as d
 from backend.links.backoff import Backoff
 from backend.links.bans import Bans
-from backend.links.clock import Clock
+from backend.links.clock import TimerClock
 from backend.links.driver import Driver, Report, Session, SessionSpec
 from backend.links.files import Condition
 from backend.links.record import Removal
@@ -37,7 +37,7 @@ _TRIES: Final = Backoff(5.0, 300.0)
 class Removals:
     """One task for each. `told` hears of what did not end within `PATIENCE`: the removal, and whether it succeeded."""
 
-    def __init__(self, driver: Driver, store: LinkStore, clock: Clock, turns: Turns, bans: Bans) -> None:
+    def __init__(self, driver: Driver, store: LinkStore, clock: TimerClock, turns: Turns, bans: Bans) -> None:
         self._driver = driver
         self._store = store
         self._clock = clock
@@ -137,7 +137,7 @@ class Removals:
             rest = end - self._clock.monotonic()
             if rest <= 0.001 or await self._condition(removal) is Condition.MISSING:
                 return False
-            await self._clock.sleep(max(banned, min(_TRIES.delay(attempt), rest)))
+            await self._clock.sleep(max(banned, min(_TRIES.delay(attempt + 1), rest)))
             attempt += 1
             gone, session = await self._log_in(removal)
             if gone is not None:

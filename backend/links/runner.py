@@ -9,11 +9,11 @@ from typing import Final
 import msgspec
 import structlog
 
-from backend.links.clock import Clock
-from backend.links.driver import Driver, Report, Session, SessionSpec, WorkerDied
+from backend.links.clock import TimerClock
+from backend.links.driver import Driver, Exit, Report, Session, SessionSpec, WorkerDied
 from backend.links.meter import LinkMeter
 from backend.links.turns import Turns
-from backend.links.worker_life import Exit, WorkerLife
+from backend.links.worker_life import WorkerLife
 from backend.telemetry.request_tracer import OFF, RequestTracer
 
 log = structlog.get_logger(__name__)
@@ -36,7 +36,7 @@ class Runner:
         driver: Driver,
         turns: Turns,
         user: str,
-        clock: Clock,
+        clock: TimerClock,
         deliver: Callable[[Report], None],
         meter: LinkMeter,
         tracer: RequestTracer = OFF,

@@ -84,7 +84,7 @@ class Scribe:
                 self._stalled = error
                 self._on_stall()
                 log.warning("link_event_waits", link_id=new.link_id, code=error.code, attempt=attempt)
-                await self._house.clock.sleep(_PATIENCE.delay(attempt))
+                await self._house.clock.sleep(_PATIENCE.delay(attempt + 1))
                 attempt += 1
         self._stalled = None
         if new != self._saved:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Final, NamedTuple
 
+import msgspec
 import structlog
 
 from backend.identity import BotKey
 from backend.links import faces, phone, starting
 from backend.links.backoff import Backoff
 from backend.links.bans import Bans
-from backend.links.clock import Clock, LoopClock
+from backend.links.clock import LoopClock, TimerClock
 from backend.links.driver import Driver
 from backend.links.errors import LinkError
 from backend.links.faces import LinkView
@@ -64,7 +65,7 @@ class LinkService:
         store: LinkStore,
         settings: Settings,
         meter: LinkMeter | None = None,
-        clock: Clock | None = None,
+        clock: TimerClock | None = None,
         tracer: RequestTracer = OFF,
     ) -> None:
         self._clock = clock or LoopClock()
@@ -302,3 +303,12 @@ class LinkService:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("links_task_died", task=task.get_name(), error=redaction.message_of(error))
+
+
+def snapshots(links: LinkService) -> Callable[[BotKey, int], Snapshot]:
+    """What is true for a key now, with the `seq` of its newest event."""
+
+    def snapshot(key: BotKey, seq: int) -> Snapshot:
+        return msgspec.structs.replace(links.snapshot(key), seq=seq)
+
+    return snapshot

@@ -10,7 +10,7 @@ import structlog
 
 from backend.links import driver as d
 from backend.links import files, simulated_store
-from backend.links.clock import Clock, Handle, LoopClock
+from backend.links.clock import Handle, LoopClock, TimerClock
 from backend.links.driver import Report, SessionSpec
 from backend.links.people import Person, pairing_code, person, qr_text
 from backend.links.script import SimulateAction
@@ -34,7 +34,7 @@ class SimulatedSession:
     """One phone and the server's session with it. Times are divided by `speed`."""
 
     def __init__(
-        self, spec: SessionSpec, report: Callable[[Report], None], clock: Clock, speed: float, reachable: bool
+        self, spec: SessionSpec, report: Callable[[Report], None], clock: TimerClock, speed: float, reachable: bool
     ) -> None:
         self._spec = spec
         self._report = report
@@ -254,7 +254,7 @@ class SimulatedDriver:
 
     name = "simulated"
 
-    def __init__(self, speed: float = 1.0, scan_after: float | None = None, clock: Clock | None = None) -> None:
+    def __init__(self, speed: float = 1.0, scan_after: float | None = None, clock: TimerClock | None = None) -> None:
         self._speed = speed
         self._scan_after = scan_after
         self._clock = clock or LoopClock()

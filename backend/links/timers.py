@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
-from backend.links.clock import Clock, Handle
+from backend.links.clock import Handle, TimerClock
 from backend.links.machine import Timer
 
 
@@ -19,7 +19,7 @@ class Struck(NamedTuple):
 class Timers:
     """`strike` is called on the event loop when a deadline passes."""
 
-    def __init__(self, clock: Clock, strike: Callable[[Struck], object]) -> None:
+    def __init__(self, clock: TimerClock, strike: Callable[[Struck], object]) -> None:
         self._clock = clock
         self._strike = strike
         self._armed: dict[Timer, tuple[object, Handle]] = {}

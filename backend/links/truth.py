@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from backend.links.clock import Clock
+from backend.links.clock import TimerClock
 from backend.links.link import Link
 from backend.links.machine import LIVE, UP, Input, Timer
 from backend.links.snapshot import LinkState
@@ -26,7 +26,7 @@ _ANSWER_LIMIT: Final = 10.0
 class Truth:
     """Checks one link at a time; `misses` is how often in a row a session may fail to answer."""
 
-    def __init__(self, clock: Clock, misses: int) -> None:
+    def __init__(self, clock: TimerClock, misses: int) -> None:
         self._clock = clock
         self._limit = misses
         self._misses: dict[str, tuple[int, int]] = {}

@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import enum
 from typing import Final
 
-from backend.links.driver import SessionSpec
+from backend.links.driver import Exit, SessionSpec, exit_of
 from backend.links.meter import LinkMeter
 from backend.telemetry.request_tracer import LINK_ID, RequestTracer
 
 _EXIT_CODE: Final = "process.exit.code"
-_SIGKILL: Final = -9
 
 
-class Exit(enum.StrEnum):
-    """How a worker ended: the label of `roundtrip_worker_exits_total`."""
-
-    STOPPED = "stopped"
-    """We ended it."""
-    EXITED = "exited"
-    """By itself, in order."""
-    CRASHED = "crashed"
-    KILLED = "killed"
-    """From outside: by the kernel for want of memory, or by somebody."""
-    UNRESPONSIVE = "unresponsive"
-    """We ended it, for it no longer answered."""
 
 
-def exit_of(status: int) -> Exit:
-    """What an exit status says, as `subprocess` gives it: negative for a signal."""
-    if status == 0:
-        return Exit.EXITED
-    return Exit.KILLED if status == _SIGKILL else Exit.CRASHED
 
 
 class WorkerLife:

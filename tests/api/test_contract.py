@@ -18,8 +18,7 @@ from backend.api.asyncapi import asyncapi
 from backend.api.contract import DOCS, documents, main
 from backend.api.openapi import PROBLEMS, codes_of, openapi, public_rows
 from backend.delivery.event_body import body, key_part
-from backend.delivery.outbox import Draft, StoredEvent
-from backend.delivery.outcome import Mode
+from backend.delivery.outcome import Draft, Mode, StoredEvent
 from backend.delivery.wire import event_frame
 from backend.events import PAYLOADS, Banned, Connected, EventType, Payload, Qr
 from backend.identity import BotKey

@@ -85,7 +85,7 @@ def test_text_and_attributes_are_escaped() -> None:
     shown = html.page(
         hostile,
         html.table((hostile,), [(hostile, None, 3)], "none"),
-        html.facts([(hostile, html.link(hostile, hostile))]),
+        html.facts([(hostile, html.anchor(hostile, hostile))]),
     )
     assert "<script>" not in shown
     assert '<a href="&#34;&gt;&lt;script&gt;&amp;">&#34;&gt;&lt;script&gt;&amp;</a>' in shown

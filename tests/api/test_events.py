@@ -7,8 +7,7 @@ import msgspec
 import pytest
 
 from backend.api.timeline import TraceViewer, timeline
-from backend.delivery.outbox import Resolution
-from backend.delivery.outcome import FIRST_KEPT, LAST_KEPT, Attempt, MissReason, Mode, Outcome, shorten
+from backend.delivery.outcome import FIRST_KEPT, LAST_KEPT, Attempt, MissReason, Mode, Outcome, Resolution, shorten
 from backend.events import Qr
 from backend.identity import BotKey
 from tests.support.api import Api, api

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import uvloop
 
-from backend.delivery.outbox import OutboxError, Resolution, StoredEvent
-from backend.delivery.outcome import Attempt, Mode, Outcome
+from backend.delivery.outbox import OutboxError
+from backend.delivery.outcome import Attempt, Mode, Outcome, Resolution, StoredEvent
 from backend.delivery.sqlite_outbox import SqliteOutbox
 from backend.identity import BotKey
 from tests.support.drafts import CONNECTED, Clock, draft, store

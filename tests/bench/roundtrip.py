@@ -23,11 +23,11 @@ from backend.delivery.courier import Courier
 from backend.delivery.journal import Delivery
 from backend.delivery.meter import DeliveryMeter
 from backend.delivery.replay import Replayer
-from backend.delivery.retry import Backoff
 from backend.delivery.sqlite_outbox import SqliteOutbox
 from backend.events import Degraded
 from backend.faults import Faults
 from backend.limits import Limits, Rules
+from backend.links.backoff import Backoff
 from backend.settings import Settings
 from backend.sockets import peer
 from backend.sockets.doorkeeper import Doorkeeper

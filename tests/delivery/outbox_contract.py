@@ -11,8 +11,8 @@ from typing import TypeAlias
 
 import pytest
 
-from backend.delivery.outbox import Ended, Outbox, OutboxError, Resolution, StoredEvent
-from backend.delivery.outcome import MissReason, Outcome
+from backend.delivery.outbox import Outbox, OutboxError
+from backend.delivery.outcome import Ended, MissReason, Outcome, Resolution, StoredEvent
 from backend.events import EventType, PairingCode
 from backend.identity import BotKey
 from tests.support.drafts import (

@@ -14,11 +14,11 @@ from backend.delivery.memory_outbox import MemoryOutbox, Row
 from backend.delivery.outcome import FIRST_KEPT, LAST_KEPT, MissReason, Outcome
 from backend.delivery.pace import FORGET_AFTER, FREE, Pace
 from backend.delivery.replay import Replayer
-from backend.delivery.retry import Backoff
 from backend.delivery.sockets import Confirmable, Miss
 from backend.delivery.wire import Frame
 from backend.events import Connected, Payload, Qr
 from backend.identity import BotKey
+from backend.links.backoff import Backoff
 from tests.support.sockets import Faults, Notes, idle
 from tests.support.stepped_clock import SteppedClock
 from tests.support.stepped_loop import SteppedLoop

@@ -31,15 +31,14 @@ from hypothesis.stateful import (
 
 from backend.clock_steps import WatchedClock
 from backend.delivery.courier import Courier
-from backend.delivery.outbox import LedgerEntry
-from backend.delivery.outcome import MissReason, Outcome
+from backend.delivery.outcome import LedgerEntry, MissReason, Outcome
 from backend.delivery.replay import Replayer
-from backend.delivery.retry import Backoff
 from backend.delivery.sockets import Confirmable, Miss
 from backend.delivery.sqlite_outbox import SqliteOutbox
 from backend.delivery.wire import Frame
 from backend.events import SECRET_TYPES, Connected, Degraded, Payload, Qr
 from backend.identity import BotKey
+from backend.links.backoff import Backoff
 from tests.support.sockets import Faults, Notes, idle
 from tests.support.stepped_loop import SteppedLoop
 

@@ -11,12 +11,12 @@ from typing import Any
 from backend.delivery.courier import Courier
 from backend.delivery.outcome import MissReason
 from backend.delivery.replay import Replayer
-from backend.delivery.retry import Backoff
 from backend.delivery.sockets import Confirmable, Miss
 from backend.delivery.sqlite_outbox import SqliteOutbox
 from backend.delivery.wire import Frame
 from backend.events import Connected
 from backend.identity import BotKey
+from backend.links.backoff import Backoff
 from tests.support.sockets import Faults, Notes, idle
 
 CROWDED, OTHER = BotKey("crowded", "bot"), BotKey("other", "bot")

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from backend.delivery.outbox import Draft, Ended, OutboxError, Resolution, StoredEvent
-from backend.delivery.outcome import Outcome
+from backend.delivery.outbox import OutboxError
+from backend.delivery.outcome import Draft, Ended, Outcome, Resolution, StoredEvent
 from backend.delivery.sqlite_outbox import SqliteOutbox
 from backend.events import (
     SECRET_TYPES,

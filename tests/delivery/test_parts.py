@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 
 from backend.delivery.channel import BACKLOG, REMEMBERED, Backlog, Channel
 from backend.delivery.journal import Delivery
-from backend.delivery.outbox import StoredEvent
-from backend.delivery.outcome import Mode
-from backend.delivery.retry import Backoff
+from backend.delivery.outcome import Mode, StoredEvent
 from backend.delivery.wire import event_frame, websocket_frame
 from backend.events import EventType
 from backend.identity import BotKey
+from backend.links.backoff import Backoff
 
 KEY = BotKey("user", "bot")
 

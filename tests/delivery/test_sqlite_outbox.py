@@ -17,8 +17,8 @@ from typing import Any, TypeAlias
 import msgspec
 import pytest
 
-from backend.delivery.outbox import Ended, Outbox, OutboxError, Resolution, StoredEvent
-from backend.delivery.outcome import Outcome
+from backend.delivery.outbox import Outbox, OutboxError
+from backend.delivery.outcome import Ended, Outcome, Resolution, StoredEvent
 from backend.delivery.sqlite_outbox import SqliteOutbox
 from backend.delivery.sqlite_writer import BATCH_LIMIT
 from backend.events import EventType

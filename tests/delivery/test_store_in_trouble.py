@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from backend.delivery import sqlite_kept, sqlite_keys
-from backend.delivery.outbox import OutboxError, Resolution
-from backend.delivery.outcome import Outcome
+from backend.delivery.outbox import OutboxError
+from backend.delivery.outcome import Outcome, Resolution
 from backend.delivery.sqlite_kept import KeptWrites
 from backend.delivery.sqlite_keys import Keys
 from backend.delivery.sqlite_ledger import Ledger

@@ -14,7 +14,7 @@ from tests.support import known as program
 from tests.support.program import ROOT
 from tests.support.programs import require
 
-WEB = ROOT / "backend" / "web"
+WEB = ROOT / "backend" / "roundtrip" / "web"
 
 
 def evaluate(module: str, expression: str) -> Any:

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from hypothesis.stateful import RuleBasedStateMachine
 
-from backend.delivery.outbox import LedgerEntry, OutboxError, StoredEvent
+from backend.delivery.outbox import OutboxError
+from backend.delivery.outcome import LedgerEntry, StoredEvent
 from backend.identity import BotKey
 from tests.model.people import (
     BRANCHES,

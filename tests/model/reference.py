@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from backend.delivery.channel import REMEMBERED
-from backend.delivery.outbox import LedgerEntry, StoredEvent, Totals
-from backend.delivery.outcome import Outcome
+from backend.delivery.outcome import LedgerEntry, Outcome, StoredEvent, Totals
 from backend.events import SUPERSEDES_ALWAYS, SUPERSEDES_UNSEEN, EventType
 from backend.identity import BotKey
 

@@ -16,8 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from backend.delivery import journal as delivery
 from backend.delivery.journal import Delivery, Misses
 from backend.delivery.meter import DeliveryMeter
-from backend.delivery.outbox import StoredEvent
-from backend.delivery.outcome import Attempt, MissReason, Mode, Outcome
+from backend.delivery.outcome import Attempt, MissReason, Mode, Outcome, StoredEvent
 from backend.delivery.sockets import Miss, Sockets
 from backend.events import EventType
 from backend.identity import BotKey

@@ -13,9 +13,9 @@ import pytest
 from yarl import URL
 
 from backend.delivery.outcome import MissReason, Outcome
-from backend.delivery.retry import Backoff
 from backend.events import Connected
 from backend.identity import BotKey
+from backend.links.backoff import Backoff
 from tests.support.node_client import node_client
 from tests.support.py_client import eventually, py_client
 from tests.support.sockets import Stage, stage

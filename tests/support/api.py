@@ -23,7 +23,8 @@ from backend.api.public import PublicParts, make_public_app
 from backend.api.timeline import TraceViewer
 from backend.auth import Authenticator, TrustedAuthenticator
 from backend.delivery.memory_outbox import MemoryOutbox
-from backend.delivery.outbox import Draft, OutboxError, StoredEvent
+from backend.delivery.outbox import OutboxError
+from backend.delivery.outcome import Draft, StoredEvent
 from backend.events import Connecting, Payload
 from backend.faults import Faults
 from backend.identity import BotKey

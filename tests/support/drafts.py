@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
-from backend.delivery.outbox import Draft, Outbox, OutboxError, Resolution, StoredEvent, Totals
-from backend.delivery.outcome import Attempt, Mode, Outcome
+from backend.delivery.outbox import Outbox, OutboxError
+from backend.delivery.outcome import Attempt, Draft, Mode, Outcome, Resolution, StoredEvent, Totals
 from backend.events import SUPERSEDES_ALWAYS, TYPE_OF, Connected, Connecting, EventType, Payload, Qr
 from backend.identity import BotKey
 from tests.support.stepped_clock import SteppedClock

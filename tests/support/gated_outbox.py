@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
-from backend.delivery.outbox import Draft, Ended, LedgerEntry, Outbox, OutboxError, Resolution, StoredEvent, Totals
-from backend.delivery.outcome import Attempt
+from backend.delivery.outbox import Outbox, OutboxError
+from backend.delivery.outcome import Attempt, Draft, Ended, LedgerEntry, Resolution, StoredEvent, Totals
 from backend.identity import BotKey
 
 T = TypeVar("T")

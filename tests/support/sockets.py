@@ -17,9 +17,9 @@ from backend.delivery.memory_outbox import MemoryOutbox
 from backend.delivery.outbox import Outbox
 from backend.delivery.outcome import Attempt
 from backend.delivery.replay import Replayer
-from backend.delivery.retry import Backoff
 from backend.faults import Faults as Switches
 from backend.identity import BotKey, Principal, parse_user_id
+from backend.links.backoff import Backoff
 from backend.links.snapshot import LinkState, Snapshot
 from backend.sockets.handshake import Handshake
 from backend.sockets.registry import Registry

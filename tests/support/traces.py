@@ -18,9 +18,9 @@ from backend.delivery.memory_outbox import MemoryOutbox
 from backend.delivery.meter import DeliveryMeter
 from backend.delivery.outcome import MissReason, Outcome
 from backend.delivery.replay import Replayer
-from backend.delivery.retry import Backoff
 from backend.events import EventType
 from backend.identity import BotKey
+from backend.links.backoff import Backoff
 from backend.links.snapshot import LinkState
 from backend.sockets.registry import Registry
 from backend.telemetry import redaction, tracing

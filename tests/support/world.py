@@ -21,12 +21,13 @@ from aiohttp import web
 
 from backend.clock_steps import WatchedClock
 from backend.delivery.courier import Courier
-from backend.delivery.outbox import LedgerEntry, OutboxError, StoredEvent
+from backend.delivery.outbox import OutboxError
+from backend.delivery.outcome import LedgerEntry, StoredEvent
 from backend.delivery.replay import Replayer
-from backend.delivery.retry import Backoff
 from backend.delivery.sqlite_outbox import SqliteOutbox
 from backend.events import Payload
 from backend.identity import BotKey, Principal, parse_user_id
+from backend.links.backoff import Backoff
 from backend.sockets.doorkeeper import Doorkeeper
 from backend.sockets.handshake import Handshake
 from backend.sockets.registry import Registry

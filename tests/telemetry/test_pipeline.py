@@ -18,8 +18,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from backend.delivery.journal import Delivery
-from backend.delivery.outbox import StoredEvent
-from backend.delivery.outcome import Attempt, Mode, Outcome
+from backend.delivery.outcome import Attempt, Mode, Outcome, StoredEvent
 from backend.events import EventType
 from backend.identity import BotKey
 from backend.telemetry import pipeline as pipeline_module
