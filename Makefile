@@ -54,7 +54,7 @@ lint: install ## ruff, mypy --strict, known vulnerabilities
 	$(BIN)/python -m tools.audit
 
 contract: install ## write docs/openapi.json and docs/asyncapi.json
-	$(BIN)/python -m backend.api.contract
+	$(BIN)/python -m roundtrip.api.spec
 
 sbom: install ## write the bills of materials with licences: docs/sbom.cdx.json (Python), docs/sbom-web.cdx.json (npm)
 	rm -rf build/sbom && $(BIN)/python -m venv --without-pip build/sbom

@@ -7,9 +7,9 @@ import sys
 
 import uvloop
 
-from backend import settings as settings_
-from backend.app import StartError
-from backend.process import serve
+from roundtrip import settings as settings_
+from roundtrip.app import StartError
+from roundtrip.cli import serve
 
 USAGE = "Usage: python -m backend [--help]\n\nLinks WhatsApp accounts and proves that the frontend got every event.\n"
 

@@ -7,11 +7,18 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from backend.admission import authenticator as authenticator_of
-from backend.auth import MAX_TOKEN, Authenticator, AuthError, Credentials, JwtAuthenticator, TrustedAuthenticator
-from backend.identity import IdentityError
-from backend.jwks import KeySet, OneKey
-from backend.settings import Settings
+from roundtrip.auth.authenticators import (
+    MAX_TOKEN,
+    Authenticator,
+    AuthError,
+    Credentials,
+    JwtAuthenticator,
+    TrustedAuthenticator,
+)
+from roundtrip.auth.jwks import KeySet, OneKey
+from roundtrip.identity import IdentityError
+from roundtrip.settings import Settings
+from roundtrip.sockets.access import authenticator as authenticator_of
 from tests.support.tokens import ISSUER, USER, confused, handmade, jwk, jwks, private_key, public_pem, token, unsigned
 
 ALGORITHMS = ["RS256", "ES256", "EdDSA"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import asyncio
 
-from backend.delivery.outcome import MissReason, Outcome
-from backend.events import Connected
-from backend.identity import BotKey
+from roundtrip.events import Connected
+from roundtrip.identity import BotKey
+from roundtrip.outbox.records import MissReason, Outcome
 from tests.support.py_client import eventually, py_client
 from tests.support.sockets import stage
 

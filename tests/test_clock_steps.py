@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from backend.clock import SYSTEM
-from backend.clock_steps import LOOK_EVERY, STEP, Frame, WatchedClock, steady
+from roundtrip.clock import LOOK_EVERY, STEP, SYSTEM, Frame, WatchedClock, steady
 from tests.support.stepped_clock import SteppedClock
 from tests.support.stepped_loop import SteppedLoop
 

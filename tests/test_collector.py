@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from backend import collector as module
-from backend.collector import Collector
+from roundtrip import runtime as module
+from roundtrip.runtime import Collector
 
 
 @pytest.fixture(autouse=True)

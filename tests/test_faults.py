@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from backend.faults import FAULTS, FaultError, Faults
-from backend.telemetry.vocabulary import Vocabulary
+from roundtrip.faults import FAULTS, FaultError, Faults
+from roundtrip.telemetry.context import Vocabulary
 
 NAMES = [fault.name for fault in FAULTS]
 

@@ -10,16 +10,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from backend.admission import Admission
-from backend.api.contract import DOCS
-from backend.auth import JwtAuthenticator
-from backend.events import Connected
-from backend.identity import BotKey
-from backend.jwks import OneKey
-from backend.limits import Limits, Rules
-from backend.settings import Settings
-from backend.sockets.contract import REFUSALS
-from backend.sockets.doorkeeper import Doorkeeper
+from roundtrip.api.spec.__main__ import DOCS
+from roundtrip.auth.authenticators import JwtAuthenticator
+from roundtrip.auth.jwks import OneKey
+from roundtrip.events import Connected
+from roundtrip.identity import BotKey
+from roundtrip.limits.rates import Limits, Rules
+from roundtrip.settings import Settings
+from roundtrip.sockets.access import Admission, Doorkeeper
+from roundtrip.sockets.messages import REFUSALS
 from tests.support.programs import require
 from tests.support.py_client import eventually
 from tests.support.sockets import Stage, stage

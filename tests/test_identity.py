@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.identity import MAX_ID_LENGTH, BotKey, IdentityError
+from roundtrip.identity import MAX_ID_LENGTH, BotKey, IdentityError
 
 # Control, format and separator characters are not printable; but for the space, which may stand inside
 printable = st.characters(exclude_categories=("C", "Z")) | st.just(" ")

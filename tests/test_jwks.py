@@ -6,8 +6,8 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from backend import jwks as jwks_module
-from backend.jwks import KeySet, KeysUnavailable, OneKey, fetch, read
+from roundtrip.auth import jwks as jwks_module
+from roundtrip.auth.jwks import KeySet, KeysUnavailable, OneKey, fetch, read
 from tests.support.api import serving
 from tests.support.tokens import jwk, jwks, private_key, public_pem
 

@@ -4,11 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.admission import Admission
-from backend.auth import TrustedAuthenticator
-from backend.limits import Buckets, Limited, Limits, Places, Rate, Rules
-from backend.proxies import Proxies, who
-from backend.sockets.handshake import Handshake, Refusal
+from roundtrip.auth.authenticators import TrustedAuthenticator
+from roundtrip.limits.addresses import Proxies, who
+from roundtrip.limits.rates import Buckets, Limited, Limits, Places, Rate, Rules
+from roundtrip.sockets.access import Admission, Handshake, Refusal
 from tests.support.api import api
 
 

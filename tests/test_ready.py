@@ -9,10 +9,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from backend.api import health
-from backend.api.health import Health
-from backend.links.store import LinkStore, StoreError
-from backend.ready import PROBE_BYTES, room_in
+from roundtrip.api import health
+from roundtrip.api.health import PROBE_BYTES, Health, room_in
+from roundtrip.links.store import LinkStore, StoreError
 from tests.support.program import Program, api, running
 
 

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from backend.service_keys import Scope, ServiceKeys
+from roundtrip.auth.service_keys import Scope, ServiceKeys
 
 DIGEST = hashlib.sha256(b"the key").hexdigest()
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from backend import settings
-from backend.api.admin_key import AdminKey
-from backend.settings import PREFIX, Settings, SettingsError, load
+from roundtrip import settings
+from roundtrip.api.admin import AdminKey
+from roundtrip.settings import PREFIX, Settings, SettingsError, load
 
 EMPTY_LISTS = {"CORS_ORIGINS", "FORWARDED_ALLOW_IPS", "FAULTS"}
 """An empty list of these lets nobody in, believes nobody and breaks nothing."""

@@ -27,7 +27,7 @@ import socketio
 from aiohttp import web
 from yarl import URL
 
-from backend.settings import Settings
+from roundtrip.settings import Settings
 from tests.support.api import serving
 from tests.support.program import BACKEND, Api, Program, api, running
 from tests.support.py_client import PyClient

@@ -16,8 +16,8 @@ import pytest
 import uvloop
 from aiohttp import web
 
-from backend.api.listener import Port, PortRules, listen
-from backend.descriptors import Reserve, room_for
+from roundtrip.api.listener import Port, PortRules, listen
+from roundtrip.runtime import Reserve, room_for
 from tests.support.program import BACKEND, api, running
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"

@@ -5,8 +5,8 @@ from base64 import b64encode
 
 import pytest
 
-from backend.api import health
-from backend.delivery.outbox import OutboxError
+from roundtrip.api import health
+from roundtrip.outbox.base import OutboxError
 from tests.support.api import api
 
 KEY = "the admin key"

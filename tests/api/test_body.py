@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend.api.body import BodyLimits, depth_of, parse_object
-from backend.api.problems import Problem
-from backend.api.shapes import LinkRequest
+from roundtrip.api.problems import Problem
+from roundtrip.api.requests import BodyLimits, depth_of, parse_object
+from roundtrip.api.schemas import LinkRequest
 from tests.support.api import Api, api
 
 LINK = "/api/bots/bot/link"

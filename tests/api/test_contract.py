@@ -13,15 +13,14 @@ import pytest
 from referencing import Registry
 from referencing.jsonschema import DRAFT7
 
-from backend.api import openapi as openapi_module
-from backend.api.asyncapi import asyncapi
-from backend.api.contract import DOCS, documents, main
-from backend.api.openapi import PROBLEMS, codes_of, openapi, public_rows
-from backend.delivery.event_body import body, key_part
-from backend.delivery.outcome import Draft, Mode, StoredEvent
-from backend.delivery.wire import event_frame
-from backend.events import PAYLOADS, Banned, Connected, EventType, Payload, Qr
-from backend.identity import BotKey
+from roundtrip.api.spec import openapi as openapi_module
+from roundtrip.api.spec.__main__ import DOCS, documents, main
+from roundtrip.api.spec.asyncapi import asyncapi
+from roundtrip.api.spec.openapi import PROBLEMS, codes_of, openapi, public_rows
+from roundtrip.delivery.wire import event_frame
+from roundtrip.events import PAYLOADS, Banned, Connected, EventType, Payload, Qr
+from roundtrip.identity import BotKey
+from roundtrip.outbox.records import Draft, Mode, StoredEvent, body, key_part
 from tests.support.api import api
 
 SPECS = DOCS.parent / "node_modules" / "@asyncapi" / "specs" / "schemas"
@@ -31,7 +30,7 @@ def test_the_documents_are_up_to_date(tmp_path: Path) -> None:
     main(tmp_path)
     for name in documents():
         assert (DOCS / name).read_bytes() == (tmp_path / name).read_bytes(), (
-            "run: .venv/bin/python -m backend.api.contract"
+            "run: .venv/bin/python -m roundtrip.api.spec"
         )
 
 
@@ -67,12 +66,12 @@ def test_every_row_has_a_status_for_its_codes() -> None:
 
 
 async def test_the_document_names_every_api_route_that_is_served() -> None:
-    from backend.api.callers import Callers
-    from backend.api.public import PublicParts, make_public_app
-    from backend.auth import TrustedAuthenticator
-    from backend.delivery.memory_outbox import MemoryOutbox
-    from backend.faults import Faults
-    from backend.service_keys import ServiceKeys
+    from roundtrip.api.public import PublicParts, make_public_app
+    from roundtrip.api.requests import Callers
+    from roundtrip.auth.authenticators import TrustedAuthenticator
+    from roundtrip.auth.service_keys import ServiceKeys
+    from roundtrip.faults import Faults
+    from roundtrip.outbox.memory import MemoryOutbox
     from tests.support.api import PretendedLinks
 
     app = make_public_app(

@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from backend.api import html
-from backend.delivery.outcome import Attempt, MissReason, Mode
-from backend.delivery.sockets import Miss
-from backend.identity import BotKey
-from backend.links.snapshot import LinkState
+from roundtrip.api.debug import pages as html
+from roundtrip.delivery.wire import Miss
+from roundtrip.identity import BotKey
+from roundtrip.links.snapshot import LinkState
+from roundtrip.outbox.records import Attempt, MissReason, Mode
 from tests.support.api import Api, api
 
 KEY = BotKey("ada", "<b>bot</b>")

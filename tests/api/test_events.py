@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from backend.api.timeline import TraceViewer, timeline
-from backend.delivery.outcome import FIRST_KEPT, LAST_KEPT, Attempt, MissReason, Mode, Outcome, Resolution, shorten
-from backend.events import Qr
-from backend.identity import BotKey
+from roundtrip.api.debug.timeline import TraceViewer, timeline
+from roundtrip.events import Qr
+from roundtrip.identity import BotKey
+from roundtrip.outbox.records import FIRST_KEPT, LAST_KEPT, Attempt, MissReason, Mode, Outcome, Resolution, shorten
 from tests.support.api import Api, api
 
 KEY = BotKey("ada", "bot")

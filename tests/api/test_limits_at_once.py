@@ -9,10 +9,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from backend.api.body import BodyLimits
-from backend.limits import Limits, Rate, Rules
-from backend.links.snapshot import LinkState, Snapshot
-from backend.proxies import Proxies
+from roundtrip.api.requests import BodyLimits
+from roundtrip.limits.addresses import Proxies
+from roundtrip.limits.rates import Limits, Rate, Rules
+from roundtrip.links.snapshot import LinkState, Snapshot
 from tests.api.test_listener import connected, ended, listening
 from tests.support.api import Api, PretendedLinks, api
 from tests.support.program import api as program_api

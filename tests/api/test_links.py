@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 import pytest
 from yarl import URL
 
-from backend.delivery.outbox import OutboxError
-from backend.identity import BotKey
-from backend.links.errors import LinkError
-from backend.links.snapshot import LinkState
+from roundtrip.identity import BotKey
+from roundtrip.links.reasons import LinkError
+from roundtrip.links.snapshot import LinkState
+from roundtrip.outbox.base import OutboxError
 from tests.support.api import Api, api
 
 KEY = BotKey("ada", "bot")

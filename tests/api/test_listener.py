@@ -11,9 +11,9 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from backend.api.http_handler import HttpHandler
-from backend.api.listener import MAX_HEAD, Connection, Port, PortRules, listen
-from backend.proxies import Proxies
+from roundtrip.api.http_handler import HttpHandler
+from roundtrip.api.listener import MAX_HEAD, Connection, Port, PortRules, listen
+from roundtrip.limits.addresses import Proxies
 from tests.support.py_client import eventually
 
 

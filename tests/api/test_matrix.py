@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 import socketio
 
-from backend.admission import Admission
-from backend.api.openapi import public_rows
-from backend.api.routes import Route
-from backend.auth import JwtAuthenticator
-from backend.events import Connected, Qr
-from backend.identity import BotKey
-from backend.jwks import OneKey
-from backend.limits import Limits, Rules
-from backend.links.snapshot import LinkState
-from backend.service_keys import ALL_SCOPES, Scope, ServiceKeys
-from backend.settings import Settings
+from roundtrip.api.routes import Route
+from roundtrip.api.spec.openapi import public_rows
+from roundtrip.auth.authenticators import JwtAuthenticator
+from roundtrip.auth.jwks import OneKey
+from roundtrip.auth.service_keys import ALL_SCOPES, Scope, ServiceKeys
+from roundtrip.events import Connected, Qr
+from roundtrip.identity import BotKey
+from roundtrip.limits.rates import Limits, Rules
+from roundtrip.links.snapshot import LinkState
+from roundtrip.settings import Settings
+from roundtrip.sockets.access import Admission
 from tests.support.api import Api, api
 from tests.support.py_client import PyClient, eventually
 from tests.support.sockets import stage

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.api.page import VENDOR, WEB, Page
-from backend.api.public import PublicParts
+from roundtrip.api.public import VENDOR, WEB, Page, PublicParts
 from tests.support.api import Api, api
 
 
@@ -63,7 +62,7 @@ async def test_libraries_come_from_npm_and_their_absence_is_said(tmp_path: Path)
     assert PublicParts.__dataclass_fields__["page"]
     from aiohttp import web
 
-    from backend.api.shield import Shield
+    from roundtrip.api.middleware import Shield
     from tests.support.api import serving
 
     folder = tmp_path / "node_modules"

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from backend.api.problems import Problem, problem_of
+from roundtrip.api.problems import Problem, problem_of
 from tests.support.api import Api, api
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from backend.api.contract import DOCS
-from backend.auth import JwtAuthenticator
-from backend.jwks import OneKey
+from roundtrip.api.spec.__main__ import DOCS
+from roundtrip.auth.authenticators import JwtAuthenticator
+from roundtrip.auth.jwks import OneKey
 from tests.support.api import api
 from tests.support.tokens import ISSUER, private_key, public_pem, token
 

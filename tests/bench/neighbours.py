@@ -15,9 +15,9 @@ from pathlib import Path
 
 import uvloop
 
-from backend.delivery.sqlite_outbox import SqliteOutbox
-from backend.events import Connected, Degraded
-from backend.identity import BotKey
+from roundtrip.events import Connected, Degraded
+from roundtrip.identity import BotKey
+from roundtrip.outbox.sqlite.outbox import SqliteOutbox
 from tests.bench.run import line, start, stop
 from tests.support.sockets import Stage, stage
 

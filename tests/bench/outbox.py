@@ -15,10 +15,10 @@ from pathlib import Path
 
 import uvloop
 
-from backend.delivery.outbox import OutboxError
-from backend.delivery.outcome import Attempt, Mode, Outcome, Resolution, StoredEvent
-from backend.delivery.sqlite_outbox import SqliteOutbox
-from backend.identity import BotKey
+from roundtrip.identity import BotKey
+from roundtrip.outbox.base import OutboxError
+from roundtrip.outbox.records import Attempt, Mode, Outcome, Resolution, StoredEvent
+from roundtrip.outbox.sqlite.outbox import SqliteOutbox
 from tests.support.drafts import CONNECTED, Clock, draft, store
 
 EVENTS = 40_000

@@ -17,25 +17,25 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from backend.api.listener import Port, PortRules, listen
-from backend.collector import Collector
-from backend.delivery.courier import Courier
-from backend.delivery.journal import Delivery
-from backend.delivery.meter import DeliveryMeter
-from backend.delivery.replay import Replayer
-from backend.delivery.sqlite_outbox import SqliteOutbox
-from backend.events import Degraded
-from backend.faults import Faults
-from backend.limits import Limits, Rules
-from backend.links.backoff import Backoff
-from backend.settings import Settings
-from backend.sockets import peer
-from backend.sockets.doorkeeper import Doorkeeper
-from backend.sockets.meter import SocketMeter
-from backend.sockets.registry import Registry
-from backend.sockets.server import SocketServer
-from backend.telemetry import setup
-from backend.words import vocabulary
+from roundtrip.api.listener import Port, PortRules, listen
+from roundtrip.backoff import Backoff
+from roundtrip.delivery.courier import Courier
+from roundtrip.delivery.metrics import DeliveryMeter
+from roundtrip.delivery.replay import Replayer
+from roundtrip.delivery.spans import Delivery
+from roundtrip.events import Degraded
+from roundtrip.faults import Faults
+from roundtrip.limits.rates import Limits, Rules
+from roundtrip.outbox.sqlite.outbox import SqliteOutbox
+from roundtrip.runtime import Collector
+from roundtrip.settings import Settings
+from roundtrip.sockets import peer
+from roundtrip.sockets.access import Doorkeeper
+from roundtrip.sockets.messages import SocketMeter
+from roundtrip.sockets.registry import Registry
+from roundtrip.sockets.server import SocketServer
+from roundtrip.telemetry import pipeline as setup
+from roundtrip.vocabulary import vocabulary
 from tests.support.sockets import idle, trusted
 
 

@@ -20,13 +20,13 @@ from typing import Any
 import aiohttp
 import uvloop
 
-from backend.app import Backend
-from backend.delivery.journal import Delivery
-from backend.delivery.meter import DeliveryMeter
-from backend.events import Degraded
-from backend.identity import BotKey
-from backend.links.neonize_driver import NeonizeDriver
-from backend.settings import Settings
+from roundtrip.app import Backend
+from roundtrip.delivery.metrics import DeliveryMeter
+from roundtrip.delivery.spans import Delivery
+from roundtrip.drivers.neonize.driver import NeonizeDriver
+from roundtrip.events import Degraded
+from roundtrip.identity import BotKey
+from roundtrip.settings import Settings
 from tests.bench.run import line, start, stop
 from tests.whatsapp.stand_in import StandIn, stand_in
 

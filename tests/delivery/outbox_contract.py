@@ -11,10 +11,10 @@ from typing import TypeAlias
 
 import pytest
 
-from backend.delivery.outbox import Outbox, OutboxError
-from backend.delivery.outcome import Ended, MissReason, Outcome, Resolution, StoredEvent
-from backend.events import EventType, PairingCode
-from backend.identity import BotKey
+from roundtrip.events import EventType, PairingCode
+from roundtrip.identity import BotKey
+from roundtrip.outbox.base import Outbox, OutboxError
+from roundtrip.outbox.records import Ended, MissReason, Outcome, Resolution, StoredEvent
 from tests.support.drafts import (
     CONNECTED,
     CONNECTING,

@@ -8,17 +8,16 @@ from typing import Any
 
 import pytest
 
-from backend.clock_steps import WatchedClock
-from backend.delivery.courier import SETTLE, Courier
-from backend.delivery.memory_outbox import MemoryOutbox, Row
-from backend.delivery.outcome import FIRST_KEPT, LAST_KEPT, MissReason, Outcome
-from backend.delivery.pace import FORGET_AFTER, FREE, Pace
-from backend.delivery.replay import Replayer
-from backend.delivery.sockets import Confirmable, Miss
-from backend.delivery.wire import Frame
-from backend.events import Connected, Payload, Qr
-from backend.identity import BotKey
-from backend.links.backoff import Backoff
+from roundtrip.backoff import Backoff
+from roundtrip.clock import WatchedClock
+from roundtrip.delivery.courier import SETTLE, Courier
+from roundtrip.delivery.inflight import FORGET_AFTER, FREE, Pace
+from roundtrip.delivery.replay import Replayer
+from roundtrip.delivery.wire import Confirmable, Frame, Miss
+from roundtrip.events import Connected, Payload, Qr
+from roundtrip.identity import BotKey
+from roundtrip.outbox.memory import MemoryOutbox, Row
+from roundtrip.outbox.records import FIRST_KEPT, LAST_KEPT, MissReason, Outcome
 from tests.support.sockets import Faults, Notes, idle
 from tests.support.stepped_clock import SteppedClock
 from tests.support.stepped_loop import SteppedLoop

@@ -29,16 +29,15 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from backend.clock_steps import WatchedClock
-from backend.delivery.courier import Courier
-from backend.delivery.outcome import LedgerEntry, MissReason, Outcome
-from backend.delivery.replay import Replayer
-from backend.delivery.sockets import Confirmable, Miss
-from backend.delivery.sqlite_outbox import SqliteOutbox
-from backend.delivery.wire import Frame
-from backend.events import SECRET_TYPES, Connected, Degraded, Payload, Qr
-from backend.identity import BotKey
-from backend.links.backoff import Backoff
+from roundtrip.backoff import Backoff
+from roundtrip.clock import WatchedClock
+from roundtrip.delivery.courier import Courier
+from roundtrip.delivery.replay import Replayer
+from roundtrip.delivery.wire import Confirmable, Frame, Miss
+from roundtrip.events import SECRET_TYPES, Connected, Degraded, Payload, Qr
+from roundtrip.identity import BotKey
+from roundtrip.outbox.records import LedgerEntry, MissReason, Outcome
+from roundtrip.outbox.sqlite.outbox import SqliteOutbox
 from tests.support.sockets import Faults, Notes, idle
 from tests.support.stepped_loop import SteppedLoop
 

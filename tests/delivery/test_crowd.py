@@ -8,15 +8,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from backend.delivery.courier import Courier
-from backend.delivery.outcome import MissReason
-from backend.delivery.replay import Replayer
-from backend.delivery.sockets import Confirmable, Miss
-from backend.delivery.sqlite_outbox import SqliteOutbox
-from backend.delivery.wire import Frame
-from backend.events import Connected
-from backend.identity import BotKey
-from backend.links.backoff import Backoff
+from roundtrip.backoff import Backoff
+from roundtrip.delivery.courier import Courier
+from roundtrip.delivery.replay import Replayer
+from roundtrip.delivery.wire import Confirmable, Frame, Miss
+from roundtrip.events import Connected
+from roundtrip.identity import BotKey
+from roundtrip.outbox.records import MissReason
+from roundtrip.outbox.sqlite.outbox import SqliteOutbox
 from tests.support.sockets import Faults, Notes, idle
 
 CROWDED, OTHER = BotKey("crowded", "bot"), BotKey("other", "bot")

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from backend.delivery.deadlines import GRAIN, LATE, POSTPONED_MOST, Deadlines
-from backend.delivery.slices import REST, SLICE, Slices
+from roundtrip.delivery.confirmation import GRAIN, LATE, POSTPONED_MOST, Deadlines
+from roundtrip.delivery.inflight import REST, SLICE, Slices
 from tests.support.stepped_clock import SteppedClock
 from tests.support.stepped_loop import SteppedLoop
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from backend.delivery.memory_outbox import MemoryOutbox
-from backend.delivery.outbox import Outbox
+from roundtrip.outbox.base import Outbox
+from roundtrip.outbox.memory import MemoryOutbox
 from tests.delivery.outbox_contract import OutboxContract, Reopen
 from tests.support.drafts import CONNECTED, KEY, Clock, draft, store
 

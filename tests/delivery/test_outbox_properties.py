@@ -13,10 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from backend.delivery.outbox import OutboxError
-from backend.delivery.outcome import Draft, Ended, Outcome, Resolution, StoredEvent
-from backend.delivery.sqlite_outbox import SqliteOutbox
-from backend.events import (
+from roundtrip.events import (
     SECRET_TYPES,
     SUPERSEDES_ALWAYS,
     SUPERSEDES_UNSEEN,
@@ -26,7 +23,10 @@ from backend.events import (
     PairingCode,
     Payload,
 )
-from backend.identity import BotKey
+from roundtrip.identity import BotKey
+from roundtrip.outbox.base import OutboxError
+from roundtrip.outbox.records import Draft, Ended, Outcome, Resolution, StoredEvent
+from roundtrip.outbox.sqlite.outbox import SqliteOutbox
 from tests.support.drafts import CONNECTED, CONNECTING, TRACEPARENT, Clock, assert_balanced, attempt, qr
 
 KEYS = (BotKey("a_b", "c"), BotKey("a", "b_c"), BotKey("u", "u"))

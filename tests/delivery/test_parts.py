@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.delivery.channel import BACKLOG, REMEMBERED, Backlog, Channel
-from backend.delivery.journal import Delivery
-from backend.delivery.outcome import Mode, StoredEvent
-from backend.delivery.wire import event_frame, websocket_frame
-from backend.events import EventType
-from backend.identity import BotKey
-from backend.links.backoff import Backoff
+from roundtrip.backoff import Backoff
+from roundtrip.delivery.inflight import BACKLOG, REMEMBERED, Backlog, Channel
+from roundtrip.delivery.spans import Delivery
+from roundtrip.delivery.wire import event_frame, websocket_frame
+from roundtrip.events import EventType
+from roundtrip.identity import BotKey
+from roundtrip.outbox.records import Mode, StoredEvent
 
 KEY = BotKey("user", "bot")
 

@@ -17,12 +17,12 @@ from typing import Any, TypeAlias
 import msgspec
 import pytest
 
-from backend.delivery.outbox import Outbox, OutboxError
-from backend.delivery.outcome import Ended, Outcome, Resolution, StoredEvent
-from backend.delivery.sqlite_outbox import SqliteOutbox
-from backend.delivery.sqlite_writer import BATCH_LIMIT
-from backend.events import EventType
-from backend.identity import BotKey
+from roundtrip.events import EventType
+from roundtrip.identity import BotKey
+from roundtrip.outbox.base import Outbox, OutboxError
+from roundtrip.outbox.records import Ended, Outcome, Resolution, StoredEvent
+from roundtrip.outbox.sqlite.outbox import SqliteOutbox
+from roundtrip.outbox.sqlite.writer import BATCH_LIMIT
 from tests.delivery.outbox_contract import OutboxContract, Reopen, until
 from tests.support.drafts import CONNECTED, CONNECTING, KEY, Clock, assert_balanced, draft, end, qr, store
 
@@ -529,8 +529,8 @@ async def test_a_file_that_cannot_be_rewritten_is_used_as_it_is(
 _CHILD = """
 import asyncio, sys
 from pathlib import Path
-from backend.delivery.sqlite_outbox import SqliteOutbox
-from backend.identity import BotKey
+from roundtrip.outbox.sqlite.outbox import SqliteOutbox
+from roundtrip.identity import BotKey
 from tests.support.drafts import CONNECTED, Clock, draft, end
 
 async def main():

@@ -6,17 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from backend.delivery import sqlite_kept, sqlite_keys
-from backend.delivery.outbox import OutboxError
-from backend.delivery.outcome import Outcome, Resolution
-from backend.delivery.sqlite_kept import KeptWrites
-from backend.delivery.sqlite_keys import Keys
-from backend.delivery.sqlite_ledger import Ledger
-from backend.delivery.sqlite_ops import Move, Record, Resolve
-from backend.delivery.sqlite_outbox import SqliteOutbox
-from backend.delivery.sqlite_schema import FILE_NAME, SEQ_BITS, open_database
-from backend.events import EventType
-from backend.identity import BotKey
+from roundtrip.events import EventType
+from roundtrip.identity import BotKey
+from roundtrip.outbox.base import OutboxError
+from roundtrip.outbox.records import Outcome, Resolution
+from roundtrip.outbox.sqlite import maintenance as sqlite_kept
+from roundtrip.outbox.sqlite import reads as sqlite_keys
+from roundtrip.outbox.sqlite.maintenance import KeptWrites
+from roundtrip.outbox.sqlite.outbox import SqliteOutbox
+from roundtrip.outbox.sqlite.reads import Keys, Ledger
+from roundtrip.outbox.sqlite.schema import FILE_NAME, SEQ_BITS, Move, Record, Resolve, open_database
 from tests.support.drafts import CONNECTED, Clock, draft, store
 from tests.support.stepped_clock import SteppedClock
 

@@ -11,14 +11,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from backend.events import Payload
-from backend.identity import BotKey
-from backend.links.driver import Driver, Online, PairSucceeded, QrShown, Report, SessionSpec
-from backend.links.publisher import PublishError
-from backend.links.service import LinkService
-from backend.links.snapshot import LinkState
-from backend.links.store import LinkStore
-from backend.settings import Settings
+from roundtrip.drivers.base import Driver, Online, PairSucceeded, QrShown, Report, SessionSpec
+from roundtrip.events import Payload
+from roundtrip.identity import BotKey
+from roundtrip.links.ports import PublishError
+from roundtrip.links.service import LinkService
+from roundtrip.links.snapshot import LinkState
+from roundtrip.links.store import LinkStore
+from roundtrip.settings import Settings
 
 _T = TypeVar("_T")
 

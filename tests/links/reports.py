@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TypeVar
 
-from backend.links import driver as d
+from roundtrip.drivers import base as d
 
 R = TypeVar("R", bound=d.Report)
 

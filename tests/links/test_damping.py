@@ -7,9 +7,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.links import driver as d
-from backend.links.damping import Damper
-from backend.links.snapshot import LinkState
+from roundtrip.drivers import base as d
+from roundtrip.links.policy import Damper
+from roundtrip.links.snapshot import LinkState
 from tests.links.helpers import KEY, ONLINE, Stage, staged
 
 

@@ -6,12 +6,13 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from backend.events import PAYLOADS, EventType, Failure
-from backend.links import driver as d
-from backend.links import faces, reasons
-from backend.links.machine import LIVE, TABLE, Input
-from backend.links.snapshot import LinkState
-from backend.settings import Settings
+from roundtrip.drivers import base as d
+from roundtrip.events import PAYLOADS, EventType, Failure
+from roundtrip.links import payloads as faces
+from roundtrip.links import reasons
+from roundtrip.links.machine import LIVE, TABLE, Input
+from roundtrip.links.snapshot import LinkState
+from roundtrip.settings import Settings
 from tests.support.program import ROOT
 
 ROWS: Final = [

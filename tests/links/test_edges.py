@@ -10,18 +10,17 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from backend import events as e
-from backend.identity import BotKey
-from backend.links import driver as d
-from backend.links.clock import rfc3339
-from backend.links.errors import LinkError
-from backend.links.inbox import Inbox
-from backend.links.link import Link, Order
-from backend.links.machine import Input, Timer
-from backend.links.publisher import PublishError
-from backend.links.snapshot import LinkState
-from backend.links.store import StoreError
-from backend.links.timers import Struck, Timers
+from roundtrip import events as e
+from roundtrip.clock import rfc3339
+from roundtrip.drivers import base as d
+from roundtrip.identity import BotKey
+from roundtrip.links.link import Link, Order
+from roundtrip.links.machine import Input, Timer
+from roundtrip.links.ports import PublishError
+from roundtrip.links.queue import Inbox, Struck, Timers
+from roundtrip.links.reasons import LinkError
+from roundtrip.links.snapshot import LinkState
+from roundtrip.links.store import StoreError
 from tests.links.helpers import KEY, NAME, ONLINE, OTHER, PHONE, QR, FakeClock, Stage, calm, keys_for, staged
 
 S = LinkState

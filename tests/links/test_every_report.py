@@ -7,12 +7,12 @@ from typing import Final
 
 import pytest
 
-from backend.events import TYPE_OF, Failure
-from backend.identity import BotKey
-from backend.links import driver as d
-from backend.links.files import condition
-from backend.links.machine import ENDED, LIVE, Input, step
-from backend.links.snapshot import LinkState
+from roundtrip.drivers import base as d
+from roundtrip.drivers.key_files import condition
+from roundtrip.events import TYPE_OF, Failure
+from roundtrip.identity import BotKey
+from roundtrip.links.machine import ENDED, LIVE, Input, step
+from roundtrip.links.snapshot import LinkState
 from tests.links.helpers import NAME, QR, Stage, calm, keys_for, staged
 from tests.links.test_judge import REPORTS, said
 

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from backend import events as e
-from backend.events import EventType
-from backend.links import driver as d
-from backend.links import faces
-from backend.links.bans import Ban
-from backend.links.changes import after, is_news
-from backend.links.clock import rfc3339
-from backend.links.faces import Code
-from backend.links.machine import Input, step
-from backend.links.record import Device, LinkRecord, new_record
-from backend.links.snapshot import LinkState
+from roundtrip import events as e
+from roundtrip.clock import rfc3339
+from roundtrip.drivers import base as d
+from roundtrip.events import EventType
+from roundtrip.links import payloads as faces
+from roundtrip.links.machine import Input, step
+from roundtrip.links.payloads import Code
+from roundtrip.links.policy import Ban
+from roundtrip.links.record import Device, LinkRecord, new_record
+from roundtrip.links.snapshot import LinkState
+from roundtrip.links.transition import after, is_news
 from tests.links.helpers import KEY, NAME, ONLINE, PHONE, QR, staged
 
 S = LinkState

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from backend.links import files
-from backend.links.files import Condition
+from roundtrip.drivers import key_files as files
+from roundtrip.drivers.key_files import Condition
 from tests.links.helpers import keys_for
 
 
@@ -51,7 +51,7 @@ def test_a_file_that_may_not_be_read_is_unreadable_and_not_missing(
         error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_CANTOPEN, "SQLITE_CANTOPEN"
         raise error
 
-    monkeypatch.setattr("backend.links.files.sqlite3.connect", refused)
+    monkeypatch.setattr("roundtrip.drivers.key_files.sqlite3.connect", refused)
     with capture_logs() as logs:
         assert files.condition(path) is Condition.CORRUPT
         assert files.holds_device(path)
@@ -69,7 +69,7 @@ def test_a_file_in_use_is_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         error.sqlite_errorname = f"SQLITE_{code}"
         raise error
 
-    monkeypatch.setattr("backend.links.files.sqlite3.connect", busy)
+    monkeypatch.setattr("roundtrip.drivers.key_files.sqlite3.connect", busy)
     assert files.condition(path) is Condition.GOOD
 
 

@@ -23,13 +23,13 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from backend import events as e
-from backend.identity import BotKey
-from backend.links import driver as d
-from backend.links.errors import LinkError
-from backend.links.machine import LIVE, UP, Timer
-from backend.links.publisher import PublishError
-from backend.links.snapshot import LinkState
+from roundtrip import events as e
+from roundtrip.drivers import base as d
+from roundtrip.identity import BotKey
+from roundtrip.links.machine import LIVE, UP, Timer
+from roundtrip.links.ports import PublishError
+from roundtrip.links.reasons import LinkError
+from roundtrip.links.snapshot import LinkState
 from tests.links.helpers import FakeSession, Stage, _stores, calm, keys_for
 
 KEYS = (BotKey.parse("user-1", "a"), BotKey.parse("user-1", "b"), BotKey.parse("user-2", "a"))

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.identity import BotKey
-from backend.links.backoff import Backoff
-from backend.links.bans import Ban, Bans
-from backend.links.house import House
-from backend.links.meter import NoMeter
-from backend.links.removals import Removals
-from backend.links.store import LinkStore
-from backend.links.turns import Turns
+from roundtrip.backoff import Backoff
+from roundtrip.identity import BotKey
+from roundtrip.links.policy import Ban, Bans
+from roundtrip.links.ports import NoMeter
+from roundtrip.links.queue import Turns
+from roundtrip.links.removals import Removals
+from roundtrip.links.shared import House
+from roundtrip.links.store import LinkStore
 from tests.links.helpers import KEY, OTHER, PHONE, FakeClock, FakeDriver, FakePublisher, settings
 
 MINE = BotKey.parse(KEY.user_id, "second")

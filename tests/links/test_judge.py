@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.links import driver as d
-from backend.links.backoff import Backoff, Budget
-from backend.links.judge import FLOOD_LIMIT, FLOOD_WINDOW, Judge, meaning
-from backend.links.machine import INPUT_OF, Input
+from roundtrip.backoff import Backoff, Budget
+from roundtrip.drivers import base as d
+from roundtrip.links.machine import INPUT_OF, Input
+from roundtrip.links.policy import FLOOD_LIMIT, FLOOD_WINDOW, Judge, meaning
 from tests.links.helpers import settings
 
 LIMIT = 3

@@ -6,10 +6,11 @@ import itertools
 
 import pytest
 
-from backend.events import TYPE_OF, EventType, Failure
-from backend.links import driver, machine, reasons
-from backend.links.machine import ENDED, INPUT_OF, LIVE, TABLE, TRANSITIONS, Fate, Input, Move, Reason, Timer, step
-from backend.links.snapshot import LinkState
+from roundtrip.drivers import base as driver
+from roundtrip.events import TYPE_OF, EventType, Failure
+from roundtrip.links import machine, reasons
+from roundtrip.links.machine import ENDED, INPUT_OF, LIVE, TABLE, TRANSITIONS, Fate, Input, Move, Reason, Timer, step
+from roundtrip.links.snapshot import LinkState
 
 # One line per input: what each live state becomes. `.` stays; a state's name, then `!` if its event is said;
 # `/fate`, `+TIMER` to arm, `-TIMER` to drop. The columns are those of COLUMNS.

@@ -10,11 +10,11 @@ from typing import Final
 import pytest
 from msgspec.structs import astuple, replace
 
-from backend.identity import BotKey
-from backend.links.bans import Ban
-from backend.links.record import Device, LinkRecord, Removal
-from backend.links.snapshot import LinkState
-from backend.links.store import SCHEMA_VERSION, LinkStore, StoreError
+from roundtrip.identity import BotKey
+from roundtrip.links.policy import Ban
+from roundtrip.links.record import Device, LinkRecord, Removal
+from roundtrip.links.snapshot import LinkState
+from roundtrip.links.store import SCHEMA_VERSION, LinkStore, StoreError
 from tests.links.helpers import KEY, NAME, ONLINE, OTHER, PHONE, calm, keys_for, staged
 
 VERSION_1: Final = """
@@ -94,7 +94,7 @@ async def test_the_first_releases_accounts_come_back(tmp_path: Path) -> None:
 async def test_a_migration_that_is_cut_short_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     version_1(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("backend.links.store._SCHEMA", "CREATE TABLE broken (")
+        patch.setattr("roundtrip.links.store._SCHEMA", "CREATE TABLE broken (")
         store = LinkStore(tmp_path)
         with pytest.raises(StoreError):
             await store.open()

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from backend.links import driver as d
-from backend.links.neonize_driver import NeonizeDriver, NeonizeSession
+from roundtrip.drivers import base as d
+from roundtrip.drivers.neonize.driver import NeonizeDriver, NeonizeSession
 from tests.links.reports import Heard
 from tests.whatsapp.accounts import Account
 from tests.whatsapp.stand_in import StandIn, stand_in
@@ -340,8 +340,8 @@ async def test_stopping_before_anybody_scanned(bench: Bench) -> None:
 
 
 async def test_stopping_one_that_hangs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.links.neonize_driver.STOP_DEADLINE", 0.3)
-    monkeypatch.setattr("backend.links.neonize_driver.ALIVE_DEADLINE", 0.3)
+    monkeypatch.setattr("roundtrip.drivers.neonize.driver.STOP_DEADLINE", 0.3)
+    monkeypatch.setattr("roundtrip.drivers.neonize.driver.ALIVE_DEADLINE", 0.3)
     session, heard, _ = await bench.linked()
     os.kill(session.pid, signal.SIGSTOP)
     assert await session.alive() is None
@@ -383,8 +383,8 @@ async def test_a_worker_takes_nothing_along_that_it_does_not_need(bench: Bench) 
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from backend.links import driver as d
-from backend.links.neonize_driver import NeonizeDriver
+from roundtrip.drivers import base as d
+from roundtrip.drivers.neonize.driver import NeonizeDriver
 async def main():
     driver = NeonizeDriver(sys.argv[1], worker_command=sys.argv[3:])
     spec = d.SessionSpec("one", Path(sys.argv[2]), None)
@@ -451,7 +451,7 @@ async def test_a_worker_that_talks_nonsense_is_ended(tmp_path: Path, script: str
 
 
 async def test_garbage_among_reports_does_not_end_a_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.links.neonize_driver.STOP_DEADLINE", 0.3)
+    monkeypatch.setattr("roundtrip.drivers.neonize.driver.STOP_DEADLINE", 0.3)
     heard = Heard()
     driver = NeonizeDriver(
         worker_command=fake_worker("""print('?'); print('{"type": "Offline"}', flush=True); time.sleep(30)""")

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from backend import settings
-from backend.links import driver as d
-from backend.links import neonize_driver
-from backend.links.driver import ConnectStage
-from backend.links.neonize_driver import NeonizeDriver
+from roundtrip import settings
+from roundtrip.drivers import base as d
+from roundtrip.drivers.base import ConnectStage
+from roundtrip.drivers.neonize import driver as neonize_driver
+from roundtrip.drivers.neonize.driver import NeonizeDriver
 from tests.links.reports import Heard
 from tests.links.test_neonize_driver import NAME, NUMBER, PHONE, Bench, gone
 from tests.whatsapp.schema import companion_reg

@@ -8,13 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.links.backoff import Backoff, Budget
-from backend.links.clock import LoopClock, rfc3339
-from backend.links.errors import LinkError
-from backend.links.inbox import Inbox
-from backend.links.machine import Timer
-from backend.links.phone import canonical, parse_phone_number
-from backend.links.timers import Struck, Timers
+from roundtrip.backoff import Backoff, Budget
+from roundtrip.clock import LoopClock, rfc3339
+from roundtrip.links.machine import Timer
+from roundtrip.links.phone import canonical, parse_phone_number
+from roundtrip.links.queue import Inbox, Struck, Timers
+from roundtrip.links.reasons import LinkError
 from tests.links.helpers import FakeClock
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.links import driver as d
-from backend.links import pipe
+from roundtrip.drivers import base as d
+from roundtrip.drivers.neonize import pipe
 
 EVERY_REPORT = [
     d.QrShown("2@a,b,c,d", 1, 6, 60.0),

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from backend.links.neonize_driver import NeonizeDriver
-from backend.links.service import LinkService
-from backend.links.snapshot import LinkState, Snapshot
-from backend.links.store import LinkStore
+from roundtrip.drivers.neonize.driver import NeonizeDriver
+from roundtrip.links.service import LinkService
+from roundtrip.links.snapshot import LinkState, Snapshot
+from roundtrip.links.store import LinkStore
 from tests.links.helpers import KEY, CountingMeter, FakePublisher, settings
 from tests.whatsapp.stand_in import StandIn, stand_in
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from backend.links import driver as d
-from backend.links.bans import Ban, Bans
-from backend.links.driver import Report, SessionSpec
-from backend.links.record import Removal
-from backend.links.removals import ANSWER_LIMIT, PATIENCE, Removals
-from backend.links.store import StoreError
-from backend.links.turns import Turns
+from roundtrip.drivers import base as d
+from roundtrip.drivers.base import Report, SessionSpec
+from roundtrip.links.policy import Ban, Bans
+from roundtrip.links.queue import Turns
+from roundtrip.links.record import Removal
+from roundtrip.links.removals import ANSWER_LIMIT, PATIENCE, Removals
+from roundtrip.links.store import StoreError
 from tests.links import helpers
 from tests.links.helpers import KEY, ONLINE, PHONE, BusyStore, FakeClock, FakeDriver, FakeSession, calm, keys_for
 

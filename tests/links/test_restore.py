@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from backend import events as e
-from backend.identity import BotKey
-from backend.links import driver as d
-from backend.links.publisher import PublishError
-from backend.links.snapshot import LinkState
+from roundtrip import events as e
+from roundtrip.drivers import base as d
+from roundtrip.identity import BotKey
+from roundtrip.links.ports import PublishError
+from roundtrip.links.snapshot import LinkState
 from tests.links.helpers import KEY, NAME, ONLINE, OTHER, PHONE, QR, Stage, calm, keys_for, staged
 
 THIRD = BotKey.parse("user-3", "bot-1")

@@ -11,10 +11,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from backend.links.driver import Report, SessionSpec
-from backend.links.runner import Runner
-from backend.links.turns import Turns
-from backend.telemetry.request_tracer import OFF, RequestTracer
+from roundtrip.drivers.base import Report, SessionSpec
+from roundtrip.links.queue import Turns
+from roundtrip.links.session import Runner
+from roundtrip.telemetry.tracing import OFF, RequestTracer
 from tests.links.helpers import CountingMeter, FakeClock, FakeDriver, FakeSession
 
 SPEC = SessionSpec("lnk_1", Path("keys"), None)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from backend import events as e
-from backend.identity import BotKey
-from backend.links import driver as d
-from backend.links.clock import rfc3339
-from backend.links.errors import LinkError
-from backend.links.publisher import PublishError
-from backend.links.script import SimulateAction
-from backend.links.snapshot import LinkState
+from roundtrip import events as e
+from roundtrip.clock import rfc3339
+from roundtrip.drivers import base as d
+from roundtrip.drivers.simulated.script import SimulateAction
+from roundtrip.identity import BotKey
+from roundtrip.links.ports import PublishError
+from roundtrip.links.reasons import LinkError
+from roundtrip.links.snapshot import LinkState
 from tests.links.helpers import KEY, NAME, ONLINE, OTHER, PHONE, QR, FakePublisher, Stage, calm, keys_for, staged
 
 FULL = PublishError("outbox_full", "full")

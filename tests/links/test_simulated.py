@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from backend.links.errors import LinkError
-from backend.links.people import pairing_code, person, qr_text
-from backend.links.script import PlaysPhone, SimulateAction
-from backend.links.simulated import SimulatedDriver, SimulatedSession
-from backend.links.snapshot import LinkState, Snapshot
+from roundtrip.drivers.simulated.driver import SimulatedDriver, SimulatedSession
+from roundtrip.drivers.simulated.script import PlaysPhone, SimulateAction, pairing_code, person, qr_text
+from roundtrip.links.reasons import LinkError
+from roundtrip.links.snapshot import LinkState, Snapshot
 from tests.links.helpers import KEY, OTHER, Stage, staged
 
 A = SimulateAction
@@ -283,7 +282,7 @@ async def test_a_store_that_cannot_be_written_costs_the_pairing_and_nothing_else
     await phone.stage.start()
     await phone.stage.clock.pass_(1.0)
     with monkeypatch.context() as patch:
-        patch.setattr("backend.links.simulated_store.write", full)
+        patch.setattr("roundtrip.drivers.simulated.script.write", full)
         with pytest.raises(LinkError):
             await phone.stage.service.simulate(KEY, A.SCAN)
         await phone.stage.clock.pass_(2.0)

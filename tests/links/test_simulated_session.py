@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from backend.links import driver as d
-from backend.links import simulated, simulated_store
-from backend.links.driver import SessionSpec
-from backend.links.people import Person, person
-from backend.links.script import SimulateAction
-from backend.links.simulated import SimulatedDriver, SimulatedSession
+from roundtrip.drivers import base as d
+from roundtrip.drivers.base import SessionSpec
+from roundtrip.drivers.simulated import driver as simulated
+from roundtrip.drivers.simulated import script as simulated_store
+from roundtrip.drivers.simulated.driver import SimulatedDriver, SimulatedSession
+from roundtrip.drivers.simulated.script import Person, SimulateAction, person
 from tests.links.helpers import FakeClock
 
 A = SimulateAction

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from backend.identity import BotKey
-from backend.links import driver as d
-from backend.links import starting
-from backend.links.errors import LinkError
-from backend.links.machine import ENDED, LIVE
-from backend.links.record import LinkRecord
-from backend.links.snapshot import LinkState
+from roundtrip.drivers import base as d
+from roundtrip.identity import BotKey
+from roundtrip.links import startup as starting
+from roundtrip.links.machine import ENDED, LIVE
+from roundtrip.links.reasons import LinkError
+from roundtrip.links.record import LinkRecord
+from roundtrip.links.snapshot import LinkState
 from tests.links.helpers import KEY, NAME, ONLINE, OTHER, PHONE, QR, calm, keys_for, staged
 
 S = LinkState

@@ -11,12 +11,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from backend.identity import BotKey
-from backend.links import files
-from backend.links.files import Condition
-from backend.links.record import LinkRecord, new_record
-from backend.links.snapshot import LinkState
-from backend.links.store import LinkStore, StoreError
+from roundtrip.drivers import key_files as files
+from roundtrip.drivers.key_files import Condition
+from roundtrip.identity import BotKey
+from roundtrip.links.record import LinkRecord, new_record
+from roundtrip.links.snapshot import LinkState
+from roundtrip.links.store import LinkStore, StoreError
 from tests.links.helpers import KEY, OTHER, PHONE, keys_for
 
 ODD = BotKey.parse("../../etc/passwd", "a'; DROP TABLE links; --")
@@ -158,7 +158,9 @@ def test_in_use_is_not_corrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     holder = sqlite3.connect(path)
     holder.execute("BEGIN EXCLUSIVE")
     connect = sqlite3.connect
-    monkeypatch.setattr("backend.links.files.sqlite3.connect", lambda *a, **k: connect(*a, **{**k, "timeout": 0.05}))
+    monkeypatch.setattr(
+        "roundtrip.drivers.key_files.sqlite3.connect", lambda *a, **k: connect(*a, **{**k, "timeout": 0.05})
+    )
     assert files.condition(path) is Condition.GOOD
     holder.close()
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from backend.links import driver as d
-from backend.links.link import Finding
-from backend.links.machine import Input
-from backend.links.publisher import PublishError
-from backend.links.snapshot import LinkState
-from backend.links.truth import CONFIRM, CONFIRM_ONLINE
+from roundtrip.drivers import base as d
+from roundtrip.links.link import Finding
+from roundtrip.links.machine import Input
+from roundtrip.links.ports import PublishError
+from roundtrip.links.reconciliation import CONFIRM, CONFIRM_ONLINE
+from roundtrip.links.snapshot import LinkState
 from tests.links.helpers import KEY, ONLINE, QR, calm, staged
 
 
@@ -263,7 +263,7 @@ async def test_what_is_known_to_be_away_is_no_contradiction(tmp_path: Path) -> N
 async def test_a_session_that_never_answers_holds_nobody_up_for_longer_than_it_may(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.links.truth._ANSWER_LIMIT", 0.01)
+    monkeypatch.setattr("roundtrip.links.reconciliation._ANSWER_LIMIT", 0.01)
     async with staged(tmp_path, truth_interval=1e5, truth_misses=1) as stage:
         await stage.connect()
         stage.session().alive = asyncio.Event().wait  # type: ignore[method-assign]

@@ -7,13 +7,12 @@ import re
 
 import pytest
 
-from backend.links import reasons
-from backend.links.people import pairing_code, person, qr_text
-from backend.links.phone import canonical
-from backend.links.publisher import PublishError
-from backend.links.record import Device, store_name
-from backend.links.script import SimulateAction
-from backend.links.snapshot import LinkState, Snapshot, without_codes
+from roundtrip.drivers.simulated.script import SimulateAction, pairing_code, person, qr_text
+from roundtrip.links import reasons
+from roundtrip.links.phone import canonical
+from roundtrip.links.ports import PublishError
+from roundtrip.links.record import Device, store_name
+from roundtrip.links.snapshot import LinkState, Snapshot, without_codes
 
 GIVEN_UP_ON = {
     "account_banned",

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from backend.links import driver as d
-from backend.links.neonize_driver import NeonizeDriver
-from backend.links.worker_session import TRIM_AFTER
+from roundtrip.drivers import base as d
+from roundtrip.drivers.neonize.driver import NeonizeDriver
+from roundtrip.drivers.neonize.session import TRIM_AFTER
 from tests.links.reports import Heard
 from tests.whatsapp.stand_in import StandIn, stand_in
 

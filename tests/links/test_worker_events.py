@@ -12,9 +12,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from backend.links import driver as d
-from backend.links import worker_events
-from backend.links.worker_log import LibraryLog, Refusal
+from roundtrip.drivers import base as d
+from roundtrip.drivers.neonize import library_events as worker_events
+from roundtrip.drivers.neonize.worker import LibraryLog, Refusal
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,7 +49,7 @@ CASES = {
 }
 
 SCRIPT = """
-from backend.links import lean
+from roundtrip.drivers.neonize import footprint as lean
 lean.without_unused()
 import asyncio, ctypes, json, logging, sys, threading
 logging.basicConfig(handlers=[logging.NullHandler()])
@@ -57,8 +57,8 @@ lean.install()
 import neonize.aioze.events as ev
 from neonize.events import EVENT_TO_INT
 from neonize.proto.Neonize_pb2 import *
-from backend.links import library
-from backend.links.worker_events import READERS
+from roundtrip.drivers.neonize import library
+from roundtrip.drivers.neonize.library_events import READERS
 
 async def main():
     ev.event_global_loop = None

@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
-from backend.links import driver as d
-from backend.links import lean, pipe, trim, worker
-from backend.links.worker_events import READERS
+from roundtrip.drivers import base as d
+from roundtrip.drivers.neonize import footprint as lean
+from roundtrip.drivers.neonize import footprint as trim
+from roundtrip.drivers.neonize import pipe, worker
+from roundtrip.drivers.neonize.library_events import READERS
 
 FAILURES = "GENERIC LOGGED_OUT TEMP_BANNED MAIN_DEVICE_GONE UNKNOWN_LOGOUT CLIENT_OUTDATED BAD_USER_AGENT"
 FAILURES += " INTERNAL_SERVER_ERROR EXPERIMENTAL SERVICE_UNAVAILABLE"

@@ -16,10 +16,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from backend.links import driver as d
-from backend.links import pipe, worker_session
-from backend.links.worker_events import CODES, FIRST_CODE, LATER_CODE, READERS
-from backend.links.worker_session import Reports, WorkerSession
+from roundtrip.drivers import base as d
+from roundtrip.drivers.neonize import pipe
+from roundtrip.drivers.neonize import session as worker_session
+from roundtrip.drivers.neonize.library_events import CODES, FIRST_CODE, LATER_CODE, READERS
+from roundtrip.drivers.neonize.session import Reports, WorkerSession
 from tests.support.stepped_loop import SteppedLoop
 
 PHONE = "447441395830"

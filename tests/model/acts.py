@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
-from backend.delivery.outcome import Outcome
-from backend.identity import BotKey
+from roundtrip.identity import BotKey
+from roundtrip.outbox.records import Outcome
 from tests.model.people import (
     KEYS,
     PAUSE,

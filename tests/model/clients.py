@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from backend.identity import BotKey
+from roundtrip.identity import BotKey
 from tests.model.people import (
     KEYS,
     WAYS_OUT,

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
-from backend.delivery.outcome import MissReason, Outcome
-from backend.events import Connected, Connecting, Degraded, Paired, Payload, Qr
-from backend.identity import BotKey
+from roundtrip.events import Connected, Connecting, Degraded, Paired, Payload, Qr
+from roundtrip.identity import BotKey
+from roundtrip.outbox.records import MissReason, Outcome
 from tests.support.memory_client import MemoryClient
 
 KEYS: Final = (BotKey("ada", "1"), BotKey("ada", "2"), BotKey("bob", "1"))

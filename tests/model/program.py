@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from backend.delivery.outcome import Outcome
-from backend.identity import BotKey
+from roundtrip.identity import BotKey
+from roundtrip.outbox.records import Outcome
 from tests.model.acts import Acts
 from tests.model.people import (
     HEARTBEAT,

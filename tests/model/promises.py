@@ -9,9 +9,9 @@ from typing import ClassVar
 
 from hypothesis.stateful import RuleBasedStateMachine
 
-from backend.delivery.outbox import OutboxError
-from backend.delivery.outcome import LedgerEntry, StoredEvent
-from backend.identity import BotKey
+from roundtrip.identity import BotKey
+from roundtrip.outbox.base import OutboxError
+from roundtrip.outbox.records import LedgerEntry, StoredEvent
 from tests.model.people import (
     BRANCHES,
     GRACE,

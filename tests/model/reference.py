@@ -10,10 +10,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
-from backend.delivery.channel import REMEMBERED
-from backend.delivery.outcome import LedgerEntry, Outcome, StoredEvent, Totals
-from backend.events import SUPERSEDES_ALWAYS, SUPERSEDES_UNSEEN, EventType
-from backend.identity import BotKey
+from roundtrip.delivery.inflight import REMEMBERED
+from roundtrip.events import SUPERSEDES_ALWAYS, SUPERSEDES_UNSEEN, EventType
+from roundtrip.identity import BotKey
+from roundtrip.outbox.records import LedgerEntry, Outcome, StoredEvent, Totals
 
 GRAIN: Final = 0.05
 """Seconds by which two parts may differ about a moment."""

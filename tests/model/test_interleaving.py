@@ -12,11 +12,11 @@ from typing import Final
 
 import pytest
 
-from backend.delivery.channel import BACKLOG
-from backend.delivery.outcome import MissReason, Outcome
-from backend.delivery.replay import PAGE
-from backend.events import Connected, Qr
-from backend.identity import BotKey
+from roundtrip.delivery.inflight import BACKLOG
+from roundtrip.delivery.replay import PAGE
+from roundtrip.events import Connected, Qr
+from roundtrip.identity import BotKey
+from roundtrip.outbox.records import MissReason, Outcome
 from tests.support.memory_client import MemoryClient
 from tests.support.world import World
 

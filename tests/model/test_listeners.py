@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from backend.delivery import journal as delivery
-from backend.delivery.journal import Delivery, Misses
-from backend.delivery.meter import DeliveryMeter
-from backend.delivery.outcome import Attempt, MissReason, Mode, Outcome, StoredEvent
-from backend.delivery.sockets import Miss, Sockets
-from backend.events import EventType
-from backend.identity import BotKey
-from backend.sockets import server
-from backend.sockets.meter import SocketMeter
-from backend.sockets.registry import Registry
-from backend.telemetry import tracing
-from backend.telemetry.metrics import Metrics
+from roundtrip.delivery import spans as delivery
+from roundtrip.delivery.metrics import DeliveryMeter
+from roundtrip.delivery.spans import Delivery, Misses
+from roundtrip.delivery.wire import Miss, Sockets
+from roundtrip.events import EventType
+from roundtrip.identity import BotKey
+from roundtrip.outbox.records import Attempt, MissReason, Mode, Outcome, StoredEvent
+from roundtrip.sockets import server
+from roundtrip.sockets.messages import SocketMeter
+from roundtrip.sockets.registry import Registry
+from roundtrip.telemetry import tracing
+from roundtrip.telemetry.metrics import Metrics
 from tests.delivery.test_courier_properties import KEYS, FakeSocket, FakeSockets
 from tests.support.sockets import Notes
 from tests.support.traces import WORDS

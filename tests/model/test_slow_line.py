@@ -12,10 +12,10 @@ from typing import Final
 import pytest
 from aiohttp import web
 
-from backend.delivery.outcome import MissReason, Outcome
-from backend.delivery.sqlite_outbox import SqliteOutbox
-from backend.events import Connected
-from backend.identity import BotKey
+from roundtrip.events import Connected
+from roundtrip.identity import BotKey
+from roundtrip.outbox.records import MissReason, Outcome
+from roundtrip.outbox.sqlite.outbox import SqliteOutbox
 from tests.support.memory_client import MemoryClient
 from tests.support.py_client import eventually
 from tests.support.sockets import Stage, stage

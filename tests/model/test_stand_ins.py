@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 import pytest
 
-from backend.delivery.outcome import MissReason
-from backend.delivery.wire import Frame
-from backend.identity import BotKey
+from roundtrip.delivery.wire import Frame
+from roundtrip.identity import BotKey
+from roundtrip.outbox.records import MissReason
 from tests.delivery.test_courier_properties import FakeSocket
 from tests.support.memory_wire import HIGH_WATER, MemoryTransport
 from tests.support.py_client import eventually

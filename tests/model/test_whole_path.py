@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.internal.conjecture import engine
 from hypothesis.stateful import run_state_machine_as_test
 
-from backend.delivery.outcome import Outcome
+from roundtrip.outbox.records import Outcome
 from tests.model.machine import PathMachine, SearchMachine
 from tests.model.openings import OPENINGS
 from tests.model.people import BRANCHES, KEYS

@@ -10,8 +10,8 @@ import asyncio
 import json
 import subprocess
 
-from backend.events import Connected
-from backend.identity import BotKey
+from roundtrip.events import Connected
+from roundtrip.identity import BotKey
 from tests.support.node_client import node_client
 from tests.support.py_client import eventually
 from tests.support.sockets import stage

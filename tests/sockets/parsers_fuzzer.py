@@ -12,12 +12,13 @@ with atheris.instrument_imports(include=["backend", "engineio", "socketio"]):
     from engineio.payload import Payload
     from socketio.packet import Packet as Message
 
-    from backend.api.body import BodyLimits, parse_object
-    from backend.api.problems import Problem
-    from backend.api.shapes import LinkRequest, SimulateRequest
-    from backend.identity import BotKey, IdentityError
-    from backend.proxies import Proxies
-    from backend.sockets import codec, handshake
+    from roundtrip.api.problems import Problem
+    from roundtrip.api.requests import BodyLimits, parse_object
+    from roundtrip.api.schemas import LinkRequest, SimulateRequest
+    from roundtrip.identity import BotKey, IdentityError
+    from roundtrip.limits.addresses import Proxies
+    from roundtrip.sockets import access as handshake
+    from roundtrip.sockets.engineio import socketio as codec
 
 EXPECTED = (ValueError, IndexError, KeyError, TypeError, AttributeError)
 """What the dependencies raise for a broken packet; `sockets/engine.py` and `sockets/lane.py` catch these and more."""

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from backend.events import Connected
-from backend.identity import BotKey
+from roundtrip.events import Connected
+from roundtrip.identity import BotKey
 from tests.support.program import ROOT
 from tests.support.programs import require
 from tests.support.py_client import eventually, py_client

@@ -7,12 +7,11 @@ from typing import Any
 
 import socketio
 
-from backend.admission import Admission
-from backend.auth import JwtAuthenticator
-from backend.identity import BotKey
-from backend.jwks import OneKey
-from backend.limits import Limits, Rate, Rules
-from backend.sockets.doorkeeper import Doorkeeper
+from roundtrip.auth.authenticators import JwtAuthenticator
+from roundtrip.auth.jwks import OneKey
+from roundtrip.identity import BotKey
+from roundtrip.limits.rates import Limits, Rate, Rules
+from roundtrip.sockets.access import Admission, Doorkeeper
 from tests.support.py_client import PyClient, eventually
 from tests.support.sockets import Stage, stage
 from tests.support.tokens import ISSUER, USER, private_key, public_pem, token

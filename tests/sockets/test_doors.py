@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
-from backend.events import Connected
-from backend.identity import BotKey
-from backend.sockets import engine_socket
-from backend.sockets.engine import ATTACHMENTS
+from roundtrip.events import Connected
+from roundtrip.identity import BotKey
+from roundtrip.sockets.engineio import socket as engine_socket
+from roundtrip.sockets.engineio.socketio import ATTACHMENTS
 from tests.sockets.raw import POLLING, connect, raw_polling, raw_socket
 from tests.support.py_client import eventually, py_client
 from tests.support.sockets import stage

@@ -11,8 +11,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from backend.limits import Rate
-from backend.sockets import server as module
+from roundtrip.limits.rates import Rate
+from roundtrip.sockets import server as module
 from tests.sockets.raw import POLLING, connect, raw_polling, raw_socket
 from tests.sockets.test_doorkeeper import Clock, client, fresh, guarded
 from tests.support import sockets as support
@@ -197,7 +197,7 @@ async def test_the_address_that_limits_count_is_the_clients_own(monkeypatch: pyt
 async def test_a_status_request_during_an_outage_keeps_the_socket() -> None:
     async with stage() as s, raw_socket(s.url, connect()) as it:
         await it.until("42")
-        from backend.delivery.outbox import OutboxError
+        from roundtrip.outbox.base import OutboxError
 
         async def down(_key: Any) -> int:
             raise OutboxError("outbox_unavailable", "down")

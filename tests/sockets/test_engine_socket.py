@@ -11,8 +11,8 @@ import pytest
 from aiohttp import StreamReader, web
 from engineio import exceptions, packet
 
-from backend.sockets.engine_socket import CLOSE_WITHIN, LATE, READ_FIRST
-from backend.sockets.lane import JOIN_WITHIN, Lane
+from roundtrip.sockets.engineio.connection import JOIN_WITHIN, Lane
+from roundtrip.sockets.engineio.socket import CLOSE_WITHIN, LATE, READ_FIRST
 from tests.support.stepped_loop import SteppedLoop
 
 INTERVAL, TIMEOUT = 25.0, 20.0

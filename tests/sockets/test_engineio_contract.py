@@ -20,9 +20,9 @@ from aiohttp import web
 from engineio.async_drivers import aiohttp as driver
 from engineio.async_socket import AsyncSocket
 
-from backend.delivery.outcome import Outcome
-from backend.events import Connected, Degraded
-from backend.identity import BotKey
+from roundtrip.events import Connected, Degraded
+from roundtrip.identity import BotKey
+from roundtrip.outbox.records import Outcome
 from tests.support.node_client import node_client
 from tests.support.program import ROOT
 from tests.support.sockets import stage
@@ -36,25 +36,25 @@ READ_WITH = {"python-engineio": "4.15.1", "python-socketio": "5.18.1", "aiohttp"
 ATTRIBUTE = "attribute"
 
 LEANS: dict[tuple[str, type], dict[str, str]] = {
-    ("backend.sockets.engine_socket", AsyncSocket): {
+    ("roundtrip.sockets.engineio.socket", AsyncSocket): {
         "_upgrade_websocket": "(self, environ)",
         "_websocket_handler": "(self, ws)",
     },
-    ("backend.sockets.engine_socket", engineio.AsyncServer): {
+    ("roundtrip.sockets.engineio.socket", engineio.AsyncServer): {
         "_async": ATTRIBUTE,
         "_bad_request": "(self, message=None)",
         "_trigger_event": "(self, event, *args, **kwargs)",
     },
-    ("backend.sockets.lane", AsyncSocket): {},
-    ("backend.sockets.lane_server", web.WebSocketResponse): {},
-    ("backend.sockets.lane_server", engineio.AsyncServer): {
+    ("roundtrip.sockets.engineio.connection", AsyncSocket): {},
+    ("roundtrip.sockets.engineio.server", web.WebSocketResponse): {},
+    ("roundtrip.sockets.engineio.server", engineio.AsyncServer): {
         "_async": ATTRIBUTE,
         "_handle_connect": "(self, environ, transport, jsonp_index=None)",
         "_ok": "(self, packets=None, headers=None, jsonp_index=None)",
         "_trigger_event": "(self, event, *args, **kwargs)",
         "_upgrades": "(self, sid, transport)",
     },
-    ("backend.sockets.engine", socketio.AsyncServer): {
+    ("roundtrip.sockets.engineio.socketio", socketio.AsyncServer): {
         "_binary_packet": ATTRIBUTE,
         "_engineio_server_class": "(self)",
         "_handle_ack": "(self, eio_sid, namespace, id, data)",
@@ -65,7 +65,7 @@ LEANS: dict[tuple[str, type], dict[str, str]] = {
         "_handle_eio_message": "(self, eio_sid, data)",
         "_handle_event": "(self, eio_sid, namespace, id, data)",
     },
-    ("backend.api.http_handler", web.RequestHandler): {
+    ("roundtrip.api.http_handler", web.RequestHandler): {
         "_messages": ATTRIBUTE,
         "_payload_parser": ATTRIBUTE,
         "_request_count": ATTRIBUTE,
@@ -73,9 +73,9 @@ LEANS: dict[tuple[str, type], dict[str, str]] = {
         "_request_in_progress": ATTRIBUTE,
         "_upgraded": ATTRIBUTE,
     },
-    ("backend.api.http_handler", web.Response): {"_prepare_headers": "(self) -> None"},
-    ("backend.api.http_handler", web.BaseRequest): {"_version": ATTRIBUTE},
-    ("backend.api.http_handler", web.Server): {"_kwargs": ATTRIBUTE},
+    ("roundtrip.api.http_handler", web.Response): {"_prepare_headers": "(self) -> None"},
+    ("roundtrip.api.http_handler", web.BaseRequest): {"_version": ATTRIBUTE},
+    ("roundtrip.api.http_handler", web.Server): {"_kwargs": ATTRIBUTE},
 }
 """By the module that leans on it and the class it belongs to: the private name, and a method's signature. Where it is
 empty, the module derives from the class, and must not meet a private name of it by chance."""

@@ -12,10 +12,10 @@ import pytest
 from aiohttp import WSMessage, WSMsgType
 from structlog.testing import capture_logs
 
-from backend.sockets import handshake
-from backend.sockets.engine import Blame, engineio_logger
-from backend.sockets.handshake import Handshake, Refusal
-from backend.sockets.lane_server import LaneWebSocket, QuietWebSocket
+from roundtrip.sockets import access as handshake
+from roundtrip.sockets.access import Handshake, Refusal
+from roundtrip.sockets.engineio.server import LaneWebSocket, QuietWebSocket
+from roundtrip.sockets.engineio.socketio import Blame, engineio_logger
 
 TEXT, BINARY, PING, PONG, CLOSE = (
     WSMsgType.TEXT,

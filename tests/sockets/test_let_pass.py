@@ -11,17 +11,16 @@ import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 
-from backend.delivery.outcome import MissReason
-from backend.delivery.sockets import Miss
-from backend.events import Connected
-from backend.identity import BotKey, Principal, parse_user_id
-from backend.sockets import codec
-from backend.sockets.doorkeeper import Doorkeeper
-from backend.sockets.handshake import Handshake
-from backend.sockets.meter import SocketMeter
-from backend.sockets.registry import Registry
-from backend.telemetry.metrics import Metrics
-from backend.words import vocabulary
+from roundtrip.delivery.wire import Miss
+from roundtrip.events import Connected
+from roundtrip.identity import BotKey, Principal, parse_user_id
+from roundtrip.outbox.records import MissReason
+from roundtrip.sockets.access import Doorkeeper, Handshake
+from roundtrip.sockets.engineio import socketio as codec
+from roundtrip.sockets.messages import SocketMeter
+from roundtrip.sockets.registry import Registry
+from roundtrip.telemetry.metrics import Metrics
+from roundtrip.vocabulary import vocabulary
 from tests.sockets.raw import POLLING, RawSocket, connect, raw_socket
 from tests.sockets.test_peer import Joined
 from tests.sockets.test_registry import Clock, socket

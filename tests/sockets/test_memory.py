@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import uvloop
 
-from backend.events import Connected
-from backend.identity import BotKey
-from backend.sockets.lane_server import LaneWebSocket
+from roundtrip.events import Connected
+from roundtrip.identity import BotKey
+from roundtrip.sockets.engineio.server import LaneWebSocket
 from tests.sockets.raw import connect, raw_polling, raw_socket
 from tests.support.node_client import node_client
 from tests.support.program import api, running

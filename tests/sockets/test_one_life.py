@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from backend.delivery.outcome import MissReason, Outcome
-from backend.events import Connected, Degraded
-from backend.identity import BotKey
+from roundtrip.events import Connected, Degraded
+from roundtrip.identity import BotKey
+from roundtrip.outbox.records import MissReason, Outcome
 from tests.sockets.raw import connect, raw_polling, raw_socket
 from tests.support.node_client import node_client
 from tests.support.py_client import eventually, py_client

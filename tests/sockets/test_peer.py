@@ -9,12 +9,11 @@ from typing import Any, cast
 
 import pytest
 
-from backend.delivery.outcome import MissReason
-from backend.delivery.sockets import Confirmable
-from backend.delivery.wire import Frame
-from backend.identity import BotKey
-from backend.sockets.lane import Lane
-from backend.sockets.peer import Peer
+from roundtrip.delivery.wire import Confirmable, Frame
+from roundtrip.identity import BotKey
+from roundtrip.outbox.records import MissReason
+from roundtrip.sockets.engineio.connection import Lane
+from roundtrip.sockets.peer import Peer
 from tests.sockets.test_engine_socket import Server, Wire
 from tests.support.stepped_loop import SteppedLoop
 

@@ -1,4 +1,4 @@
-"""What confirms an event, as the table in `backend/sockets/peer.py` says: transport x what was seen x state."""
+"""What confirms an event, as the table in `backend/roundtrip/sockets/peer.py` says: transport x what was seen x state."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from engineio import packet
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.delivery.wire import Frame
-from backend.identity import BotKey
-from backend.sockets.held import Held
-from backend.sockets.lane import Lane
-from backend.sockets.peer import Peer, PeerState
+from roundtrip.delivery.wire import Frame
+from roundtrip.identity import BotKey
+from roundtrip.sockets.engineio.connection import Held, Lane
+from roundtrip.sockets.peer import Peer, PeerState
 
 SEQ = 7
 TRANSPORTS = ("websocket", "polling", "upgraded")

@@ -5,12 +5,12 @@ from typing import Any, cast
 
 import pytest
 
-from backend.delivery.outcome import MissReason
-from backend.delivery.sockets import Miss
-from backend.identity import BotKey
-from backend.sockets import registry as module
-from backend.sockets.peer import Peer
-from backend.sockets.registry import Registry
+from roundtrip.delivery.wire import Miss
+from roundtrip.identity import BotKey
+from roundtrip.outbox.records import MissReason
+from roundtrip.sockets import registry as module
+from roundtrip.sockets.peer import Peer
+from roundtrip.sockets.registry import Registry
 
 KEY = BotKey("user", "bot")
 

@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from backend.identity import BotKey, IdentityError, Principal
-from backend.limits import Limits, Rate, Rules
-from backend.proxies import ADDRESS
-from backend.sockets.doorkeeper import Doorkeeper
-from backend.sockets.handshake import Handshake, Refusal
-from backend.sockets.lane import Sent
-from backend.sockets.registry import Registry
-from backend.sockets.server import SocketServer
+from roundtrip.identity import BotKey, IdentityError, Principal
+from roundtrip.limits.addresses import ADDRESS
+from roundtrip.limits.rates import Limits, Rate, Rules
+from roundtrip.sockets.access import Doorkeeper, Handshake, Refusal
+from roundtrip.sockets.engineio.connection import Sent
+from roundtrip.sockets.registry import Registry
+from roundtrip.sockets.server import SocketServer
 from tests.sockets.raw import connect, raw_socket
 from tests.support.py_client import eventually, py_client
 from tests.support.sockets import Faults, Notes, stage

@@ -12,10 +12,10 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from backend.delivery.outcome import MissReason, Outcome
-from backend.events import Connected
-from backend.identity import BotKey
-from backend.links.backoff import Backoff
+from roundtrip.backoff import Backoff
+from roundtrip.events import Connected
+from roundtrip.identity import BotKey
+from roundtrip.outbox.records import MissReason, Outcome
 from tests.support.node_client import node_client
 from tests.support.py_client import eventually, py_client
 from tests.support.sockets import Stage, stage

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from backend.events import Degraded
-from backend.identity import BotKey
+from roundtrip.events import Degraded
+from roundtrip.identity import BotKey
 from tests.sockets.raw import RawSocket, connect, raw_polling, raw_socket
 from tests.support.node_client import node_client
 from tests.support.program import api, running

@@ -9,10 +9,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from backend.delivery.outcome import MissReason, Outcome
-from backend.events import Connected
-from backend.identity import BotKey, Principal, parse_user_id
-from backend.sockets.handshake import Handshake
+from roundtrip.events import Connected
+from roundtrip.identity import BotKey, Principal, parse_user_id
+from roundtrip.outbox.records import MissReason, Outcome
+from roundtrip.sockets.access import Handshake
 from tests.support import sockets as support
 from tests.support.py_client import eventually, py_client
 from tests.support.sockets import stage
@@ -70,7 +70,7 @@ async def test_a_handshake_that_is_never_decided_is_refused_in_time(monkeypatch:
         raise AssertionError
 
     monkeypatch.setattr(support, "trusted", never)
-    monkeypatch.setattr("backend.sockets.server.CONNECT_DEADLINE", 0.1)
+    monkeypatch.setattr("roundtrip.sockets.server.CONNECT_DEADLINE", 0.1)
     async with stage() as s, aiohttp.ClientSession() as session, session.ws_connect(s.url + WEBSOCKET) as ws:
         await ws.receive_str()
         await ws.send_str(CONNECT)

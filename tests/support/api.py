@@ -14,29 +14,28 @@ from aiohttp import web
 from opentelemetry.trace import SpanKind
 from prometheus_client import CollectorRegistry, Counter
 
-from backend.api.admin import AdminParts, make_admin_app
-from backend.api.body import BodyLimits
-from backend.api.callers import Callers
-from backend.api.health import Health, ReadyCheck
-from backend.api.listener import Port, PortRules, listen
-from backend.api.public import PublicParts, make_public_app
-from backend.api.timeline import TraceViewer
-from backend.auth import Authenticator, TrustedAuthenticator
-from backend.delivery.memory_outbox import MemoryOutbox
-from backend.delivery.outbox import OutboxError
-from backend.delivery.outcome import Draft, StoredEvent
-from backend.events import Connecting, Payload
-from backend.faults import Faults
-from backend.identity import BotKey
-from backend.limits import Limits
-from backend.links.errors import LinkError
-from backend.links.faces import LinkView
-from backend.links.machine import LIVE
-from backend.links.script import SimulateAction
-from backend.links.snapshot import LinkState, Snapshot
-from backend.proxies import Proxies
-from backend.service_keys import ServiceKeys
-from backend.sockets.registry import Registry
+from roundtrip.api.admin import AdminParts, make_admin_app
+from roundtrip.api.debug.timeline import TraceViewer
+from roundtrip.api.health import Health, ReadyCheck
+from roundtrip.api.listener import Port, PortRules, listen
+from roundtrip.api.public import PublicParts, make_public_app
+from roundtrip.api.requests import BodyLimits, Callers
+from roundtrip.auth.authenticators import Authenticator, TrustedAuthenticator
+from roundtrip.auth.service_keys import ServiceKeys
+from roundtrip.drivers.simulated.script import SimulateAction
+from roundtrip.events import Connecting, Payload
+from roundtrip.faults import Faults
+from roundtrip.identity import BotKey
+from roundtrip.limits.addresses import Proxies
+from roundtrip.limits.rates import Limits
+from roundtrip.links.machine import LIVE
+from roundtrip.links.payloads import LinkView
+from roundtrip.links.reasons import LinkError
+from roundtrip.links.snapshot import LinkState, Snapshot
+from roundtrip.outbox.base import OutboxError
+from roundtrip.outbox.memory import MemoryOutbox
+from roundtrip.outbox.records import Draft, StoredEvent
+from roundtrip.sockets.registry import Registry
 
 SINCE = "2026-01-01T00:00:00.000Z"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 
-from backend.delivery.outbox import Outbox, OutboxError
-from backend.delivery.outcome import Attempt, Draft, Mode, Outcome, Resolution, StoredEvent, Totals
-from backend.events import SUPERSEDES_ALWAYS, TYPE_OF, Connected, Connecting, EventType, Payload, Qr
-from backend.identity import BotKey
+from roundtrip.events import SUPERSEDES_ALWAYS, TYPE_OF, Connected, Connecting, EventType, Payload, Qr
+from roundtrip.identity import BotKey
+from roundtrip.outbox.base import Outbox, OutboxError
+from roundtrip.outbox.records import Attempt, Draft, Mode, Outcome, Resolution, StoredEvent, Totals
 from tests.support.stepped_clock import SteppedClock
 
 KEY = BotKey.parse("user", "bot")

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
-from backend.delivery.outbox import Outbox, OutboxError
-from backend.delivery.outcome import Attempt, Draft, Ended, LedgerEntry, Resolution, StoredEvent, Totals
-from backend.identity import BotKey
+from roundtrip.identity import BotKey
+from roundtrip.outbox.base import Outbox, OutboxError
+from roundtrip.outbox.records import Attempt, Draft, Ended, LedgerEntry, Resolution, StoredEvent, Totals
 
 T = TypeVar("T")
 A = TypeVar("A", StoredEvent, StoredEvent | OutboxError)

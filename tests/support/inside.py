@@ -9,8 +9,8 @@ from typing import Any
 
 import aiohttp
 
-from backend.app import Backend
-from backend.settings import Settings
+from roundtrip.app import Backend
+from roundtrip.settings import Settings
 from tests.support.process_state import put_back
 from tests.support.program import Api
 

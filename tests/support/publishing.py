@@ -12,12 +12,12 @@ import msgspec
 import uvloop
 from aiohttp import web
 
-from backend.api.listener import Port
-from backend.app import Backend
-from backend.events import Connected, Degraded, Payload
-from backend.identity import BotKey
-from backend.process import serve
-from backend.settings import load
+from roundtrip.api.listener import Port
+from roundtrip.app import Backend
+from roundtrip.cli import serve
+from roundtrip.events import Connected, Degraded, Payload
+from roundtrip.identity import BotKey
+from roundtrip.settings import load
 
 COMMAND = (sys.executable, "-m", "tests.support.publishing")
 

@@ -15,10 +15,10 @@ import msgspec
 import structlog
 import uvloop
 
-from backend import settings as settings_
-from backend.app import Backend
-from backend.identity import BotKey
-from backend.links.driver import (
+from roundtrip import settings as settings_
+from roundtrip.app import Backend
+from roundtrip.cli import serve
+from roundtrip.drivers.base import (
     ConnectFailed,
     DeviceNotRemovedError,
     KeepAliveLost,
@@ -33,7 +33,7 @@ from backend.links.driver import (
     Unreachable,
     WorkerDied,
 )
-from backend.process import serve
+from roundtrip.identity import BotKey
 from tests.links.helpers import keys_for
 
 log = structlog.get_logger(__name__)

@@ -10,20 +10,20 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from backend.clock import SYSTEM
-from backend.delivery.courier import Courier
-from backend.delivery.journal import Delivery, Misses
-from backend.delivery.memory_outbox import MemoryOutbox
-from backend.delivery.outbox import Outbox
-from backend.delivery.outcome import Attempt
-from backend.delivery.replay import Replayer
-from backend.faults import Faults as Switches
-from backend.identity import BotKey, Principal, parse_user_id
-from backend.links.backoff import Backoff
-from backend.links.snapshot import LinkState, Snapshot
-from backend.sockets.handshake import Handshake
-from backend.sockets.registry import Registry
-from backend.sockets.server import SocketServer
+from roundtrip.backoff import Backoff
+from roundtrip.clock import SYSTEM
+from roundtrip.delivery.courier import Courier
+from roundtrip.delivery.replay import Replayer
+from roundtrip.delivery.spans import Delivery, Misses
+from roundtrip.faults import Faults as Switches
+from roundtrip.identity import BotKey, Principal, parse_user_id
+from roundtrip.links.snapshot import LinkState, Snapshot
+from roundtrip.outbox.base import Outbox
+from roundtrip.outbox.memory import MemoryOutbox
+from roundtrip.outbox.records import Attempt
+from roundtrip.sockets.access import Handshake
+from roundtrip.sockets.registry import Registry
+from roundtrip.sockets.server import SocketServer
 
 
 class Notes:

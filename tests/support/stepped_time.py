@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from backend.clock import Clock
+from roundtrip.clock import Clock
 
 
 class _Time:

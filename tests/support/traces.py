@@ -12,20 +12,20 @@ from uuid import UUID
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from backend.delivery.courier import Courier
-from backend.delivery.journal import Delivery
-from backend.delivery.memory_outbox import MemoryOutbox
-from backend.delivery.meter import DeliveryMeter
-from backend.delivery.outcome import MissReason, Outcome
-from backend.delivery.replay import Replayer
-from backend.events import EventType
-from backend.identity import BotKey
-from backend.links.backoff import Backoff
-from backend.links.snapshot import LinkState
-from backend.sockets.registry import Registry
-from backend.telemetry import redaction, tracing
-from backend.telemetry.metrics import Metrics
-from backend.telemetry.vocabulary import Vocabulary
+from roundtrip.backoff import Backoff
+from roundtrip.delivery.courier import Courier
+from roundtrip.delivery.metrics import DeliveryMeter
+from roundtrip.delivery.replay import Replayer
+from roundtrip.delivery.spans import Delivery
+from roundtrip.events import EventType
+from roundtrip.identity import BotKey
+from roundtrip.links.snapshot import LinkState
+from roundtrip.outbox.memory import MemoryOutbox
+from roundtrip.outbox.records import MissReason, Outcome
+from roundtrip.sockets.registry import Registry
+from roundtrip.telemetry import redaction, tracing
+from roundtrip.telemetry.context import Vocabulary
+from roundtrip.telemetry.metrics import Metrics
 from tests.support.sockets import Faults, idle
 
 START_NS = 1_800_000_000_000_000_000

@@ -19,19 +19,18 @@ from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
-from backend.clock_steps import WatchedClock
-from backend.delivery.courier import Courier
-from backend.delivery.outbox import OutboxError
-from backend.delivery.outcome import LedgerEntry, StoredEvent
-from backend.delivery.replay import Replayer
-from backend.delivery.sqlite_outbox import SqliteOutbox
-from backend.events import Payload
-from backend.identity import BotKey, Principal, parse_user_id
-from backend.links.backoff import Backoff
-from backend.sockets.doorkeeper import Doorkeeper
-from backend.sockets.handshake import Handshake
-from backend.sockets.registry import Registry
-from backend.sockets.server import SocketServer
+from roundtrip.backoff import Backoff
+from roundtrip.clock import WatchedClock
+from roundtrip.delivery.courier import Courier
+from roundtrip.delivery.replay import Replayer
+from roundtrip.events import Payload
+from roundtrip.identity import BotKey, Principal, parse_user_id
+from roundtrip.outbox.base import OutboxError
+from roundtrip.outbox.records import LedgerEntry, StoredEvent
+from roundtrip.outbox.sqlite.outbox import SqliteOutbox
+from roundtrip.sockets.access import Doorkeeper, Handshake
+from roundtrip.sockets.registry import Registry
+from roundtrip.sockets.server import SocketServer
 from tests.support.gated_outbox import GatedOutbox
 from tests.support.memory_client import MemoryClient
 from tests.support.memory_wire import MemoryTransport

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import sampling
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from backend.telemetry.context import NEVER, Contexts, HeadSampler, TraceContext, parse
+from roundtrip.telemetry.context import NEVER, Contexts, HeadSampler, TraceContext, parse
 
 ids = st.integers(1, (1 << 128) - 1)
 span_ids = st.integers(1, (1 << 64) - 1)

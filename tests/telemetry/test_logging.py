@@ -17,8 +17,9 @@ import structlog
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from backend.identity import BotKey
-from backend.telemetry import crash, logging
+from roundtrip.identity import BotKey
+from roundtrip.telemetry import logging
+from roundtrip.telemetry import logging as crash
 from tests.support.process_state import unconfigured
 
 TRACEPARENT = f"00-{7:032x}-{8:016x}-01"

@@ -7,7 +7,7 @@ import time
 
 from prometheus_client import CollectorRegistry, Histogram
 
-from backend.telemetry.loop_lag import LoopLag
+from roundtrip.telemetry.loop import LoopLag
 from tests.support.py_client import eventually
 
 

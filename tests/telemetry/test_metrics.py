@@ -10,11 +10,11 @@ from prometheus_client.openmetrics.exposition import generate_latest as as_openm
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from backend.delivery.outcome import MissReason, Mode, Outcome
-from backend.events import Connected, EventType
-from backend.identity import BotKey
-from backend.telemetry.metrics import Metrics
-from backend.telemetry.readings import LedgerReading
+from roundtrip.events import Connected, EventType
+from roundtrip.identity import BotKey
+from roundtrip.outbox.records import MissReason, Mode, Outcome
+from roundtrip.telemetry.metrics import Metrics
+from roundtrip.telemetry.readings import LedgerReading
 from tests.support.programs import require
 from tests.support.traces import WORDS, stage
 

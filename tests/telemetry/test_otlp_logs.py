@@ -11,8 +11,8 @@ from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, LogRecordExporter, LogRecordExportResult
 from opentelemetry.sdk.resources import Resource
 
-from backend.telemetry import logging
-from backend.telemetry.otlp_logs import OtlpLogs
+from roundtrip.telemetry import logging
+from roundtrip.telemetry.otlp_logs import OtlpLogs
 from tests.telemetry.test_logging import TRACEPARENT, Lines, out  # noqa: F401  # the fixture
 from tests.telemetry.test_pipeline import Drops
 

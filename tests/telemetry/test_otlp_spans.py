@@ -16,8 +16,8 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from backend.telemetry import tracing
-from backend.telemetry.otlp_spans import QuickSpanExporter, encode
+from roundtrip.telemetry import tracing
+from roundtrip.telemetry.otlp_spans import QuickSpanExporter, encode
 from tests.support.otlp import Receiver, receiving
 from tests.telemetry.test_pipeline import Drops, acked
 

@@ -17,12 +17,12 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from backend.delivery.journal import Delivery
-from backend.delivery.outcome import Attempt, Mode, Outcome, StoredEvent
-from backend.events import EventType
-from backend.identity import BotKey
-from backend.telemetry import pipeline as pipeline_module
-from backend.telemetry import tracing
+from roundtrip.delivery.spans import Delivery
+from roundtrip.events import EventType
+from roundtrip.identity import BotKey
+from roundtrip.outbox.records import Attempt, Mode, Outcome, StoredEvent
+from roundtrip.telemetry import pipeline as pipeline_module
+from roundtrip.telemetry import tracing
 
 KEY = BotKey("user", "bot")
 
@@ -180,7 +180,7 @@ class TestWithoutAnEndpoint:
 
     def test_the_exporter_is_not_even_loaded(self) -> None:
         code = (
-            "import sys; from backend.telemetry import tracing; tracing.configure('1', print, {});"
+            "import sys; from roundtrip.telemetry import tracing; tracing.configure('1', print, {});"
             "sys.exit(any('otlp' in name or name == 'requests' for name in sys.modules))"
         )
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

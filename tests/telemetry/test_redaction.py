@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.identity import BotKey, IdentityError
-from backend.telemetry import redaction
-from backend.telemetry.redaction import field, key_hash, mask_phone, message_of, scrub, user_hash
+from roundtrip.identity import BotKey, IdentityError
+from roundtrip.telemetry import redaction
+from roundtrip.telemetry.redaction import field, key_hash, mask_phone, message_of, scrub, user_hash
 
 _PLAIN = st.text(st.characters(whitelist_categories=["Ll"], max_codepoint=0x17F), max_size=20)
 _B64 = st.text(string.ascii_letters + string.digits + "+/", min_size=20, max_size=44)

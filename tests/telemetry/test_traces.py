@@ -10,11 +10,11 @@ import pytest
 from opentelemetry.sdk.environment_variables import OTEL_TRACES_SAMPLER
 from opentelemetry.trace import SpanKind
 
-from backend.delivery.journal import Journal
-from backend.events import Connected, Degraded, EventType
-from backend.identity import BotKey
-from backend.telemetry.journal import UNWELL
-from backend.telemetry.redaction import key_hash, user_hash
+from roundtrip.delivery.spans import Journal
+from roundtrip.events import Connected, Degraded, EventType
+from roundtrip.identity import BotKey
+from roundtrip.telemetry.event_spans import UNWELL
+from roundtrip.telemetry.redaction import key_hash, user_hash
 from tests.support.py_client import eventually
 from tests.support.traces import Scene, render, stage
 

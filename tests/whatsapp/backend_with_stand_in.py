@@ -14,10 +14,10 @@ import sys
 
 import uvloop
 
-from backend import settings as settings_
-from backend.app import Backend
-from backend.links.neonize_driver import NeonizeDriver
-from backend.process import serve
+from roundtrip import settings as settings_
+from roundtrip.app import Backend
+from roundtrip.cli import serve
+from roundtrip.drivers.neonize.driver import NeonizeDriver
 from tests.support.measured import measured
 
 

@@ -26,7 +26,7 @@ def overwrite(root: bytes) -> None:
 
 
 def main() -> None:
-    from backend.links import worker
+    from roundtrip.drivers.neonize import worker
 
     worker.main(before_connect=lambda: overwrite(bytes.fromhex(sys.argv[1])))
 

@@ -18,7 +18,7 @@ import aiohttp
 import psutil
 import pytest
 
-from backend.links.neonize_driver import HEARTBEAT, SILENT
+from roundtrip.drivers.neonize.driver import HEARTBEAT, SILENT
 from tests.whatsapp.scenario import NUMBER, PHONE, Scenario, elapsed, scenario
 from tests.whatsapp.schema import companion_reg
 from tests.whatsapp.troubles import How, Stage

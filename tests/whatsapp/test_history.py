@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from backend.links import driver as d
-from backend.links.neonize_driver import NeonizeDriver
+from roundtrip.drivers import base as d
+from roundtrip.drivers.neonize.driver import NeonizeDriver
 from tests.links.reports import Heard
 from tests.whatsapp.history import ARCHIVED, CONTACTS, MUTED, STATE, Past
 from tests.whatsapp.stand_in import stand_in

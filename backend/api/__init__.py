@@ -1,1 +1,0 @@
-"""HTTP: public routes and admin routes."""

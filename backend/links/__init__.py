@@ -1,1 +1,0 @@
-"""Links: one WhatsApp account each, its state machine and the drivers that move it. Knows no socket."""

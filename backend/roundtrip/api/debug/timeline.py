@@ -1,0 +1,158 @@
+"""One event's story, from its creation to its end, with the times between."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+
+import msgspec
+
+from roundtrip.api.schemas import AttemptView, OutcomeName, Shape, Time, attempt_view, outcome_name, time_of
+from roundtrip.outbox.records import Attempt, LedgerEntry, MissReason, Outcome, omitted
+
+
+class StepKind(enum.StrEnum):
+    CREATED = "created"
+    SENT = "sent"
+    MISSED = "missed"
+    OMITTED = "omitted"
+    RECEIPT = "receipt"
+    ACK = "ack"
+    RESOLVED = "resolved"
+
+
+class Step(Shape, frozen=True, omit_defaults=True):
+    """One thing that happened. `sinceCreated` and `sincePrevious` are in milliseconds."""
+
+    at: Time
+    kind: StepKind
+    text: str
+    since_created: int
+    since_previous: int
+    attempt: int | None = None
+    """Which attempt it belongs to, from 1."""
+
+
+class Timeline(Shape, frozen=True, omit_defaults=True):
+    """One event. What it said is not here: a QR code is a secret. Of very many attempts only the first and the last are
+    kept: `attemptsOmitted` is how many are not here."""
+
+    id: str
+    seq: int
+    type: str
+    user_id: str
+    bot_id: str
+    link_id: str
+    created_at: Time
+    expires_at: Time
+    outcome: OutcomeName
+    resolved_at: Time | None
+    attempts: tuple[AttemptView, ...]
+    steps: tuple[Step, ...]
+    trace_id: str | None
+    """The trace in which it was created; each attempt names its own where that differs."""
+    trace_url: str | None
+    attempts_omitted: int = 0
+
+
+class TraceViewer(msgspec.Struct, frozen=True):
+    """`template` is an address with `{trace_id}` in it, None without a viewer."""
+
+    template: str | None = None
+
+    def url(self, trace_id: str | None) -> str | None:
+        if self.template is None or trace_id is None:
+            return None
+        return self.template.replace("{trace_id}", trace_id)
+
+
+def timeline(entry: LedgerEntry, viewer: TraceViewer) -> Timeline:
+    trace_id = trace_id_of(entry.traceparent)
+    return Timeline(
+        entry.id,
+        entry.seq,
+        entry.type.wire,
+        entry.key.user_id,
+        entry.key.bot_id,
+        entry.link_id,
+        time_of(entry.created_at),
+        time_of(entry.expires_at),
+        outcome_name(entry.outcome),
+        None if entry.resolved_at is None else time_of(entry.resolved_at),
+        tuple(attempt_view(attempt) for attempt in entry.attempts),
+        tuple(_steps(entry)),
+        trace_id,
+        viewer.url(trace_id),
+        omitted(entry.attempts),
+    )
+
+
+def trace_id_of(traceparent: str) -> str | None:
+    parts = traceparent.split("-")
+    return parts[1] if len(parts) == 4 and len(parts[1]) == 32 else None
+
+
+def _steps(entry: LedgerEntry) -> Iterator[Step]:
+    moments: list[tuple[int, StepKind, str, int | None]] = [
+        (entry.created_at, StepKind.CREATED, f"Stored as number {entry.seq} of its key.", None)
+    ]
+    number = 1
+    for attempt in entry.attempts:
+        moments += ((at, kind, text, number) for at, kind, text in _attempt(entry, attempt))
+        if attempt.omitted:
+            text = f"{attempt.omitted} more attempts, which are not kept."
+            moments.append((attempt.at, StepKind.OMITTED, text, None))
+        number += 1 + attempt.omitted
+    if entry.outcome is not Outcome.PENDING:
+        at = entry.resolved_at if entry.resolved_at is not None else moments[-1][0]
+        moments.append((at, StepKind.RESOLVED, _ENDS[entry.outcome], None))
+    moments.sort(key=lambda moment: moment[0])  # stable: what happened in one millisecond keeps its order
+    previous = entry.created_at
+    for at, kind, text, which in moments:
+        yield Step(time_of(at), kind, text, at - entry.created_at, at - previous, which)
+        previous = at
+
+
+def _attempt(entry: LedgerEntry, attempt: Attempt) -> Iterator[tuple[int, StepKind, str]]:
+    how = "Sent" if attempt.mode == "live" else "Sent again"
+    if attempt.reason is None:
+        yield attempt.at, StepKind.SENT, f"{how} to {_sockets(attempt.sockets)}."
+    else:
+        yield attempt.at, StepKind.MISSED, _why(entry, attempt, attempt.reason)
+    if attempt.receipt_at is not None:
+        yield attempt.receipt_at, StepKind.RECEIPT, "The client's transport confirmed that it has the bytes."
+    if attempt.ack_at is not None:
+        yield attempt.ack_at, StepKind.ACK, "The client's application acknowledged it."
+
+
+def _why(entry: LedgerEntry, attempt: Attempt, reason: MissReason) -> str:
+    looked = f"Looked for the bot {entry.key.bot_id!r}"
+    match reason:
+        case MissReason.KEY_MISMATCH:
+            there = ", ".join(map(repr, attempt.keys)) or "another bot"
+            return f"{looked}; the user's sockets say {there}."
+        case MissReason.NEVER_CONNECTED:
+            return f"{looked}; it never had a socket here."
+        case MissReason.JUST_DISCONNECTED:
+            return f"{looked}; its last socket had left within 30 s."
+        case MissReason.DISCONNECTED:
+            return f"{looked}; its last socket had left."
+        case MissReason.ACK_TIMEOUT:
+            return f"Written to {_sockets(attempt.sockets)}, but nobody confirmed it in time."
+        case MissReason.QUEUE_FULL:
+            return "The socket read too slowly and was closed."
+        case MissReason.SEND_FAILED:
+            return "Writing to the socket failed."
+
+
+def _sockets(count: int) -> str:
+    return "1 socket" if count == 1 else f"{count} sockets"
+
+
+_ENDS = {
+    Outcome.ACKED: "Done: acknowledged by the application.",
+    Outcome.RECEIVED: "Done: received by the transport.",
+    Outcome.SUPERSEDED: "A newer event took its place.",
+    Outcome.EXPIRED: "Nobody came for it while it lived.",
+    Outcome.DISCARDED: "Discarded on request.",
+}

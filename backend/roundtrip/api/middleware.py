@@ -1,0 +1,152 @@
+"""What stands around every request: hosts, origins, headers, and errors as problem documents."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from typing import Final
+from urllib.parse import urlsplit
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
+from multidict import CIMultiDict
+
+from roundtrip.api.problems import Problem, problem_of
+from roundtrip.limits.addresses import ADDRESS, Proxies
+from roundtrip.limits.rates import Limits
+from roundtrip.settings import is_loopback
+
+SOCKET_PATH: Final = "/socket.io/"
+
+_POLICY: Final = (
+    "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'; "
+    "img-src 'self' data:"
+)
+_HEADERS: Final = {
+    "Content-Security-Policy": _POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+_ALLOWED_METHODS: Final = "GET, PUT, POST, DELETE"
+_ALLOWED_HEADERS: Final = "Authorization, Content-Type, X-User-Id, X-Api-Key, traceparent"
+
+
+class Shield:
+    """`loopback_only` refuses requests that name another host: a page of another site that made its name point here
+    would else be the same origin as this one (DNS rebinding)."""
+
+    def __init__(self, *, cors_origins: Collection[str] = (), loopback_only: bool = False) -> None:
+        self._origins = frozenset(cors_origins)
+        self._loopback_only = loopback_only
+
+    def install(self, app: web.Application) -> None:
+        app.middlewares.append(self._middleware())
+        app.on_response_prepare.append(self._prepare)
+
+    def _middleware(self) -> Middleware:
+        @web.middleware
+        async def shield(request: web.Request, handler: Handler) -> web.StreamResponse:
+            try:
+                self._check_host(request)
+                if _is_preflight(request):
+                    return self._preflight(request)
+                return await handler(request)
+            except Exception as error:  # noqa: BLE001  # every error becomes a problem document
+                return problem_of(error).response()
+
+        return shield
+
+    def _check_host(self, request: web.Request) -> None:
+        if self._loopback_only and not _names_loopback(request.host):
+            raise Problem("host_not_allowed", "This backend answers under a loopback name only.", 403)
+
+    def _preflight(self, request: web.Request) -> web.Response:
+        if not self._allows(request.headers.get(hdrs.ORIGIN)):
+            raise Problem("origin_not_allowed", "Pages of this origin may not call this backend.", 403)
+        return web.Response(
+            status=204,
+            headers={
+                hdrs.ACCESS_CONTROL_ALLOW_METHODS: _ALLOWED_METHODS,
+                hdrs.ACCESS_CONTROL_ALLOW_HEADERS: _ALLOWED_HEADERS,
+                hdrs.ACCESS_CONTROL_MAX_AGE: "600",
+            },
+        )
+
+    def _allows(self, origin: str | None) -> bool:
+        return origin is not None and (origin in self._origins or "*" in self._origins)
+
+    async def _prepare(self, request: web.Request, response: web.StreamResponse) -> None:
+        headers = response.headers
+        headers.popall(hdrs.SERVER, None)
+        if request.path.startswith(SOCKET_PATH):
+            headers.setdefault("X-Content-Type-Options", "nosniff")
+            return
+        for name, value in _HEADERS.items():
+            headers.setdefault(name, value)
+        if request.path.startswith("/api/"):
+            self._cors(request, headers)
+
+    def _cors(self, request: web.Request, headers: CIMultiDict[str]) -> None:
+        if not self._origins:
+            return
+        origin = request.headers.get(hdrs.ORIGIN)
+        headers.add(hdrs.VARY, hdrs.ORIGIN)
+        if origin is not None and self._allows(origin):
+            headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
+            headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = "Retry-After, Date"
+
+
+def _is_preflight(request: web.Request) -> bool:
+    return (
+        request.method == hdrs.METH_OPTIONS
+        and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
+        and request.path.startswith("/api/")
+    )
+
+
+def _names_loopback(host: str) -> bool:
+    try:
+        name = urlsplit(f"//{host}").hostname
+    except ValueError:
+        return False
+    return name is not None and (is_loopback(name) or name.endswith(".localhost"))
+
+
+class SocketGate:
+    def __init__(self, proxies: Proxies, limits: Limits | None, post_seconds: float) -> None:
+        """A polling client's packets must be there within `post_seconds`. `limits` None counts nothing."""
+        self._proxies = proxies
+        self._limits = limits
+        self._post_seconds = post_seconds
+
+    def install(self, app: web.Application) -> None:
+        app.middlewares.append(self._middleware())
+
+    def _middleware(self) -> Middleware:
+        @web.middleware
+        async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if not request.path.startswith(SOCKET_PATH):
+                return await handler(request)
+            address = self._proxies.client(request.remote, request.headers.getall("X-Forwarded-For", ()))
+            request[ADDRESS] = address
+            if self._limits is not None and "sid" not in request.query:
+                self._limits.handshake_from(address)
+            if request.method != hdrs.METH_POST:
+                return await handler(request)
+            limit = asyncio.timeout(self._post_seconds)
+            try:
+                async with limit:
+                    answer = await handler(request)
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+            if limit.expired():  # python-engineio swallows the cancellation and answers OK
+                detail = f"The packets must arrive within {self._post_seconds:g} s."
+                raise Problem("slow_request", detail, 408, headers={"Connection": "close"})
+            return answer
+
+        return gate

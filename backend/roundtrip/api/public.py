@@ -1,0 +1,140 @@
+"""The page and the libraries it loads: one table of files, nothing else of the disk is reachable."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from roundtrip.api.debug.timeline import TraceViewer
+from roundtrip.api.events import EventRoutes
+from roundtrip.api.faults import FaultRoutes
+from roundtrip.api.links import LinkRoutes
+from roundtrip.api.middleware import Shield, SocketGate
+from roundtrip.api.problems import Problem
+from roundtrip.api.requests import BodyLimits, Callers
+from roundtrip.api.routes import Call, Dispatcher, Route
+from roundtrip.api.schemas import Config, Health, Ledger, Links, RequestTracer
+from roundtrip.drivers.simulated.script import SimulateAction
+from roundtrip.faults import Faults
+from roundtrip.limits.addresses import Proxies
+from roundtrip.limits.rates import Limits
+
+_HERE: Final = Path(__file__).resolve().parent.parent
+WEB: Final = _HERE / "web"
+NODE_MODULES: Final = _HERE.parent.parent / "node_modules"
+
+VENDOR: Final = {
+    "socket.io.esm.min.js": "socket.io-client/dist/socket.io.esm.min.js",
+    "socket.io.esm.min.js.map": "socket.io-client/dist/socket.io.esm.min.js.map",
+    "qrcode.mjs": "qrcode-generator/dist/qrcode.mjs",
+}
+
+_TYPES: Final = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".map": "application/json",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
+    ".woff2": "font/woff2",
+}
+
+
+class Page:
+    """Serves `/`, `/static/…` and `/vendor/…`."""
+
+    def __init__(self, web_folder: Path = WEB, node_modules: Path = NODE_MODULES) -> None:
+        self._files = {path.name: path for path in web_folder.glob("*") if path.suffix in _TYPES and path.is_file()}
+        self._vendor = {name: node_modules / path for name, path in VENDOR.items()}
+
+    def add(self, app: web.Application) -> None:
+        app.router.add_get("/", self._index)
+        app.router.add_get("/static/{name}", self._static)
+        app.router.add_get("/vendor/{name}", self._library)
+
+    async def _index(self, _request: web.Request) -> web.StreamResponse:
+        return _file(self._files.get("index.html"))
+
+    async def _static(self, request: web.Request) -> web.StreamResponse:
+        return _file(self._files.get(request.match_info["name"]))
+
+    async def _library(self, request: web.Request) -> web.StreamResponse:
+        path = self._vendor.get(request.match_info["name"])
+        if path is not None and not path.is_file():
+            raise Problem("page_libraries_missing", "The page's libraries are not installed: run `npm ci`.", 404)
+        return _file(path)
+
+
+def _file(path: Path | None) -> web.StreamResponse:
+    if path is None:
+        raise Problem("not_found", "There is nothing at this address.", 404)
+    return web.FileResponse(path, headers={"Content-Type": _TYPES[path.suffix], "Cache-Control": "no-cache"})
+
+
+@dataclass(frozen=True, slots=True)
+class PublicParts:
+    """What the public application is made of. `driver` is the WhatsApp driver's name; without `limits` callers are
+    not counted."""
+
+    links: Links
+    ledger: Ledger
+    callers: Callers
+    faults: Faults
+    driver: str
+    trusted: bool
+    tracer: RequestTracer | None = None
+    cors_origins: Collection[str] = ()
+    viewer: TraceViewer = field(default_factory=TraceViewer)
+    body_limits: BodyLimits = field(default_factory=BodyLimits)
+    limits: Limits | None = None
+    proxies: Proxies = field(default_factory=Proxies)
+    page: Page = field(default_factory=Page)
+
+
+def routes(parts: PublicParts) -> tuple[Route, ...]:
+    """Every row of the public API."""
+    rows = (
+        *LinkRoutes(parts.links, parts.ledger, parts.limits).routes(),
+        *EventRoutes(parts.ledger, parts.viewer).routes(),
+        *_common(parts),
+    )
+    if parts.trusted and parts.faults.allowed:
+        rows += FaultRoutes(parts.faults).routes("/api/faults")
+    return rows
+
+
+def _common(parts: PublicParts) -> tuple[Route, ...]:
+    simulated = parts.driver == "simulated"
+    config = Config(
+        "trusted" if parts.trusted else "jwt",
+        parts.driver,
+        parts.trusted and parts.faults.allowed,
+        tuple(SimulateAction) if simulated else (),
+    )
+
+    async def read_config(_call: Call) -> msgspec.Struct:
+        return config
+
+    async def health(_call: Call) -> msgspec.Struct:
+        return Health("ok")
+
+    return (
+        Route("GET", "/api/config", "readConfig", "How this backend identifies callers and links", read_config, Config),
+        Route("GET", "/healthz", "health", "Whether the event loop answers", health, Health),
+    )
+
+
+def make_public_app(parts: PublicParts) -> web.Application:
+    """The application, ready for Socket.IO to be attached and a listener to be started."""
+    app = web.Application(client_max_size=parts.body_limits.size)
+    Shield(cors_origins=parts.cors_origins, loopback_only=parts.trusted).install(app)
+    SocketGate(parts.proxies, parts.limits, parts.body_limits.seconds).install(app)
+    Dispatcher(parts.callers, parts.tracer, parts.body_limits).add(app, routes(parts))
+    parts.page.add(app)
+    return app

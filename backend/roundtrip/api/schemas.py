@@ -1,0 +1,216 @@
+"""What goes over HTTP, as types: requests, answers, and the ledger as the public sees it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Annotated, Protocol
+
+import msgspec
+from opentelemetry.trace import SpanKind
+
+from roundtrip.clock import rfc3339
+from roundtrip.drivers.simulated.script import SimulateAction
+from roundtrip.identity import BotKey
+from roundtrip.links.payloads import LinkView
+from roundtrip.links.snapshot import LinkState, Snapshot
+from roundtrip.outbox.records import Attempt, LedgerEntry, MissReason, Mode, Outcome, omitted
+from roundtrip.sockets.registry import RegistryView
+
+Time = Annotated[str, msgspec.Meta(description="RFC 3339, UTC, with milliseconds")]
+
+
+class Shape(msgspec.Struct, frozen=True, rename="camel"):
+    pass
+
+
+class LinkRequest(Shape, frozen=True):
+    """`phoneNumber`, in international form, asks for a pairing code instead of a QR code."""
+
+    phone_number: Annotated[str, msgspec.Meta(max_length=64)] | None = None
+
+
+class LinkAccepted(Shape, frozen=True):
+    link_id: str | None
+    state: LinkState
+
+
+class SimulateRequest(Shape, frozen=True):
+    action: SimulateAction
+
+
+class LedgerQuery(Shape, frozen=True):
+    """`after` is a `seq`; the page begins with the next one."""
+
+    after: Annotated[int, msgspec.Meta(ge=0, le=(1 << 62))] = 0
+    limit: Annotated[int, msgspec.Meta(ge=1, le=500)] = 100
+
+
+class Result(enum.StrEnum):
+    SENT = "sent"
+    MISSED = "missed"
+
+
+class OutcomeName(enum.StrEnum):
+    PENDING = "pending"
+    ACKED = "acked"
+    RECEIVED = "received"
+    SUPERSEDED = "superseded"
+    EXPIRED = "expired"
+    DISCARDED = "discarded"
+
+
+class AttemptView(Shape, frozen=True, omit_defaults=True):
+    """One attempt to emit. `connected` names the user's other bots that had sockets, for a `key_mismatch`; `omitted` is
+    how many attempts between this one and the next are not kept."""
+
+    at: Time
+    mode: Mode
+    result: Result
+    sockets: int
+    reason: MissReason | None = None
+    receipt_at: Time | None = None
+    ack_at: Time | None = None
+    connected: tuple[str, ...] = ()
+    sids: tuple[str, ...] = ()
+    trace_id: str | None = None
+    omitted: int = 0
+
+
+class LedgerEvent(Shape, frozen=True, omit_defaults=True):
+    """One event of a key's history, without what it said. Of very many attempts only the first and the last are kept:
+    `attemptsOmitted` is how many are not here."""
+
+    id: str
+    seq: int
+    type: str
+    link_id: str
+    created_at: Time
+    outcome: OutcomeName
+    resolved_at: Time | None
+    attempts: tuple[AttemptView, ...]
+    attempts_omitted: int = 0
+
+
+class LedgerPage(Shape, frozen=True):
+    """`next` is what to ask `after` for the following page, null on the last one."""
+
+    events: tuple[LedgerEvent, ...]
+    next: int | None
+
+
+class FaultParameter(Shape, frozen=True):
+    parameter: float | None = None
+
+
+class Config(Shape, frozen=True):
+    """What the page needs to know of the backend it came from."""
+
+    auth: str
+    driver: str
+    faults_allowed: bool
+    actions: tuple[SimulateAction, ...]
+
+
+class Health(Shape, frozen=True):
+    status: str
+
+
+class Check(Shape, frozen=True):
+    ok: bool
+    detail: str
+
+
+class Readiness(Shape, frozen=True):
+    ready: bool
+    checks: dict[str, Check]
+
+
+def time_of(at_ms: int) -> str:
+    """Milliseconds since the epoch as text."""
+    return rfc3339(at_ms / 1000)
+
+
+def attempt_view(attempt: Attempt) -> AttemptView:
+    return AttemptView(
+        time_of(attempt.at),
+        attempt.mode,
+        Result.SENT if attempt.reason is None else Result.MISSED,
+        attempt.sockets,
+        attempt.reason,
+        None if attempt.receipt_at is None else time_of(attempt.receipt_at),
+        None if attempt.ack_at is None else time_of(attempt.ack_at),
+        attempt.keys,
+        attempt.sids,
+        attempt.trace_id,
+        attempt.omitted,
+    )
+
+
+def outcome_name(outcome: Outcome) -> OutcomeName:
+    return OutcomeName(outcome.wire)
+
+
+def ledger_event(entry: LedgerEntry) -> LedgerEvent:
+    return LedgerEvent(
+        entry.id,
+        entry.seq,
+        entry.type.wire,
+        entry.link_id,
+        time_of(entry.created_at),
+        outcome_name(entry.outcome),
+        None if entry.resolved_at is None else time_of(entry.resolved_at),
+        tuple(attempt_view(attempt) for attempt in entry.attempts),
+        omitted(entry.attempts),
+    )
+
+
+class Links(Protocol):
+    """Commands on links. All raise `LinkError`."""
+
+    async def start(self, key: BotKey, phone_number: str | None, traceparent: str | None) -> Snapshot: ...
+
+    def begins(self, key: BotKey, phone_number: str | None) -> bool: ...
+
+    def snapshot(self, key: BotKey) -> Snapshot: ...
+
+    async def logout(self, key: BotKey) -> Snapshot: ...
+
+    async def simulate(self, key: BotKey, action: SimulateAction) -> Snapshot: ...
+
+    def links(self) -> Sequence[LinkView]: ...
+
+
+class Ledger(Protocol):
+    """The readable side of the outbox. All raise `OutboxError`."""
+
+    async def last_seq(self, key: BotKey) -> int: ...
+
+    async def ledger(self, key: BotKey, after: int, limit: int) -> list[LedgerEntry]: ...
+
+    async def find(self, event_id: str) -> LedgerEntry | None: ...
+
+    async def check(self) -> None: ...
+
+
+class SocketMap(Protocol):
+    def view(self) -> RegistryView: ...
+
+
+class RequestStep(Protocol):
+    """A request's span. `traceparent` is what to hand on to whatever the request causes."""
+
+    @property
+    def traceparent(self) -> str: ...
+
+    def set(self, name: str, value: str | int) -> None: ...
+
+    def fail(self, error_type: str) -> None: ...
+
+
+class RequestTracer(Protocol):
+    def span(
+        self, name: str, parent: str | None = None, kind: SpanKind = SpanKind.INTERNAL
+    ) -> AbstractContextManager[RequestStep]:
+        """A span around a block. `name` is a template, never an id; `parent` a traceparent, even a wrong one."""

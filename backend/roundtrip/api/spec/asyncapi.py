@@ -1,0 +1,108 @@
+"""AsyncAPI 3.0 of the Socket.IO events, from the types that are sent."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from roundtrip.events import CONNECTION_EVENT, PAYLOADS, STATUS_UPDATE, EventType
+from roundtrip.links.snapshot import Snapshot
+from roundtrip.sockets.messages import (
+    REFUSALS,
+    AuthRenewal,
+    Envelope,
+    HandshakeAuth,
+    Renewed,
+    RequestRefused,
+    TokenExpired,
+)
+
+_REF: Final = "#/components/schemas/{name}"
+
+
+def asyncapi() -> dict[str, Any]:
+    """The document."""
+    kinds = [*PAYLOADS.values(), Snapshot, Envelope, HandshakeAuth, AuthRenewal, Renewed, RequestRefused, TokenExpired]
+    _, schemas = msgspec.json.schema_components(kinds, ref_template=_REF)
+    messages = {type_.wire: _event(type_) for type_ in EventType}
+    messages |= {
+        STATUS_UPDATE: _message(STATUS_UPDATE, "What is true now: at connect, and on request", _ref("Snapshot")),
+        "request_refused": _message(
+            "request_refused", "A request came too soon after too many others", _ref("RequestRefused")
+        ),
+        "auth_expired": _message("auth_expired", "The token ran out: renew it, or be closed", _ref("TokenExpired")),
+        "status": _message("status", "Ask for the snapshot", {"type": "null"}),
+        "auth": _message("auth", "Renew the token without reconnecting", _ref("AuthRenewal"), _ref("Renewed")),
+    }
+    sent = [type_.wire for type_ in EventType] + [STATUS_UPDATE, "auth_expired", "request_refused"]
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Roundtrip events",
+            "version": "1.0.0",
+            "description": (
+                "Socket.IO v4 (Engine.IO 4) at path /socket.io/, namespace /. Delivery is at least once, in `seq` "
+                "order per user and bot: drop an `id` that was seen. Commands go over HTTP: see openapi.json."
+            ),
+            "license": {"name": "Apache-2.0"},
+        },
+        "servers": {
+            "backend": {
+                "host": "localhost:8080",
+                "pathname": "/socket.io/",
+                "protocol": "socket.io",
+                "protocolVersion": "5",
+                "description": "Handshake: the `auth` object is HandshakeAuth. A refusal is `connect_error`.",
+            }
+        },
+        "channels": {
+            "root": {
+                "address": "/",
+                "title": "Default namespace",
+                "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in messages},
+                "x-handshake": _ref("HandshakeAuth"),
+                "x-refusals": REFUSALS,
+            }
+        },
+        "operations": {
+            "deliver": {
+                "action": "send",
+                "channel": {"$ref": "#/channels/root"},
+                "summary": "What the backend sends; events ask for an ack",
+                "messages": [{"$ref": f"#/channels/root/messages/{name}"} for name in sent],
+            },
+            "ask": {
+                "action": "receive",
+                "channel": {"$ref": "#/channels/root"},
+                "summary": "What a client may send",
+                "messages": [{"$ref": f"#/channels/root/messages/{name}"} for name in ("status", "auth")],
+            },
+        },
+        "components": {"messages": messages, "schemas": dict(sorted(schemas.items()))},
+    }
+
+
+def _event(type_: EventType) -> dict[str, Any]:
+    payload = {
+        "allOf": [
+            _ref("Envelope"),
+            _ref(PAYLOADS[type_].__name__),
+            {"type": "object", "properties": {"type": {"const": type_.wire}}},
+        ]
+    }
+    text = (PAYLOADS[type_].__doc__ or "").split("\n")[0]
+    return _message(CONNECTION_EVENT, text, payload) | {"title": type_.wire}
+
+
+def _message(name: str, summary: str, payload: dict[str, Any], ack: dict[str, Any] | None = None) -> dict[str, Any]:
+    message: dict[str, Any] = {"name": name, "contentType": "application/json", "payload": payload}
+    if summary:
+        message["summary"] = summary
+    if ack is not None:
+        message["x-ack"] = ack
+    return message
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": _REF.format(name=name)}

@@ -1,0 +1,202 @@
+"""OpenAPI 3.1 of the public HTTP API, from the rows that serve it."""
+
+from __future__ import annotations
+
+import http
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, cast
+
+import msgspec
+
+from roundtrip.api.problems import CONTENT_TYPE, ProblemDocument
+from roundtrip.api.public import PublicParts, routes
+from roundtrip.api.requests import Callers
+from roundtrip.api.routes import Nothing, Route
+from roundtrip.api.schemas import Ledger, Links
+from roundtrip.auth.authenticators import TrustedAuthenticator
+from roundtrip.auth.service_keys import ServiceKeys
+from roundtrip.faults import Faults
+from roundtrip.identity import MAX_ID_LENGTH
+
+REF: Final = "#/components/schemas/{name}"
+
+PROBLEMS: Final = {
+    "action_impossible": 409,
+    "banned": 409,
+    "body_invalid": 400,
+    "body_too_large": 413,
+    "bot_id_invalid": 400,
+    "bot_id_missing": 400,
+    "client_outdated": 503,
+    "event_not_found": 404,
+    "forbidden": 403,
+    "internal_error": 500,
+    "json_too_deep": 400,
+    "link_not_found": 404,
+    "not_simulated": 409,
+    "outbox_full": 503,
+    "outbox_unavailable": 503,
+    "phone_number_invalid": 400,
+    "query_invalid": 400,
+    "rate_limited": 429,
+    "shutting_down": 503,
+    "slow_request": 408,
+    "store_unavailable": 503,
+    "another_number_linked": 409,
+    "too_many_links": 429,
+    "unauthorized": 401,
+    "unavailable": 503,
+    "user_id_invalid": 400,
+}
+"""Every code that a documented route answers with, and its status."""
+
+_OF_CALLERS: Final = ("unauthorized", "forbidden", "unavailable", "user_id_invalid")
+_OF_BODIES: Final = ("body_invalid", "body_too_large", "json_too_deep", "slow_request")
+_OF_BOTS: Final = ("bot_id_missing", "bot_id_invalid")
+
+_PARAMETERS: Final = {
+    "bot_id": {
+        "description": "The bot's id, the caller's own choice",
+        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_ID_LENGTH},
+    },
+    "event_id": {"description": "The event's id, a UUID", "schema": {"type": "string", "format": "uuid"}},
+}
+
+
+def public_rows() -> tuple[Route, ...]:
+    """The rows of the public API as `jwt` serves them; nothing behind them is ever called."""
+    nobody = Callers(TrustedAuthenticator(), ServiceKeys(), trusted=False)
+    return routes(
+        PublicParts(
+            links=cast("Links", None),
+            ledger=cast("Ledger", None),
+            callers=nobody,
+            faults=Faults(allowed=False),
+            driver="neonize",
+            trusted=False,
+        )
+    )
+
+
+def openapi(rows: Sequence[Route] | None = None) -> dict[str, Any]:
+    """The document."""
+    rows = public_rows() if rows is None else rows
+    kinds: set[type[msgspec.Struct]] = {kind for row in rows for kind in (row.answer, row.body, row.query)}
+    types = sorted((kinds | {ProblemDocument}) - {Nothing}, key=lambda kind: kind.__name__)
+    _, components = msgspec.json.schema_components(types, ref_template=REF)
+    paths: dict[str, dict[str, Any]] = defaultdict(dict)
+    for row in rows:
+        paths[row.path][row.method.lower()] = _operation(row, components)
+    for kind in types:
+        if any(row.query is kind for row in rows):
+            del components[kind.__name__]  # spelled out as parameters
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Roundtrip",
+            "version": "1.0.0",
+            "description": (
+                "Links WhatsApp accounts and proves that the frontend got every event. Events arrive over Socket.IO: "
+                "see asyncapi.json. Errors are problem documents (RFC 9457) with a `code` for programs."
+            ),
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "components": {
+            "schemas": dict(sorted(components.items())),
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "A user's token"},
+                "serviceKey": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "X-Api-Key",
+                    "description": "A service caller's key; the user it acts for is named in X-User-Id",
+                },
+                "trusted": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "X-User-Id",
+                    "description": "AUTH=trusted on loopback only: the user, believed as given",
+                },
+            },
+        },
+    }
+
+
+def codes_of(row: Route) -> tuple[str, ...]:
+    """Every code that a route may answer with."""
+    return (
+        "internal_error",
+        *(_OF_CALLERS if row.scope else ()),
+        *(_OF_BODIES if row.body is not Nothing else ()),
+        *(_OF_BOTS if "{bot_id}" in row.path else ()),
+        *row.problems,
+    )
+
+
+def _operation(row: Route, components: dict[str, Any]) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": row.name,
+        "summary": row.summary,
+        "parameters": [*_path_parameters(row.path), *_query_parameters(row, components)],
+        "responses": {
+            str(row.status): {
+                "description": http.HTTPStatus(row.status).phrase,
+                "content": {"application/json": {"schema": {"$ref": REF.format(name=row.answer.__name__)}}},
+            },
+            **_problems(codes_of(row)),
+        },
+        "security": [{"token": []}, {"serviceKey": [], "trusted": []}, {"trusted": []}] if row.scope else [],
+    }
+    if row.scope:
+        operation["x-scope"] = row.scope.value
+    if row.body is not Nothing:
+        schema = components[row.body.__name__]
+        operation["requestBody"] = {
+            "required": bool(schema.get("required")),
+            "content": {"application/json": {"schema": {"$ref": REF.format(name=row.body.__name__)}}},
+        }
+    return operation
+
+
+def _path_parameters(path: str) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "path", "required": True, **_PARAMETERS[name]} for name in re.findall(r"{(\w+)}", path)
+    ]
+
+
+def _query_parameters(row: Route, components: dict[str, Any]) -> list[dict[str, Any]]:
+    if row.query is Nothing:
+        return []
+    schema = components[row.query.__name__]
+    return [
+        {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": part}
+        for name, part in schema["properties"].items()
+    ]
+
+
+def _problems(codes: Iterable[str]) -> dict[str, Any]:
+    by_status: dict[int, list[str]] = defaultdict(list)
+    for code in sorted(set(codes)):
+        by_status[PROBLEMS[code]].append(code)
+    return {str(status): _problem(status, codes) for status, codes in sorted(by_status.items())}
+
+
+def _problem(status: int, codes: list[str]) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "description": ", ".join(codes),
+        "content": {
+            CONTENT_TYPE: {
+                "schema": {
+                    "allOf": [{"$ref": REF.format(name="ProblemDocument")}],
+                    "properties": {"code": {"enum": codes}, "status": {"const": status}},
+                }
+            }
+        },
+    }
+    if status in {429, 503}:
+        answer["headers"] = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
+    return answer

@@ -1,0 +1,320 @@
+"""The program: which parts there are, the order in which they start, and how they stop. The first file to read.
+
+```
+WhatsApp driver → links → courier → outbox, then sockets → receipt or acknowledgement → outbox
+```
+"""
+
+from __future__ import annotations
+
+import asyncio
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from roundtrip.api.admin import AdminParts, make_admin_app
+from roundtrip.api.debug.timeline import TraceViewer
+from roundtrip.api.health import Health, ReadyChecks
+from roundtrip.api.listener import Port, PortRules, listen
+from roundtrip.api.public import PublicParts, make_public_app
+from roundtrip.api.requests import BodyLimits, Callers
+from roundtrip.auth.service_keys import ServiceKeys
+from roundtrip.backoff import Backoff
+from roundtrip.clock import SYSTEM, WatchedClock
+from roundtrip.delivery.courier import Courier
+from roundtrip.delivery.metrics import DeliveryMeter
+from roundtrip.delivery.replay import Replayer
+from roundtrip.drivers.base import Driver
+from roundtrip.drivers.neonize.driver import NeonizeDriver
+from roundtrip.drivers.simulated.driver import SimulatedDriver
+from roundtrip.drivers.simulated.flapper import Flapper
+from roundtrip.faults import FaultError, Faults
+from roundtrip.limits.addresses import Proxies
+from roundtrip.limits.rates import Limits, Rules
+from roundtrip.links.ports import CourierPublisher, LinkMetrics
+from roundtrip.links.service import LinkService, snapshots
+from roundtrip.links.store import LinkStore, StoreError
+from roundtrip.outbox.base import OutboxError, ledger_reading
+from roundtrip.outbox.sqlite.outbox import SqliteOutbox
+from roundtrip.runtime import room_for
+from roundtrip.settings import Settings
+from roundtrip.sockets.access import Admission, Doorkeeper, authenticator
+from roundtrip.sockets.messages import SocketMeter
+from roundtrip.sockets.registry import Registry
+from roundtrip.sockets.server import SocketServer
+from roundtrip.telemetry import pipeline as setup
+from roundtrip.vocabulary import vocabulary
+
+log = structlog.get_logger(__name__)
+
+RETRY_CAP: Final = 60.0
+"""Most seconds between two attempts at a client that does not acknowledge."""
+
+LAST_ACKS: Final = 2.0
+"""Seconds that a stop waits for acknowledgements that are under way."""
+
+DRAIN: Final = 2.0
+"""Seconds over which a stop closes its clients."""
+
+ADMIN_PORT: Final = PortRules(connections=256, per_address=256, reserve=8, serve_reserve=True)
+"""Few need the admin listener, and they need it most when the public one is full."""
+
+
+class StartError(Exception):
+    """The program cannot start; the message is one line for the person who started it."""
+
+
+def release() -> str:
+    try:
+        return version("roundtrip")
+    except PackageNotFoundError:
+        return "0.1.0"
+
+
+class Backend:
+    """All parts, made by `start` in the order in which they need each other."""
+
+    def __init__(self, settings: Settings, driver: Driver | None = None) -> None:
+        """`driver` stands in for the one that the settings name, for tests."""
+        self.settings = settings
+        self._driver = driver
+        self._runners: list[web.AppRunner] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self.url = ""
+        self.admin_url = ""
+
+    # start
+
+    async def start(self) -> None:
+        """Start every part, the listeners last; links are restored afterwards. Raises `StartError`."""
+        settings = self.settings
+        hash_key = settings.pii_hash_key
+        self.telemetry = setup.start(
+            vocabulary(),
+            release(),
+            level=settings.log_level,
+            format_=settings.log_format,
+            hash_key=None if hash_key is None else hash_key.get_secret_value(),
+        )
+        self.telemetry.watch_loop()
+        try:
+            await self._start_delivery()
+            await self._start_links()
+            self._start_faults()
+            await self._start_listeners()
+        except (OutboxError, StoreError, FaultError, OSError) as error:
+            await self.abandon()
+            raise StartError(getattr(error, "message", None) or str(error)) from error
+        self.readiness.restore = asyncio.create_task(self.links.restore(), name="restore")
+        self._tasks = [
+            asyncio.create_task(self.sockets.sweep(), name="socket-sweep"),
+            self.readiness.restore,
+            asyncio.create_task(self.health.watch(), name="readiness"),
+        ]
+        for task in self._tasks:
+            task.add_done_callback(self._task_ended)
+        log.info("started", url=self.url, admin=self.admin_url, driver=settings.whatsapp_driver, auth=settings.auth)
+
+    async def _start_delivery(self) -> None:
+        settings, metrics, journal = self.settings, self.telemetry.metrics, self.telemetry.journal
+        self.faults = Faults(allowed=settings.auth == "trusted" or settings.allow_faults)
+        self.outbox = SqliteOutbox(
+            settings.data_dir, retention=settings.outbox_retention, max_bytes=settings.outbox_max_bytes, clock=SYSTEM
+        )
+        self.clock = WatchedClock(SYSTEM)
+        self.outbox.on_write = metrics.outbox_write.observe
+        self.outbox.on_error = metrics.task_failures.inc
+        self.outbox.count_failures(metrics.outbox_failures.inc)
+        await self.outbox.start()
+        metrics.ledger.read = ledger_reading(self.outbox)
+        self.registry = Registry()
+        metrics.presence.sockets = self.registry.by_transport
+        metrics.presence.mapped_keys = lambda: self.registry.mapped_keys
+        self.courier = Courier(
+            self.outbox,
+            self.registry,
+            journal,
+            DeliveryMeter(metrics, journal.kept),
+            self.faults,
+            event_ttl=settings.event_ttl,
+            ack_timeout=settings.ack_timeout,
+            backoff=Backoff(settings.ack_timeout, max(RETRY_CAP, settings.ack_timeout)),
+            clock=self.clock,
+        )
+        self.clock.on_step += [self.outbox.moved, self.courier.moved, lambda _ns: metrics.clock_steps.inc()]
+        self.clock.start()
+
+    async def _start_links(self) -> None:
+        settings, metrics = self.settings, self.telemetry.metrics
+        self.store = LinkStore(settings.data_dir)
+        self.links = LinkService(
+            self._driver or make_driver(settings),
+            CourierPublisher(self.courier, self.outbox),
+            self.store,
+            settings,
+            LinkMetrics(metrics),
+            tracer=self.telemetry.tracer,
+        )
+        await self.links.open()
+        metrics.links_restoring.set_function(lambda: self.links.restoring.total - self.links.restoring.done)
+        metrics.links_crashing.set_function(lambda: self.links.crashing)
+        metrics.presence.links = lambda: {state.value: count for state, count in self.links.counts().items()}
+
+    def _start_faults(self) -> None:
+        gauges = self.telemetry.metrics.fault_active
+        self.faults.subscribe(lambda name, active: gauges[name].set(active))
+        self.faults.subscribe(self._play_outbox_fault)
+        self.flapper = Flapper(self.faults, self.links)
+        self.faults.subscribe(self.flapper.switched)
+        self.faults.apply(self.settings.faults)
+
+    def _play_outbox_fault(self, _name: str, _active: bool) -> None:
+        self.outbox.fault_delay = self.faults.slow_outbox or 0.0
+        self.outbox.fault_down = self.faults.outbox_down
+
+    async def _start_listeners(self) -> None:
+        settings = self.settings
+        self.identity = authenticator(settings)
+        proxies = Proxies(settings.forwarded_allow_ips)
+        limits = Limits(Rules.of(settings), self._count_refusal)
+        admission = Admission(self.identity, limits)
+        snapshot = snapshots(self.links)
+        replayer = Replayer(
+            self.outbox,
+            self.courier,
+            self.telemetry.journal,
+            snapshot,
+            watermark=settings.send_queue_limit // 2,
+            clock=self.clock,
+        )
+        self.sockets = SocketServer(
+            self.registry,
+            self.courier,
+            replayer,
+            admission,
+            SocketMeter(self.telemetry.metrics),
+            self.faults,
+            cors_origins=settings.cors_origins,
+            max_sockets_per_key=settings.max_sockets_per_key,
+            send_queue_limit=settings.send_queue_limit,
+            ping_interval=settings.ping_interval,
+            ping_timeout=settings.ping_timeout,
+            max_packet=settings.max_packet,
+            door=Doorkeeper(admission.identify, limits, settings.token_grace),
+        )
+        self.readiness = ReadyChecks(self.outbox, self.store, settings.data_dir)
+        gauges = self.telemetry.metrics.ready
+        self.health = Health(self.readiness.checks(), lambda check, ok: gauges[check].set(ok))
+        viewer = TraceViewer(settings.trace_url_template)
+        keys = settings.api_keys
+        services = ServiceKeys() if keys is None else ServiceKeys.parse(keys.get_secret_value())
+        trusted = settings.auth == "trusted"
+        public = make_public_app(
+            PublicParts(
+                links=self.links,
+                ledger=self.outbox,
+                callers=Callers(self.identity, services, trusted=trusted),
+                faults=self.faults,
+                driver=settings.whatsapp_driver,
+                trusted=trusted,
+                tracer=self.telemetry.tracer,
+                cors_origins=settings.cors_origins,
+                viewer=viewer,
+                limits=limits,
+                proxies=proxies,
+                body_limits=BodyLimits(settings.max_body, settings.max_json_depth, settings.body_timeout),
+            )
+        )
+        self.sockets.attach(public)
+        admin_key = settings.admin_key
+        admin = make_admin_app(
+            AdminParts(
+                metrics=self.telemetry.metrics.registry,
+                sockets=self.registry,
+                links=self.links,
+                ledger=self.outbox,
+                faults=self.faults,
+                ready=self.health,
+                key=None if admin_key is None else admin_key.get_secret_value(),
+                viewer=viewer,
+            )
+        )
+        rules = PortRules(
+            room_for(settings.max_connections), settings.max_connections_per_address, settings.header_timeout
+        )
+        self.admin_url = await self._listen(admin, settings.admin_host, settings.admin_port, self._port(ADMIN_PORT))
+        self.url = await self._listen(public, settings.host, settings.port, self._port(rules, proxies))
+
+    def _port(self, rules: PortRules, proxies: Proxies | None = None) -> Port:
+        return Port(rules, proxies, self._count_refusal, self._count_malformed)
+
+    def _count_refusal(self, limit: str) -> None:
+        self.telemetry.metrics.rate_limited[limit].inc()
+
+    def _count_malformed(self, reason: str) -> None:
+        self.telemetry.metrics.malformed_requests[reason].inc()
+
+    async def _listen(self, app: web.Application, host: str, number: int, port: Port) -> str:
+        runner = await listen(app, host, number, port, shutdown_timeout=1.0)
+        self._runners.append(runner)
+        bound = runner.addresses[0]
+        return f"http://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        """A background task that dies is never silent."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.telemetry.metrics.task_failures.inc()
+            log.error("task_died", task=task.get_name(), exc_info=error)
+
+    # stop
+
+    async def stop(self) -> None:
+        """Stop cleanly: no newcomers, last acknowledgements, clients told in batches, workers, outbox, telemetry."""
+        log.info("stopping", sockets=len(self.registry))
+        self.readiness.draining = True
+        for runner in self._runners[1:]:
+            for site in list(runner.sites):
+                await site.stop()
+        for task in self._tasks:
+            task.cancel()
+        self.flapper.stop()
+        await self._last_acks()
+        await self.sockets.drain(DRAIN if len(self.registry) > 1 else 0.0)
+        await self.links.close()
+        await self._end()
+        log.info("stopped")
+
+    async def _last_acks(self) -> None:
+        """Give what is under way a moment to be confirmed."""
+        deadline = asyncio.get_running_loop().time() + LAST_ACKS
+        while self.courier.in_flight() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110  # at the end only
+            await asyncio.sleep(0.05)
+
+    async def abandon(self) -> None:
+        """Let go of whatever was started before a start failed."""
+        if hasattr(self, "links"):
+            await self.links.close()
+        await self._end()
+
+    async def _end(self) -> None:
+        if hasattr(self, "sockets"):
+            await self.sockets.close()
+        if hasattr(self, "courier"):
+            self.clock.stop()
+            self.courier.close()
+        for runner in reversed(self._runners):
+            await runner.cleanup()
+        if hasattr(self, "identity"):
+            await self.identity.close()
+        if hasattr(self, "outbox"):
+            await self.outbox.close()
+        await self.telemetry.close()
+
+
+def make_driver(settings: Settings) -> Driver:
+    """The driver that the settings name."""
+    if settings.whatsapp_driver == "simulated":
+        return SimulatedDriver(settings.simulated_speed, settings.simulated_scan_after)
+    return NeonizeDriver(settings.whatsapp_proxy, code_life=settings.pairing_timeout, device_name=settings.device_name)

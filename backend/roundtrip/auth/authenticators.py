@@ -1,0 +1,142 @@
+"""Who is calling: believed on loopback, proven by a token elsewhere."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+import jwt
+import msgspec
+
+from roundtrip.auth.jwks import KeySource, KeysUnavailable, VerifyingKey
+from roundtrip.clock import SYSTEM
+from roundtrip.identity import IdentityError, Principal, parse_user_id
+
+MAX_TOKEN: Final = 8192
+"""Longest token that is looked at, in characters."""
+
+LONGEST_LIFE: Final = 10 * 366 * 86_400.0
+"""Seconds that a token may still have: what is further away is a mistake, and no date that anybody could show."""
+
+
+class AuthError(Exception):
+    """The caller is not let in. `code` is `unauthorized`, `forbidden` or `unavailable`; `retry_after` in seconds.
+
+    The message is for the caller, and says nothing of anybody else's bots.
+    """
+
+    def __init__(self, code: str, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retry_after = retry_after
+
+    @property
+    def status(self) -> int:
+        return {"unauthorized": 401, "forbidden": 403}.get(self.code, 503)
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """What a caller brings, unchecked: a token, and the user that it says it is."""
+
+    token: object = None
+    user_id: object = None
+
+
+class Authenticator(Protocol):
+    """Turns credentials into a caller."""
+
+    async def user(self, credentials: Credentials) -> Principal:
+        """Raises `AuthError`, or `IdentityError` with `user_id_invalid`."""
+
+    async def close(self) -> None:
+        """End what runs in the background."""
+
+
+class TrustedAuthenticator:
+    """Believes what it is told. Only for listeners that nobody but this machine reaches."""
+
+    async def user(self, credentials: Credentials) -> Principal:
+        return Principal(parse_user_id(credentials.user_id))
+
+    async def close(self) -> None:
+        pass
+
+
+class _Claims(msgspec.Struct):
+    sub: str
+    exp: float
+    azp: str | None = None
+
+
+class JwtAuthenticator:
+    """Verifies tokens: signature, issuer, audience, life, and that a claimed user id is the token's own."""
+
+    def __init__(
+        self,
+        keys: KeySource,
+        *,
+        issuer: str | None,
+        audience: str | None,
+        authorized_parties: frozenset[str] = frozenset(),
+        leeway: float = 30.0,
+    ) -> None:
+        """`leeway` is in seconds, for clocks that differ. A token's `azp` must be one of `authorized_parties`, if any
+        are given: Clerk puts the page's origin there."""
+        self._keys = keys
+        self._issuer = issuer
+        self._audience = audience
+        self._parties = authorized_parties
+        self._leeway = leeway
+
+    async def user(self, credentials: Credentials) -> Principal:
+        claims = await self._claims(credentials.token)
+        try:
+            user_id = parse_user_id(claims.sub)
+        except IdentityError:
+            raise AuthError("unauthorized", "The token names no usable user.") from None
+        if credentials.user_id is not None and credentials.user_id != user_id:
+            raise AuthError("forbidden", "The userId given is not the token's own.")
+        if not claims.exp <= SYSTEM.wall() + LONGEST_LIFE:
+            raise AuthError("unauthorized", "The token's end is too far away to be meant.")
+        return Principal(user_id, claims.exp)
+
+    async def close(self) -> None:
+        await self._keys.close()
+
+    async def _claims(self, token: object) -> _Claims:
+        if not isinstance(token, str) or not token:
+            raise AuthError("unauthorized", "A token is needed.")
+        if len(token) > MAX_TOKEN or not token.isascii():
+            raise AuthError("unauthorized", "The token cannot be read.")
+        key = await self._key(token)
+        try:
+            decoded = jwt.decode(
+                token,
+                key.key,
+                algorithms=[key.algorithm],  # the key's own: the token has no say in it
+                issuer=self._issuer,
+                audience=self._audience,
+                leeway=self._leeway,
+                options={"require": ["exp", "sub"], "verify_aud": self._audience is not None},
+            )
+            claims = msgspec.convert(decoded, _Claims)
+        except jwt.ExpiredSignatureError:
+            raise AuthError("unauthorized", "The token has run out; get a new one.") from None
+        except (jwt.PyJWTError, msgspec.ValidationError, ValueError, TypeError, OverflowError):
+            raise AuthError("unauthorized", "The token is not valid here.") from None
+        if self._parties and claims.azp not in self._parties:
+            raise AuthError("unauthorized", "The token was made for another application.")
+        return claims
+
+    async def _key(self, token: str) -> VerifyingKey:
+        try:
+            kid = jwt.get_unverified_header(token).get("kid")
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+            raise AuthError("unauthorized", "The token cannot be read.") from None
+        try:
+            key = await self._keys.key(kid)
+        except KeysUnavailable as error:
+            raise AuthError("unavailable", "Tokens cannot be checked now; try again.", error.retry_after) from None
+        if key is None:
+            raise AuthError("unauthorized", "The token's key is not known here.")
+        return key

@@ -1,0 +1,119 @@
+"""The bytes of an event on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+
+from roundtrip.events import CONNECTION_EVENT, STATUS_UPDATE
+from roundtrip.identity import BotKey
+from roundtrip.outbox.records import MissReason, Mode, StoredEvent
+
+_EVENT: Final = b'["' + CONNECTION_EVENT.encode() + b'",'
+_REPLAYED: Final = {Mode.LIVE: b',"replayed":false,"attempt":', Mode.REPLAY: b',"replayed":true,"attempt":'}
+
+
+class Frame:
+    """One Engine.IO message, encoded once for all the sockets that get it."""
+
+    __slots__ = ("payload", "seq", "wire")
+
+    def __init__(self, payload: bytes, seq: int | None = None) -> None:
+        """`payload` is the whole packet, `4…`, as UTF-8; `seq` is the number that its acknowledgement names."""
+        self.payload = payload
+        self.seq = seq
+        self.wire = websocket_frame(payload)
+
+    def message(self) -> str:
+        """The packet without its type, as python-engineio wants it."""
+        return self.payload[1:].decode()
+
+
+def websocket_frame(payload: bytes, *, text: bool = True) -> bytes:
+    """An unmasked, final frame (RFC 6455 §5.2), as a server sends it."""
+    kind = b"\x81" if text else b"\x82"
+    length = len(payload)
+    if length < 126:
+        return kind + length.to_bytes(1, "big") + payload
+    if length < 1 << 16:
+        return kind + b"\x7e" + length.to_bytes(2, "big") + payload
+    return kind + b"\x7f" + length.to_bytes(8, "big") + payload
+
+
+def websocket_close(code: int) -> bytes:
+    """A close frame with a status code (RFC 6455 §7.4)."""
+    return b"\x88\x02" + code.to_bytes(2, "big")
+
+
+def websocket_pong(payload: bytes) -> bytes:
+    """The answer to a websocket PING; at most 125 bytes, as the protocol wants."""
+    return b"\x8a" + len(payload).to_bytes(1, "big") + payload
+
+
+def event_frame(event: StoredEvent, mode: Mode, attempt: int) -> Frame:
+    """An Engine.IO message with a Socket.IO event. Its ack id is the event's `seq`, so that any socket's ack names
+    the event, and all sockets of a key get the same bytes. `attempt` counts from 1."""
+    return Frame(b"42%d%b%b%b%d}]" % (event.seq, _EVENT, event.body[:-1], _REPLAYED[mode], attempt), event.seq)
+
+
+def packet_frame(event: str, data: msgspec.Struct) -> Frame:
+    """An Engine.IO message with a Socket.IO event of another name, without an ack id."""
+    return Frame(b'42["%b",%b]' % (event.encode(), msgspec.json.encode(data)))
+
+
+def status_frame(snapshot: msgspec.Struct) -> Frame:
+    """An Engine.IO message with a snapshot."""
+    return packet_frame(STATUS_UPDATE, snapshot)
+
+
+class Miss(NamedTuple):
+    """Why nobody is there. `keys` are the bot ids of the same user that have sockets."""
+
+    reason: MissReason
+    keys: tuple[str, ...] = ()
+
+
+class Confirmable(Protocol):
+    """What a receipt is asked for."""
+
+    waiting: bool
+    """Whether a confirmation is still of use."""
+
+
+class Socket(Protocol):
+    """One connected client, as the courier sees it."""
+
+    sid: str
+    key: BotKey
+    must_ack: bool
+    """The client declared that it acknowledges, and is held to it."""
+    live: bool
+    """False while what it missed is still being replayed to it."""
+
+    @property
+    def closed(self) -> bool: ...
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that wait for the client to read them."""
+
+    def send(self, frame: Frame) -> MissReason | None:
+        """Write a frame behind all written before it, without waiting; the reason if it could not be."""
+
+    def confirm(self, sent: Confirmable) -> None:
+        """Ask for a receipt of what was just sent; the courier's `received` is told of it."""
+
+
+class Sockets(Protocol):
+    """Who is there, and why nobody is."""
+
+    def of(self, key: BotKey) -> Collection[Socket]:
+        """The key's sockets now; empty when nobody is there."""
+
+    def why_missing(self, key: BotKey) -> Miss:
+        """Why the key has no socket, from what is remembered."""
+
+    def missed(self, key: BotKey, event: str, event_id: str, miss: Miss) -> None:
+        """Remember a missed attempt, for the page of the last misses."""

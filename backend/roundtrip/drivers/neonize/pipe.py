@@ -1,0 +1,187 @@
+"""What the parent and a worker say to each other: tagged structs, one JSON line each, bounded in size.
+
+Reports are the driver's own structs; the rest is here. Both ends run the same code, so anything unknown is a fault.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Final, Generic, TypeVar, Union
+
+import msgspec
+
+from roundtrip.drivers import base as d
+
+LIMIT: Final = 64 * 1024
+"""Bytes of one line, at most. The longest is a QR text, under 1 KiB."""
+
+
+class Begin(msgspec.Struct, frozen=True, tag=True):
+    """The first thing a worker hears.
+
+    `paired`: the store holds a device. `code_life` is in seconds, for all codes of the session together; `heartbeat` is
+    the time between two `Beat`, in seconds. `device_name` is what the phone's list of linked devices shows.
+    """
+
+    session: str
+    store: str
+    phone_number: str | None = None
+    proxy: str | None = None
+    code_life: float = 160.0
+    niceness: int = 10
+    paired: bool = False
+    device_name: str = "Roundtrip"
+    heartbeat: float = 5.0
+
+
+class Ask(msgspec.Struct, frozen=True, tag=True):
+    """Does an authenticated connection stand?"""
+
+    number: int
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True):
+    """End the session, keep the account's keys."""
+
+
+class LogOut(msgspec.Struct, frozen=True, tag=True):
+    """Remove the device from the account and end the session."""
+
+
+class Answer(msgspec.Struct, frozen=True, tag=True):
+    """To `Ask` of the same number; None when the library has no word on it yet."""
+
+    number: int
+    connected: bool | None
+
+
+class Beat(msgspec.Struct, frozen=True, tag=True):
+    """The worker's event loop runs. It says nothing about the library, which may wait for the network for minutes."""
+
+
+class Trouble(msgspec.Struct, frozen=True, tag=True):
+    """Something in the worker went wrong and was survived. `kind` is an exception's type, never its text."""
+
+    kind: str
+
+
+class LoggedOut(msgspec.Struct, frozen=True, tag=True):
+    """How the logout went: whether WhatsApp confirmed that the device is gone. The session ends either way."""
+
+    removed: bool
+
+
+Command = Begin | Ask | Stop | LogOut
+Reports = Union[  # noqa: UP007 -- msgspec wants the classes, and so does a reader
+    d.QrShown,
+    d.PairingCodeShown,
+    d.CodesUsedUp,
+    d.PairSucceeded,
+    d.Online,
+    d.KeepAliveLost,
+    d.KeepAliveRestored,
+    d.Offline,
+    d.LoggedOutByPhone,
+    d.StreamReplaced,
+    d.TemporaryBan,
+    d.Outdated,
+    d.ConnectFailed,
+    d.StreamFailed,
+    d.Unreachable,
+]
+"""What a worker can see. `WorkerDied` is not among them: nobody reports their own death."""
+
+FromWorker = Reports | Answer | Beat | Trouble | LoggedOut
+
+T = TypeVar("T")
+
+
+class Garbage(msgspec.Struct, frozen=True):
+    """A line that says nothing. Its text is never kept: it may hold a secret.
+
+    `code`: too_long | not_json | unknown | unfinished. `size` is in bytes.
+    """
+
+    code: str
+    size: int
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """One line, its end included."""
+    return msgspec.json.encode(message) + b"\n"
+
+
+_begin_decoder = msgspec.json.Decoder(Begin)
+
+
+def decode_begin(line: bytes) -> Begin:
+    """The first line that a worker reads. Raises `msgspec.DecodeError`."""
+    return _begin_decoder.decode(line)
+
+
+class Lines(Generic[T]):
+    """Reads one kind of messages from a stream."""
+
+    def __init__(self, stream: asyncio.StreamReader, kind: object) -> None:
+        self._stream = stream
+        self._decoder: msgspec.json.Decoder[T] = msgspec.json.Decoder(kind)
+
+    async def next(self) -> T | Garbage | None:
+        """The next message, `Garbage` in its place, or None at the end."""
+        try:
+            line = await self._stream.readuntil(b"\n")
+        except asyncio.IncompleteReadError as end:
+            return Garbage("unfinished", len(end.partial)) if end.partial else None
+        except asyncio.LimitOverrunError:
+            return Garbage("too_long", await self._skip())
+        except OSError:
+            return None
+        try:
+            return self._decoder.decode(line)
+        except msgspec.ValidationError:
+            return Garbage("unknown", len(line))
+        except msgspec.DecodeError:
+            return Garbage("not_json", len(line))
+
+    async def _skip(self) -> int:
+        """Read on to the end of the line. Returns its size in bytes."""
+        size = 0
+        while True:
+            try:
+                return size + len(await self._stream.readuntil(b"\n"))
+            except asyncio.LimitOverrunError as more:
+                size += len(await self._stream.readexactly(max(more.consumed, 1)))
+            except asyncio.IncompleteReadError as end:
+                return size + len(end.partial)
+
+
+def from_worker(stream: asyncio.StreamReader) -> Lines[FromWorker]:
+    return Lines(stream, FromWorker)
+
+
+def from_parent(stream: asyncio.StreamReader) -> Lines[Command]:
+    return Lines(stream, Command)
+
+
+_PANICS: Final = (b"panic:", b"fatal error:", b"SIGSEGV", b"SIGABRT")
+_CHUNK: Final = 16 * 1024
+
+
+class Output:
+    """Counters over a worker's stdout and stderr."""
+
+    def __init__(self) -> None:
+        self.lines = 0
+        self.panicked = False
+        """Whether the Go runtime said that it ends the process."""
+
+    async def drain(self, stream: asyncio.StreamReader) -> None:
+        """Until its end."""
+        tail = b""
+        with contextlib.suppress(OSError):
+            while chunk := await stream.read(_CHUNK):
+                self.lines += chunk.count(b"\n")
+                seen = tail + chunk
+                self.panicked = self.panicked or any(word in seen for word in _PANICS)
+                tail = chunk[-16:]

@@ -1,0 +1,162 @@
+"""How much one caller may ask for. Bounded in memory: whoever is forgotten begins afresh."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from roundtrip.limits.addresses import who
+from roundtrip.settings import Settings
+
+REMEMBERED: Final = 50_000
+"""Callers that one limit knows at once."""
+
+
+class Limited(Exception):  # noqa: N818  # it is an answer, not a fault
+    """Too much. `limit` names the limit, `retry_after` is in seconds; None where waiting does not help."""
+
+    code: Final = "rate_limited"
+
+    def __init__(self, limit: str, message: str, retry_after: float | None) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.message = message
+        self.retry_after = retry_after
+
+
+class Rate(msgspec.Struct, frozen=True):
+    """`burst` at once, then `per_second`."""
+
+    per_second: float
+    burst: float
+
+
+class Buckets:
+    """A token bucket per caller, as one number each: the time at which the bucket will be full again (GCRA)."""
+
+    def __init__(self, rate: Rate, clock: Callable[[], float] = time.monotonic, most: int = REMEMBERED) -> None:
+        self._gap = 1.0 / rate.per_second
+        self._room = rate.burst * self._gap
+        self._clock = clock
+        self._most = most
+        self._full_at: OrderedDict[str, float] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._full_at)
+
+    def take(self, caller: str) -> float:
+        """Take one token: 0.0, or the seconds until there is one."""
+        now = self._clock()
+        full_at = max(self._full_at.get(caller, now), now) + self._gap
+        if full_at - now > self._room + 1e-9:
+            return full_at - now - self._room
+        self._full_at[caller] = full_at
+        self._full_at.move_to_end(caller)
+        if len(self._full_at) > self._most:
+            self._full_at.popitem(last=False)  # whoever was quiet for longest
+        return 0.0
+
+    def forget(self, caller: str) -> None:
+        """The caller is gone, and will not come back under this name."""
+        self._full_at.pop(caller, None)
+
+
+class Places:
+    """How many places each caller holds, at most so many."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._held: Counter[str] = Counter()
+
+    def enter(self, caller: str) -> bool:
+        if self._held[caller] >= self.most:
+            return False
+        self._held[caller] += 1
+        return True
+
+    def leave(self, caller: str) -> None:
+        """Give a place back; forgets a caller who holds none."""
+        if self._held[caller] <= 1:
+            del self._held[caller]
+        else:
+            self._held[caller] -= 1
+
+    def held(self, caller: str) -> int:
+        return self._held.get(caller, 0)
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """What is allowed, as the settings say."""
+
+    handshakes_per_address: Rate
+    handshakes_per_user: Rate
+    pairings_per_hour: float
+    sockets_per_user: int
+    events_per_socket: Rate
+
+    @classmethod
+    def of(cls, settings: Settings) -> Rules:
+        return cls(
+            Rate(settings.handshakes_per_address, settings.handshakes_per_address_burst),
+            Rate(settings.handshakes_per_user, settings.handshakes_per_user_burst),
+            settings.pairings_per_hour,
+            settings.max_sockets_per_user,
+            Rate(settings.events_per_socket, settings.events_per_socket_burst),
+        )
+
+
+class Limits:
+    """The limits of one process. `refused(limit)` counts each refusal."""
+
+    def __init__(
+        self, rules: Rules, refused: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._refused = refused
+        self._address = Buckets(rules.handshakes_per_address, clock)
+        self._user = Buckets(rules.handshakes_per_user, clock)
+        hourly = Rate(rules.pairings_per_hour / 3600.0, rules.pairings_per_hour)
+        self._pairings = Buckets(hourly, clock)
+        self._messages = Buckets(rules.events_per_socket, clock)
+        self.sockets = Places(rules.sockets_per_user)
+        """By user id."""
+
+    def handshake_from(self, address: str) -> None:
+        """A client begins to connect; the addresses of one IPv6 /64 are one client's. Raises `Limited`."""
+        self._take(
+            self._address, who(address), "handshakes_per_address", "Too many connections come from your address."
+        )
+
+    def handshake_of(self, user_id: str) -> None:
+        """A user proved who they are. Raises `Limited`."""
+        self._take(self._user, user_id, "handshakes_per_user", "You connect too often.")
+
+    def pairing(self, user_id: str) -> None:
+        """A user starts to link an account. Raises `Limited`."""
+        self._take(self._pairings, user_id, "pairings_per_hour", "You start too many pairings; WhatsApp would mind.")
+
+    def socket(self, user_id: str) -> None:
+        """A user takes a place for a socket, to be given back with `sockets.leave`. Raises `Limited`."""
+        if not self.sockets.enter(user_id):
+            self._refused("connections_per_user")
+            raise Limited("connections_per_user", f"You have {self.sockets.most} sockets already; close one.", None)
+
+    def message(self, socket: str) -> bool:
+        """A socket sends something: False for one too many."""
+        if self._messages.take(socket) == 0.0:
+            return True
+        self._refused("events_per_socket")
+        return False
+
+    def socket_gone(self, socket: str) -> None:
+        """A socket went: nothing of it is remembered."""
+        self._messages.forget(socket)
+
+    def _take(self, buckets: Buckets, caller: str, limit: str, message: str) -> None:
+        wait = buckets.take(caller)
+        if wait > 0.0:
+            self._refused(limit)
+            raise Limited(limit, message, wait)

@@ -1,0 +1,154 @@
+"""Why a link is not connected: the one table of reason codes, whether to try again, and what a person should do."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from roundtrip.links.record import Device
+
+
+class Advice(NamedTuple):
+    """What goes with a reason code into the failure's event and the snapshot."""
+
+    retryable: bool
+    user_action: str
+
+
+_AGAIN: Final = "Press “Link WhatsApp” to link this account again."
+_BY_ITSELF: Final = "Nothing to do: this is tried again by itself."
+_ON_THE_PHONE: Final = "on the phone, under “Linked devices”"
+
+ADVICE: Final[dict[str, Advice]] = {
+    # degraded
+    "keepalive_lost": Advice(
+        True, "Nothing to do: the connection to WhatsApp does not answer; it is being restored by itself."
+    ),
+    "flapping": Advice(True, "The connection to WhatsApp comes and goes. Check the phone's and the server's network."),
+    # disconnected
+    "connection_lost": Advice(True, "Nothing to do: the connection to WhatsApp is being restored by itself."),
+    "unreachable": Advice(True, "WhatsApp could not be reached. Check the network and the proxy; try again later."),
+    "rate_limited": Advice(
+        True, f"{_BY_ITSELF} WhatsApp asks for a pause; the next attempt comes after a few minutes."
+    ),
+    # logged out
+    "requested": Advice(True, f"You logged out. {_AGAIN} If the phone still lists this device, remove it there."),
+    "cancelled": Advice(True, f"Linking was cancelled. {_AGAIN}"),
+    "device_removed": Advice(True, f"This device was removed on the phone. {_AGAIN}"),
+    "primary_device_gone": Advice(True, "Open WhatsApp on the phone and see that the account works, then link again."),
+    "account_banned": Advice(
+        False, "WhatsApp blocked this account. Open WhatsApp on the phone: it says why, and how to ask for a review."
+    ),
+    "logged_out_by_whatsapp": Advice(True, f"WhatsApp ended this session. {_AGAIN}"),
+    # replaced
+    "replaced": Advice(
+        True,
+        "The same session runs somewhere else. Stop it there, then press “Link WhatsApp” to take it over.",
+    ),
+    # banned
+    "banned": Advice(False, "WhatsApp blocked this account for a while. Wait until the block ends."),
+    "banned_too_many_people": Advice(
+        False, "WhatsApp blocked this account: too many messages to people who do not know it. Wait until it ends."
+    ),
+    "banned_blocked_by_users": Advice(
+        False, "WhatsApp blocked this account: too many people blocked it. Wait until the block ends."
+    ),
+    "banned_too_many_groups": Advice(
+        False, "WhatsApp blocked this account: too many groups were made. Wait until the block ends."
+    ),
+    "banned_same_messages": Advice(
+        False, "WhatsApp blocked this account: the same message was sent too often. Wait until the block ends."
+    ),
+    "banned_broadcast_lists": Advice(
+        False, "WhatsApp blocked this account: too many messages to broadcast lists. Wait until the block ends."
+    ),
+    # client outdated
+    "client_outdated": Advice(False, "WhatsApp no longer accepts this version. The operator has to update the server."),
+    # failed
+    "connect_failure": Advice(True, f"WhatsApp refused the connection. Wait a few minutes. {_AGAIN}"),
+    "pairing_code_refused": Advice(
+        True, "WhatsApp gave no code for this phone number. Check the number, wait a few minutes, or scan a QR code."
+    ),
+    "worker_crashed": Advice(True, f"The connection's process failed again and again. {_AGAIN}"),
+    "pairing_incomplete": Advice(True, f"The phone accepted, but WhatsApp did not let the device in. {_AGAIN}"),
+    "store_missing": Advice(True, f"This account's keys are no longer on the server. {_AGAIN}"),
+    "store_corrupt": Advice(True, f"This account's keys on the server cannot be read. {_AGAIN}"),
+    "internal_error": Advice(True, f"Something went wrong on the server. {_AGAIN}"),
+    # on the snapshot only
+    "also_linked_elsewhere": Advice(
+        True,
+        "The same WhatsApp account is linked under another bot too. WhatsApp allows few devices: linking it once more "
+        "may push one of them out. Log one of them out if that is not meant.",
+    ),
+}
+"""Reason codes are public: they are never renamed, new ones may come."""
+
+GOES_ON: Final[dict[str, Advice]] = {
+    "unreachable": Advice(
+        True, f"{_BY_ITSELF} WhatsApp cannot be reached; if it stays so, check the network and the proxy."
+    ),
+    "connect_failure": Advice(True, f"{_BY_ITSELF} WhatsApp refuses the connection at the moment."),
+    "worker_crashed": Advice(True, f"{_BY_ITSELF} The connection's process failed again and again."),
+    "pairing_incomplete": Advice(True, f"{_BY_ITSELF} The phone accepted, but WhatsApp has not let the device in yet."),
+}
+"""The same codes while the link is tried on: then there is nothing to press."""
+
+DEVICE: Final[dict[Device, Advice]] = {
+    Device.REMOVED: Advice(True, f"You logged out, and the device was removed from the account. {_AGAIN}"),
+    Device.REMOVING: Advice(
+        True,
+        "You logged out. WhatsApp could not be asked to remove this device yet; that is tried again for a day. "
+        f"To be sure, remove it {_ON_THE_PHONE}.",
+    ),
+    Device.KEPT: Advice(
+        True,
+        "You logged out, but WhatsApp could not be asked to remove this device. "
+        f"If it is still listed {_ON_THE_PHONE}, remove it there.",
+    ),
+}
+"""For `requested`: what became of the device."""
+
+
+def advice(code: str, *, goes_on: bool, device: Device | None) -> Advice:
+    """What to say with a code. `goes_on`: the link is tried on by itself."""
+    if code == "requested" and device is not None:
+        return DEVICE[device]
+    return GOES_ON.get(code, ADVICE[code]) if goes_on else ADVICE[code]
+
+
+_LOGOUTS: Final = {"401": "device_removed", "403": "primary_device_gone", "406": "account_banned"}
+"""WhatsApp's numbers, as whatsmeow's `events.ConnectFailureReason` has them; the rest is said in general."""
+
+_BANS: Final = {
+    101: "banned_too_many_people",
+    102: "banned_blocked_by_users",
+    103: "banned_too_many_groups",
+    104: "banned_same_messages",
+    106: "banned_broadcast_lists",
+}
+"""whatsmeow's `events.TempBanReason`."""
+
+
+def of_logout(number: str) -> str:
+    """The reason code for WhatsApp's number of a logout."""
+    return _LOGOUTS.get(number, "logged_out_by_whatsapp")
+
+
+def of_ban(number: int) -> str:
+    """The reason code for WhatsApp's number of a ban."""
+    return _BANS.get(number, "banned")
+
+
+class LinkError(Exception):
+    """A refused command. `code` is public; `status` is the HTTP status that fits; `retry_after` is in seconds.
+
+    Codes: `phone_number_invalid`, `outbox_full`, `outbox_unavailable`, `store_unavailable`, `client_outdated`,
+    `banned`, `another_number_linked`, `too_many_links`, `shutting_down`, `not_simulated`, `link_not_found`,
+    `action_impossible`.
+    """
+
+    def __init__(self, code: str, message: str, status: int, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.status = status
+        self.retry_after = retry_after

@@ -1,0 +1,237 @@
+"""What becomes of an attempt and of an event: the fixed sets of the contract."""
+
+from __future__ import annotations
+
+import enum
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from roundtrip.events import TYPE_OF, EventType, Payload
+from roundtrip.identity import BotKey
+
+
+class Outcome(enum.IntEnum):
+    """State of an event. The number is what the outbox stores; `wire` is the public name."""
+
+    PENDING = 0
+    ACKED = 1
+    RECEIVED = 2
+    SUPERSEDED = 3
+    EXPIRED = 4
+    DISCARDED = 5
+
+    wire: str
+
+    def __init__(self, _number: int) -> None:
+        self.wire = self.name.lower()
+
+
+class Mode(enum.StrEnum):
+    """Whether an attempt is the first sending, or sends what was missed."""
+
+    LIVE = "live"
+    REPLAY = "replay"
+
+
+class MissReason(enum.StrEnum):
+    """Why an attempt reached nobody."""
+
+    NEVER_CONNECTED = "never_connected"
+    KEY_MISMATCH = "key_mismatch"
+    JUST_DISCONNECTED = "just_disconnected"
+    DISCONNECTED = "disconnected"
+    ACK_TIMEOUT = "ack_timeout"
+    QUEUE_FULL = "queue_full"
+    SEND_FAILED = "send_failed"
+
+
+class Attempt(msgspec.Struct, omit_defaults=True):
+    """One attempt to emit an event, as the ledger keeps it. Times are milliseconds since the epoch.
+
+    `reason` is None for a sent attempt, which `receipt_at` or `ack_at` confirm. `keys` names, for a
+    `key_mismatch`, the bot ids of the same user that had sockets. `sids` are the sockets it was written to, of many
+    only the first. `omitted` is how many attempts between this one and the next are not kept.
+    """
+
+    at: int
+    mode: Mode
+    sockets: int = 0
+    reason: MissReason | None = None
+    receipt_at: int | None = None
+    ack_at: int | None = None
+    keys: tuple[str, ...] = ()
+    sids: tuple[str, ...] = ()
+    trace_id: str | None = None
+    omitted: int = 0
+
+    def move(self, ms: int) -> None:
+        """The clock was set by so much: tell its times by the new one."""
+        self.at += ms
+        if self.receipt_at is not None:
+            self.receipt_at += ms
+        if self.ack_at is not None:
+            self.ack_at += ms
+
+
+FIRST_KEPT: Final = 3
+LAST_KEPT: Final = 7
+"""Attempts of one event that are kept: what went wrong first, what is wrong now. A client that comes and goes for a day
+makes thousands between."""
+
+
+def shorten(attempts: list[Attempt]) -> None:
+    """Leave out the middle of too many attempts, and say how many that were."""
+    while len(attempts) > FIRST_KEPT + LAST_KEPT:
+        gone = attempts.pop(FIRST_KEPT)
+        attempts[FIRST_KEPT - 1].omitted += 1 + gone.omitted
+
+
+def omitted(attempts: Iterable[Attempt]) -> int:
+    """How many attempts are left out of a list."""
+    return sum(attempt.omitted for attempt in attempts)
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """An event before it is stored. Times are milliseconds since the epoch; `supersedes` are the older pending
+    types of the same key that end with it."""
+
+    key: BotKey
+    link_id: str
+    payload: Payload
+    created_at: int
+    expires_at: int
+    traceparent: str
+    supersedes: frozenset[EventType] = frozenset()
+
+
+class StoredEvent(msgspec.Struct, frozen=True):
+    """A committed event. `body` is a JSON object: all the public fields but `replayed` and `attempt`."""
+
+    key: BotKey
+    seq: int
+    id: str
+    type: EventType
+    link_id: str
+    created_at: int
+    expires_at: int
+    traceparent: str
+    body: bytes
+    attempts: tuple[Attempt, ...] = ()
+    """What earlier lives of the process recorded."""
+
+    def moved(self, ms: int) -> StoredEvent:
+        """The same with its times told by a clock that was set by so much. Its body says what it said."""
+        times = {"created_at": self.created_at + ms, "expires_at": self.expires_at + ms}
+        return msgspec.structs.replace(self, **times)
+
+
+class LedgerEntry(msgspec.Struct, frozen=True):
+    """One event as its history shows it, pending or resolved, without its payload."""
+
+    key: BotKey
+    seq: int
+    id: str
+    type: EventType
+    link_id: str
+    created_at: int
+    expires_at: int
+    traceparent: str
+    outcome: Outcome
+    resolved_at: int | None
+    attempts: tuple[Attempt, ...]
+
+
+class Resolution(NamedTuple):
+    """The end of one event: exactly one is applied, later ones are ignored (but see `Outbox.upgrade`)."""
+
+    key: BotKey
+    seq: int
+    outcome: Outcome
+    at: int
+    attempts: Sequence[Attempt]
+
+
+class Ended(NamedTuple):
+    """An event that the outbox itself ended: superseded or expired."""
+
+    key: BotKey
+    seq: int
+    outcome: Outcome
+
+
+class Totals(NamedTuple):
+    """The ledger's sums over the outbox's whole life, read at one moment: always balanced."""
+
+    created: Mapping[EventType, int]
+    resolved: Mapping[tuple[EventType, Outcome], int]
+    """By first outcome: a later upgrade from received to acked moves no count, for counters never fall."""
+    pending: Mapping[EventType, int]
+    oldest_pending_at: int | None
+    size_bytes: int
+
+
+_encode = msgspec.json.Encoder().encode
+_TYPES = {type_: b'"type":' + _encode(type_.wire) for type_ in EventType}
+_POOL = 1024
+"""Ids' worth of random bytes that are fetched at once."""
+
+
+class EventIds:
+    """Makes UUIDv7s (RFC 9562), in lower case. For one thread."""
+
+    def __init__(self) -> None:
+        self._random = b""
+        self._used = 0
+
+    def make(self, at: int) -> str:
+        """A new id with the time `at`, in milliseconds since the epoch."""
+        if self._used == len(self._random):
+            self._random = os.urandom(10 * _POOL)
+            self._used = 0
+        start = self._used
+        self._used = start + 10
+        bits = int.from_bytes(self._random[start : start + 10], "big")  # 12 bits before the variant, 62 after it
+        low = 0x8000_0000_0000_0000 | (bits & 0x3FFF_FFFF_FFFF_FFFF)
+        text = f"{at & 0xFFFF_FFFF_FFFF:012x}7{(bits >> 62) & 0xFFF:03x}{low:016x}"
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+class Timestamps:
+    """RFC 3339 in UTC with milliseconds. Remembers the newest second, for events come in bunches."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = ""
+
+    def text(self, at: int) -> str:
+        """`at` is in milliseconds since the epoch."""
+        second, milli = divmod(at, 1000)
+        if second != self._second:
+            self._text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+            self._second = second
+        return f"{self._text}{milli:03d}Z"
+
+
+def key_part(key: BotKey) -> bytes:
+    """The part of a body that all events of a key share."""
+    return b'"userId":%b,"botId":%b' % (_encode(key.user_id), _encode(key.bot_id))
+
+
+def body(draft: Draft, seq: int, event_id: str, timestamp: str, key_json: bytes) -> bytes:
+    """The public JSON of an event but for `replayed` and `attempt`. Raises on text that is not Unicode."""
+    payload = _encode(draft.payload)
+    return b'{"id":"%b","seq":%d,%b,%b,"linkId":%b,"timestamp":"%b","traceparent":%b%b%b' % (
+        event_id.encode(),
+        seq,
+        _TYPES[TYPE_OF[type(draft.payload)]],
+        key_json,
+        _encode(draft.link_id),
+        timestamp.encode(),
+        _encode(draft.traceparent),
+        b"" if payload == b"{}" else b",",
+        payload[1:],
+    )

@@ -1,0 +1,325 @@
+"""Every setting, read once from the environment (prefix `ROUNDTRIP_`) and handed on."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from roundtrip import faults
+from roundtrip.auth.jwks import OneKey
+from roundtrip.auth.service_keys import ServiceKeys
+from roundtrip.limits.addresses import Proxies
+
+PREFIX = "ROUNDTRIP_"
+
+HALF_THE_CORES = max(1, (os.cpu_count() or 2) // 2)
+"""A session that starts takes a core for itself; deliveries need one too."""
+
+LEAST_SECRET: Final = 16
+"""Characters of a secret that others could otherwise guess."""
+
+CommaList = Annotated[tuple[str, ...], NoDecode]
+
+
+class SettingsError(ValueError):
+    """A wrong setting, said in one line."""
+
+
+class Settings(BaseSettings):
+    """Times are in seconds, sizes in bytes. `SecretStr` values are never printed."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True, allow_inf_nan=False
+    )
+
+    host: str = Field("127.0.0.1", description="Address of the public listener")
+    port: int = Field(8080, ge=0, le=65535, description="Port of the public listener, 0 for a free one")
+    admin_host: str = Field("127.0.0.1", description="Address of the admin listener (metrics, health, debug)")
+    admin_port: int = Field(9464, ge=0, le=65535, description="Port of the admin listener, 0 for a free one")
+    data_dir: Path = Field(Path("data"), description="Folder of the outbox and the WhatsApp stores")
+
+    whatsapp_driver: Literal["neonize", "simulated"] = Field("neonize", description="Who talks to WhatsApp")
+    whatsapp_proxy: str | None = Field(None, description="http, https or socks5 proxy towards WhatsApp")
+    device_name: str = Field(
+        "Roundtrip",
+        min_length=1,
+        max_length=64,
+        pattern=r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$",
+        description="Name of this server in the phone's list of linked devices; it counts when an account is linked",
+    )
+    simulated_scan_after: float | None = Field(
+        None,
+        ge=0,
+        description="Simulated phone: seconds until it scans by itself; unset waits for the button",
+    )
+    simulated_speed: float = Field(1.0, gt=0, description="Simulated phone: factor on its real timing, for tests")
+
+    # links
+    start_concurrency: int = Field(
+        HALF_THE_CORES, ge=1, description="WhatsApp sessions that may be starting at once; half of the cores"
+    )
+    restore_concurrency: int = Field(3, ge=1, description="Links brought back at once after a restart")
+    max_links_per_user: int = Field(20, ge=1, description="Links that one user may have at once")
+    pairing_timeout: float = Field(160.0, gt=0, description="Seconds that a pairing code is good for")
+    pairing_patience: float = Field(
+        1800.0, gt=0, description="Seconds after which a link that nobody paired ends, whatever became of it"
+    )
+    login_timeout: float = Field(5.0, gt=0, description="Seconds from the scan until a slow login is tried once more")
+    paired_timeout: float = Field(60.0, gt=0, description="Seconds from the scan until a slow login is told")
+    unreachable_after: float = Field(
+        45.0, gt=0, description="Seconds of a start without an answer until WhatsApp is told to be unreachable"
+    )
+    degraded_timeout: float = Field(
+        45.0, gt=0, description="Seconds of unanswered pings until a connection is given up for a new one"
+    )
+    ban_cooldown: float = Field(
+        3600.0, gt=0, description="Seconds until a banned account is tried again when WhatsApp names no end"
+    )
+    refused_first: float = Field(
+        15.0, gt=0, description="Seconds before a paired account that WhatsApp refused is tried again; doubles"
+    )
+    refused_cap: float = Field(
+        300.0, gt=0, description="Most seconds between two such tries; four times as many where WhatsApp says too often"
+    )
+    outdated_retry: float = Field(
+        900.0, gt=0, description="Seconds until a refused version of the library is tried again, by one link"
+    )
+    removal_period: float = Field(
+        86400.0, ge=0, description="Seconds that the removal of a logged out device is tried, and its keys are kept"
+    )
+    stuck_timeout: float = Field(60.0, gt=0, description="Seconds without any progress until a session is restarted")
+    reconnect_timeout: float = Field(
+        60.0, gt=0, description="Seconds that the library may try to reconnect by itself until it is restarted"
+    )
+    disconnect_grace: float = Field(5.0, ge=0, description="Seconds without connection that nobody is told about")
+    retry_limit: int = Field(
+        6, ge=0, description="Dials that may fail before the page is told that WhatsApp is unreachable"
+    )
+    retry_first: float = Field(1.0, gt=0, description="Seconds before the first retry; doubles, with jitter")
+    retry_cap: float = Field(60.0, gt=0, description="Most seconds between two retries")
+    restart_limit: int = Field(
+        5,
+        ge=0,
+        description="Deaths of one link's worker, within the window, until the page is told; a paired link is tried on",
+    )
+    restart_window: float = Field(600.0, gt=0, description="Seconds of that window")
+    truth_interval: float = Field(30.0, gt=0, description="Seconds between comparisons with the library's own word")
+    truth_misses: int = Field(3, ge=1, description="Comparisons without an answer until a worker counts as hung")
+    flap_limit: int = Field(5, ge=1, description="Lost connections, within the window, that are told one by one")
+    flap_window: float = Field(120.0, gt=0, description="Seconds of that window")
+    flap_calm: float = Field(60.0, gt=0, description="Seconds without a change until a flapping link is calm")
+
+    auth: Literal["jwt", "trusted"] = Field("jwt", description="How callers prove who they are")
+    jwks_url: str | None = Field(None, description="Where the token issuer publishes its keys")
+    jwks_outage: float = Field(
+        86400.0, gt=0, description="Seconds that keys are used which their issuer cannot be asked about any more"
+    )
+    jwks_empty_grace: float = Field(
+        300.0, ge=0, description="Seconds that keys are used after their issuer said that it has none"
+    )
+    jwt_public_key: SecretStr | None = Field(None, description="The token issuer's public key, PEM")
+    jwt_issuer: str | None = Field(None, description="The `iss` that tokens must carry")
+    jwt_audience: str | None = Field(None, description="The `aud` that tokens must carry")
+    jwt_leeway: float = Field(
+        30.0, ge=0, le=300, description="Seconds that the issuer's clock may differ from this one"
+    )
+    jwt_authorized_parties: CommaList = Field((), description="The `azp` that tokens must carry, comma list")
+    token_grace: float = Field(30.0, ge=0, description="Seconds between the end of a token and that of its socket")
+    api_keys: SecretStr | None = Field(
+        None, description="Keys of service callers, comma list of name:scope+scope:sha256hex"
+    )
+    admin_key: SecretStr | None = Field(
+        None, description="Key to the admin listener; must be set where others than this machine reach it"
+    )
+    cors_origins: CommaList = Field((), description="Origins whose pages may call, comma list; never * with jwt")
+
+    outbox: str = Field("sqlite", description="sqlite, or redis://… (not built yet)")
+    outbox_max_bytes: int = Field(
+        1 << 30, ge=1 << 20, description="Bytes of events on disk past which new links are refused"
+    )
+    outbox_retention: float = Field(7 * 86400.0, ge=0, description="Seconds that an ended event stays in the ledger")
+    event_ttl: float = Field(86400.0, gt=0, description="Seconds until an undelivered event expires")
+    ack_timeout: float = Field(5.0, gt=0, description="Seconds to wait for a receipt or acknowledgement")
+    max_sockets_per_key: int = Field(16, ge=1, description="Sockets that one user's bot may have at once")
+    send_queue_limit: int = Field(1 << 20, ge=4096, description="Bytes that may wait for one slow socket")
+
+    # limits
+    forwarded_allow_ips: CommaList = Field(
+        (), description="Proxies whose X-Forwarded-For is believed, comma list of addresses and networks"
+    )
+    handshakes_per_address: float = Field(500.0, gt=0, description="New connections a second from one address")
+    handshakes_per_address_burst: int = Field(2000, ge=1, description="New connections at once from one address")
+    handshakes_per_user: float = Field(200.0, gt=0, description="New sockets a second of one user")
+    handshakes_per_user_burst: int = Field(2000, ge=1, description="New sockets at once of one user")
+    max_connections: int = Field(20_000, ge=1, description="TCP connections to the public listener")
+    max_connections_per_address: int = Field(10_000, ge=1, description="TCP connections from one address")
+    max_sockets_per_user: int = Field(5000, ge=1, description="Sockets of one user, over all bots")
+    events_per_socket: float = Field(50.0, gt=0, description="Requests a second from one socket, acks not counted")
+    events_per_socket_burst: int = Field(200, ge=1, description="Requests at once from one socket")
+    pairings_per_hour: float = Field(120.0, gt=0, description="Pairings that one user may start in an hour")
+    max_packet: int = Field(65_536, ge=1024, description="Bytes of one packet from a client")
+    max_body: int = Field(65_536, ge=1024, description="Bytes of a request's body")
+    max_json_depth: int = Field(16, ge=1, le=200, description="Levels of nesting in a request's body")
+    body_timeout: float = Field(10.0, gt=0, description="Seconds until a request's body must be there")
+    header_timeout: float = Field(10.0, gt=0, description="Seconds until a new connection's request must be there")
+
+    ping_interval: float = Field(25.0, ge=1, description="Seconds between two heartbeats of a socket")
+    ping_timeout: float = Field(20.0, ge=1, description="Seconds without an answer until a socket counts as gone")
+
+    faults: CommaList = Field((), description="Named faults to switch on, comma list (development only)")
+    allow_faults: bool = Field(False, description="Allow faults with jwt too; trusted always does")
+    pii_hash_key: SecretStr | None = Field(None, description="Key of the hashes that stand for user ids")
+    trace_url_template: str | None = Field(None, description="Address of a trace in your viewer, with {trace_id} in it")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level to log")
+    log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else JSON")
+
+    @field_validator("cors_origins", "faults", "jwt_authorized_parties", "forwarded_allow_ips", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator(
+        "host",
+        "admin_host",
+        "data_dir",
+        "device_name",
+        "whatsapp_proxy",
+        "jwks_url",
+        "jwt_public_key",
+        "jwt_issuer",
+        "jwt_audience",
+        "jwt_authorized_parties",
+        "api_keys",
+        "admin_key",
+        "pii_hash_key",
+        "trace_url_template",
+        mode="before",
+    )
+    @classmethod
+    def _refuse_empty(cls, value: object) -> object:
+        """A compose file passes on a variable that nobody set as an empty text: it must neither open a door nor turn
+        a check off. Runs before `_split`, which is defined above it."""
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if isinstance(text, str) and not text.strip(" \t\r\n,"):
+            raise ValueError("is set but empty: give it a value, or leave it out")
+        return value
+
+    @field_validator("admin_key", "pii_hash_key")
+    @classmethod
+    def _check_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        text = None if value is None else value.get_secret_value()
+        if text is not None and text != text.strip():
+            raise ValueError("must not begin or end with spaces")
+        if text is not None and len(text) < LEAST_SECRET:
+            raise ValueError(f"must have at least {LEAST_SECRET} characters")
+        return value
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _check_url(cls, value: str | None) -> str | None:
+        if value is not None and not _is_safe_url(value):
+            raise ValueError("must be an https address, or http on loopback: who changes the keys makes the tokens")
+        return value
+
+    @field_validator("jwt_public_key")
+    @classmethod
+    def _check_public_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            OneKey(value.get_secret_value())
+        return value
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _check_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        Proxies(value)
+        return value
+
+    @field_validator("faults")
+    @classmethod
+    def _check_faults(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for spec in value:
+            try:
+                faults.read(spec)
+            except faults.FaultError as error:
+                raise ValueError(error.message) from None
+        return value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _check_api_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            ServiceKeys.parse(value.get_secret_value())
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if self.auth == "trusted":
+            for name in ("host", "admin_host"):
+                if not is_loopback(getattr(self, name)):
+                    raise ValueError(
+                        f"{PREFIX}AUTH=trusted believes every caller, "
+                        f"so {PREFIX}{name.upper()} must be a loopback address"
+                    )
+        elif self.jwks_url is None and self.jwt_public_key is None:
+            raise ValueError(f"{PREFIX}AUTH=jwt needs {PREFIX}JWKS_URL or {PREFIX}JWT_PUBLIC_KEY to verify tokens")
+        if self.auth == "jwt" and "*" in self.cors_origins:
+            raise ValueError(f"{PREFIX}CORS_ORIGINS may not be * with {PREFIX}AUTH=jwt")
+        if self.faults and not self.faults_allowed:
+            raise ValueError(f"{PREFIX}FAULTS is for development: it needs AUTH=trusted or {PREFIX}ALLOW_FAULTS=true")
+        if self.admin_key is None and not is_loopback(self.admin_host):
+            raise ValueError(f"{PREFIX}ADMIN_HOST is not a loopback address, so {PREFIX}ADMIN_KEY must be set")
+        if self.outbox != "sqlite":
+            raise ValueError(f"{PREFIX}OUTBOX must be sqlite: the redis outbox is not built yet")
+        return self
+
+    @property
+    def faults_allowed(self) -> bool:
+        return self.auth == "trusted" or self.allow_faults
+
+
+def _is_safe_url(url: str) -> bool:
+    parts = urlsplit(url)
+    return bool(parts.hostname) and (
+        parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a listener on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def load() -> Settings:
+    """Read the environment. Raises `SettingsError` with one line for the first wrong setting."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        message = str(first["msg"]).removeprefix("Value error, ")
+        where = f"{PREFIX}{'_'.join(map(str, first['loc'])).upper()}: " if first["loc"] else ""
+        raise SettingsError(f"{where}{message}") from None
+
+
+def describe() -> str:
+    """One line per setting: its name, what it is for, and its default. Never a value."""
+    lines = ["Settings, all from the environment:", ""]
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        shown = "unset" if default in (None, ()) else default
+        lines.append(f"  {PREFIX + name.upper():<42}{field.description} (default: {shown})")
+    lines += [
+        "",
+        "OpenTelemetry's own OTEL_* variables hold as they are; with no OTLP endpoint nothing is exported.",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,209 @@
+"""A client's lane: complete packets out, acknowledgements and PONGs back, on the shortest way.
+
+python-engineio keeps the handshake and polling. Once a websocket stands, frames are written straight to the
+transport, and acknowledgements and receipts are taken out of the stream before a Packet is made of them. What it leans
+on is guarded by tests/sockets/test_engineio_contract.py.
+
+A receipt is a PONG: a client answers PINGs in order, and has read what was written before them.
+"""
+
+from __future__ import annotations
+
+import enum
+from array import array
+from bisect import bisect_right
+from collections import deque
+from typing import Any, Final, Protocol
+
+import msgspec
+from engineio import packet
+
+from roundtrip.delivery.wire import Frame
+from roundtrip.sockets.engineio.socket import EngineSocket
+
+PING_FRAME: Final = b"\x81\x012"
+"""The Engine.IO PING as a whole websocket frame."""
+
+UNASKED: Final = 1_000
+"""PONGs and acknowledgements that nobody waits for, until a client is closed for them."""
+
+
+JOIN_WITHIN: Final = 20.0
+"""Seconds after which a connection without a socket is closed at its next heartbeat: it only holds memory."""
+
+
+class Sent(enum.Enum):
+    """What became of one write."""
+
+    OK = "ok"
+    FULL = "queue_full"
+    FAILED = "send_failed"
+
+
+class LaneClient(Protocol):
+    """Who is told what came back on a lane."""
+
+    def acked(self, seq: int) -> bool:
+        """The application acknowledged the event sent with this id, which may be any number at all. Whether it was
+        written to this client."""
+
+    def received(self, marker: object) -> None:
+        """The PONG came for the PING that was sent with this marker."""
+
+
+class Lane(EngineSocket):
+    """One Engine.IO socket's way out and back."""
+
+    def __init__(self, server: Any, sid: str, limit: int) -> None:
+        super().__init__(server, sid, limit)
+        self._pings: deque[object] = deque()
+        self._unasked = 0
+        self._opened_at = self._loop.time()
+        self.told_at = float("-inf")
+        """When the client was last told that it asks too much, by the loop's clock."""
+        self.asked_to_connect = False
+        """A CONNECT came: one connection carries one socket in its life."""
+        self.client: LaneClient | None = None
+
+    # out
+
+    def send_frame(self, frame: Frame) -> Sent:
+        """Write one message behind everything written before it. Never waits."""
+        if self.closed or self.closing:
+            return Sent.FAILED
+        transport = self._transport
+        if transport is None:
+            if self.backlog > self._limit:
+                return Sent.FULL
+            self._enqueue(packet.Packet(packet.MESSAGE, data=frame.message()), len(frame.payload))
+            return Sent.OK
+        if transport.is_closing():
+            return Sent.FAILED
+        if transport.get_write_buffer_size() > self._limit:
+            return Sent.FULL
+        transport.write(frame.wire)
+        return Sent.OK
+
+    def _ping_due(self) -> None:
+        if self.client is None and self._loop.time() - self._opened_at >= JOIN_WITHIN:
+            self._timer = None
+            self.refuse("not_joined")
+            self._start_closing(self.server.reason.TRANSPORT_ERROR)
+            return
+        super()._ping_due()
+
+    def ping(self, marker: object) -> None:
+        """Ask for a receipt: `client.received(marker)` follows when the client's engine has read all so far."""
+        if self.closed or self.closing:
+            return
+        self._pings.append(marker)
+        if self._transport is not None:
+            self._put(PING_FRAME)
+        else:
+            self._enqueue(packet.Packet(packet.PING), 1)
+
+    def write(self, pkt: Any) -> None:
+        if pkt.packet_type == packet.PING:
+            self._pings.append(_REGULAR)
+        super().write(pkt)
+
+    # back
+
+    def take(self, text: str) -> bool:
+        """Handle a raw message that is a lane's own; False leaves it to python-engineio."""
+        if text.startswith("43"):
+            return self._take_ack(text)
+        if text == "3":
+            pings = self._pings
+            if not pings:
+                self._not_asked()
+            elif pings[0] is _REGULAR:
+                return False
+            elif self.client is not None:
+                self.client.received(pings.popleft())
+            else:
+                pings.popleft()
+            return True
+        return False
+
+    def _take_ack(self, text: str) -> bool:
+        end = text.find("[", 2, 20)
+        if end <= 2:
+            return False
+        number = text[2:end]
+        if not (number.isascii() and number.isdigit()) or (text[end:] != "[]" and not _is_array(text[end:])):
+            return False
+        self.acknowledge(int(number))
+        return True
+
+    def acknowledge(self, seq: int) -> None:
+        """The application acknowledged `seq`."""
+        if self.client is None or not self.client.acked(seq):
+            self._not_asked()
+
+    def _not_asked(self) -> None:
+        self._unasked += 1
+        if self._unasked == UNASKED:
+            self.refuse("unasked")
+            self.hang_up(self.server.reason.TRANSPORT_ERROR)
+
+    async def receive(self, pkt: Any) -> None:
+        """What `take` left: python-engineio sees the PONGs of its own heartbeat only."""
+        if pkt.packet_type == packet.PONG:
+            if not self._pings:
+                self._not_asked()
+                return
+            if (marker := self._pings.popleft()) is not _REGULAR:
+                if self.client is not None:
+                    self.client.received(marker)
+                return
+            self.schedule_ping()
+            return
+        await super().receive(pkt)
+
+
+def _is_array(text: str) -> bool:
+    """Whether an acknowledgement's arguments are a JSON array."""
+    try:
+        msgspec.json.decode(text, type=list)
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+    return True
+
+
+class _Regular:
+    """The marker of the heartbeat's own PING."""
+
+
+_REGULAR: Final = _Regular()
+
+
+class Held:
+    """A set of integers that mostly grows by one."""
+
+    __slots__ = ("_ends", "_starts")
+
+    def __init__(self) -> None:
+        self._starts = array("q")
+        self._ends = array("q")
+        """Behind the last number of each range."""
+
+    def add(self, number: int) -> None:
+        ends = self._ends
+        if ends and ends[-1] == number:
+            ends[-1] = number + 1
+        elif not ends or number > ends[-1]:
+            self._starts.append(number)
+            ends.append(number + 1)
+        elif number not in self:  # out of order: rare, and a range of its own is as true as a merged one
+            at = bisect_right(self._starts, number)
+            self._starts.insert(at, number)
+            ends.insert(at, number + 1)
+
+    def __contains__(self, number: int) -> bool:
+        at = bisect_right(self._starts, number) - 1
+        return at >= 0 and number < self._ends[at]
+
+    def __len__(self) -> int:
+        """How many ranges."""
+        return len(self._starts)

@@ -1,0 +1,105 @@
+"""What goes over Socket.IO beside the events' own fields, as types."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from roundtrip.telemetry.metrics import Metrics
+
+
+class Wire(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    pass
+
+
+class HandshakeAuth(Wire, frozen=True):
+    """The client's `auth` object. `token` with jwt, `userId` in trusted mode; both ids may stand in the query instead.
+    `acks` true promises to acknowledge every event."""
+
+    bot_id: str
+    token: str | None = None
+    user_id: str | None = None
+    acks: bool = False
+    traceparent: str | None = None
+
+
+class Envelope(Wire, frozen=True, omit_defaults=False):
+    """Fields of every `whatsapp_connection_event`. `id` is a UUIDv7, `seq` grows by one per user and bot, `timestamp`
+    is RFC 3339 UTC with milliseconds, `attempt` counts from 1."""
+
+    id: str
+    seq: int
+    type: str
+    user_id: str
+    bot_id: str
+    link_id: str
+    timestamp: str
+    replayed: bool
+    attempt: int
+    traceparent: str
+
+
+class AuthRenewal(Wire, frozen=True):
+    """A fresh token of the same user, for a socket that stays."""
+
+    token: str
+
+
+class Renewed(Wire, frozen=True):
+    """Answer to `auth`, as its ack: `expiresAt` in seconds since the epoch, or the refusal's code and sentence."""
+
+    ok: bool
+    expires_at: float | None = None
+    code: str | None = None
+    message: str | None = None
+
+
+class TokenExpired(Wire, frozen=True):
+    """`graceSeconds` is what is left to renew before the socket is closed."""
+
+    grace_seconds: float
+
+
+class RequestRefused(Wire, frozen=True, omit_defaults=False):
+    """A request was not taken up: `code` is `rate_limited`. A request that asks for an ack is told so there, each time;
+    others by this event, at most once a second. `ok` is false."""
+
+    ok: bool
+    code: str
+    message: str
+
+
+REFUSALS: Final = {
+    "bot_id_missing": "No botId was given.",
+    "bot_id_invalid": "The botId is no string of 1 to 128 printable characters.",
+    "user_id_invalid": "The userId is no string of 1 to 128 printable characters.",
+    "too_many_sockets": "This key has as many sockets as allowed.",
+    "unauthorized": "The token is missing, wrong, or has run out.",
+    "forbidden": "The userId given is not the token's own.",
+    "rate_limited": "This user or address connects too often.",
+    "unavailable": "The backend is stopping, or cannot check tokens now; try again.",
+}
+"""Codes of `err.data.code` in `connect_error`."""
+
+
+class SocketMeter:
+    """Implements `server.Meter` over the catalogue."""
+
+    __slots__ = ("_metrics",)
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def connected(self, result: str) -> None:
+        self._metrics.socket_connects[result].inc()
+
+    def disconnected(self, reason: str, lifetime: float) -> None:
+        self._metrics.socket_disconnects[reason].inc()
+        self._metrics.socket_lifetime.observe(lifetime)
+
+    def packet_refused(self, what: str) -> None:
+        self._metrics.packets_refused[what].inc()
+
+    def step_failed(self) -> None:
+        self._metrics.task_failures.inc()

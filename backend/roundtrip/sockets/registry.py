@@ -1,0 +1,177 @@
+"""The socket map: who is connected under which key, and why nobody is. The one owner of that knowledge."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Collection
+from typing import Final
+
+import msgspec
+
+from roundtrip.delivery.wire import Miss
+from roundtrip.identity import BotKey
+from roundtrip.outbox.records import MissReason
+from roundtrip.sockets.peer import Peer
+
+JUST: Final = 30.0
+"""Seconds after a disconnect in which a miss is `just_disconnected`."""
+
+REMEMBER: Final = 86_400.0
+"""Seconds for which a key that left is remembered."""
+
+REMEMBERED_KEYS: Final = 20_000
+REMEMBERED_MISSES: Final = 100
+
+_NOBODY: Final[dict[str, Peer]] = {}
+
+
+class SocketView(msgspec.Struct, frozen=True, rename="camel"):
+    """One socket; `age` is in seconds, `backlog` in bytes."""
+
+    sid: str
+    transport: str
+    age: float
+    acks: bool
+    live: bool
+    backlog: int
+
+
+class KeyView(msgspec.Struct, frozen=True, rename="camel"):
+    user_id: str
+    bot_id: str
+    sockets: tuple[SocketView, ...]
+
+
+class MissView(msgspec.Struct, frozen=True, rename="camel"):
+    """One missed attempt; `at` is milliseconds since the epoch, `looked_for` the key that had no socket and
+    `connected` the bot ids under which the same user had some."""
+
+    at: int
+    type: str
+    reason: MissReason
+    event_id: str
+    looked_for: tuple[str, str]
+    connected: tuple[str, ...]
+
+
+class Totals(msgspec.Struct, frozen=True, rename="camel"):
+    sockets: int
+    mapped_keys: int
+    users: int
+    remembered_keys: int
+
+
+class RegistryView(msgspec.Struct, frozen=True, rename="camel"):
+    """The whole map at one moment; the newest miss first."""
+
+    totals: Totals
+    keys: tuple[KeyView, ...]
+    misses: tuple[MissView, ...]
+
+
+class Registry:
+    """Maps a key to the set of its sockets. Not thread-safe: it lives on the event loop."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._peers: dict[BotKey, dict[str, Peer]] = {}
+        self._bots: dict[str, set[str]] = {}
+        self._left: OrderedDict[BotKey, float] = OrderedDict()
+        self._misses: deque[MissView] = deque(maxlen=REMEMBERED_MISSES)
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, peer: Peer) -> None:
+        """Map a socket under its key, beside the others."""
+        key = peer.key
+        peers = self._peers.setdefault(key, {})
+        self._count += peer.sid not in peers
+        peers[peer.sid] = peer
+        self._bots.setdefault(key.user_id, set()).add(key.bot_id)
+        self._left.pop(key, None)
+
+    def remove(self, peer: Peer) -> bool:
+        """Unmap this very socket and no other; False if it was not mapped (any more)."""
+        key = peer.key
+        peers = self._peers.get(key, _NOBODY)
+        if peers.get(peer.sid) is not peer:
+            return False
+        del peers[peer.sid]
+        self._count -= 1
+        if not peers:
+            del self._peers[key]
+            bots = self._bots[key.user_id]
+            bots.discard(key.bot_id)
+            if not bots:
+                del self._bots[key.user_id]
+            self._remember(key)
+        return True
+
+    def of(self, key: BotKey) -> Collection[Peer]:
+        """The key's sockets now, as a live view; empty when nobody is there."""
+        return self._peers.get(key, _NOBODY).values()
+
+    def all(self) -> list[Peer]:
+        return [peer for peers in self._peers.values() for peer in peers.values()]
+
+    def keys_of(self, user_id: str) -> tuple[str, ...]:
+        """The bot ids under which a user has sockets."""
+        return tuple(sorted(self._bots.get(user_id, ())))
+
+    @property
+    def mapped_keys(self) -> int:
+        return len(self._peers)
+
+    def by_transport(self) -> dict[str, int]:
+        """Connected sockets by transport."""
+        return Counter(peer.transport for peer in self.all())
+
+    def why_missing(self, key: BotKey) -> Miss:
+        """Why a key has no socket. A user who is connected under another bot comes first: it is the bug."""
+        others = tuple(bot for bot in self.keys_of(key.user_id) if bot != key.bot_id)
+        if others:
+            return Miss(MissReason.KEY_MISMATCH, others)
+        left = self._left.get(key)
+        if left is None:
+            return Miss(MissReason.NEVER_CONNECTED)
+        age = self._clock() - left
+        if age > REMEMBER:
+            return Miss(MissReason.NEVER_CONNECTED)
+        return Miss(MissReason.JUST_DISCONNECTED if age <= JUST else MissReason.DISCONNECTED)
+
+    def missed(self, key: BotKey, event: str, event_id: str, miss: Miss) -> None:
+        """Remember a missed attempt for the page of the last misses."""
+        self._misses.appendleft(
+            MissView(time.time_ns() // 1_000_000, event, miss.reason, event_id, (key.user_id, key.bot_id), miss.keys)
+        )
+
+    def view(self) -> RegistryView:
+        now = self._clock()
+        keys = tuple(
+            KeyView(
+                key.user_id,
+                key.bot_id,
+                tuple(
+                    SocketView(p.sid, p.transport, round(now - p.connected_at, 3), p.must_ack, p.live, p.backlog)
+                    for p in peers.values()
+                ),
+            )
+            for key, peers in self._peers.items()
+        )
+        totals = Totals(self._count, len(self._peers), len(self._bots), len(self._left))
+        return RegistryView(totals, keys, tuple(self._misses))
+
+    def _remember(self, key: BotKey) -> None:
+        """Keep when a key's last socket left; forgets by time and by number, the oldest first."""
+        now = self._clock()
+        left = self._left
+        left[key] = now
+        left.move_to_end(key)
+        while left:
+            oldest = next(iter(left))
+            if len(left) <= REMEMBERED_KEYS and now - left[oldest] <= REMEMBER:
+                break
+            del left[oldest]

@@ -1,0 +1,221 @@
+"""The whole catalogue of metrics. Labels come from fixed sets only, and every child that can be is resolved once.
+
+A counter or histogram is moved by whoever sees the thing happen. What somebody already counts (the outbox its
+events, the registry its sockets, the link service its links) is read from them when Prometheus asks.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping
+from typing import Final, TypeVar
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+from roundtrip.telemetry.context import GRADES, MODES, OTHER, SIGNALS, Vocabulary
+from roundtrip.telemetry.loop import LoopCounter, LoopCounters, LoopHistogram, LoopHistograms
+from roundtrip.telemetry.readings import LedgerCollector, PresenceCollector
+
+_PREFIX: Final = "roundtrip"
+
+_ROUND_TRIP: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+"""From loopback to `ACK_TIMEOUT`."""
+
+_DELIVERY: Final = (*_ROUND_TRIP, 10.0, 30.0, 60.0, 600.0, 3600.0, 86400.0)
+"""Live deliveries are milliseconds; a replay waits for somebody to come back, a day at most."""
+
+_WRITE: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+"""One durable commit: a good disk takes a millisecond, five seconds is an outage."""
+
+_LIFETIME: Final = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0, 86400.0)
+"""Fine where sockets leave too early, coarse where they live as they should."""
+
+_PAIRING: Final = (1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0, 90.0, 120.0, 180.0, 300.0)
+"""A person fetches a phone: the codes of one pairing last about 160 s."""
+
+_LAG: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+
+_PAUSE: Final = (0.005, 0.01, 0.05, 0.1, 0.5)
+"""50 ms is what a collection may take at the most; an event waits as long."""
+
+
+Exemplar = dict[str, str] | None
+"""`{"trace_id": …}` of a trace that is kept, else None."""
+
+_Child = TypeVar("_Child", Counter, Gauge, Histogram)
+
+
+class ByLabel(dict[str, _Child]):
+    """Children by their one label's value; a value outside the fixed set is the child `other`."""
+
+    def __missing__(self, value: str) -> _Child:
+        return self[OTHER]
+
+
+class Metrics:
+    """Every metric of the program over a registry of its own.
+
+    Where an attribute is a tuple of children, the index is the event type's number; where it is a mapping, the
+    key is the label's value. Counters and histograms may be moved from any thread.
+    """
+
+    def __init__(self, words: Vocabulary, version: str) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # published without types
+        self.words = words
+        self.registry = registry = CollectorRegistry()
+        types = words.event_types
+
+        # What becomes of an event
+        attempts = self._loop_counter(
+            "emit_attempts", "Attempts to emit an event to a key's sockets.", "type", "mode", "result"
+        )
+        self.sent: Mapping[str, tuple[LoopCounter, ...]] = {
+            mode: tuple(attempts.labels(type_, mode, "sent") for type_ in types) for mode in MODES
+        }
+        """By mode, then by type number."""
+        self.missed: Mapping[str, tuple[LoopCounter, ...]] = {
+            mode: tuple(attempts.labels(type_, mode, "missed") for type_ in types) for mode in MODES
+        }
+        """By mode, then by type number."""
+        missed = self._loop_counter("missed_emits", "Attempts that reached nobody, by why.", "type", "reason")
+        self.missed_emits: Mapping[str, tuple[LoopCounter, ...]] = {
+            reason: tuple(missed.labels(type_, reason) for type_ in types) for reason in words.miss_reasons
+        }
+        """By reason, then by type number."""
+        delivery = self._loop_histogram(
+            "delivery", "From an event's creation to its first confirmation, by grade.", _DELIVERY, "type", "grade"
+        )
+        self.delivery: Mapping[str, tuple[LoopHistogram, ...]] = {
+            grade: tuple(delivery.labels(type_, grade) for type_ in types) for grade in GRADES
+        }
+        """By grade, `received` or `acked`, then by type number. Seconds."""
+        self.receipt = self._loop_histogram(
+            "receipt", "From an attempt to the transport's receipt.", _ROUND_TRIP
+        ).labels()
+        self.ack = self._loop_histogram(
+            "ack", "From an attempt to the application's acknowledgement.", _ROUND_TRIP
+        ).labels()
+        self.outbox_write = self._histogram(
+            "outbox_write", "One durable commit of the outbox, a batch of events.", _WRITE
+        )
+        self.outbox_failures = self._counter("outbox_failures", "Commits that the outbox could not make.")
+        self.replays_slowed = self._counter(
+            "replays_slowed", "Replays that had to wait, for their clients come and go without confirming anything."
+        )
+        self.ledger = LedgerCollector(words)
+        """Reads the outbox's sums; set its `read`."""
+        registry.register(self.ledger)
+
+        # Sockets
+        self.presence = PresenceCollector(words)
+        """Reads the registry's and the link service's present state; set its `sockets`, `mapped_keys` and `links`."""
+        registry.register(self.presence)
+        self.socket_connects = self._family(
+            "socket_connects", "Handshakes, by how they ended.", "result", words.connect_results
+        )
+        self.socket_disconnects = self._family(
+            "socket_disconnects", "Sockets that left, by why.", "reason", words.disconnect_reasons
+        )
+        self.socket_lifetime = self._histogram("socket_lifetime", "From a socket's connect to its end.", _LIFETIME)
+        self.packets_refused = self._family(
+            "packets_refused",
+            "Packets and requests that broke the socket protocol, by how.",
+            "what",
+            words.packet_refusals,
+        )
+        self.rate_limited = self._family("rate_limited", "Refusals for exceeding a limit.", "limit", words.limits)
+        self.malformed_requests = self._family(
+            "malformed_requests", "HTTP requests that could not be taken, by why.", "reason", words.malformed
+        )
+
+        # Links
+        self._transitions = self._counter(
+            "link_transitions", "Changes of a link's state, by the state entered and why.", "to", "reason"
+        )
+        self._transition_children = {pair: self._transitions.labels(*pair) for pair in words.transitions}
+        self._reasons = words.transition_reasons | {reason for _, reason in words.transitions}
+        self.link_pairing = self._histogram("link_pairing", "From a link's start to its first connection.", _PAIRING)
+        self.link_restarts = self._counter("link_restarts", "Sessions started again after they ended by themselves.")
+        self.link_flaps = self._counter("link_flaps", "Links that lost their connection and had it back soon after.")
+        self.link_corrections = self._counter(
+            "link_corrections", "Times that the library's own word contradicted a link's believed state."
+        )
+        self.links_restoring = Gauge(
+            f"{_PREFIX}_links_restoring",
+            "Links that a restart interrupted and that are not back yet.",
+            registry=registry,
+        )
+        """Read from the link service: give it a function."""
+        self.links_crashing = Gauge(
+            f"{_PREFIX}_links_crashing",
+            "Links whose worker died more often than the limit allows, within the window.",
+            registry=registry,
+        )
+        """Read from the link service: give it a function."""
+        self.worker_exits = self._family(
+            "worker_exits", "Worker processes that ended, by how.", "reason", words.worker_exits
+        )
+
+        # The process itself
+        self.event_loop_lag = self._histogram(
+            "event_loop_lag", "How much later than asked the event loop ran a timer.", _LAG
+        )
+        ready = Gauge(f"{_PREFIX}_ready", "1 while a check of /readyz is well.", ["check"], registry=registry)
+        self.ready: Mapping[str, Gauge] = {name: ready.labels(name) for name in words.ready_checks}
+        self.gc_pause = self._loop_histogram(
+            "gc_pause", "How long a garbage collection stopped the program.", _PAUSE
+        ).labels()
+        """Moved by the collector, in whatever thread it runs: one at a time, and without a lock."""
+        self.task_failures = self._counter(
+            "task_failures", "Background tasks, or single steps of them, that ended in an error."
+        )
+        self.clock_steps = self._counter("clock_steps", "Times that somebody set the machine's clock.")
+        self.telemetry_dropped = self._family(
+            "telemetry_dropped", "Spans and log records that were lost on their way out.", "signal", SIGNALS
+        )
+        faults = Gauge(f"{_PREFIX}_fault_active", "1 while a named fault is switched on.", ["fault"], registry=registry)
+        self.fault_active: Mapping[str, Gauge] = {name: faults.labels(name) for name in words.faults}
+        Info(f"{_PREFIX}_build", "What runs here.", registry=registry).info(
+            {"version": version, "python": platform.python_version()}
+        )
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+
+    def transition(self, to: str, reason: str) -> None:
+        """Count a link's change of state. A state or reason outside its set becomes `other`."""
+        pair = (to if to in self.words.link_states else OTHER, reason if reason in self._reasons else OTHER)
+        child = self._transition_children.get(pair)
+        if child is None:
+            child = self._transition_children[pair] = self._transitions.labels(*pair)
+        child.inc()
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"{_PREFIX}_{name}_total", text, labels, registry=self.registry)
+
+    def _loop_counter(self, name: str, text: str, *labels: str) -> LoopCounters:
+        return LoopCounters(f"{_PREFIX}_{name}", text, labels, registry=self.registry)
+
+    def _family(self, name: str, text: str, label: str, values: Iterable[str]) -> ByLabel[Counter]:
+        counter = self._counter(name, text, label)
+        return ByLabel({value: counter.labels(value) for value in (*values, OTHER)})
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        """Measures seconds."""
+        return Histogram(
+            f"{_PREFIX}_{name}_seconds", text, labels, unit="seconds", buckets=buckets, registry=self.registry
+        )
+
+    def _loop_histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> LoopHistograms:
+        """Measures seconds."""
+        return LoopHistograms(f"{_PREFIX}_{name}_seconds", text, labels, buckets=buckets, registry=self.registry)

@@ -1,1 +1,0 @@
-"""Telemetry: metrics, traces, logs, and what may be in them. Knows no part of the program."""
