@@ -15,6 +15,7 @@ install: .venv/installed node_modules/installed ## make .venv and node_modules w
 .venv/installed: requirements-dev.lock
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 ifdef NPM
@@ -47,10 +48,11 @@ coverage: install ## branch coverage of all tests and of the programs that they 
 mutate: install ## which small faults in the core the tests would notice; the score goes to tests/mutation/score.json
 	nice -n 10 $(BIN)/python -m tools.mutation --keep $(ARGS)
 
-lint: install ## ruff, mypy --strict, known vulnerabilities
+lint: install ## ruff, mypy --strict, who may import whom, known vulnerabilities
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PYTHONPATH=backend $(BIN)/lint-imports
 	$(BIN)/python -m tools.audit
 
 contract: install ## write docs/openapi.json and docs/asyncapi.json

@@ -15,10 +15,10 @@ from roundtrip.auth.authenticators import (
     JwtAuthenticator,
     TrustedAuthenticator,
 )
+from roundtrip.auth.authenticators import make_authenticator as authenticator_of
 from roundtrip.auth.jwks import KeySet, OneKey
 from roundtrip.identity import IdentityError
 from roundtrip.settings import Settings
-from roundtrip.sockets.access import authenticator as authenticator_of
 from tests.support.tokens import ISSUER, USER, confused, handmade, jwk, jwks, private_key, public_pem, token, unsigned
 
 ALGORITHMS = ["RS256", "ES256", "EdDSA"]

@@ -1,22 +1,72 @@
-"""The life of the process: it runs until it is asked to stop, stops cleanly, and ends at once when asked twice."""
+"""The command: reads the settings, serves until a signal, and says in one line what keeps it from starting."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
-from typing import Final
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import structlog
+import uvloop
+from pydantic import SecretStr
 
-from roundtrip.app import Backend
+from roundtrip import faults
+from roundtrip.app import Backend, StartError
+from roundtrip.auth.jwks import OneKey
+from roundtrip.auth.service_keys import ServiceKeys
+from roundtrip.faults import FaultError
+from roundtrip.limits.addresses import Proxies
 from roundtrip.runtime import Collector
-from roundtrip.settings import Settings
+from roundtrip.settings import PREFIX, Settings, SettingsError, describe, load
 
 log = structlog.get_logger(__name__)
 
+USAGE: Final = "Usage: roundtrip [--help]\n\nLinks WhatsApp accounts and proves that the frontend got every event.\n"
+
 STOP_WITHIN: Final = 9.0
 """Seconds that a clean stop may take in all."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 after a clean stop, 1 when it could not start, 2 for a wrong setting or argument."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments in (["--help"], ["-h"]):
+        print(f"{USAGE}\n{describe()}")  # noqa: T201  # it is what was asked for
+        return 0
+    if arguments:
+        return _refuse(f"unknown argument {arguments[0]!r}; try --help", 2)
+    try:
+        settings = check(load())
+    except SettingsError as error:
+        return _refuse(str(error), 2)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(settings))
+    except StartError as error:
+        return _refuse(str(error), 1)
+    return 0
+
+
+def check(settings: Settings) -> Settings:
+    """The settings whose values only their part can read, read once. Raises `SettingsError`."""
+    for name, read in _READERS.items():
+        value = getattr(settings, name)
+        try:
+            if value is not None:
+                read(value.get_secret_value() if isinstance(value, SecretStr) else value)
+        except (ValueError, FaultError) as error:
+            raise SettingsError(f"{PREFIX}{name.upper()}: {error}") from None
+    return settings
+
+
+_READERS: Final[Mapping[str, Callable[[Any], object]]] = {
+    "jwt_public_key": OneKey,
+    "forwarded_allow_ips": Proxies,
+    "faults": lambda specs: [faults.read(spec) for spec in specs],
+    "api_keys": ServiceKeys.parse,
+}
 
 
 async def serve(settings: Settings, make: Callable[[Settings], Backend] = Backend) -> None:
@@ -42,3 +92,8 @@ async def serve(settings: Settings, make: Callable[[Settings], Backend] = Backen
             await backend.stop()
     except TimeoutError:
         log.error("stop_took_too_long", limit=STOP_WITHIN)
+
+
+def _refuse(line: str, status: int) -> int:
+    print(f"roundtrip: {line}", file=sys.stderr)  # noqa: T201  # before and after logging there is no logger
+    return status

@@ -12,17 +12,13 @@ from typing import Final
 import msgspec
 import structlog
 
+from roundtrip.errors import RoundtripError
+
 log = structlog.get_logger(__name__)
 
 
-class FaultError(Exception):
-    """A switch that cannot be moved. Codes: `fault_unknown`, `fault_parameter_invalid`, `faults_forbidden`."""
-
-    def __init__(self, code: str, message: str, status: int) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.status = status
+class FaultError(RoundtripError):
+    """A switch that cannot be moved: `fault_unknown`, `fault_parameter_invalid`, `faults_forbidden`."""
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -177,7 +173,7 @@ class Faults:
 
     def _permit(self) -> None:
         if not self.allowed:
-            raise FaultError("faults_forbidden", "Faults are for development; this backend does not allow them.", 403)
+            raise FaultError("faults_forbidden", "Faults are for development; this backend does not allow them.")
 
     def _moved(self, name: str) -> None:
         active = self.active(name)
@@ -195,20 +191,20 @@ def read(spec: str) -> tuple[str, float | None]:
     try:
         return fault.name, _parameter(fault, float(text))
     except ValueError:
-        raise FaultError("fault_parameter_invalid", f"The parameter of {fault.name} must be a number.", 400) from None
+        raise FaultError("fault_parameter_invalid", f"The parameter of {fault.name} must be a number.") from None
 
 
 def _known(name: str) -> Fault:
     fault = _BY_NAME.get(name)
     if fault is None:
-        raise FaultError("fault_unknown", f"There is no such fault. There are: {', '.join(_BY_NAME)}.", 404)
+        raise FaultError("fault_unknown", f"There is no such fault. There are: {', '.join(_BY_NAME)}.")
     return fault
 
 
 def _parameter(fault: Fault, given: float | None) -> float:
     if fault.unit is None:
-        raise FaultError("fault_parameter_invalid", f"{fault.name} takes no parameter.", 400)
+        raise FaultError("fault_parameter_invalid", f"{fault.name} takes no parameter.")
     value = fault.default if given is None else given
     if not math.isfinite(value) or not 0 <= value <= fault.most:
-        raise FaultError("fault_parameter_invalid", f"{fault.name} takes 0 to {fault.most:g} {fault.unit}.", 400)
+        raise FaultError("fault_parameter_invalid", f"{fault.name} takes 0 to {fault.most:g} {fault.unit}.")
     return value

@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from roundtrip.errors import RoundtripError
+
 MAX_ID_LENGTH: Final = 128
 """Longest user or bot id, in characters."""
 
 
-class IdentityError(ValueError):
-    """An id that cannot be used. `code` is public and part of the contract."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
+class IdentityError(RoundtripError):
+    """An id that cannot be used: `user_id_invalid`, `bot_id_missing`, `bot_id_invalid`."""
 
 
 class BotKey(NamedTuple):

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 import structlog
@@ -146,3 +147,10 @@ class Reserve:
     def close(self) -> None:
         while self.give():
             pass
+
+
+def release() -> str:
+    try:
+        return version("roundtrip")
+    except PackageNotFoundError:
+        return "0.1.0"

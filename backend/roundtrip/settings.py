@@ -11,11 +11,6 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from roundtrip import faults
-from roundtrip.auth.jwks import OneKey
-from roundtrip.auth.service_keys import ServiceKeys
-from roundtrip.limits.addresses import Proxies
-
 PREFIX = "ROUNDTRIP_"
 
 HALF_THE_CORES = max(1, (os.cpu_count() or 2) // 2)
@@ -225,36 +220,6 @@ class Settings(BaseSettings):
     def _check_url(cls, value: str | None) -> str | None:
         if value is not None and not _is_safe_url(value):
             raise ValueError("must be an https address, or http on loopback: who changes the keys makes the tokens")
-        return value
-
-    @field_validator("jwt_public_key")
-    @classmethod
-    def _check_public_key(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            OneKey(value.get_secret_value())
-        return value
-
-    @field_validator("forwarded_allow_ips")
-    @classmethod
-    def _check_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        Proxies(value)
-        return value
-
-    @field_validator("faults")
-    @classmethod
-    def _check_faults(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for spec in value:
-            try:
-                faults.read(spec)
-            except faults.FaultError as error:
-                raise ValueError(error.message) from None
-        return value
-
-    @field_validator("api_keys")
-    @classmethod
-    def _check_api_keys(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            ServiceKeys.parse(value.get_secret_value())
         return value
 
     @model_validator(mode="after")

@@ -51,7 +51,7 @@ async def test_a_request_is_a_span_whose_context_goes_on_to_the_link(served: Api
 
 
 async def test_only_the_servers_own_errors_fail_the_span(served: Api) -> None:
-    served.links.error = LinkError("too_many_links", "No more.", 429, 60)
+    served.links.error = LinkError("too_many_links", "No more.", 60)
     await served.call("PUT", LINK)
     served.links.error = OutboxError("outbox_unavailable", "The disk is full.")
     await served.call("PUT", LINK)
@@ -90,7 +90,7 @@ async def test_simulate_refuses_what_the_phone_cannot_do(served: Api, body: byte
 
 
 async def test_a_links_error_is_its_problem(served: Api) -> None:
-    served.links.error = LinkError("banned", "WhatsApp says no.", 409, 12.4)
+    served.links.error = LinkError("banned", "WhatsApp says no.", 12.4)
     status, data, headers = await served.call("PUT", LINK)
     assert (status, data["code"], data["detail"]) == (409, "banned", "WhatsApp says no.")
     assert headers["Retry-After"] == "13"

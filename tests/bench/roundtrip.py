@@ -18,6 +18,7 @@ import uvloop
 from aiohttp import web
 
 from roundtrip.api.listener import Port, PortRules, listen
+from roundtrip.app import vocabulary
 from roundtrip.backoff import Backoff
 from roundtrip.delivery.courier import Courier
 from roundtrip.delivery.metrics import DeliveryMeter
@@ -35,7 +36,6 @@ from roundtrip.sockets.messages import SocketMeter
 from roundtrip.sockets.registry import Registry
 from roundtrip.sockets.server import SocketServer
 from roundtrip.telemetry import pipeline as setup
-from roundtrip.vocabulary import vocabulary
 from tests.support.sockets import idle, trusted
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from roundtrip.drivers.base import Driver, Online, PairSucceeded, QrShown, Report, SessionSpec
+from roundtrip.errors import StorageError
 from roundtrip.events import Payload
 from roundtrip.identity import BotKey
-from roundtrip.links.ports import PublishError
 from roundtrip.links.service import LinkService
 from roundtrip.links.snapshot import LinkState
 from roundtrip.links.store import LinkStore
@@ -167,7 +167,7 @@ class FakeDriver:
 class FakePublisher:
     def __init__(self) -> None:
         self.said: list[tuple[BotKey, Payload]] = []
-        self.fails: PublishError | None = None
+        self.fails: StorageError | None = None
         self.full = False
         self.calls: list[dict[str, Any]] = []
 

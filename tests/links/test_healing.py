@@ -25,9 +25,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from roundtrip import events as e
 from roundtrip.drivers import base as d
+from roundtrip.errors import StorageError
 from roundtrip.identity import BotKey
 from roundtrip.links.machine import LIVE, UP, Timer
-from roundtrip.links.ports import PublishError
 from roundtrip.links.reasons import LinkError
 from roundtrip.links.snapshot import LinkState
 from tests.links.helpers import FakeSession, Stage, _stores, calm, keys_for
@@ -264,7 +264,7 @@ class Healing(RuleBasedStateMachine):
     def the_outbox(self, down: bool) -> None:
         async def change() -> None:
             assert self.stage is not None
-            self.stage.publisher.fails = PublishError("outbox_unavailable", "down") if down else None
+            self.stage.publisher.fails = StorageError("outbox_unavailable", "down") if down else None
             await self.stage.clock.pass_(6.0)
 
         self.run(change())

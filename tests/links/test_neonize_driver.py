@@ -408,7 +408,7 @@ async def test_a_worker_does_not_outlive_its_parent(bench: Bench) -> None:
         stdout=asyncio.subprocess.PIPE,
         env={
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'backend'}",
             **bench.whatsapp.environment,
         },
     )

@@ -10,8 +10,8 @@ import pytest
 
 from roundtrip import events as e
 from roundtrip.drivers import base as d
+from roundtrip.errors import StorageError
 from roundtrip.identity import BotKey
-from roundtrip.links.ports import PublishError
 from roundtrip.links.snapshot import LinkState
 from tests.links.helpers import KEY, NAME, ONLINE, OTHER, PHONE, QR, Stage, calm, keys_for, staged
 
@@ -174,9 +174,9 @@ async def test_a_crash_before_the_event_does_not_take_new_keys_for_rubbish(tmp_p
     async with staged(tmp_path) as stage:
         await stage.start()
         keys_for(stage.session().spec.store)
-        stage.publisher.fails = PublishError("outbox_unavailable", "down")
+        stage.publisher.fails = StorageError("outbox_unavailable", "down")
         await stage.report(QR, d.PairSucceeded(PHONE))
-        stage.publisher.fails = PublishError("outbox_unavailable", "still down")
+        stage.publisher.fails = StorageError("outbox_unavailable", "still down")
         await stage.clock.pass_(70.0)  # the code ended while it waited; the scan is next
     async with staged(tmp_path, restore=False) as stage:
         assert stage.state() is LinkState.CONNECTING

@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 
 from roundtrip import events as e
+from roundtrip.api.problems import STATUS
 from roundtrip.clock import rfc3339
 from roundtrip.drivers import base as d
 from roundtrip.drivers.simulated.script import SimulateAction
+from roundtrip.errors import StorageError
 from roundtrip.identity import BotKey
-from roundtrip.links.ports import PublishError
 from roundtrip.links.reasons import LinkError
 from roundtrip.links.snapshot import LinkState
 from tests.links.helpers import KEY, NAME, ONLINE, OTHER, PHONE, QR, FakePublisher, Stage, calm, keys_for, staged
 
-FULL = PublishError("outbox_full", "full")
+FULL = StorageError("outbox_full", "full")
 
 
 async def test_from_the_start_to_connected(tmp_path: Path) -> None:
@@ -77,7 +78,7 @@ async def test_a_wrong_phone_number_is_refused_and_not_repeated(tmp_path: Path, 
     async with staged(tmp_path) as stage:
         with pytest.raises(LinkError) as refused:
             await stage.service.start(KEY, phone)
-        assert (refused.value.code, refused.value.status) == ("phone_number_invalid", 400)
+        assert (refused.value.code, STATUS[refused.value.code]) == ("phone_number_invalid", 400)
         assert not phone or phone not in refused.value.message
         assert stage.service.links() == []
         assert stage.publisher.said == []
@@ -608,7 +609,7 @@ async def test_too_many_links(tmp_path: Path) -> None:
         await stage.start(one)  # alive, so nothing new
         with pytest.raises(LinkError) as refused:
             await stage.start(three)
-        assert (refused.value.code, refused.value.status) == ("too_many_links", 429)
+        assert (refused.value.code, STATUS[refused.value.code]) == ("too_many_links", 429)
         assert stage.state(three) is LinkState.IDLE
         await stage.service.logout(one)
         await stage.start(three)
@@ -653,10 +654,10 @@ async def test_a_different_account_is_no_second(tmp_path: Path) -> None:
 
 async def test_a_start_that_cannot_be_stored_never_was(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
-        stage.publisher.fails = PublishError("outbox_unavailable", "down")
+        stage.publisher.fails = StorageError("outbox_unavailable", "down")
         with pytest.raises(LinkError) as refused:
             await stage.service.start(KEY)
-        assert (refused.value.code, refused.value.status) == ("outbox_unavailable", 503)
+        assert (refused.value.code, STATUS[refused.value.code]) == ("outbox_unavailable", 503)
         assert stage.state() is LinkState.IDLE
         assert stage.driver.sessions == []
         stage.publisher.fails = None
@@ -892,7 +893,7 @@ async def test_another_number_for_a_linked_bot_is_refused(tmp_path: Path) -> Non
         assert (await stage.service.start(KEY, PHONE)).state is LinkState.CONNECTED
         with pytest.raises(LinkError) as refused:
             await stage.service.start(KEY, "+14155550199")
-        assert (refused.value.code, refused.value.status) == ("another_number_linked", 409)
+        assert (refused.value.code, STATUS[refused.value.code]) == ("another_number_linked", 409)
 
 
 async def test_a_device_that_cannot_be_removed_is_told_and_given_up_after_a_day(tmp_path: Path) -> None:

@@ -30,6 +30,9 @@ def test_only_what_can_be_read_again_from_its_file() -> None:
 
 
 def test_a_process_that_was_trimmed_goes_on() -> None:
-    code = "from roundtrip.drivers.neonize.footprint import trim; import json; trim(); trim(); import sqlite3; print(json.dumps([1]))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True, timeout=30)
+    code = (
+        "from roundtrip.drivers.neonize.footprint import trim; import json; trim(); trim(); "
+        "import sqlite3; print(json.dumps([1]))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "backend", check=True, timeout=30)
     assert run.stdout == "[1]\n"

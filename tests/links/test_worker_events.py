@@ -97,7 +97,7 @@ def outcome() -> dict[str, list[str]]:
         input=json.dumps(list(CASES)),
         capture_output=True,
         text=True,
-        cwd=ROOT,
+        cwd=ROOT / "backend",
         timeout=60,
         check=False,
     )

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import atheris
 
-with atheris.instrument_imports(include=["backend", "engineio", "socketio"]):
+with atheris.instrument_imports(include=["roundtrip", "engineio", "socketio"]):
     from engineio.packet import Packet
     from engineio.payload import Payload
     from socketio.packet import Packet as Message

@@ -16,7 +16,7 @@ def test_no_bytes_break_a_parser(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.sockets.parsers_fuzzer", SECONDS],
         cwd=tmp_path,  # where atheris leaves what breaks
-        env={"PYTHONPATH": str(root), "PATH": ""},
+        env={"PYTHONPATH": f"{root}:{root / 'backend'}", "PATH": ""},
         capture_output=True,
         text=True,
         timeout=90,

@@ -1,4 +1,4 @@
-"""What confirms an event, as the table in `backend/roundtrip/sockets/peer.py` says: transport x what was seen x state."""
+"""What confirms an event, as the table in `sockets/peer.py` says: transport x what was seen x state."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class PretendedLinks:
     async def logout(self, key: BotKey) -> Snapshot:
         self._ask("logout", key, None)
         if key not in self.states:
-            raise LinkError("link_not_found", "There is no link to end.", 404)
+            raise LinkError("link_not_found", "There is no link to end.")
         self.states[key] = LinkState.LOGGED_OUT
         return self.snapshot(key)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
+from roundtrip.app import vocabulary
 from roundtrip.drivers.simulated.script import SimulateAction
 from roundtrip.events import EventType
 from roundtrip.links.snapshot import LinkState
 from roundtrip.settings import PREFIX, Settings
 from roundtrip.sockets.messages import REFUSALS
 from roundtrip.telemetry.metrics import Metrics
-from roundtrip.vocabulary import vocabulary
 
 
 def link_states() -> set[str]:

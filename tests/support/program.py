@@ -93,6 +93,7 @@ def environment(data_dir: Path, **settings: Any) -> dict[str, str]:
     """The environment of a test's backend: nothing of the tester's own, free ports, a simulated phone."""
     kept = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_CONFIG")
     own = {name: os.environ[name] for name in kept if name in os.environ}
+    own["PYTHONPATH"] = str(ROOT / "backend")  # this checkout's, whatever is installed
     defaults = {
         "host": "127.0.0.1",
         "port": 0,

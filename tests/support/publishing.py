@@ -12,7 +12,7 @@ import msgspec
 import uvloop
 from aiohttp import web
 
-from roundtrip.api.listener import Port
+from roundtrip.api.debug.timeline import TraceViewer
 from roundtrip.app import Backend
 from roundtrip.cli import serve
 from roundtrip.events import Connected, Degraded, Payload
@@ -33,10 +33,10 @@ class Wanted(msgspec.Struct, rename="camel"):
 
 
 class PublishingBackend(Backend):
-    async def _listen(self, app: web.Application, host: str, number: int, port: Port) -> str:
-        if not self._runners:  # the admin application comes first
-            app.router.add_post("/test/publish", self._publish)
-        return await super()._listen(app, host, number, port)
+    def _admin_app(self, viewer: TraceViewer) -> web.Application:
+        app = super()._admin_app(viewer)
+        app.router.add_post("/test/publish", self._publish)
+        return app
 
     async def _publish(self, request: web.Request) -> web.Response:
         """Answers with the ids, once all are committed."""

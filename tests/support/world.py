@@ -110,7 +110,7 @@ class World:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __enter__(self) -> World:
-        self._stack.enter_context(stepped_time(self.clock, "engineio", "backend"))
+        self._stack.enter_context(stepped_time(self.clock, "engineio", "roundtrip"))
         try:
             self.start()
         except BaseException:

@@ -18,7 +18,7 @@ from roundtrip import settings as settings_
 from roundtrip.app import Backend
 from roundtrip.cli import serve
 from roundtrip.drivers.neonize.driver import NeonizeDriver
-from tests.support.measured import measured
+from tests.whatsapp.stand_in import patched_worker
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     noise_root, ca_file = sys.argv[1:]
     driver = NeonizeDriver(
         settings.whatsapp_proxy,
-        worker_command=measured((sys.executable, "-m", "tests.whatsapp.patched_worker", noise_root)),
+        worker_command=patched_worker(noise_root),
         environment={**os.environ, "SSL_CERT_FILE": ca_file},
         code_life=settings.pairing_timeout,
         device_name=settings.device_name,

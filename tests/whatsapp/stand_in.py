@@ -34,6 +34,14 @@ from tests.whatsapp.troubles import How, Stage, Trouble, Troubles
 REFS = 6
 
 
+def patched_worker(noise_root: str) -> tuple[str, ...]:
+    """How the driver starts the worker that believes in this key, in hexadecimal, whatever the folder."""
+    script = (
+        f"import runpy; runpy.run_path({str(Path(__file__).with_name('patched_worker.py'))!r}, run_name='__main__')"
+    )
+    return measured((sys.executable, "-c", script, noise_root))
+
+
 class StandIn:
     def __init__(self, context: ssl.SSLContext, ca_file: Path) -> None:
         self._context = context
@@ -66,7 +74,7 @@ class StandIn:
     @property
     def worker_command(self) -> Sequence[str]:
         """The worker that believes in this stand-in's key."""
-        return measured((sys.executable, "-m", "tests.whatsapp.patched_worker", self.noise_root))
+        return patched_worker(self.noise_root)
 
     @property
     def backend_command(self) -> Sequence[str]:

@@ -11,16 +11,48 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from roundtrip.auth.authenticators import AuthError
-from roundtrip.faults import FaultError
-from roundtrip.identity import IdentityError
-from roundtrip.limits.rates import Limited
-from roundtrip.links.reasons import LinkError
-from roundtrip.outbox.base import OutboxError
+from roundtrip.errors import RoundtripError
 
 log = structlog.get_logger(__name__)
 
 CONTENT_TYPE: Final = "application/problem+json"
+
+
+STATUS: Final = {
+    "action_impossible": 409,
+    "another_number_linked": 409,
+    "banned": 409,
+    "body_invalid": 400,
+    "body_too_large": 413,
+    "bot_id_invalid": 400,
+    "bot_id_missing": 400,
+    "client_outdated": 503,
+    "event_not_found": 404,
+    "fault_parameter_invalid": 400,
+    "fault_unknown": 404,
+    "faults_forbidden": 403,
+    "forbidden": 403,
+    "internal_error": 500,
+    "json_too_deep": 400,
+    "link_not_found": 404,
+    "not_simulated": 409,
+    "outbox_full": 503,
+    "outbox_unavailable": 503,
+    "phone_number_invalid": 400,
+    "query_invalid": 400,
+    "rate_limited": 429,
+    "shutting_down": 503,
+    "slow_request": 408,
+    "store_unavailable": 503,
+    "too_many_links": 429,
+    "unauthorized": 401,
+    "unavailable": 503,
+    "user_id_invalid": 400,
+}
+"""The one place where a code gets its HTTP status."""
+
+_RETRY_AFTER: Final = {"rate_limited": 60.0, "outbox_full": 5.0, "outbox_unavailable": 5.0, "store_unavailable": 5.0}
+"""Seconds, where whoever raised it named none."""
 
 
 class ProblemDocument(msgspec.Struct, frozen=True):
@@ -75,18 +107,9 @@ def problem_of(error: Exception) -> Problem:
     match error:
         case Problem():
             return error
-        case IdentityError():
-            return Problem(error.code, error.message, 400)
-        case AuthError():
-            return Problem(error.code, error.message, error.status, retry_after=error.retry_after)
-        case LinkError():
-            return Problem(error.code, error.message, error.status, retry_after=error.retry_after)
-        case Limited():
-            return Problem(error.code, error.message, 429, retry_after=error.retry_after or 60.0)
-        case FaultError():
-            return Problem(error.code, error.message, error.status)
-        case OutboxError():
-            return Problem(error.code, error.message, 503, retry_after=5.0)
+        case RoundtripError() if error.code in STATUS:
+            wait = error.retry_after or _RETRY_AFTER.get(error.code)
+            return Problem(error.code, error.message, STATUS[error.code], retry_after=wait)
         case web.RequestPayloadError():
             return Problem("body_invalid", "The body's encoding or framing is broken.", 400)
         case web.HTTPException():

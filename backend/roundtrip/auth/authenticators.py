@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final, Protocol
 
 import jwt
 import msgspec
 
+from roundtrip.auth import jwks
 from roundtrip.auth.jwks import KeySource, KeysUnavailable, VerifyingKey
 from roundtrip.clock import SYSTEM
+from roundtrip.errors import RoundtripError
 from roundtrip.identity import IdentityError, Principal, parse_user_id
+from roundtrip.settings import Settings
 
 MAX_TOKEN: Final = 8192
 """Longest token that is looked at, in characters."""
@@ -18,21 +22,11 @@ LONGEST_LIFE: Final = 10 * 366 * 86_400.0
 """Seconds that a token may still have: what is further away is a mistake, and no date that anybody could show."""
 
 
-class AuthError(Exception):
-    """The caller is not let in. `code` is `unauthorized`, `forbidden` or `unavailable`; `retry_after` in seconds.
+class AuthError(RoundtripError):
+    """The caller is not let in: `unauthorized`, `forbidden` or `unavailable`.
 
     The message is for the caller, and says nothing of anybody else's bots.
     """
-
-    def __init__(self, code: str, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.retry_after = retry_after
-
-    @property
-    def status(self) -> int:
-        return {"unauthorized": 401, "forbidden": 403}.get(self.code, 503)
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -140,3 +134,25 @@ class JwtAuthenticator:
         if key is None:
             raise AuthError("unauthorized", "The token's key is not known here.")
         return key
+
+
+def make_authenticator(settings: Settings) -> Authenticator:
+    """How callers prove who they are. Raises `ValueError` for a public key that cannot be read."""
+    if settings.auth == "trusted":
+        return TrustedAuthenticator()
+    keys: jwks.KeySource
+    if settings.jwks_url is not None:
+        keys = jwks.KeySet(
+            partial(jwks.fetch, settings.jwks_url), outage=settings.jwks_outage, empty_grace=settings.jwks_empty_grace
+        )
+    elif settings.jwt_public_key is not None:
+        keys = jwks.OneKey(settings.jwt_public_key.get_secret_value())
+    else:
+        raise ValueError("jwt needs keys to verify tokens with")  # the settings see to it
+    return JwtAuthenticator(
+        keys,
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        authorized_parties=frozenset(settings.jwt_authorized_parties),
+        leeway=settings.jwt_leeway,
+    )

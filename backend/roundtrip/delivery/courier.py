@@ -98,6 +98,15 @@ class Courier:
 
     # publishing
 
+    @property
+    def full(self) -> bool:
+        """Whether no new event would find room now."""
+        return self._outbox.full
+
+    async def check(self) -> None:
+        """Return when an event could be stored now. Raises `OutboxError`."""
+        await self._outbox.check()
+
     async def publish(
         self,
         key: BotKey,

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from roundtrip.errors import RoundtripError
 from roundtrip.limits.addresses import who
 from roundtrip.settings import Settings
 
@@ -16,16 +17,12 @@ REMEMBERED: Final = 50_000
 """Callers that one limit knows at once."""
 
 
-class Limited(Exception):  # noqa: N818  # it is an answer, not a fault
-    """Too much. `limit` names the limit, `retry_after` is in seconds; None where waiting does not help."""
-
-    code: Final = "rate_limited"
+class Limited(RoundtripError):  # noqa: N818  # it is an answer, not a fault
+    """Too much: `rate_limited`. `limit` names the limit."""
 
     def __init__(self, limit: str, message: str, retry_after: float | None) -> None:
-        super().__init__(message)
+        super().__init__("rate_limited", message, retry_after)
         self.limit = limit
-        self.message = message
-        self.retry_after = retry_after
 
 
 class Rate(msgspec.Struct, frozen=True):

@@ -10,9 +10,9 @@ from msgspec.structs import replace
 
 from roundtrip.backoff import Backoff
 from roundtrip.drivers.key_files import Condition
+from roundtrip.errors import StorageError
 from roundtrip.events import Payload
 from roundtrip.links.policy import Ban
-from roundtrip.links.ports import PublishError
 from roundtrip.links.reasons import LinkError
 from roundtrip.links.record import LinkRecord, Removal
 from roundtrip.links.shared import House
@@ -32,7 +32,7 @@ class Scribe:
         self._house = house
         self._on_stall = on_stall
         self._saved = saved
-        self._stalled: PublishError | StoreError | None = None
+        self._stalled: StorageError | None = None
 
     @property
     def stalled(self) -> bool:
@@ -47,15 +47,15 @@ class Scribe:
         """Commit a new link and its first event; on failure it never was. Raises `LinkError`."""
         before = self._saved
         if self._house.publisher.full:
-            raise _refusal(PublishError("outbox_full", "There is no room for new events."))
+            raise _refusal(StorageError("outbox_full", "There is no room for new events."))
         try:
             await self._save(record)
             try:
                 await self._publish(record, payload, None, traceparent)
-            except PublishError:
+            except StorageError:
                 await self._undo(record, before)
                 raise
-        except (PublishError, StoreError) as error:
+        except StorageError as error:
             raise _refusal(error) from error
 
     async def write(
@@ -80,7 +80,7 @@ class Scribe:
                 if payload is not None and (ends is None or ends > self._house.clock.now()):
                     await self._publish(new, payload, ends, traceparent)
                 break
-            except (PublishError, StoreError) as error:
+            except StorageError as error:
                 self._stalled = error
                 self._on_stall()
                 log.warning("link_event_waits", link_id=new.link_id, code=error.code, attempt=attempt)
@@ -105,7 +105,7 @@ class Scribe:
         """Return when an event could be stored now. Raises `LinkError`."""
         try:
             await self._house.publisher.check()
-        except PublishError as error:
+        except StorageError as error:
             raise _refusal(error) from error
 
     async def removal(self, removal: Removal) -> None:
@@ -165,6 +165,6 @@ class Scribe:
         )
 
 
-def _refusal(error: PublishError | StoreError | None) -> LinkError:
+def _refusal(error: StorageError | None) -> LinkError:
     code = "outbox_unavailable" if error is None else error.code
-    return LinkError(code, "The server cannot store new events at the moment; try again later.", 503, 5)
+    return LinkError(code, "The server cannot store new events at the moment; try again later.", 5)

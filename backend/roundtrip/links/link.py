@@ -325,7 +325,7 @@ class Link:
 
 
 def _shutting_down() -> LinkError:
-    return LinkError("shutting_down", "The server is shutting down.", 503, 5)
+    return LinkError("shutting_down", "The server is shutting down.", 5)
 
 
 def _note(link_id: str, report: Report) -> None:

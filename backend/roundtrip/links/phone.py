@@ -69,4 +69,4 @@ def _exists(number: phonenumbers.PhoneNumber) -> bool:
 
 
 def _refused(message: str) -> LinkError:
-    return LinkError("phone_number_invalid", message, 400)
+    return LinkError("phone_number_invalid", message)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from roundtrip.delivery.courier import Courier
 from roundtrip.events import Payload
 from roundtrip.identity import BotKey
 from roundtrip.links.snapshot import LinkState
-from roundtrip.outbox.base import OutboxError
-from roundtrip.outbox.sqlite.outbox import SqliteOutbox
 from roundtrip.telemetry.metrics import Metrics
 
 
@@ -51,15 +48,6 @@ class NoMeter:
     def worker_exit(self, reason: str) -> None: ...
 
 
-class PublishError(Exception):
-    """The event was not stored. `code` is `outbox_full` or `outbox_unavailable`."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-
-
 class Publisher(Protocol):
     """Stores and delivers events."""
 
@@ -68,41 +56,15 @@ class Publisher(Protocol):
         """Whether no new event would find room now."""
 
     async def check(self) -> None:
-        """Return when an event could be stored now. Raises `PublishError`."""
+        """Return when an event could be stored now. Raises `StorageError`."""
 
     async def publish(
         self, key: BotKey, link_id: str, payload: Payload, *, expires_at: int | None, traceparent: str | None
-    ) -> None:
+    ) -> object:
         """Return once the event is committed. `expires_at` is in milliseconds since the epoch.
 
-        Raises `PublishError`, and then nothing was stored.
+        Raises `StorageError`, and then nothing was stored.
         """
-
-
-class CourierPublisher:
-    """Implements `links.publisher.Publisher`: a link's events go to the courier."""
-
-    def __init__(self, courier: Courier, outbox: SqliteOutbox) -> None:
-        self._courier = courier
-        self._outbox = outbox
-
-    @property
-    def full(self) -> bool:
-        return self._outbox.full
-
-    async def check(self) -> None:
-        try:
-            await self._outbox.check()
-        except OutboxError as error:
-            raise PublishError(error.code, error.message) from error
-
-    async def publish(
-        self, key: BotKey, link_id: str, payload: Payload, *, expires_at: int | None, traceparent: str | None
-    ) -> None:
-        try:
-            await self._courier.publish(key, link_id, payload, expires_at=expires_at, traceparent=traceparent)
-        except OutboxError as error:
-            raise PublishError(error.code, error.message) from error
 
 
 class LinkMetrics:

@@ -155,7 +155,9 @@ class LinkService:
         return record is not None and record.paired and self._house.removals.pending(record.link_id)
 
     async def close(self) -> None:
-        """End every session and keep every account; no event is published any more."""
+        """End every session and keep every account; no event is published any more. A second call does nothing."""
+        if self._closing:
+            return
         self._closing = True
         for task in self._tasks:
             task.cancel()
@@ -219,13 +221,13 @@ class LinkService:
         """Have the simulated phone do something. Raises `LinkError`."""
         driver = self._house.driver
         if not isinstance(driver, PlaysPhone):
-            raise LinkError("not_simulated", "Only the simulated driver has a phone to play with.", 409)
+            raise LinkError("not_simulated", "Only the simulated driver has a phone to play with.")
         self._open_for_commands()
         link = self._links.get(key)
         if link is None or link.record is None or link.state not in LIVE:
-            raise LinkError("link_not_found", "This bot has no running link; start one first.", 404)
+            raise LinkError("link_not_found", "This bot has no running link; start one first.")
         if not await driver.simulate(link.record.link_id, action):
-            raise LinkError("action_impossible", f"The phone cannot do {action.value!r} now.", 409)
+            raise LinkError("action_impossible", f"The phone cannot do {action.value!r} now.")
         if not link.stalled:
             await link.inbox.settled()
         return link.snapshot()
@@ -281,7 +283,7 @@ class LinkService:
             if other.user_id == key.user_id and other != key and (link.state in LIVE or other in self._starting)
         )
         if living >= self._settings.max_links_per_user:
-            raise LinkError("too_many_links", "This user has as many links as allowed; log one out first.", 429)
+            raise LinkError("too_many_links", "This user has as many links as allowed; log one out first.")
 
     def _tell(self, key: BotKey, cause: Input) -> None:
         if (link := self._links.get(key)) is not None and not self._closing:
@@ -293,7 +295,7 @@ class LinkService:
 
     def _open_for_commands(self) -> None:
         if self._closing:
-            raise LinkError("shutting_down", "The server is shutting down.", 503, 5)
+            raise LinkError("shutting_down", "The server is shutting down.", 5)
 
     def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)

@@ -105,7 +105,7 @@ async def come_back(life: Life, house: House) -> None:
 
 def _admit(life: Life, house: House, phone_number: str | None, *, keys_kept: bool) -> None:
     if house.closed(house.clock.monotonic()):
-        raise LinkError("client_outdated", "WhatsApp no longer accepts this version; it must be updated.", 503)
+        raise LinkError("client_outdated", "WhatsApp no longer accepts this version; it must be updated.")
     old = life.record
     number = phone_number
     if number is None and old is not None and keys_kept:
@@ -115,14 +115,12 @@ def _admit(life: Life, house: House, phone_number: str | None, *, keys_kept: boo
 
 def _refuse_banned(left: float) -> None:
     if left > 0.0:
-        raise LinkError("banned", "WhatsApp blocked this account; it can be linked when the block ends.", 409, left)
+        raise LinkError("banned", "WhatsApp blocked this account; it can be linked when the block ends.", left)
 
 
 def _same_number(record: LinkRecord, phone_number: str | None) -> None:
     if phone_number is not None and record.phone_number and _form(phone_number) != _form(record.phone_number):
-        raise LinkError(
-            "another_number_linked", "This bot is linked to another phone number; log that one out first.", 409
-        )
+        raise LinkError("another_number_linked", "This bot is linked to another phone number; log that one out first.")
 
 
 def _form(number: str | None) -> str | None:

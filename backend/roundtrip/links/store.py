@@ -14,6 +14,7 @@ import structlog
 
 from roundtrip.drivers import key_files as files
 from roundtrip.drivers.key_files import Condition
+from roundtrip.errors import StorageError
 from roundtrip.identity import BotKey
 from roundtrip.links.policy import Ban
 from roundtrip.links.record import Device, LinkRecord, Removal, store_name
@@ -49,10 +50,11 @@ _SINCE_1: Final = ("ALTER TABLE links ADD COLUMN retry_at REAL", "ALTER TABLE li
 _NOT_OPEN: Final = "The links' records are not open."
 
 
-class StoreError(Exception):
-    """A record could not be read or written. `code` is `store_unavailable`; the message holds no path and no value."""
+class StoreError(StorageError):
+    """A record could not be read or written: `store_unavailable`. The message holds no path and no value."""
 
-    code = "store_unavailable"
+    def __init__(self, message: str) -> None:
+        super().__init__("store_unavailable", message)
 
 
 class LinkStore:

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from roundtrip.errors import StorageError
 from roundtrip.identity import BotKey
 from roundtrip.outbox.records import Attempt, Draft, Ended, LedgerEntry, Resolution, StoredEvent, Totals
 from roundtrip.telemetry.readings import LedgerReading
 
 
-class OutboxError(Exception):
-    """The outbox could not do it; nothing was stored. `code` is `outbox_unavailable` or `outbox_full`."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
+class OutboxError(StorageError):
+    """The outbox could not do it; nothing was stored. Codes: `outbox_unavailable`, `outbox_full`."""
 
 
 class Outbox(Protocol):
@@ -28,6 +24,10 @@ class Outbox(Protocol):
 
     on_ended: Callable[[Sequence[Ended]], None]
     """Set by the courier: told, after the commit, what was superseded or expired."""
+
+    @property
+    def full(self) -> bool:
+        """Whether no new event would find room now: start no new links then."""
 
     async def start(self) -> None:
         """Open the store. Raises `OutboxError` when it cannot be used or another process holds it."""

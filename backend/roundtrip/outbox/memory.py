@@ -86,6 +86,10 @@ class MemoryOutbox:
         self.fault_down = False
         """Fault: commits fail."""
 
+    @property
+    def full(self) -> bool:
+        return False
+
     async def start(self) -> None:
         """As `Outbox.start`."""
         self._open = True

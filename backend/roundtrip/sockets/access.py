@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qs
 
 import msgspec
 import structlog
 
-from roundtrip.auth import jwks
-from roundtrip.auth.authenticators import Authenticator, AuthError, Credentials, JwtAuthenticator, TrustedAuthenticator
+from roundtrip.auth.authenticators import Authenticator, AuthError, Credentials
 from roundtrip.delivery.wire import packet_frame
+from roundtrip.errors import RoundtripError
 from roundtrip.identity import IdentityError, Principal
 from roundtrip.limits.rates import Limited, Limits
-from roundtrip.settings import Settings
 from roundtrip.sockets.messages import Renewed, TokenExpired
 from roundtrip.sockets.peer import Peer
 
@@ -33,13 +31,8 @@ class Handshake(msgspec.Struct, frozen=True):
     remote: str
 
 
-class Refusal(Exception):  # noqa: N818  # it is an answer, not a fault
-    """The client may not connect. `code` is public and part of the contract."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
+class Refusal(RoundtripError):  # noqa: N818  # it is an answer, not a fault
+    """The client may not connect. Codes are those of the contract's `connect_error`."""
 
 
 def read(auth: object, environ: Mapping[str, Any], remote: str) -> Handshake:
@@ -60,28 +53,6 @@ def read(auth: object, environ: Mapping[str, Any], remote: str) -> Handshake:
         must_ack=said.get("acks") is True,
         traceparent=traceparent if isinstance(traceparent, str) else None,
         remote=remote,
-    )
-
-
-def authenticator(settings: Settings) -> Authenticator:
-    """How callers prove who they are. Raises `ValueError` for a public key that cannot be read."""
-    if settings.auth == "trusted":
-        return TrustedAuthenticator()
-    keys: jwks.KeySource
-    if settings.jwks_url is not None:
-        keys = jwks.KeySet(
-            partial(jwks.fetch, settings.jwks_url), outage=settings.jwks_outage, empty_grace=settings.jwks_empty_grace
-        )
-    elif settings.jwt_public_key is not None:
-        keys = jwks.OneKey(settings.jwt_public_key.get_secret_value())
-    else:
-        raise ValueError("jwt needs keys to verify tokens with")  # the settings see to it
-    return JwtAuthenticator(
-        keys,
-        issuer=settings.jwt_issuer,
-        audience=settings.jwt_audience,
-        authorized_parties=frozenset(settings.jwt_authorized_parties),
-        leeway=settings.jwt_leeway,
     )
 
 

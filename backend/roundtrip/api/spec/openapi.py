@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from roundtrip.api.problems import CONTENT_TYPE, ProblemDocument
+from roundtrip.api.problems import CONTENT_TYPE, STATUS, ProblemDocument
 from roundtrip.api.public import PublicParts, routes
 from roundtrip.api.requests import Callers
 from roundtrip.api.routes import Nothing, Route
@@ -21,36 +21,6 @@ from roundtrip.faults import Faults
 from roundtrip.identity import MAX_ID_LENGTH
 
 REF: Final = "#/components/schemas/{name}"
-
-PROBLEMS: Final = {
-    "action_impossible": 409,
-    "banned": 409,
-    "body_invalid": 400,
-    "body_too_large": 413,
-    "bot_id_invalid": 400,
-    "bot_id_missing": 400,
-    "client_outdated": 503,
-    "event_not_found": 404,
-    "forbidden": 403,
-    "internal_error": 500,
-    "json_too_deep": 400,
-    "link_not_found": 404,
-    "not_simulated": 409,
-    "outbox_full": 503,
-    "outbox_unavailable": 503,
-    "phone_number_invalid": 400,
-    "query_invalid": 400,
-    "rate_limited": 429,
-    "shutting_down": 503,
-    "slow_request": 408,
-    "store_unavailable": 503,
-    "another_number_linked": 409,
-    "too_many_links": 429,
-    "unauthorized": 401,
-    "unavailable": 503,
-    "user_id_invalid": 400,
-}
-"""Every code that a documented route answers with, and its status."""
 
 _OF_CALLERS: Final = ("unauthorized", "forbidden", "unavailable", "user_id_invalid")
 _OF_BODIES: Final = ("body_invalid", "body_too_large", "json_too_deep", "slow_request")
@@ -181,7 +151,7 @@ def _query_parameters(row: Route, components: dict[str, Any]) -> list[dict[str, 
 def _problems(codes: Iterable[str]) -> dict[str, Any]:
     by_status: dict[int, list[str]] = defaultdict(list)
     for code in sorted(set(codes)):
-        by_status[PROBLEMS[code]].append(code)
+        by_status[STATUS[code]].append(code)
     return {str(status): _problem(status, codes) for status, codes in sorted(by_status.items())}
 
 

@@ -1,4 +1,4 @@
-"""One WhatsApp session in a process of its own: `python -m roundtrip.drivers.neonize.worker`, started by neonize_driver.
+"""One WhatsApp session in a process of its own: `python -m roundtrip.drivers.neonize.worker`, which the driver starts.
 
 A process each, because the library takes the whole process with it when it panics, and because a session that is not
 paired yet cannot be stopped in any other way. Commands come in on stdin, reports go out on what was stdout; neonize

@@ -4,25 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
 
 from roundtrip.drivers.simulated.script import SimulateAction
+from roundtrip.errors import RoundtripError
 from roundtrip.faults import Faults
 from roundtrip.identity import BotKey
-from roundtrip.links.reasons import LinkError
-from roundtrip.links.service import LinkService
-from roundtrip.links.snapshot import LinkState
 
-_NEXT = {
-    LinkState.CONNECTED: SimulateAction.DISCONNECT,
-    LinkState.DEGRADED: SimulateAction.DISCONNECT,
-    LinkState.DISCONNECTED: SimulateAction.RECONNECT,
+_NEXT: Final[Mapping[str, SimulateAction]] = {
+    "connected": SimulateAction.DISCONNECT,
+    "degraded": SimulateAction.DISCONNECT,
+    "disconnected": SimulateAction.RECONNECT,
 }
+"""What happens next to a link in which state of the contract."""
+
+
+class View(Protocol):
+    """A link as whoever runs it shows it."""
+
+    @property
+    def user_id(self) -> str: ...
+
+    @property
+    def bot_id(self) -> str: ...
+
+    @property
+    def state(self) -> str: ...
+
+
+class Links(Protocol):
+    """Whoever runs links on a simulated phone: `links.service`, which stands above the drivers."""
+
+    def links(self) -> Sequence[View]: ...
+
+    async def simulate(self, key: BotKey, action: SimulateAction) -> object:
+        """Raises `RoundtripError` where it cannot be done now."""
 
 
 class Flapper:
     """Subscribe `switched` to the faults."""
 
-    def __init__(self, faults: Faults, links: LinkService) -> None:
+    def __init__(self, faults: Faults, links: Links) -> None:
         self._faults = faults
         self._links = links
         self._task: asyncio.Task[None] | None = None
@@ -56,12 +79,12 @@ class Flapper:
                     await self._links.simulate(key, action)
                     if action is SimulateAction.RECONNECT:
                         away.discard(key)
-                except LinkError:
+                except RoundtripError:
                     away.discard(key)  # it cannot now, or its driver is not a simulated one
             await asyncio.sleep(period)
 
     async def _give_back(self) -> None:
         """The fault is over: no link stays down because of it."""
         while self._away:
-            with contextlib.suppress(LinkError):  # it has ended, or was restarted, meanwhile
+            with contextlib.suppress(RoundtripError):  # it has ended, or was restarted, meanwhile
                 await self._links.simulate(self._away.pop(), SimulateAction.RECONNECT)
