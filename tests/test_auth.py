@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from roundtrip.api.problems import STATUS
 from roundtrip.auth.authenticators import (
     MAX_TOKEN,
     Authenticator,
@@ -203,7 +204,7 @@ async def test_without_keys_a_token_cannot_be_checked_and_the_caller_may_come_ba
     auth = JwtAuthenticator(KeySet(down, least_gap=7.0), issuer=ISSUER, audience=None)
     with pytest.raises(AuthError) as caught:
         await auth.user(Credentials(token()))
-    assert (caught.value.code, caught.value.status, caught.value.retry_after) == ("unavailable", 503, 7.0)
+    assert (caught.value.code, STATUS[caught.value.code], caught.value.retry_after) == ("unavailable", 503, 7.0)
 
 
 async def test_the_close_ends_a_fetch_of_keys_under_way() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from roundtrip.clock import LOOK_EVERY, STEP, SYSTEM, Frame, WatchedClock, steady
+from roundtrip.clock import LOOK_EVERY, STEP, SYSTEM, SteppedOffset, WatchedClock, steady
 from tests.support.stepped_clock import SteppedClock
 from tests.support.stepped_loop import SteppedLoop
 
@@ -45,7 +45,7 @@ def test_slewing_and_time_that_passes_are_no_steps() -> None:
 
 def test_a_frame_goes_on_evenly_until_it_is_told() -> None:
     clock = SteppedClock()
-    frame = Frame(clock)
+    frame = SteppedOffset(clock)
     before = frame.now_ms()
     clock.step(DAY)
     clock.advance(2)
@@ -54,7 +54,7 @@ def test_a_frame_goes_on_evenly_until_it_is_told() -> None:
     assert frame.now_ms() == clock.wall_ns() // 1_000_000
     clock.step(-DAY)
     assert frame.now_ms() == before + 2000 + DAY * 1000
-    frame.follow(Frame(clock).offset)
+    frame.follow(SteppedOffset(clock).offset)
     assert frame.now_ms() == before + 2000
 
 

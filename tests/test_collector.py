@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from roundtrip import runtime as module
-from roundtrip.runtime import Collector
+from roundtrip.runtime import GarbageCollection
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ async def test_collections_are_measured_and_everything_is_looked_at_now_and_then
 ) -> None:
     monkeypatch.setattr(module, "EVERY", 0.01)
     pauses: list[float] = []
-    collector = Collector(pauses.append)
+    collector = GarbageCollection(pauses.append)
     collector.start()
     try:
         for _ in range(3):
@@ -50,7 +50,7 @@ async def test_a_look_that_would_take_too_long_is_put_off(monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "EVERY", 0.01)
     monkeypatch.setattr(module, "LONGEST", 1e-9)
     pauses: list[float] = []
-    collector = Collector(pauses.append)
+    collector = GarbageCollection(pauses.append)
     collector.start()
     try:
         kept = [[number] for number in range(1000)]

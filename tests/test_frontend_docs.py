@@ -17,7 +17,7 @@ from roundtrip.events import Connected
 from roundtrip.identity import BotKey
 from roundtrip.limits.rates import Limits, Rules
 from roundtrip.settings import Settings
-from roundtrip.sockets.access import Admission, Doorkeeper
+from roundtrip.sockets.access import Admission, SocketAccess
 from roundtrip.sockets.messages import REFUSALS
 from tests.support.programs import require
 from tests.support.py_client import eventually
@@ -45,11 +45,11 @@ def block(language: str) -> str:
 
 
 @asynccontextmanager
-async def served(clock: Clock) -> AsyncIterator[tuple[Stage, Doorkeeper]]:
+async def served(clock: Clock) -> AsyncIterator[tuple[Stage, SocketAccess]]:
     limits = Limits(Rules.of(Settings(auth="trusted")), lambda _limit: None)
     identity = JwtAuthenticator(OneKey(public_pem(private_key("ES256"))), issuer=ISSUER, audience=None)
     admission = Admission(identity, limits)
-    door = Doorkeeper(admission.identify, limits, now=clock)
+    door = SocketAccess(admission.identify, limits, now=clock)
     async with stage(admit=admission, door=door, ack_timeout=1.0) as s:
         yield s, door
 

@@ -19,13 +19,13 @@ from roundtrip.api.debug.timeline import TraceViewer
 from roundtrip.api.health import Health, ReadyChecks
 from roundtrip.api.listener import Port, PortRules, listen
 from roundtrip.api.public import PublicParts, make_public_app
-from roundtrip.api.requests import BodyLimits, Callers
+from roundtrip.api.requests import BodyLimits, CallerIdentification
 from roundtrip.auth.authenticators import make_authenticator
 from roundtrip.auth.service_keys import ServiceKeys
 from roundtrip.backoff import Backoff
 from roundtrip.clock import SYSTEM, WatchedClock
 from roundtrip.delivery.courier import Courier
-from roundtrip.delivery.metrics import DeliveryMeter
+from roundtrip.delivery.metrics import DeliveryCounters
 from roundtrip.delivery.replay import Replayer
 from roundtrip.drivers.base import Driver
 from roundtrip.drivers.neonize.driver import NeonizeDriver
@@ -37,7 +37,7 @@ from roundtrip.faults import FaultError, Faults
 from roundtrip.limits.addresses import Proxies
 from roundtrip.limits.rates import Limits, Rules
 from roundtrip.links.machine import Reason
-from roundtrip.links.ports import LinkMetrics
+from roundtrip.links.ports import LinkCounters
 from roundtrip.links.service import LinkService, snapshots
 from roundtrip.links.snapshot import LinkState
 from roundtrip.links.store import LinkStore
@@ -46,8 +46,8 @@ from roundtrip.outbox.records import MissReason, Outcome
 from roundtrip.outbox.sqlite.outbox import SqliteOutbox
 from roundtrip.runtime import release, room_for
 from roundtrip.settings import Settings
-from roundtrip.sockets.access import Admission, Doorkeeper
-from roundtrip.sockets.messages import SocketMeter
+from roundtrip.sockets.access import Admission, SocketAccess
+from roundtrip.sockets.messages import SocketCounters
 from roundtrip.sockets.registry import Registry
 from roundtrip.sockets.server import SocketServer
 from roundtrip.telemetry import pipeline
@@ -142,7 +142,7 @@ class Backend:
             self.outbox,
             self.registry,
             journal,
-            DeliveryMeter(metrics, journal.kept),
+            DeliveryCounters(metrics, journal.kept),
             self.faults,
             event_ttl=settings.event_ttl,
             ack_timeout=settings.ack_timeout,
@@ -162,7 +162,7 @@ class Backend:
             self.courier,
             self.store,
             settings,
-            LinkMetrics(metrics),
+            LinkCounters(metrics),
             tracer=self.telemetry.tracer,
         )
         stack.push_async_callback(self.links.close)
@@ -203,7 +203,7 @@ class Backend:
             self.courier,
             replayer,
             admission,
-            SocketMeter(self.telemetry.metrics),
+            SocketCounters(self.telemetry.metrics),
             self.faults,
             cors_origins=settings.cors_origins,
             max_sockets_per_key=settings.max_sockets_per_key,
@@ -211,7 +211,7 @@ class Backend:
             ping_interval=settings.ping_interval,
             ping_timeout=settings.ping_timeout,
             max_packet=settings.max_packet,
-            door=Doorkeeper(admission.identify, self.limits, settings.token_grace),
+            door=SocketAccess(admission.identify, self.limits, settings.token_grace),
         )
         stack.push_async_callback(self.sockets.close)
 
@@ -244,7 +244,7 @@ class Backend:
             PublicParts(
                 links=self.links,
                 ledger=self.outbox,
-                callers=Callers(self.identity, services, trusted=trusted),
+                callers=CallerIdentification(self.identity, services, trusted=trusted),
                 faults=self.faults,
                 driver=settings.whatsapp_driver,
                 trusted=trusted,

@@ -18,7 +18,7 @@ from roundtrip.auth.jwks import OneKey
 from roundtrip.auth.service_keys import ServiceKeys
 from roundtrip.faults import FaultError
 from roundtrip.limits.addresses import Proxies
-from roundtrip.runtime import Collector
+from roundtrip.runtime import GarbageCollection
 from roundtrip.settings import PREFIX, Settings, SettingsError, describe, load
 
 log = structlog.get_logger(__name__)
@@ -83,7 +83,7 @@ async def serve(settings: Settings, make: Callable[[Settings], Backend] = Backen
         loop.add_signal_handler(number, on_signal)
     backend = make(settings)
     await backend.start()
-    collector = Collector(backend.telemetry.metrics.gc_pause.observe)
+    collector = GarbageCollection(backend.telemetry.metrics.gc_pause.observe)
     collector.start()
     await asked.wait()
     collector.stop()

@@ -101,7 +101,7 @@ def steady(clock: Clock) -> Callable[[], float]:
     return lambda: time.clock_gettime(boot)
 
 
-class Frame:
+class SteppedOffset:
     """The wall clock as it was last set: it follows slewing, and goes on evenly over a step until `moved`.
 
     For one thread. What it gives never runs ahead of what steady time explains.
@@ -153,7 +153,7 @@ class WatchedClock:
     """
 
     def __init__(self, clock: Clock = SYSTEM) -> None:
-        self._frame = Frame(clock)
+        self._frame = SteppedOffset(clock)
         self.monotonic = clock.monotonic
         self.on_step: list[Callable[[int], object]] = []
         """Each is told a step in nanoseconds, negative when the clock was set back."""

@@ -42,7 +42,7 @@ PER_BLOCK: Final = 100e-9
 """Seconds for each block of memory, until the first look has told."""
 
 
-class Collector:
+class GarbageCollection:
     """`observe` is told how long each collection stopped the program, in seconds; it may be called in any thread, in
     the middle of anything, and so must not take a lock."""
 

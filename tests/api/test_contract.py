@@ -71,7 +71,7 @@ def test_every_row_has_a_status_for_its_codes() -> None:
 
 async def test_the_document_names_every_api_route_that_is_served() -> None:
     from roundtrip.api.public import PublicParts, make_public_app
-    from roundtrip.api.requests import Callers
+    from roundtrip.api.requests import CallerIdentification
     from roundtrip.auth.authenticators import TrustedAuthenticator
     from roundtrip.auth.service_keys import ServiceKeys
     from roundtrip.faults import Faults
@@ -82,7 +82,7 @@ async def test_the_document_names_every_api_route_that_is_served() -> None:
         PublicParts(
             links=PretendedLinks(),
             ledger=MemoryOutbox(),
-            callers=Callers(TrustedAuthenticator(), ServiceKeys(), trusted=False),
+            callers=CallerIdentification(TrustedAuthenticator(), ServiceKeys(), trusted=False),
             faults=Faults(allowed=False),
             driver="neonize",
             trusted=False,

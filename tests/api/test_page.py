@@ -62,7 +62,7 @@ async def test_libraries_come_from_npm_and_their_absence_is_said(tmp_path: Path)
     assert PublicParts.__dataclass_fields__["page"]
     from aiohttp import web
 
-    from roundtrip.api.middleware import Shield
+    from roundtrip.api.middleware import RequestGuard
     from tests.support.api import serving
 
     folder = tmp_path / "node_modules"
@@ -70,7 +70,7 @@ async def test_libraries_come_from_npm_and_their_absence_is_said(tmp_path: Path)
     path.parent.mkdir(parents=True)
     path.write_text("export default 1;")
     app = web.Application()
-    Shield().install(app)
+    RequestGuard().install(app)
     Page(WEB, folder).add(app)
     import aiohttp
 

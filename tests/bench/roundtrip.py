@@ -21,25 +21,25 @@ from roundtrip.api.listener import Port, PortRules, listen
 from roundtrip.app import vocabulary
 from roundtrip.backoff import Backoff
 from roundtrip.delivery.courier import Courier
-from roundtrip.delivery.metrics import DeliveryMeter
+from roundtrip.delivery.metrics import DeliveryCounters
 from roundtrip.delivery.replay import Replayer
 from roundtrip.delivery.spans import Delivery
 from roundtrip.events import Degraded
 from roundtrip.faults import Faults
 from roundtrip.limits.rates import Limits, Rules
 from roundtrip.outbox.sqlite.outbox import SqliteOutbox
-from roundtrip.runtime import Collector
+from roundtrip.runtime import GarbageCollection
 from roundtrip.settings import Settings
 from roundtrip.sockets import peer
-from roundtrip.sockets.access import Doorkeeper
-from roundtrip.sockets.messages import SocketMeter
+from roundtrip.sockets.access import SocketAccess
+from roundtrip.sockets.messages import SocketCounters
 from roundtrip.sockets.registry import Registry
 from roundtrip.sockets.server import SocketServer
 from roundtrip.telemetry import pipeline as setup
 from tests.support.sockets import idle, trusted
 
 
-class Counter(DeliveryMeter):
+class Counter(DeliveryCounters):
     """Counts what was confirmed, and sends the next event of that key."""
 
     count = 0
@@ -87,7 +87,7 @@ async def main(sockets: int, seconds: float) -> None:
             courier,
             replayer,
             trusted,
-            SocketMeter(telemetry.metrics),
+            SocketCounters(telemetry.metrics),
             faults,
             cors_origins=(),
             max_sockets_per_key=16,
@@ -95,7 +95,7 @@ async def main(sockets: int, seconds: float) -> None:
             ping_interval=25,
             ping_timeout=20,
             max_packet=65536,
-            door=Doorkeeper(trusted, Limits(Rules.of(Settings(auth="trusted")), lambda _limit: None))
+            door=SocketAccess(trusted, Limits(Rules.of(Settings(auth="trusted")), lambda _limit: None))
             if limited
             else None,
         )
@@ -107,7 +107,7 @@ async def main(sockets: int, seconds: float) -> None:
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", 0).start()
-        collector = Collector(lambda _seconds: None)
+        collector = GarbageCollection(lambda _seconds: None)
         collector.start()
         print(runner.addresses[0][1], flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)

@@ -21,7 +21,7 @@ import aiohttp
 import uvloop
 
 from roundtrip.app import Backend
-from roundtrip.delivery.metrics import DeliveryMeter
+from roundtrip.delivery.metrics import DeliveryCounters
 from roundtrip.delivery.spans import Delivery
 from roundtrip.drivers.neonize.driver import NeonizeDriver
 from roundtrip.events import Degraded
@@ -34,7 +34,7 @@ GOOD = 100
 LINKS = 20
 
 
-class Clock(DeliveryMeter):
+class Clock(DeliveryCounters):
     """Notes, of each acknowledged event of a good client, how long it took, in milliseconds."""
 
     found: list[float] = []  # noqa: RUF012  # one list for the one run

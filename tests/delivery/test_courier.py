@@ -11,7 +11,7 @@ import pytest
 from roundtrip.backoff import Backoff
 from roundtrip.clock import WatchedClock
 from roundtrip.delivery.courier import SETTLE, Courier
-from roundtrip.delivery.inflight import FORGET_AFTER, FREE, Pace
+from roundtrip.delivery.inflight import FORGET_AFTER, FREE, ReplayThrottle
 from roundtrip.delivery.replay import Replayer
 from roundtrip.delivery.wire import Confirmable, Frame, Miss
 from roundtrip.events import Connected, Payload, Qr
@@ -348,7 +348,7 @@ def test_a_page_that_confirms_is_never_slowed_down(stage: Stage) -> None:
 
 def test_a_keys_pace_is_forgotten_in_time_and_bounded() -> None:
     clock = SteppedClock()
-    pace = Pace(clock)
+    pace = ReplayThrottle(clock)
     for _ in range(FREE):
         pace.unconfirmed(KEY)
     assert pace.delay(KEY) == 0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from roundtrip.delivery.confirmation import GRAIN, LATE, POSTPONED_MOST, Deadlines
-from roundtrip.delivery.inflight import REST, SLICE, Slices
+from roundtrip.delivery.inflight import REST, SLICE, TimeSlicer
 from tests.support.stepped_clock import SteppedClock
 from tests.support.stepped_loop import SteppedLoop
 
@@ -148,7 +148,7 @@ def test_a_loop_that_is_always_late_sees_to_its_deadlines_all_the_same(loop: Ste
 
 def test_short_work_is_over_when_start_returns() -> None:
     done: list[int] = []
-    Slices([1, 2, 3], done.append, lambda: done.append(0), clock=SteppedClock()).start()
+    TimeSlicer([1, 2, 3], done.append, lambda: done.append(0), clock=SteppedClock()).start()
     assert done == [1, 2, 3, 0]
 
 
@@ -163,9 +163,9 @@ def test_long_work_lets_others_in_and_can_be_finished_or_left(loop: SteppedLoop)
             raise ZeroDivisionError
         done.append(item)
 
-    def work() -> Slices[int]:
+    def work() -> TimeSlicer[int]:
         done.clear()
-        made = Slices(range(1, 7), each, lambda: done.append(0), clock=clock, failed=failures.append)
+        made = TimeSlicer(range(1, 7), each, lambda: done.append(0), clock=clock, failed=failures.append)
         loop.call_soon(made.start)
         loop.settle()
         return made

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roundtrip.backoff import Backoff
-from roundtrip.delivery.inflight import BACKLOG, REMEMBERED, Backlog, Channel
+from roundtrip.delivery.inflight import BACKLOG, REMEMBERED, Backlog, KeyInFlight
 from roundtrip.delivery.spans import Delivery
 from roundtrip.delivery.wire import event_frame, websocket_frame
 from roundtrip.events import EventType
@@ -61,7 +61,7 @@ def test_a_backlog_is_bounded_and_says_that_it_let_go() -> None:
 
 
 def test_a_channel_forgets_old_receipts() -> None:
-    channel = Channel(KEY)
+    channel = KeyInFlight(KEY)
     for seq in range(REMEMBERED + 10):
         channel.remember_received(Delivery(stored(seq), Mode.LIVE, 0))
     assert len(channel.received) == REMEMBERED
@@ -69,7 +69,7 @@ def test_a_channel_forgets_old_receipts() -> None:
 
 
 def test_what_ended_during_a_replay_is_known_until_the_replay_is_over() -> None:
-    channel = Channel(KEY)
+    channel = KeyInFlight(KEY)
     assert channel.take(1) is None
     assert channel.resolved == set()
     channel.backlogs["sid"] = Backlog()

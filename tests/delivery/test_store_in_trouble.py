@@ -12,9 +12,9 @@ from roundtrip.outbox.base import OutboxError
 from roundtrip.outbox.records import Outcome, Resolution
 from roundtrip.outbox.sqlite import maintenance as sqlite_kept
 from roundtrip.outbox.sqlite import reads as sqlite_keys
-from roundtrip.outbox.sqlite.maintenance import KeptWrites
+from roundtrip.outbox.sqlite.maintenance import RetriedWrites
 from roundtrip.outbox.sqlite.outbox import SqliteOutbox
-from roundtrip.outbox.sqlite.reads import Keys, Ledger
+from roundtrip.outbox.sqlite.reads import Keys, LedgerSums
 from roundtrip.outbox.sqlite.schema import FILE_NAME, SEQ_BITS, Move, Record, Resolve, open_database
 from tests.support.drafts import CONNECTED, Clock, draft, store
 from tests.support.stepped_clock import SteppedClock
@@ -28,7 +28,7 @@ def resolve(seq: int) -> Resolve:
 
 def test_it_tries_again_after_longer_and_longer_up_to_a_second() -> None:
     clock = SteppedClock()
-    kept = KeptWrites(clock.monotonic)
+    kept = RetriedWrites(clock.monotonic)
     assert kept.retry_in() == float("inf")
     delays = []
     for _ in range(8):
@@ -51,7 +51,7 @@ def test_it_tries_again_after_longer_and_longer_up_to_a_second() -> None:
 
 def test_only_much_that_is_kept_makes_new_writes_wait() -> None:
     clock = SteppedClock()
-    kept = KeptWrites(clock.monotonic)
+    kept = RetriedWrites(clock.monotonic)
     kept.keep([resolve(seq) for seq in range(1000)])
     kept.failed("down")
     assert not kept.must_wait()
@@ -62,7 +62,7 @@ def test_only_much_that_is_kept_makes_new_writes_wait() -> None:
 
 
 def test_what_has_ended_is_known_for_as_long_as_it_is_kept() -> None:
-    kept = KeptWrites()
+    kept = RetriedWrites()
     assert kept.ended() == frozenset()
     kept.keep([resolve(1), Record(KEY, 2, "[]"), resolve(3)])
     assert kept.ended() == {(KEY, 1), (KEY, 3)}
@@ -116,7 +116,7 @@ def test_past_the_bound_notes_go_first_then_the_newest_ends_but_never_a_move_of_
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sqlite_kept, "_LIMIT", 3)
-    kept = KeptWrites()
+    kept = RetriedWrites()
     note, move = Record(KEY, 9, "[]"), Move(5, 5)
     kept.keep([resolve(1), note, resolve(2)])
     assert "outbox_writes_dropped" not in capsys.readouterr().out
@@ -129,7 +129,7 @@ def test_past_the_bound_notes_go_first_then_the_newest_ends_but_never_a_move_of_
 
 def test_an_outage_is_said_at_once_then_now_and_then_and_its_end_once(capsys: pytest.CaptureFixture[str]) -> None:
     clock = SteppedClock()
-    kept = KeptWrites(clock.monotonic)
+    kept = RetriedWrites(clock.monotonic)
 
     def said() -> list[str]:
         text = capsys.readouterr().out
@@ -158,10 +158,10 @@ def test_sums_that_do_not_agree_with_the_rows_are_told(tmp_path: Path, capsys: p
     add = "INSERT INTO totals (type, outcome, n) VALUES (?, ?, ?)"
     db.execute(add, (EventType.CONNECTED, Outcome.PENDING, 2))
     db.execute(add, (EventType.CONNECTED, Outcome.ACKED, 2))
-    Ledger(db)
+    LedgerSums(db)
     assert "ledger_unbalanced" not in capsys.readouterr().out
     db.execute(add, (EventType.CONNECTED, Outcome.EXPIRED, 1))
-    Ledger(db)
+    LedgerSums(db)
     assert "ledger_unbalanced" in capsys.readouterr().out
     db.close()
 

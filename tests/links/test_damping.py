@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roundtrip.drivers import base as d
-from roundtrip.links.policy import Damper
+from roundtrip.links.policy import FlapDamper
 from roundtrip.links.snapshot import LinkState
 from tests.links.helpers import KEY, ONLINE, Stage, staged
 
@@ -89,7 +89,7 @@ async def test_workers_that_die_while_the_link_flaps_are_replaced(tmp_path: Path
 
 
 def test_losses_that_lie_apart_do_not_add_up() -> None:
-    damper = Damper(limit=2, window=10.0)
+    damper = FlapDamper(limit=2, window=10.0)
     damper.came(0.0)
     for n in range(20):
         assert not damper.lost(n * 6.0 + 1.0)
@@ -99,7 +99,7 @@ def test_losses_that_lie_apart_do_not_add_up() -> None:
 
 
 def test_the_loss_beyond_the_limit_begins_it_once() -> None:
-    damper = Damper(limit=2, window=100.0)
+    damper = FlapDamper(limit=2, window=100.0)
     damper.came(0.0)
     began = []
     for n in range(5):
@@ -110,7 +110,7 @@ def test_the_loss_beyond_the_limit_begins_it_once() -> None:
 
 
 def test_the_first_connection_is_no_flap() -> None:
-    damper = Damper(limit=2, window=100.0)
+    damper = FlapDamper(limit=2, window=100.0)
     assert not damper.came(0.0)
     damper.lost(1.0)
     assert not damper.came(200.0)  # back, but not soon
@@ -125,7 +125,7 @@ def test_whatever_comes_and_goes_it_flaps_beyond_the_limit_within_the_window(
     limit: int, steps: list[tuple[str, int]]
 ) -> None:
     window = 10
-    damper = Damper(limit, window)
+    damper = FlapDamper(limit, window)
     losses: list[int] = []
     now, online, flapping, flaps = 0, False, False, 0
     for step, passed in steps:

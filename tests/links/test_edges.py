@@ -11,20 +11,21 @@ import pytest
 from structlog.testing import capture_logs
 
 from roundtrip import events as e
+from roundtrip.api.problems import STATUS
 from roundtrip.clock import rfc3339
 from roundtrip.drivers import base as d
+from roundtrip.errors import StorageError
 from roundtrip.identity import BotKey
 from roundtrip.links.link import Link, Order
 from roundtrip.links.machine import Input, Timer
-from roundtrip.links.ports import PublishError
-from roundtrip.links.queue import Inbox, Struck, Timers
+from roundtrip.links.queue import ExpiredTimer, InputQueue, Timers
 from roundtrip.links.reasons import LinkError
 from roundtrip.links.snapshot import LinkState
 from roundtrip.links.store import StoreError
 from tests.links.helpers import KEY, NAME, ONLINE, OTHER, PHONE, QR, FakeClock, Stage, calm, keys_for, staged
 
 S = LinkState
-FULL = PublishError("outbox_full", "full")
+FULL = StorageError("outbox_full", "full")
 
 
 def link_of(stage: Stage, key: BotKey = KEY) -> Link:
@@ -41,7 +42,7 @@ def running(clock: FakeClock) -> int:
 
 async def test_a_deadline_that_is_dropped_or_replaced_leaves_no_timer(tmp_path: Path) -> None:
     clock = FakeClock()
-    struck: list[Struck] = []
+    struck: list[ExpiredTimer] = []
     timers = Timers(clock, struck.append)
     timers.arm(Timer.GRACE, 5.0)
     timers.arm(Timer.GRACE, 6.0)
@@ -71,7 +72,7 @@ async def test_a_queue_that_is_closed_ends_what_is_under_way_and_what_waits() ->
         finally:
             ended.append(item)
 
-    inbox = Inbox(handle, lambda *_: None)
+    inbox = InputQueue(handle, lambda *_: None)
     assert inbox.put(1)
     assert inbox.put(2)
     await calm()
@@ -106,7 +107,7 @@ async def test_a_wait_for_another_state_ends_with_it_or_with_its_time(tmp_path: 
 
 async def test_a_key_without_a_link_has_no_line(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
-        link = Link(OTHER, stage.service._house)
+        link = Link(OTHER, stage.service._context)
         assert link.view() is None
         assert (link.state, link.worker_pid, link.shared) == (S.IDLE, None, False)
         await link.order(Order.LOGOUT)
@@ -167,7 +168,7 @@ async def test_a_step_that_breaks_is_logged_and_whoever_asked_is_told(tmp_path: 
             await stage.report(d.QrShown("2@a,b,c,d", 1, 6, float("nan")))
         (entry,) = [entry for entry in logs if entry["event"] == "link_step_failed"]
         assert (entry["item"], entry["link_id"]) == ("QrShown", stage.service.snapshot(KEY).link_id)
-        link.life.log_out = None  # type: ignore[assignment,method-assign]  # a fault of the program
+        link.lifecycle.log_out = None  # type: ignore[assignment,method-assign]  # a fault of the program
         with capture_logs() as logs, pytest.raises(TypeError):
             await stage.service.logout(KEY)
         assert [entry["item"] for entry in logs if entry["event"] == "link_step_failed"] == ["Command"]
@@ -388,7 +389,7 @@ async def test_a_waiting_event_is_tried_again_later_and_later(tmp_path: Path, fu
             await publish(*args, **more)
 
         stage.publisher.publish = counted  # type: ignore[method-assign]  # it counts
-        stage.publisher.fails = FULL if full else PublishError("outbox_unavailable", "down")
+        stage.publisher.fails = FULL if full else StorageError("outbox_unavailable", "down")
         with capture_logs() as logs:
             await stage.report(QR)
             await stage.clock.pass_(30.0)
@@ -402,7 +403,7 @@ async def test_a_waiting_event_is_tried_again_later_and_later(tmp_path: Path, fu
         assert {entry["code"] for entry in waits} == {stage.publisher.fails.code}
         with pytest.raises(LinkError) as refused:
             await stage.service.logout(KEY)
-        assert (refused.value.code, refused.value.status, refused.value.retry_after) == (
+        assert (refused.value.code, STATUS[refused.value.code], refused.value.retry_after) == (
             stage.publisher.fails.code,
             503,
             5,
@@ -436,7 +437,7 @@ async def test_a_first_start_that_cannot_be_written_leaves_nothing(
             patch.setattr(stage.store, "save", broken)
             with pytest.raises(LinkError) as refused:
                 await stage.service.start(KEY)
-        assert (refused.value.code, refused.value.status) == ("store_unavailable", 503)
+        assert (refused.value.code, STATUS[refused.value.code]) == ("store_unavailable", 503)
         assert KEY not in stage.service._links
         assert stage.publisher.said == []
 
@@ -516,7 +517,7 @@ async def test_at_the_end_every_task_and_timer_and_session_ends(tmp_path: Path) 
     for ask in (stage.service.start(KEY), stage.service.logout(KEY), stage.service.start(new)):
         with pytest.raises(LinkError) as refused:
             await ask
-        assert (refused.value.code, refused.value.status, refused.value.retry_after) == ("shutting_down", 503, 5)
+        assert (refused.value.code, STATUS[refused.value.code], refused.value.retry_after) == ("shutting_down", 503, 5)
     with pytest.raises(LinkError):
         await link_of(stage).order(Order.LOGOUT)
 

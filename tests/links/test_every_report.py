@@ -101,7 +101,7 @@ async def test_what_a_live_link_does_with_each_report(tmp_path: Path, state: Lin
                 assert found.qr is None, context
                 assert issubclass(TYPE_OF_NAME[new[-1]], Failure) == (found.reason_code is not None), context
             elif stage.driver.of(session.spec.link_id) is session and not session.stopped:
-                assert link.life.runner.session is session, context
+                assert link.lifecycle.runner.session is session, context
             else:  # a fresh one is to come, and it comes
                 await stage.clock.pass_(610.0)
                 assert len(stage.driver.sessions) > starts, context

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from roundtrip.drivers import key_files as files
-from roundtrip.drivers.key_files import Condition
+from roundtrip.drivers.key_files import KeyFileState
 from tests.links.helpers import keys_for
 
 
@@ -24,7 +24,7 @@ def device(path: Path, rows: int) -> None:
 
 def test_a_folder_in_the_place_of_a_key_file_is_no_key_file(tmp_path: Path) -> None:
     (tmp_path / "a.db").mkdir()
-    assert files.condition(tmp_path / "a.db") is Condition.MISSING
+    assert files.condition(tmp_path / "a.db") is KeyFileState.MISSING
     assert not files.holds_device(tmp_path / "a.db")
 
 
@@ -33,7 +33,7 @@ def test_rubbish_of_any_size_is_corrupt_and_said_so_without_the_path(tmp_path: P
     path = tmp_path / "a.db"
     path.write_bytes(b"\xff" * size)
     with capture_logs() as logs:
-        assert files.condition(path) is Condition.CORRUPT
+        assert files.condition(path) is KeyFileState.CORRUPT
     (entry,) = logs
     assert (entry["event"], entry["error"]) == ("session_store_unreadable", "SQLITE_NOTADB")
     assert str(tmp_path) not in str(logs)
@@ -53,7 +53,7 @@ def test_a_file_that_may_not_be_read_is_unreadable_and_not_missing(
 
     monkeypatch.setattr("roundtrip.drivers.key_files.sqlite3.connect", refused)
     with capture_logs() as logs:
-        assert files.condition(path) is Condition.CORRUPT
+        assert files.condition(path) is KeyFileState.CORRUPT
         assert files.holds_device(path)
     assert [entry["error"] for entry in logs] == ["SQLITE_CANTOPEN"] * 2
 
@@ -70,7 +70,7 @@ def test_a_file_in_use_is_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         raise error
 
     monkeypatch.setattr("roundtrip.drivers.key_files.sqlite3.connect", busy)
-    assert files.condition(path) is Condition.GOOD
+    assert files.condition(path) is KeyFileState.GOOD
 
 
 def test_who_holds_a_device(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ class Healing(RuleBasedStateMachine):
     def _session(self, key: BotKey) -> FakeSession | None:
         assert self.stage is not None
         link = self.stage.service._links.get(key)
-        session = None if link is None else link.life.runner.session
+        session = None if link is None else link.lifecycle.runner.session
         return session if isinstance(session, FakeSession) else None
 
     async def _say(self, key: BotKey, report: d.Report) -> None:
@@ -278,7 +278,7 @@ class Healing(RuleBasedStateMachine):
     def restart(self) -> None:
         assert self.stage is not None
         REACHED["restart"] += 1
-        REACHED["restart during a removal"] += len(self.stage.service._house.removals) > 0
+        REACHED["restart during a removal"] += len(self.stage.service._context.removals) > 0
         for link in self.stage.service._links.values():
             REACHED[f"restart while {link.state.value}"] += 1
         self.run(self._close())
@@ -298,14 +298,14 @@ class Healing(RuleBasedStateMachine):
             REACHED.update(f"waits for {name}" for name in link.deadlines)
             for what, is_so in (
                 ("stalled", link.stalled),
-                ("rejected", link.life.rejected),
-                ("flapping", link.life.damper.flapping),
-                ("ailing", link.life.ailing),
-                ("keeps dying", link.life.judge.dying(self.stage.clock.monotonic())),
+                ("rejected", link.lifecycle.rejected),
+                ("flapping", link.lifecycle.damper.flapping),
+                ("ailing", link.lifecycle.ailing),
+                ("keeps dying", link.lifecycle.policy.dying(self.stage.clock.monotonic())),
                 ("shared", link.record is not None and link.record.also_linked),
             ):
                 REACHED[what] += is_so
-        REACHED["removal under way"] += len(self.stage.service._house.removals) > 0
+        REACHED["removal under way"] += len(self.stage.service._context.removals) > 0
 
     @invariant()
     def every_wait_has_a_timer(self) -> None:
@@ -316,17 +316,17 @@ class Healing(RuleBasedStateMachine):
             if record is None or link.stalled:
                 continue
             timers = set(link.deadlines)
-            if not self.restoring.done() and not link.life.runner.starts:
+            if not self.restoring.done() and not link.lifecycle.runner.starts:
                 continue  # its turn comes
             match link.state:
                 case LinkState.CONNECTED:
-                    assert link.life.damper.online or Timer.GRACE.name.lower() in timers
+                    assert link.lifecycle.damper.online or Timer.GRACE.name.lower() in timers
                 case _ if link.state in LIVE or (
                     record.paired and link.state in (LinkState.BANNED, LinkState.CLIENT_OUTDATED)
                 ):
                     assert timers, (key, link.state)
                 case LinkState.FAILED if record.paired:
-                    assert "again" in timers or link.life.rejected
+                    assert "again" in timers or link.lifecycle.rejected
                 case _:
                     assert not record.paired or link.state in GONE
             if link.state in UP and self.online.get(key) is None:
@@ -362,7 +362,7 @@ class Healing(RuleBasedStateMachine):
         assert self.stage is not None
         links = self.stage.service._links.values()
         return all(
-            link.state in (LinkState.CONNECTED, LinkState.REPLACED) or link.life.rejected
+            link.state in (LinkState.CONNECTED, LinkState.REPLACED) or link.lifecycle.rejected
             for link in links
             if link.record is not None and link.record.paired
         )
@@ -391,7 +391,7 @@ class Healing(RuleBasedStateMachine):
             if link.state is LinkState.REPLACED:
                 assert key in self.gone
                 continue
-            if link.life.rejected:
+            if link.lifecycle.rejected:
                 continue
             assert link.state is LinkState.CONNECTED, (key, link.state, record.reason_code, link.deadlines)
             REACHED["healed"] += 1

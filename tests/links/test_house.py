@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from roundtrip.backoff import Backoff
 from roundtrip.identity import BotKey
 from roundtrip.links.policy import Ban, Bans
-from roundtrip.links.ports import NoMeter
-from roundtrip.links.queue import Turns
+from roundtrip.links.ports import NoMetrics
+from roundtrip.links.queue import StartSlots
 from roundtrip.links.removals import Removals
-from roundtrip.links.shared import House
+from roundtrip.links.shared import LinkContext
 from roundtrip.links.store import LinkStore
 from tests.links.helpers import KEY, OTHER, PHONE, FakeClock, FakeDriver, FakePublisher, settings
 
@@ -24,14 +24,14 @@ MINE = BotKey.parse(KEY.user_id, "second")
 NEW_PLAN, OLD_PLAN = "+5511987654321", "+551187654321"
 
 
-def house(folder: Path, told: list[BotKey]) -> House:
+def context(folder: Path, told: list[BotKey]) -> LinkContext:
     clock, driver, store = FakeClock(), FakeDriver(), LinkStore(folder)
-    turns, bans = Turns(1), Bans(clock)
-    return House(
+    turns, bans = StartSlots(1), Bans(clock)
+    return LinkContext(
         driver,
         FakePublisher(),
         store,
-        NoMeter(),
+        NoMetrics(),
         settings(folder, outdated_retry=100.0),
         clock,
         turns,
@@ -45,7 +45,7 @@ def house(folder: Path, told: list[BotKey]) -> House:
 
 def test_whoever_has_an_account_is_told_of_others_that_get_or_lose_it(tmp_path: Path) -> None:
     told: list[BotKey] = []
-    shared = house(tmp_path, told)
+    shared = context(tmp_path, told)
     shared.claim(NEW_PLAN, KEY)
     shared.claim(NEW_PLAN, KEY)
     assert told == []
@@ -67,7 +67,7 @@ def test_whoever_has_an_account_is_told_of_others_that_get_or_lose_it(tmp_path: 
 
 
 def test_whose_number_it_is_is_its_users_business(tmp_path: Path) -> None:
-    shared = house(tmp_path, [])
+    shared = context(tmp_path, [])
     shared.claim(PHONE, KEY)
     assert shared.elsewhere(PHONE, MINE)
     assert shared.elsewhere(PHONE, MINE, own=True)
@@ -79,7 +79,7 @@ def test_whose_number_it_is_is_its_users_business(tmp_path: Path) -> None:
 
 
 def test_while_a_version_is_refused_one_start_now_and_then_finds_out(tmp_path: Path) -> None:
-    shared = house(tmp_path, [])
+    shared = context(tmp_path, [])
     assert shared.may_start(0.0)
     assert shared.may_start(0.0)
     assert not shared.closed(0.0)
@@ -125,7 +125,7 @@ async def test_a_ban_is_a_numbers_and_is_measured_on_the_clock_that_nobody_sets(
 
 
 def test_what_two_houses_know_is_not_mixed(tmp_path: Path) -> None:
-    one = house(tmp_path, [])
+    one = context(tmp_path, [])
     other = replace(one, accounts={})
     one.claim(PHONE, KEY)
     assert other.accounts == {}
@@ -135,7 +135,7 @@ class Crowd:
     """Users that come, hold their turn, and go; never more than allowed, and nobody behind another's flood."""
 
     def __init__(self, limit: int) -> None:
-        self.turns = Turns(limit)
+        self.turns = StartSlots(limit)
         self.inside: list[str] = []
         self.order: list[str] = []
         self.goes: list[tuple[str, asyncio.Event]] = []

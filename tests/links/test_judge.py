@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from roundtrip.backoff import Backoff, Budget
 from roundtrip.drivers import base as d
 from roundtrip.links.machine import INPUT_OF, Input
-from roundtrip.links.policy import FLOOD_LIMIT, FLOOD_WINDOW, Judge, meaning
+from roundtrip.links.policy import FLOOD_LIMIT, FLOOD_WINDOW, RetryPolicy, meaning
 from tests.links.helpers import settings
 
 LIMIT = 3
@@ -37,7 +37,7 @@ REPORTS: list[d.Report] = [
 ]
 
 
-def judge(**changes: float) -> Judge:
+def policy(**changes: float) -> RetryPolicy:
     """Without jitter: delays are the whole ones."""
     given = {
         "retry_limit": LIMIT,
@@ -46,11 +46,11 @@ def judge(**changes: float) -> Judge:
         "refused_first": 100.0,
         "refused_cap": 800.0,
     }
-    return Judge(settings(Path("unused"), **{**given, **changes}), Backoff(1.0, 64.0, lambda: 1.0))
+    return RetryPolicy(settings(Path("unused"), **{**given, **changes}), Backoff(1.0, 64.0, lambda: 1.0))
 
 
 def said(report: d.Report, paired: bool) -> Input:
-    return judge().judge(report, paired, 0.0)
+    return policy().classify(report, paired, 0.0)
 
 
 @pytest.mark.parametrize("paired", [False, True])
@@ -86,9 +86,9 @@ def test_other_reports_mean_themselves() -> None:
 
 
 def test_dials_are_tried_up_to_the_limit_and_then_told_until_whatsapp_answers() -> None:
-    one = judge()
+    one = policy()
     assert not one.dialed
-    causes = [one.judge(d.Unreachable("x"), False, 0.0) for _ in range(LIMIT + 2)]
+    causes = [one.classify(d.Unreachable("x"), False, 0.0) for _ in range(LIMIT + 2)]
     assert causes == [Input.UNREACHABLE] * LIMIT + [Input.UNREACHABLE_FOR_LONG] * 2
     assert one.dialed
     assert one.delay(0.0) == 16.0  # 1, 2, 4, 8, 16
@@ -96,20 +96,20 @@ def test_dials_are_tried_up_to_the_limit_and_then_told_until_whatsapp_answers() 
 
 @pytest.mark.parametrize("report", REPORTS, ids=lambda r: type(r).__name__)
 def test_only_an_answer_of_whatsapp_forgives_failed_dials(report: d.Report) -> None:
-    one = judge()
-    one.judge(d.Unreachable("x"), False, 0.0)
-    one.judge(report, False, 0.0)
+    one = policy()
+    one.classify(d.Unreachable("x"), False, 0.0)
+    one.classify(report, False, 0.0)
     answers = (d.QrShown, d.PairingCodeShown, d.PairSucceeded, d.Online)
     assert one.dialed is not isinstance(report, answers)
 
 
 @pytest.mark.parametrize("report", REPORTS, ids=lambda r: type(r).__name__)
 def test_only_being_let_in_forgives_refusals(report: d.Report) -> None:
-    one = judge()
+    one = policy()
     for _ in range(3):
-        one.judge(d.ConnectFailed("400"), True, 0.0)
+        one.classify(d.ConnectFailed("400"), True, 0.0)
     assert one.delay(0.0) == 400.0
-    one.judge(report, True, 0.0)
+    one.classify(report, True, 0.0)
     if isinstance(report, d.Online):
         assert one.delay(0.0) == 0.0
     else:
@@ -117,28 +117,28 @@ def test_only_being_let_in_forgives_refusals(report: d.Report) -> None:
 
 
 def test_refusals_are_spread_up_to_their_own_cap_and_slower_when_asked_too_often() -> None:
-    one = judge()
+    one = policy()
     delays = []
     for _ in range(5):
-        one.judge(d.ConnectFailed("400"), True, 0.0)
+        one.classify(d.ConnectFailed("400"), True, 0.0)
         delays.append(one.delay(0.0))
     assert delays == [100.0, 200.0, 400.0, 800.0, 800.0]
-    one.judge(d.ConnectFailed("429"), True, 0.0)
+    one.classify(d.ConnectFailed("429"), True, 0.0)
     assert one.delay(0.0) == 3200.0
-    one.judge(d.ConnectFailed("400"), True, 0.0)
+    one.classify(d.ConnectFailed("400"), True, 0.0)
     assert one.delay(0.0) == 800.0, "it asks for patience no longer"
 
 
 def test_a_refusal_of_a_link_that_nobody_paired_is_not_counted() -> None:
-    one = judge()
-    one.judge(d.ConnectFailed("429"), False, 0.0)
+    one = policy()
+    one.classify(d.ConnectFailed("429"), False, 0.0)
     assert one.delay(0.0) == 0.0
 
 
 @pytest.mark.parametrize("cause", [Input.WORKER_DIED, Input.WORKER_HUNG])
 @pytest.mark.parametrize(("paired", "beyond"), [(True, Input.WORKER_KEEPS_DYING), (False, Input.WORKER_CRASHES)])
 def test_deaths_beyond_the_limit_within_the_window(cause: Input, paired: bool, beyond: Input) -> None:
-    one = judge()
+    one = policy()
     assert [one.died(cause, paired, float(n)) for n in range(LIMIT + 1)] == [cause] * LIMIT + [beyond]
     assert one.dying(float(LIMIT))
     assert one.delay(float(LIMIT)) == 64.0, "the longest, however few dials failed"
@@ -150,50 +150,50 @@ def test_deaths_beyond_the_limit_within_the_window(cause: Input, paired: bool, b
 
 
 def test_at_the_limit_it_is_not_dying_yet() -> None:
-    one = judge()
+    one = policy()
     for _ in range(LIMIT):
-        one.judge(d.WorkerDied(1), True, 0.0)
+        one.classify(d.WorkerDied(1), True, 0.0)
     assert not one.dying(0.0)
     assert one.delay(0.0) == 4.0
 
 
 def test_the_worse_of_the_two_counts_decides_the_delay() -> None:
-    one = judge()
-    one.judge(d.WorkerDied(1), True, 0.0)
+    one = policy()
+    one.classify(d.WorkerDied(1), True, 0.0)
     for _ in range(3):
-        one.judge(d.Unreachable("x"), True, 0.0)
+        one.classify(d.Unreachable("x"), True, 0.0)
     assert one.delay(0.0) == 4.0
 
 
 def test_a_flood_is_more_than_the_limit_within_the_window() -> None:
-    one = judge()
+    one = policy()
     assert not any(one.flooding(0.0) for _ in range(FLOOD_LIMIT))
     assert one.flooding(FLOOD_WINDOW - 0.1)
     assert not one.flooding(FLOOD_WINDOW), "the first hundred are over"
-    one = judge()
+    one = policy()
     assert not any(one.flooding(n / 8) for n in range(1000)), "nearly as fast as is allowed, for ever"
 
 
 def test_a_new_start_forgives_everything() -> None:
-    one = judge()
+    one = policy()
     for _ in range(FLOOD_LIMIT):
         one.flooding(0.0)
     for report in (d.WorkerDied(1), d.Unreachable("x"), d.ConnectFailed("429")):
         for _ in range(LIMIT + 1):
-            one.judge(report, True, 0.0)
+            one.classify(report, True, 0.0)
     assert (one.dialed, one.dying(0.0), one.delay(0.0)) == (True, True, 3200.0)
     one.forgive()
     assert (one.dialed, one.dying(0.0), one.delay(0.0)) == (False, False, 0.0)
     assert not any(one.flooding(0.0) for _ in range(FLOOD_LIMIT))
     for report, first in ((d.WorkerDied(1), Input.WORKER_DIED), (d.Unreachable("x"), Input.UNREACHABLE)):
-        assert [one.judge(report, True, 0.0) for _ in range(LIMIT)] == [first] * LIMIT
+        assert [one.classify(report, True, 0.0) for _ in range(LIMIT)] == [first] * LIMIT
     one.forgive()
-    one.judge(d.ConnectFailed("400"), True, 0.0)
+    one.classify(d.ConnectFailed("400"), True, 0.0)
     assert one.delay(0.0) == 100.0
 
 
 def test_a_judge_that_heard_nothing_waits_for_nothing() -> None:
-    one = judge()
+    one = policy()
     assert (one.dialed, one.dying(0.0), one.delay(0.0)) == (False, False, 0.0)
 
 
@@ -217,6 +217,6 @@ def test_a_budget_counts_what_lies_within_its_window(gaps: list[float], limit: i
 def test_the_longest_delay_has_the_same_jitter(attempt: int, drawn: float) -> None:
     backoff = Backoff(0.5, 60.0, lambda: drawn)
     assert backoff.longest() == 60.0 * (0.5 + drawn / 2)
-    assert backoff.delay(attempt) <= backoff.longest()
+    assert backoff.delay(attempt + 1) <= backoff.longest()
     if attempt >= 7:
-        assert backoff.delay(attempt) == backoff.longest()
+        assert backoff.delay(attempt + 1) == backoff.longest()

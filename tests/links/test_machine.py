@@ -9,7 +9,19 @@ import pytest
 from roundtrip.drivers import base as driver
 from roundtrip.events import TYPE_OF, EventType, Failure
 from roundtrip.links import machine, reasons
-from roundtrip.links.machine import ENDED, INPUT_OF, LIVE, TABLE, TRANSITIONS, Fate, Input, Move, Reason, Timer, step
+from roundtrip.links.machine import (
+    ENDED,
+    INPUT_OF,
+    LIVE,
+    TABLE,
+    TRANSITIONS,
+    Effect,
+    Input,
+    Reason,
+    Timer,
+    Transition,
+    step,
+)
 from roundtrip.links.snapshot import LinkState
 
 # One line per input: what each live state becomes. `.` stays; a state's name, then `!` if its event is said;
@@ -144,12 +156,12 @@ WHY = {
 }
 
 
-def written(state: LinkState, event: Input, move: Move) -> str:
+def written(state: LinkState, event: Input, move: Transition) -> str:
     text = "." if move.to is state and move.says is None else move.to.value
     if move.says is not None:
         assert move.says is EventType[move.to.name]
         text += "?" if move.if_news else "!"
-    text += "" if move.fate is Fate.KEEP else f"/{move.fate.name}"
+    text += "" if move.effect is Effect.KEEP else f"/{move.effect.name}"
     text += "" if move.arm is None else f"+{move.arm.name}"
     return text + ("" if move.disarm is None else f"-{move.disarm.name}")
 
@@ -187,7 +199,7 @@ def test_whoever_ends_a_link_says_so_and_ends_its_session() -> None:
     for (state, _), move in TABLE.items():
         if state in LIVE and move.to in ENDED:
             assert move.says is not None
-            assert move.fate in (Fate.STOP, Fate.FORGET, Fate.LOGOUT)
+            assert move.effect in (Effect.STOP, Effect.FORGET, Effect.LOGOUT)
 
 
 def test_no_ended_link_is_moved_by_a_report() -> None:

@@ -12,14 +12,14 @@ from roundtrip.backoff import Backoff, Budget
 from roundtrip.clock import LoopClock, rfc3339
 from roundtrip.links.machine import Timer
 from roundtrip.links.phone import canonical, parse_phone_number
-from roundtrip.links.queue import Inbox, Struck, Timers
+from roundtrip.links.queue import ExpiredTimer, InputQueue, Timers
 from roundtrip.links.reasons import LinkError
 from tests.links.helpers import FakeClock
 
 
 @given(st.integers(0, 200), st.floats(0.0, 1.0, exclude_max=True))
 def test_delays_double_up_to_the_cap_with_jitter(attempt: int, drawn: float) -> None:
-    delay = Backoff(1.0, 60.0, lambda: drawn).delay(attempt)
+    delay = Backoff(1.0, 60.0, lambda: drawn).delay(attempt + 1)
     whole = min(60.0, 2.0**attempt)
     assert whole / 2 <= delay <= whole
 
@@ -42,7 +42,7 @@ def test_times_are_written_to_the_millisecond() -> None:
 
 async def test_a_deadline_that_was_dropped_after_it_struck_is_void() -> None:
     clock = FakeClock()
-    struck: list[Struck] = []
+    struck: list[ExpiredTimer] = []
     timers = Timers(clock, struck.append)
     timers.arm(Timer.GRACE, 5.0)
     timers.arm(Timer.PAIRED, 6.0)
@@ -68,7 +68,7 @@ async def test_the_queue_is_serial_and_survives_a_bad_item() -> None:
             raise ValueError("two")
         seen.append(f"-{item}")
 
-    inbox = Inbox(handle, lambda item, error: broken.append((item, str(error))))
+    inbox = InputQueue(handle, lambda item, error: broken.append((item, str(error))))
     for item in (1, 2, 3):
         assert inbox.put(item)
     await inbox.settled()
@@ -86,7 +86,7 @@ async def test_the_queue_can_forget_what_waits() -> None:
         seen.append(item)
         await asyncio.sleep(0)
 
-    inbox = Inbox(handle, lambda *_: None)
+    inbox = InputQueue(handle, lambda *_: None)
     for item in range(6):
         inbox.put(item)
     inbox.drop(lambda item: item % 2 == 0)

@@ -43,7 +43,7 @@ def reader(data: bytes, limit: int = pipe.LIMIT) -> asyncio.StreamReader:
         *EVERY_REPORT,
         pipe.Answer(3, None),
         pipe.Answer(4, True),
-        pipe.Beat(),
+        pipe.Heartbeat(),
         pipe.Trouble("KeyError"),
         pipe.LoggedOut(True),
     ],
@@ -56,7 +56,7 @@ async def test_what_a_worker_says_comes_through(message: pipe.FromWorker) -> Non
 
 @pytest.mark.parametrize(
     "command",
-    [pipe.Begin("id", "/x.db", "+447441395830", "http://127.0.0.1:1"), pipe.Ask(1), pipe.Stop(), pipe.LogOut()],
+    [pipe.Begin("id", "/x.db", "+447441395830", "http://127.0.0.1:1"), pipe.AliveQuery(1), pipe.Stop(), pipe.LogOut()],
 )
 async def test_what_the_parent_says_comes_through(command: pipe.Command) -> None:
     assert await pipe.from_parent(reader(pipe.encode(command))).next() == command
@@ -79,14 +79,14 @@ async def test_what_the_parent_says_comes_through(command: pipe.Command) -> None
 async def test_garbage_has_a_code_and_its_text_is_not_kept(line: bytes, code: str) -> None:
     lines = pipe.from_worker(reader(line, limit=1024))
     found = await lines.next()
-    assert found == pipe.Garbage(code, len(line))
+    assert found == pipe.InvalidLine(code, len(line))
     assert await lines.next() is None
 
 
 async def test_what_follows_garbage_is_read() -> None:
     lines = pipe.from_worker(reader(b"x" * 9000 + b"\n" + b"??\n" + pipe.encode(d.Offline()), limit=1024))
-    assert isinstance(await lines.next(), pipe.Garbage)
-    assert isinstance(await lines.next(), pipe.Garbage)
+    assert isinstance(await lines.next(), pipe.InvalidLine)
+    assert isinstance(await lines.next(), pipe.InvalidLine)
     assert await lines.next() == d.Offline()
 
 

@@ -80,7 +80,7 @@ async def test_a_life_with_the_real_library(tmp_path: Path) -> None:
                     while len(one.meter.exits) == exits or one.pid in (None, before):
                         await asyncio.sleep(0.02)
                 async with asyncio.timeout(30):  # believed to be connected all along: the new worker has to be in too
-                    while not one.service._links[KEY].life.damper.online:
+                    while not one.service._links[KEY].lifecycle.damper.online:
                         await asyncio.sleep(0.02)
                 await one.until(lambda s: s.state is LinkState.CONNECTED)  # a slow machine outlasts the grace period
             assert one.meter.exits == ["killed", "unresponsive"]

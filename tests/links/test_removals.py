@@ -12,7 +12,7 @@ import pytest
 from roundtrip.drivers import base as d
 from roundtrip.drivers.base import Report, SessionSpec
 from roundtrip.links.policy import Ban, Bans
-from roundtrip.links.queue import Turns
+from roundtrip.links.queue import StartSlots
 from roundtrip.links.record import Removal
 from roundtrip.links.removals import ANSWER_LIMIT, PATIENCE, Removals
 from roundtrip.links.store import StoreError
@@ -30,7 +30,7 @@ class Bench:
         self.driver = FakeDriver()
         self.store = store
         self.bans = Bans(self.clock)
-        self.turns = Turns(1)
+        self.turns = StartSlots(1)
         self.told: list[tuple[str, bool]] = []
         self.removals = self.anew()
         self.folder = folder

@@ -12,8 +12,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from roundtrip.drivers.base import Report, SessionSpec
-from roundtrip.links.queue import Turns
-from roundtrip.links.session import Runner
+from roundtrip.links.queue import StartSlots
+from roundtrip.links.session import SessionRunner
 from roundtrip.telemetry.tracing import OFF, RequestTracer
 from tests.links.helpers import CountingMeter, FakeClock, FakeDriver, FakeSession
 
@@ -50,7 +50,9 @@ class Bench:
         provider = TracerProvider()
         provider.add_span_processor(SimpleSpanProcessor(self.spans))
         tracer = RequestTracer(OFF._contexts, provider.get_tracer("test"))
-        self.runner = Runner(self.driver, Turns(1), "user-1", FakeClock(), lambda _: None, self.meter, tracer)
+        self.runner = SessionRunner(
+            self.driver, StartSlots(1), "user-1", FakeClock(), lambda _: None, self.meter, tracer
+        )
 
     @property
     def session(self) -> SlowSession:

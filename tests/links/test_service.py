@@ -740,7 +740,7 @@ async def test_whoever_waits_at_the_end_is_told(tmp_path: Path) -> None:
             await asyncio.Event().wait()
 
     stage = Stage(tmp_path)
-    stage.service._house.publisher = Slow()
+    stage.service._context.publisher = Slow()
     await stage.service.open()
     waiting = asyncio.create_task(stage.service.start(KEY))
     await calm()

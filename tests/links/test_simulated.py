@@ -13,7 +13,7 @@ import pytest
 
 from roundtrip.api.problems import STATUS
 from roundtrip.drivers.simulated.driver import SimulatedDriver, SimulatedSession
-from roundtrip.drivers.simulated.script import PlaysPhone, SimulateAction, pairing_code, person, qr_text
+from roundtrip.drivers.simulated.script import PlaysPhone, SimulateAction, pairing_code, person_of, qr_text
 from roundtrip.links.reasons import LinkError
 from roundtrip.links.snapshot import LinkState, Snapshot
 from tests.links.helpers import KEY, OTHER, Stage, staged
@@ -261,8 +261,8 @@ def test_codes_look_real_and_never_repeat() -> None:
 
 
 def test_a_person_is_the_same_for_the_same_seed() -> None:
-    assert person("a") == person("a")
-    assert len({person(f"seed-{n}") for n in range(200)}) > 150
+    assert person_of("a") == person_of("a")
+    assert len({person_of(f"seed-{n}") for n in range(200)}) > 150
 
 
 def test_every_action_is_played() -> None:

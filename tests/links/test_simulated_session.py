@@ -13,11 +13,11 @@ from roundtrip.drivers.base import SessionSpec
 from roundtrip.drivers.simulated import driver as simulated
 from roundtrip.drivers.simulated import script as simulated_store
 from roundtrip.drivers.simulated.driver import SimulatedDriver, SimulatedSession
-from roundtrip.drivers.simulated.script import Person, SimulateAction, person
+from roundtrip.drivers.simulated.script import SimulateAction, SimulatedPerson, person_of
 from tests.links.helpers import FakeClock
 
 A = SimulateAction
-ADA = Person("+14155550142", "Ada Costa")
+ADA = SimulatedPerson("+14155550142", "Ada Costa")
 ONLINE = d.Online(*ADA)
 
 
@@ -90,8 +90,8 @@ async def test_a_scan_pairs_then_connects_and_ends_the_codes(tmp_path: Path, pho
     line.new()
     assert session.act(A.SCAN)
     await line.clock.pass_(1000.0)
-    made_up = person("seed")
-    whose = Person(phone or made_up.phone_number, made_up.display_name)
+    made_up = person_of("seed")
+    whose = SimulatedPerson(phone or made_up.phone_number, made_up.display_name)
     assert line.said == [d.PairSucceeded(whose.phone_number), d.Online(*whose)]
     assert line.at == [1.0, 1.6]
     assert await session.alive() is True
@@ -280,8 +280,8 @@ def test_the_key_file_holds_one_account(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     assert simulated_store.read(path) is None
     simulated_store.write(path, ADA)
-    simulated_store.write(path, Person("+1", "Other"))
-    assert simulated_store.read(path) == Person("+1", "Other")
+    simulated_store.write(path, SimulatedPerson("+1", "Other"))
+    assert simulated_store.read(path) == SimulatedPerson("+1", "Other")
     db = sqlite3.connect(path)
     assert db.execute("SELECT count(*) FROM account").fetchone() == (1,)
     db.execute("DELETE FROM account")

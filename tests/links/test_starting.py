@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from roundtrip.api.problems import STATUS
 from roundtrip.drivers import base as d
 from roundtrip.identity import BotKey
 from roundtrip.links import startup as starting
@@ -84,7 +85,7 @@ async def test_a_linked_bot_takes_its_own_number_in_any_writing_and_no_other(tmp
         await stage.report(d.StreamReplaced())
         with pytest.raises(LinkError) as refused:
             await stage.service.start(KEY, ANOTHER)
-        assert (refused.value.code, refused.value.status) == ("another_number_linked", 409)
+        assert (refused.value.code, STATUS[refused.value.code]) == ("another_number_linked", 409)
         assert stage.state() is S.REPLACED
         assert (await stage.service.start(KEY, "+551187654321")).state is S.CONNECTING
 
@@ -117,7 +118,7 @@ async def test_a_code_for_a_banned_number_is_refused_and_the_present_one_stays(t
         await stage.report(QR)
         with pytest.raises(LinkError) as refused:
             await stage.service.start(KEY, PHONE)
-        assert (refused.value.code, refused.value.status) == ("banned", 409)
+        assert (refused.value.code, STATUS[refused.value.code]) == ("banned", 409)
         assert refused.value.retry_after == pytest.approx(1000.0)
         assert stage.state() is S.QR
         await stage.clock.pass_(990.0)

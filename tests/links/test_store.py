@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from roundtrip.drivers import key_files as files
-from roundtrip.drivers.key_files import Condition
+from roundtrip.drivers.key_files import KeyFileState
 from roundtrip.identity import BotKey
 from roundtrip.links.record import LinkRecord, new_record
 from roundtrip.links.snapshot import LinkState
@@ -136,20 +136,20 @@ async def test_records_that_are_not_open_cannot_be_written(tmp_path: Path) -> No
 
 def test_conditions(tmp_path: Path) -> None:
     path = tmp_path / "odd ?#%.db"
-    assert files.condition(path) is Condition.MISSING
+    assert files.condition(path) is KeyFileState.MISSING
     path.touch()
-    assert files.condition(path) is Condition.MISSING
+    assert files.condition(path) is KeyFileState.MISSING
     sqlite3.connect(path).close()
-    assert files.condition(path) is Condition.MISSING
+    assert files.condition(path) is KeyFileState.MISSING
     keys_for(path)
-    assert files.condition(path) is Condition.GOOD
+    assert files.condition(path) is KeyFileState.GOOD
     whole = path.read_bytes()
     path.write_bytes(whole[:5000])
-    assert files.condition(path) is Condition.CORRUPT
+    assert files.condition(path) is KeyFileState.CORRUPT
     path.write_bytes(whole[:4096] + bytes(4096) + whole[8192:])
-    assert files.condition(path) is Condition.CORRUPT
+    assert files.condition(path) is KeyFileState.CORRUPT
     path.write_bytes(b"\xff" * 9000)
-    assert files.condition(path) is Condition.CORRUPT
+    assert files.condition(path) is KeyFileState.CORRUPT
 
 
 def test_in_use_is_not_corrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +161,7 @@ def test_in_use_is_not_corrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(
         "roundtrip.drivers.key_files.sqlite3.connect", lambda *a, **k: connect(*a, **{**k, "timeout": 0.05})
     )
-    assert files.condition(path) is Condition.GOOD
+    assert files.condition(path) is KeyFileState.GOOD
     holder.close()
 
 
@@ -181,7 +181,7 @@ def test_an_unclean_stop_leaves_good_keys(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False, timeout=30)
     assert path.with_name("a.db-wal").exists()
-    assert files.condition(path) is Condition.GOOD
+    assert files.condition(path) is KeyFileState.GOOD
     db = sqlite3.connect(path)
     assert db.execute("SELECT jid FROM device").fetchall() == [("kept",)]
     db.close()

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from roundtrip.drivers.neonize.footprint import untouched
+from roundtrip.drivers.neonize.footprint import untouched_pages
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,13 +26,15 @@ Anonymous:             0 kB
 
 
 def test_only_what_can_be_read_again_from_its_file() -> None:
-    assert untouched(SMAPS) == [(0x7F0000000000, 0x100000)]
+    assert untouched_pages(SMAPS) == [(0x7F0000000000, 0x100000)]
 
 
 def test_a_process_that_was_trimmed_goes_on() -> None:
     code = (
-        "from roundtrip.drivers.neonize.footprint import trim; import json; trim(); trim(); "
+        "from roundtrip.drivers.neonize.footprint import release_memory; import json; release_memory(); release_memory(); "
         "import sqlite3; print(json.dumps([1]))"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "backend", check=True, timeout=30)
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "backend", check=True, timeout=30
+    )
     assert run.stdout == "[1]\n"

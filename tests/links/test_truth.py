@@ -9,9 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from roundtrip.drivers import base as d
-from roundtrip.links.link import Finding
+from roundtrip.errors import StorageError
+from roundtrip.links.link import WatchResult
 from roundtrip.links.machine import Input
-from roundtrip.links.ports import PublishError
 from roundtrip.links.reconciliation import CONFIRM, CONFIRM_ONLINE
 from roundtrip.links.snapshot import LinkState
 from tests.links.helpers import KEY, ONLINE, QR, calm, staged
@@ -96,7 +96,7 @@ async def test_a_finding_about_a_session_that_is_gone_is_void(tmp_path: Path) ->
         await stage.connect()
         link = stage.service._links[KEY]
         link.report(d.WorkerDied(-9))
-        link.inbox.put(Finding(Input.WORKER_HUNG, link.life.runner.starts - 1))
+        link.inbox.put(WatchResult(Input.WORKER_HUNG, link.lifecycle.runner.starts - 1))
         await stage.clock.pass_(2.0)
         assert stage.meter.restarts == 1
         assert stage.meter.corrections == 0
@@ -171,7 +171,7 @@ async def test_nobody_asks_a_session_about_what_is_not_its_business(tmp_path: Pa
         stage.session().alive = alive  # type: ignore[method-assign]  # it counts
         await stage.service.check_truth()  # it has said nothing yet
         assert asked == []
-        stage.publisher.fails = PublishError("outbox_full", "full")
+        stage.publisher.fails = StorageError("outbox_full", "full")
         await stage.report(QR)
         await stage.service.check_truth()
         assert asked == []
@@ -187,7 +187,7 @@ async def test_nobody_asks_a_session_about_what_is_not_its_business(tmp_path: Pa
 async def test_misses_are_in_a_row_and_of_one_session(tmp_path: Path) -> None:
     async with staged(tmp_path, truth_interval=1e5, truth_misses=3) as stage:
         await stage.connect()
-        truth = stage.service._truth
+        reconciler = stage.service._reconciler
         for answers in ((None, None, True), (None, None, True), (None, None)):
             for answer in answers:
                 stage.session().is_alive = answer
@@ -199,7 +199,7 @@ async def test_misses_are_in_a_row_and_of_one_session(tmp_path: Path) -> None:
             await stage.clock.pass_(1.1)
         assert [entry["misses"] for entry in logs if entry["event"] == "session_silent"] == [3]
         assert len(stage.driver.sessions) == 2
-        assert truth._misses == {}
+        assert reconciler._misses == {}
         await stage.report(ONLINE)
         stage.session().is_alive = None
         for _ in range(2):

@@ -185,8 +185,8 @@ def test_refusals_that_neonize_cannot_say(text: str, refusal: Refusal | None, re
 
 
 @pytest.mark.parametrize(("total", "life"), [(1, 20), (4, 80), (6, 160), (8, 200)])
-def test_code_times_sum_up_to_the_life_of_all_codes(total: int, life: float) -> None:
-    assert worker_events.codes_life(total) == life
+def test_code_times_sum_up_to_the_life_of_all_codes(total: int, lifecycle: float) -> None:
+    assert worker_events.codes_life(total) == lifecycle
 
 
 def test_what_the_librarys_log_tells() -> None:

@@ -168,10 +168,10 @@ def test_a_worker_gives_way_where_the_kernel_groups_and_where_it_does_not(
     monkeypatch.setattr(os, "nice", nice.append)
     assert worker.AUTOGROUP == "/proc/self/autogroup"
     monkeypatch.setattr(worker, "AUTOGROUP", str(tmp_path / "autogroup"))
-    worker.step_back(7)
+    worker.lower_priority(7)
     assert (tmp_path / "autogroup").read_text() == "7"
     monkeypatch.setattr(worker, "AUTOGROUP", str(tmp_path / "none" / "autogroup"))
-    worker.step_back(8)
+    worker.lower_priority(8)
     assert nice == [7, 8]
 
 
@@ -188,7 +188,7 @@ def test_neonizes_own_log_is_shut(monkeypatch: pytest.MonkeyPatch) -> None:
     log = logging.getLogger("neonize.utils.log")
     before = log.level
     try:
-        worker.hush()
+        worker.silence_output()
         assert not log.isEnabledFor(logging.ERROR)
         assert [type(one) for one in configured[0]["handlers"]] == [logging.NullHandler]
     finally:
@@ -223,7 +223,7 @@ def test_what_is_left_out_is_imported_hollow_and_fails_when_it_is_called(modules
         hollow = importlib.import_module(f"{name}.part")
         assert hollow.Thing is hollow.Thing
         assert issubclass(hollow.Thing.Inner, Exception)
-        with pytest.raises(lean.HollowError, match=r"Thing.*lean\.py"):
+        with pytest.raises(lean.StubUsedError, match=r"Thing.*footprint\.py"):
             hollow.Thing()
         assert not hasattr(hollow, "__wrapped__")
     assert importlib.import_module("json.tool").__file__
@@ -263,7 +263,7 @@ def test_what_can_be_read_again_is_dropped_and_the_heap_returned(monkeypatch: py
     smaps = "7f0000000000-7f0000080000 r-xp 00000000 fe:00 17 /lib/code.so\nAnonymous:   0 kB\n"
     read = {"/proc/self/smaps": smaps}
     monkeypatch.setattr(Path, "read_text", lambda path: read[str(path)])
-    trim.trim()
+    trim.release_memory()
     assert calls == [(0x7F0000000000, trim.LEAST, 4), 0], "MADV_DONTNEED is 4"
     calls.clear()
 
@@ -271,5 +271,5 @@ def test_what_can_be_read_again_is_dropped_and_the_heap_returned(monkeypatch: py
         raise FileNotFoundError
 
     monkeypatch.setattr(Path, "read_text", none)
-    trim.trim()
+    trim.release_memory()
     assert calls == [0]

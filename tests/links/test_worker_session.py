@@ -110,7 +110,7 @@ class Worker:
     def _say(self, message: Any) -> None:
         if self.ended is not None:
             return
-        if isinstance(message, pipe.Beat):
+        if isinstance(message, pipe.Heartbeat):
             self.beats += 1
         else:
             self.said.append(message)
@@ -387,7 +387,7 @@ def test_pings_unanswered_for_so_long_that_the_library_reconnects_are_a_loss(wor
     it.online()
     it.hear("KeepAliveTimeout", ErrorCount=9, LastSuccess=time.time() - 181)
     assert it.said[-1] == d.Offline()
-    it.command(pipe.Ask(1))
+    it.command(pipe.AliveQuery(1))
     assert it.said[-1] == pipe.Answer(1, False)
 
 
@@ -440,17 +440,17 @@ def test_an_event_that_cannot_be_read_is_counted_and_survived(worker: Make) -> N
 
 def test_an_answer_is_given_only_where_the_librarys_word_counts(worker: Make) -> None:
     it = worker(paired=True)
-    it.command(pipe.Ask(1))
+    it.command(pipe.AliveQuery(1))
     it.online()
-    it.command(pipe.Ask(2))
+    it.command(pipe.AliveQuery(2))
     it.client.logged_in = False
-    it.command(pipe.Ask(3))
+    it.command(pipe.AliveQuery(3))
     it.client.logged_in, it.client.connected = True, False
-    it.command(pipe.Ask(4))
+    it.command(pipe.AliveQuery(4))
     it.client.fails = True
-    it.command(pipe.Ask(5))
+    it.command(pipe.AliveQuery(5))
     it.hear("Disconnected", status=True)
-    it.command(pipe.Ask(6))
+    it.command(pipe.AliveQuery(6))
     answers = [one for one in it.said if isinstance(one, pipe.Answer)]
     assert [one.connected for one in answers] == [None, True, False, False, None, False]
     assert [one.number for one in answers] == [1, 2, 3, 4, 5, 6]
@@ -459,7 +459,7 @@ def test_an_answer_is_given_only_where_the_librarys_word_counts(worker: Make) ->
 def test_a_code_that_was_shown_makes_the_session_one_that_is_not_connected(worker: Make) -> None:
     it = worker()
     it.code()
-    it.command(pipe.Ask(1))
+    it.command(pipe.AliveQuery(1))
     assert it.said[-1] == pipe.Answer(1, False)
 
 
@@ -467,7 +467,7 @@ def test_the_library_is_asked_one_question_at_a_time(worker: Make) -> None:
     it = worker(paired=True)
     it.online()
     it.client.hangs = True
-    it.command(pipe.Ask(1), pipe.Ask(2), pipe.Ask(3))
+    it.command(pipe.AliveQuery(1), pipe.AliveQuery(2), pipe.AliveQuery(3))
     assert it.client.calls == ["is_logged_in"]
 
 
@@ -532,7 +532,7 @@ def test_a_line_that_is_no_command_is_counted(worker: Make) -> None:
     it = worker(paired=True)
     os.write(it._parent, b"nonsense\n")
     it.settle()
-    assert it.said == [pipe.Trouble("Garbage")]
+    assert it.said == [pipe.Trouble("InvalidLine")]
     it.online()
     assert it.said[-1] == ONLINE
 
@@ -550,7 +550,7 @@ def test_memory_is_given_back_after_the_first_connection_and_again_later(
 ) -> None:
     at: list[float] = []
     it = worker(paired=True)
-    monkeypatch.setattr(worker_session, "trim", lambda: at.append(it.loop.time()))
+    monkeypatch.setattr(worker_session, "release_memory", lambda: at.append(it.loop.time()))
     started = it.loop.time()
     it.online()
     it.online()

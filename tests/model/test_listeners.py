@@ -14,14 +14,14 @@ import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from roundtrip.delivery import spans as delivery
-from roundtrip.delivery.metrics import DeliveryMeter
+from roundtrip.delivery.metrics import DeliveryCounters
 from roundtrip.delivery.spans import Delivery, Misses
 from roundtrip.delivery.wire import Miss, Sockets
 from roundtrip.events import EventType
 from roundtrip.identity import BotKey
 from roundtrip.outbox.records import Attempt, MissReason, Mode, Outcome, StoredEvent
 from roundtrip.sockets import server
-from roundtrip.sockets.messages import SocketMeter
+from roundtrip.sockets.messages import SocketCounters
 from roundtrip.sockets.registry import Registry
 from roundtrip.telemetry import tracing
 from roundtrip.telemetry.metrics import Metrics
@@ -51,14 +51,14 @@ def noted() -> Listeners:
 def untraced() -> Listeners:
     metrics = Metrics(WORDS, "test")
     journal = tracing.configure("test", metrics.telemetry_dropped["traces"].inc, {}).journal
-    return Listeners(journal, DeliveryMeter(metrics, journal.kept), SocketMeter(metrics))
+    return Listeners(journal, DeliveryCounters(metrics, journal.kept), SocketCounters(metrics))
 
 
 def traced() -> Listeners:
     metrics = Metrics(WORDS, "test")
     dropped = metrics.telemetry_dropped["traces"].inc
     journal = tracing.configure("test", dropped, {}, InMemorySpanExporter()).journal
-    return Listeners(journal, DeliveryMeter(metrics, journal.kept), SocketMeter(metrics))
+    return Listeners(journal, DeliveryCounters(metrics, journal.kept), SocketCounters(metrics))
 
 
 @pytest.fixture(params=[noted, untraced, traced])
@@ -78,9 +78,9 @@ def _calls(kind: type) -> dict[str, list[str]]:
 
 def test_each_part_is_played_word_for_word(listeners: Listeners) -> None:
     for part, who in (
-        (delivery.Journal, listeners.journal),
-        (delivery.Meter, listeners.meter),
-        (server.Meter, listeners.socket_meter),
+        (delivery.DeliverySpans, listeners.journal),
+        (delivery.DeliveryMetrics, listeners.meter),
+        (server.SocketMetrics, listeners.socket_meter),
     ):
         promised = _calls(part)
         assert promised

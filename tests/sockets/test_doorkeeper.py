@@ -11,7 +11,7 @@ from roundtrip.auth.authenticators import JwtAuthenticator
 from roundtrip.auth.jwks import OneKey
 from roundtrip.identity import BotKey
 from roundtrip.limits.rates import Limits, Rate, Rules
-from roundtrip.sockets.access import Admission, Doorkeeper
+from roundtrip.sockets.access import Admission, SocketAccess
 from tests.support.py_client import PyClient, eventually
 from tests.support.sockets import Stage, stage
 from tests.support.tokens import ISSUER, USER, private_key, public_pem, token
@@ -28,7 +28,7 @@ class Clock:
 
 
 @asynccontextmanager
-async def guarded(clock: Clock | None = None, **rules: Any) -> AsyncIterator[tuple[Stage, Doorkeeper]]:
+async def guarded(clock: Clock | None = None, **rules: Any) -> AsyncIterator[tuple[Stage, SocketAccess]]:
     settings = {
         "handshakes_per_address": Rate(1000, 1000),
         "handshakes_per_user": Rate(1000, 1000),
@@ -40,7 +40,7 @@ async def guarded(clock: Clock | None = None, **rules: Any) -> AsyncIterator[tup
     limits = Limits(Rules(**settings), lambda _limit: None)
     identity = JwtAuthenticator(OneKey(public_pem(private_key("ES256"))), issuer=ISSUER, audience=None)
     admission = Admission(identity, limits)
-    door = Doorkeeper(admission.identify, limits, grace=30.0, now=clock or Clock())
+    door = SocketAccess(admission.identify, limits, grace=30.0, now=clock or Clock())
     async with stage(admit=admission, door=door) as s:
         yield s, door
 
@@ -61,7 +61,7 @@ async def client(url: str, made: str, bot: str = "bot") -> AsyncIterator[tuple[P
         await it.io.disconnect()
 
 
-async def look(s: Stage, door: Doorkeeper) -> None:
+async def look(s: Stage, door: SocketAccess) -> None:
     await door.look(list(s.registry.of(KEY)))
 
 

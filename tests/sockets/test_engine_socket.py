@@ -11,7 +11,7 @@ import pytest
 from aiohttp import StreamReader, web
 from engineio import exceptions, packet
 
-from roundtrip.sockets.engineio.connection import JOIN_WITHIN, Lane
+from roundtrip.sockets.engineio.connection import JOIN_WITHIN, EngineConnection
 from roundtrip.sockets.engineio.socket import CLOSE_WITHIN, LATE, READ_FIRST
 from tests.support.stepped_loop import SteppedLoop
 
@@ -86,8 +86,8 @@ class Client:
         raise AssertionError("nothing was sent")
 
 
-async def made(server: Server, wire: Wire | None, *, joined: bool = True) -> Lane:
-    lane = server.sockets["sid"] = Lane(server, "sid", 10_000)
+async def made(server: Server, wire: Wire | None, *, joined: bool = True) -> EngineConnection:
+    lane = server.sockets["sid"] = EngineConnection(server, "sid", 10_000)
     lane.client = Client() if joined else None
     if wire is not None:
         lane.upgraded = True
@@ -96,7 +96,7 @@ async def made(server: Server, wire: Wire | None, *, joined: bool = True) -> Lan
     return lane
 
 
-def pings(lane: Lane, wire: Wire | None) -> int:
+def pings(lane: EngineConnection, wire: Wire | None) -> int:
     if wire is not None:
         return wire.written.count(b"\x81\x012")
     return sum(it is not None and it.packet_type == packet.PING for it in list(lane.queue._queue))
@@ -357,7 +357,7 @@ def test_who_is_hung_up_on_is_closed_on_either_transport(loop: SteppedLoop) -> N
         server = Server()
         lane = loop.run(made(server, wire))
 
-        async def twice(lane: Lane = lane) -> None:
+        async def twice(lane: EngineConnection = lane) -> None:
             lane.hang_up("queue_full")
             lane.hang_up("another")
 
@@ -389,8 +389,8 @@ class Upgrade:
         return said
 
 
-def upgrading(loop: SteppedLoop) -> tuple[Lane, Upgrade, asyncio.Task[bool]]:
-    async def make() -> tuple[Lane, Upgrade, asyncio.Task[bool]]:
+def upgrading(loop: SteppedLoop) -> tuple[EngineConnection, Upgrade, asyncio.Task[bool]]:
+    async def make() -> tuple[EngineConnection, Upgrade, asyncio.Task[bool]]:
         lane = await made(Server(), None)
         lane._disarm()
         websocket = Upgrade()
@@ -532,7 +532,7 @@ def test_sixty_four_packets_are_taken_up_before_others_have_their_turn(loop: Ste
 def test_a_body_that_takes_too_long_ends_its_session_and_is_not_answered(loop: SteppedLoop) -> None:
     """Upstream would swallow the cancellation, and answer "OK"."""
 
-    async def run() -> Lane:
+    async def run() -> EngineConnection:
         lane = await made(Server(), None)
         lane._disarm()
         content = StreamReader(cast("Any", SimpleNamespace(_reading_paused=False, connected=True)), 1 << 20, loop=loop)
@@ -561,7 +561,7 @@ class Stream(Upgrade):
 
 @pytest.mark.parametrize("polled", [False, True], ids=["opened", "upgraded"])
 def test_what_was_queued_goes_out_first_and_the_end_is_told(loop: SteppedLoop, polled: bool) -> None:
-    async def run() -> tuple[Lane, Stream]:
+    async def run() -> tuple[EngineConnection, Stream]:
         lane, websocket = await made(Server(), None), Stream()
         lane.server.reason.TRANSPORT_CLOSE = "transport close"
         lane.connected = polled
@@ -592,7 +592,7 @@ def test_what_was_queued_goes_out_first_and_the_end_is_told(loop: SteppedLoop, p
 
 
 def test_a_session_that_ended_while_its_upgrade_was_proven_takes_no_websocket(loop: SteppedLoop) -> None:
-    async def run() -> tuple[Lane, Stream]:
+    async def run() -> tuple[EngineConnection, Stream]:
         lane, websocket = await made(Server(), None), Stream()
         lane.connected = True
         proving = asyncio.ensure_future(lane._websocket_handler(websocket))
@@ -610,7 +610,7 @@ def test_a_session_that_ended_while_its_upgrade_was_proven_takes_no_websocket(lo
 
 
 def test_a_handler_that_fails_is_logged_and_the_reading_goes_on(loop: SteppedLoop) -> None:
-    async def run() -> Lane:
+    async def run() -> EngineConnection:
         lane, websocket = await made(Server(), None), Stream()
         lane.server.reason.TRANSPORT_CLOSE = "transport close"
         heard: list[Any] = []

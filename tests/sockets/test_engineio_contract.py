@@ -200,9 +200,9 @@ def known_to(upstream: type) -> dict[str, str]:
 
 def modules() -> list[str]:
     """Those of the program that use one of the three libraries."""
-    uses = re.compile(r"(?m)^(?:from|import) (?:aiohttp|engineio|socketio|backend\.sockets)\b")
+    uses = re.compile(r"(?m)^(?:from|import) (?:aiohttp|engineio|socketio|roundtrip\.sockets)\b")
     paths = [path for path in sorted((ROOT / "backend").rglob("*.py")) if uses.search(path.read_text())]
-    return [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
+    return [".".join(path.relative_to(ROOT / "backend").with_suffix("").parts) for path in paths]
 
 
 @pytest.mark.parametrize("name", READ_WITH)

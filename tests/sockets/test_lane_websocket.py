@@ -14,8 +14,8 @@ from structlog.testing import capture_logs
 
 from roundtrip.sockets import access as handshake
 from roundtrip.sockets.access import Handshake, Refusal
-from roundtrip.sockets.engineio.server import LaneWebSocket, QuietWebSocket
-from roundtrip.sockets.engineio.socketio import Blame, engineio_logger
+from roundtrip.sockets.engineio.server import ConnectionWebSocket, QuietWebSocket
+from roundtrip.sockets.engineio.socketio import ClientErrorFilter, engineio_logger
 
 TEXT, BINARY, PING, PONG, CLOSE = (
     WSMsgType.TEXT,
@@ -72,9 +72,9 @@ class Transport:
         self.closed = True
 
 
-def opened(*messages: tuple[WSMsgType, Any], code: int | None = None) -> tuple[Lane, LaneWebSocket]:
+def opened(*messages: tuple[WSMsgType, Any], code: int | None = None) -> tuple[Lane, ConnectionWebSocket]:
     lane = Lane()
-    websocket = LaneWebSocket(lane.handle, SimpleNamespace(max_http_buffer_size=1_000))
+    websocket = ConnectionWebSocket(lane.handle, SimpleNamespace(max_http_buffer_size=1_000))
     waiting = [WSMessage(kind, data, None) for kind, data in messages]
 
     async def receive() -> WSMessage:
@@ -174,7 +174,7 @@ async def test_aiohttp_leaves_the_end_to_the_lane_and_tells_why() -> None:
 
 def test_websockets_are_neither_compressed_nor_answered_by_aiohttp() -> None:
     lane = Lane()
-    made = LaneWebSocket(lane.handle, SimpleNamespace(max_http_buffer_size=1_000))._ws
+    made = ConnectionWebSocket(lane.handle, SimpleNamespace(max_http_buffer_size=1_000))._ws
     assert (made._compress, made._autoclose, made._autoping, made._max_msg_size) == (False, False, False, 1_000)
 
 
@@ -184,7 +184,7 @@ def test_websockets_are_neither_compressed_nor_answered_by_aiohttp() -> None:
 def test_what_a_client_sent_wrong_is_logged_as_that() -> None:
     logger = engineio_logger()
     assert engineio_logger() is logger
-    assert sum(isinstance(known, Blame) for known in logger.filters) == 1
+    assert sum(isinstance(known, ClientErrorFilter) for known in logger.filters) == 1
     with capture_logs() as logs:
         try:
             int("nonsense")
@@ -196,7 +196,7 @@ def test_what_a_client_sent_wrong_is_logged_as_that() -> None:
         ("bad", None, "info"),
     ]
     for level, passed in ((logging.ERROR, False), (logging.WARNING, True), (logging.INFO, True)):
-        assert Blame().filter(logging.LogRecord("x", level, "", 1, "m", (), None)) is passed
+        assert ClientErrorFilter().filter(logging.LogRecord("x", level, "", 1, "m", (), None)) is passed
 
 
 def test_a_handshake_takes_each_field_from_auth_and_else_from_the_query() -> None:

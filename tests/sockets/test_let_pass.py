@@ -11,16 +11,16 @@ import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 
+from roundtrip.app import vocabulary
 from roundtrip.delivery.wire import Miss
 from roundtrip.events import Connected
 from roundtrip.identity import BotKey, Principal, parse_user_id
 from roundtrip.outbox.records import MissReason
-from roundtrip.sockets.access import Doorkeeper, Handshake
+from roundtrip.sockets.access import Handshake, SocketAccess
 from roundtrip.sockets.engineio import socketio as codec
-from roundtrip.sockets.messages import SocketMeter
+from roundtrip.sockets.messages import SocketCounters
 from roundtrip.sockets.registry import Registry
 from roundtrip.telemetry.metrics import Metrics
-from roundtrip.vocabulary import vocabulary
 from tests.sockets.raw import POLLING, RawSocket, connect, raw_socket
 from tests.sockets.test_peer import Joined
 from tests.sockets.test_registry import Clock, socket
@@ -57,7 +57,7 @@ async def test_an_attachment_over_the_limit_of_requests_takes_its_event_with_it(
     """What came of the event is forgotten, so that the next message is not taken for its attachment."""
     allowed = iter([True, True, False])
 
-    class Door(Doorkeeper):
+    class Door(SocketAccess):
         async def allowed(self, eio_sid: str) -> bool:
             return next(allowed, True)
 
@@ -261,7 +261,7 @@ def test_a_miss_has_its_moment_in_milliseconds_and_an_age_its_thousandths(monkey
 
 def test_each_refusal_and_each_end_has_its_count() -> None:
     made = Metrics(vocabulary(), "0")
-    meter = SocketMeter(made)
+    meter = SocketCounters(made)
     for code in (
         "accepted",
         "bot_id_missing",

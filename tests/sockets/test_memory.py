@@ -18,7 +18,7 @@ import uvloop
 
 from roundtrip.events import Connected
 from roundtrip.identity import BotKey
-from roundtrip.sockets.engineio.server import LaneWebSocket
+from roundtrip.sockets.engineio.server import ConnectionWebSocket
 from tests.sockets.raw import connect, raw_polling, raw_socket
 from tests.support.node_client import node_client
 from tests.support.program import api, running
@@ -105,13 +105,13 @@ async def live_and_leave(s: Stage, way: str, sockets: list[weakref.ref[Any]]) ->
 def test_a_closed_connection_is_freed_by_counting_references(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the event loop that ships: asyncio's own transports are cycles whatever is on them."""
     sockets: list[weakref.ref[Any]] = []
-    real = LaneWebSocket.__init__
+    real = ConnectionWebSocket.__init__
 
-    def made(self: LaneWebSocket, *args: Any) -> None:
+    def made(self: ConnectionWebSocket, *args: Any) -> None:
         real(self, *args)
         sockets.extend([weakref.ref(self), weakref.ref(self._ws)])
 
-    monkeypatch.setattr(LaneWebSocket, "__init__", made)
+    monkeypatch.setattr(ConnectionWebSocket, "__init__", made)
 
     async def run() -> None:
         async with stage() as s, uncollected():

@@ -12,7 +12,7 @@ import pytest
 from roundtrip.delivery.wire import Confirmable, Frame
 from roundtrip.identity import BotKey
 from roundtrip.outbox.records import MissReason
-from roundtrip.sockets.engineio.connection import Lane
+from roundtrip.sockets.engineio.connection import EngineConnection
 from roundtrip.sockets.peer import Peer
 from tests.sockets.test_engine_socket import Server, Wire
 from tests.support.stepped_loop import SteppedLoop
@@ -49,7 +49,7 @@ class Joined:
         self.loop = loop
 
         async def make() -> None:
-            self.lane = self.server.sockets["eio"] = Lane(self.server, "eio", 10_000)
+            self.lane = self.server.sockets["eio"] = EngineConnection(self.server, "eio", 10_000)
             if not polling:
                 self.lane.upgraded = True
                 self.lane._transport = self.wire  # type: ignore[assignment]  # as much of one as is looked at

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from roundtrip.delivery.wire import Frame
 from roundtrip.identity import BotKey
-from roundtrip.sockets.engineio.connection import Held, Lane
+from roundtrip.sockets.engineio.connection import EngineConnection, IntegerRanges
 from roundtrip.sockets.peer import Peer, PeerState
 
 SEQ = 7
@@ -86,7 +86,7 @@ def server() -> Any:
     )
 
 
-def upgrade(lane: Lane) -> None:
+def upgrade(lane: EngineConnection) -> None:
     lane.upgraded = True
     lane._transport = Wire()  # type: ignore[assignment]  # as much of one as is looked at
 
@@ -109,7 +109,7 @@ def finish(peer: Peer, state: PeerState) -> None:
     assert peer.state is state
 
 
-async def feed(lane: Lane, transport: str, text: str) -> None:
+async def feed(lane: EngineConnection, transport: str, text: str) -> None:
     """What the lane's readers do with a message."""
     if transport == "polling":
         await lane._take_up(text)
@@ -122,7 +122,7 @@ async def feed(lane: Lane, transport: str, text: str) -> None:
 )
 async def test_what_confirms_an_event(transport: str, seen: str, state: PeerState) -> None:
     told = Told()
-    lane = Lane(server(), "eio", 1 << 20)
+    lane = EngineConnection(server(), "eio", 1 << 20)
     lane.connected = True
     if transport == "websocket":
         upgrade(lane)
@@ -155,7 +155,7 @@ async def test_what_confirms_an_event(transport: str, seen: str, state: PeerStat
 
 async def test_pongs_are_matched_with_pings_first_in_first_out() -> None:
     told = Told()
-    lane = Lane(server(), "eio", 1 << 20)
+    lane = EngineConnection(server(), "eio", 1 << 20)
     upgrade(lane)
     peer = Peer("sid", "eio", BotKey("u", "b"), lane, told, must_ack=False, connect_parent=None, expires_at=None)
     peer.joined()
@@ -175,7 +175,7 @@ async def test_pongs_are_matched_with_pings_first_in_first_out() -> None:
 
 @given(st.lists(st.integers(0, 60)), st.integers(-5, 70))
 def test_ranges_hold_what_was_added_and_nothing_else(numbers: list[int], asked: int) -> None:
-    held = Held()
+    held = IntegerRanges()
     for number in numbers:
         held.add(number)
     assert (asked in held) == (asked in set(numbers))
@@ -183,7 +183,7 @@ def test_ranges_hold_what_was_added_and_nothing_else(numbers: list[int], asked: 
 
 
 def test_a_day_of_events_in_a_row_is_one_range() -> None:
-    held = Held()
+    held = IntegerRanges()
     for number in range(1, 100_000):
         held.add(number)
     assert len(held) == 1

@@ -14,8 +14,8 @@ from structlog.testing import capture_logs
 from roundtrip.identity import BotKey, IdentityError, Principal
 from roundtrip.limits.addresses import ADDRESS
 from roundtrip.limits.rates import Limits, Rate, Rules
-from roundtrip.sockets.access import Doorkeeper, Handshake, Refusal
-from roundtrip.sockets.engineio.connection import Sent
+from roundtrip.sockets.access import Handshake, Refusal, SocketAccess
+from roundtrip.sockets.engineio.connection import WriteResult
 from roundtrip.sockets.registry import Registry
 from roundtrip.sockets.server import SocketServer
 from tests.sockets.raw import connect, raw_socket
@@ -85,7 +85,7 @@ def served(door: Any = None, notes: Notes | None = None, admit: Any = None) -> S
 
 async def test_a_token_that_ran_out_is_followed_by_thirty_seconds_of_grace() -> None:
     clock = SteppedClock()
-    door = Doorkeeper(now=clock.wall)
+    door = SocketAccess(now=clock.wall)
     lasting, never, going = Member("a", clock.wall() + 100.0), Member("b", None), Member("c", clock.wall() + 10.0)
     members: Any = [lasting, never, going]
 
@@ -108,7 +108,7 @@ async def test_a_token_that_ran_out_is_followed_by_thirty_seconds_of_grace() -> 
 
 async def test_whoever_is_told_late_is_told_what_is_left() -> None:
     clock = SteppedClock()
-    door = Doorkeeper(now=clock.wall, grace=20.0)
+    door = SocketAccess(now=clock.wall, grace=20.0)
     it: Any = Member("a", clock.wall() - 7.75)
     await door.look([it])
     assert it.told == [{"graceSeconds": 12.2}]
@@ -119,7 +119,7 @@ async def test_whoever_is_told_late_is_told_what_is_left() -> None:
 
 async def test_what_fails_for_one_is_counted_and_done_again_and_is_nobody_elses() -> None:
     clock = SteppedClock()
-    door = Doorkeeper(now=clock.wall)
+    door = SocketAccess(now=clock.wall)
     failures: list[int] = []
     door.on_failure = lambda: failures.append(1)
     broken, other = Member("a", clock.wall()), Member("b", clock.wall())
@@ -147,7 +147,7 @@ async def test_a_renewal_counts_from_the_fresh_token() -> None:
         shakes.append(shake)
         return Principal("user", clock.wall() + 60.0)
 
-    door = Doorkeeper(identify, now=clock.wall)
+    door = SocketAccess(identify, now=clock.wall)
     it: Any = Member("a", clock.wall())
     await door.look([it])
     answer = await door.renew(it, {"token": "fresh"})
@@ -163,7 +163,7 @@ async def test_a_renewal_counts_from_the_fresh_token() -> None:
 
 async def test_whoever_comes_back_with_the_same_sid_is_told_again() -> None:
     clock = SteppedClock()
-    door = Doorkeeper(now=clock.wall)
+    door = SocketAccess(now=clock.wall)
     it: Any = Member("a", clock.wall())
     await door.look([it])
     door.leave(it)
@@ -188,7 +188,7 @@ async def test_a_renewal_that_fails_leaves_the_old_token(error: Exception | None
         return Principal("somebody else", 9e9)
 
     it: Any = Member("a", 100.0)
-    answer = await Doorkeeper(identify).renew(it, {"token": "x"})
+    answer = await SocketAccess(identify).renew(it, {"token": "x"})
     assert (answer.ok, answer.code, answer.expires_at) == (False, code, None)
     assert answer.message is not None
     assert answer.message.endswith(".")
@@ -197,7 +197,7 @@ async def test_a_renewal_that_fails_leaves_the_old_token(error: Exception | None
 
 async def test_without_tokens_there_is_nothing_to_renew() -> None:
     it: Any = Member("a", None)
-    answer = await Doorkeeper().renew(it, {"token": "x"})
+    answer = await SocketAccess().renew(it, {"token": "x"})
     assert (answer.ok, answer.code) == (False, "unavailable")
 
 
@@ -207,7 +207,7 @@ def test_a_check_of_a_fresh_token_may_take_five_seconds(loop: SteppedLoop) -> No
         raise AssertionError
 
     it: Any = Member("a", 100.0)
-    renewing = loop.create_task(Doorkeeper(never).renew(it, {"token": "x"}))
+    renewing = loop.create_task(SocketAccess(never).renew(it, {"token": "x"}))
     loop.settle()
     loop.advance(4.9)
     assert not renewing.done()
@@ -217,7 +217,7 @@ def test_a_check_of_a_fresh_token_may_take_five_seconds(loop: SteppedLoop) -> No
 
 async def test_places_and_messages_are_given_back() -> None:
     limits = Limits(Rules(Rate(1, 1), Rate(1, 1), 1.0, 1, Rate(0.001, 2)), lambda _limit: None)
-    door = Doorkeeper(limits=limits)
+    door = SocketAccess(limits=limits)
     door.enter("user")
     with pytest.raises(Refusal) as refused:
         door.enter("user")
@@ -228,7 +228,7 @@ async def test_places_and_messages_are_given_back() -> None:
     assert [await door.allowed("eio") for _ in range(3)] == [True, True, False]
     door.forget("eio")
     assert await door.allowed("eio"), "another connection begins anew"
-    free = Doorkeeper()
+    free = SocketAccess()
     for _ in range(3):
         free.enter("user")
     free.leave(it)
@@ -242,7 +242,7 @@ async def test_places_and_messages_are_given_back() -> None:
 def test_a_sweep_looks_every_second_but_not_in_the_turn_in_which_the_process_woke(loop: SteppedLoop) -> None:
     looks: list[float] = []
 
-    class Door(Doorkeeper):
+    class Door(SocketAccess):
         async def look(self, peers: Any) -> None:
             looks.append(loop.time())
 
@@ -321,14 +321,14 @@ def test_a_token_is_checked_within_five_seconds_or_refused(loop: SteppedLoop) ->
 class Client:
     """As much of a lane as an answer needs."""
 
-    def __init__(self, sent: Sent = Sent.OK, *, joined: bool = True) -> None:
+    def __init__(self, sent: WriteResult = WriteResult.OK, *, joined: bool = True) -> None:
         self.client = object() if joined else None
         self.told_at = float("-inf")
         self.sent: list[bytes] = []
         self.ended: list[str] = []
         self._sent = sent
 
-    def send_frame(self, frame: Any) -> Sent:
+    def send_frame(self, frame: Any) -> WriteResult:
         self.sent.append(frame.payload)
         return self._sent
 
@@ -363,10 +363,10 @@ def test_a_request_too_many_is_answered_as_it_asked_or_told_of_once_a_second(loo
     stranger = Client(joined=False)
     loop.run(run('21["status"]', stranger))
     assert stranger.sent == []
-    deaf = Client(Sent.FULL)
+    deaf = Client(WriteResult.FULL)
     loop.run(run('21["status"]', deaf))
     assert deaf.ended == ["queue_full"]
-    gone = Client(Sent.FAILED)
+    gone = Client(WriteResult.FAILED)
     loop.run(run('21["status"]', gone))
     assert gone.ended == []
 

@@ -19,7 +19,7 @@ from roundtrip.api.debug.timeline import TraceViewer
 from roundtrip.api.health import Health, ReadyCheck
 from roundtrip.api.listener import Port, PortRules, listen
 from roundtrip.api.public import PublicParts, make_public_app
-from roundtrip.api.requests import BodyLimits, Callers
+from roundtrip.api.requests import BodyLimits, CallerIdentification
 from roundtrip.auth.authenticators import Authenticator, TrustedAuthenticator
 from roundtrip.auth.service_keys import ServiceKeys
 from roundtrip.drivers.simulated.script import SimulateAction
@@ -208,7 +208,9 @@ async def api(
         PublicParts(
             links=links,
             ledger=outbox,
-            callers=Callers(authenticator or TrustedAuthenticator(), services or ServiceKeys(), trusted=trusted),
+            callers=CallerIdentification(
+                authenticator or TrustedAuthenticator(), services or ServiceKeys(), trusted=trusted
+            ),
             faults=faults,
             driver=driver,
             trusted=trusted,

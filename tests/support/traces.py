@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from roundtrip.backoff import Backoff
 from roundtrip.delivery.courier import Courier
-from roundtrip.delivery.metrics import DeliveryMeter
+from roundtrip.delivery.metrics import DeliveryCounters
 from roundtrip.delivery.replay import Replayer
 from roundtrip.delivery.spans import Delivery
 from roundtrip.events import EventType
@@ -100,7 +100,7 @@ class Scene:
             outbox,
             self.registry,
             journal,
-            DeliveryMeter(self.metrics, journal.kept),
+            DeliveryCounters(self.metrics, journal.kept),
             self.faults,
             event_ttl=3600.0,
             ack_timeout=0.05,

@@ -28,7 +28,7 @@ from roundtrip.identity import BotKey, Principal, parse_user_id
 from roundtrip.outbox.base import OutboxError
 from roundtrip.outbox.records import LedgerEntry, StoredEvent
 from roundtrip.outbox.sqlite.outbox import SqliteOutbox
-from roundtrip.sockets.access import Doorkeeper, Handshake
+from roundtrip.sockets.access import Handshake, SocketAccess
 from roundtrip.sockets.registry import Registry
 from roundtrip.sockets.server import SocketServer
 from tests.support.gated_outbox import GatedOutbox
@@ -171,7 +171,7 @@ class World:
             ping_interval=option("ping_interval", 25),
             ping_timeout=option("ping_timeout", 20),
             max_packet=65_536,
-            door=Doorkeeper(self._admit, None, option("grace", 10.0), clock.wall),
+            door=SocketAccess(self._admit, None, option("grace", 10.0), clock.wall),
             clock=clock,
         )
         app = web.Application()

@@ -17,7 +17,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 from roundtrip.telemetry import tracing
-from roundtrip.telemetry.otlp_spans import QuickSpanExporter, encode
+from roundtrip.telemetry.otlp_spans import PreencodedSpanExporter, encode
 from tests.support.otlp import Receiver, receiving
 from tests.telemetry.test_pipeline import Drops, acked
 
@@ -76,7 +76,7 @@ def test_it_means_what_the_sdk_means(some: list[ReadableSpan]) -> None:
 
 
 def test_the_pinned_exporter_has_what_ours_leans_on() -> None:
-    exporter = QuickSpanExporter(endpoint="http://127.0.0.1:1/v1/traces")
+    exporter = PreencodedSpanExporter(endpoint="http://127.0.0.1:1/v1/traces")
     assert version("opentelemetry-exporter-otlp-proto-http").startswith("1.45.")
     assert exporter._max_request_size == 64 << 20
     assert callable(exporter._client.export)
@@ -86,7 +86,7 @@ def test_the_pinned_exporter_has_what_ours_leans_on() -> None:
 
 
 def test_a_batch_over_the_limit_is_refused_and_nothing_is_sent(receiver: Receiver) -> None:
-    exporter = QuickSpanExporter(endpoint=f"{receiver.url}/v1/traces", max_request_size=10)
+    exporter = PreencodedSpanExporter(endpoint=f"{receiver.url}/v1/traces", max_request_size=10)
     span = ReadableSpan("x" * 20, SpanContext(1, 2, is_remote=False), resource=RESOURCES[0], start_time=1, end_time=2)
     assert exporter.export([span]) is SpanExportResult.FAILURE
     assert receiver.traces == []

@@ -10,7 +10,7 @@ import pytest
 from opentelemetry.sdk.environment_variables import OTEL_TRACES_SAMPLER
 from opentelemetry.trace import SpanKind
 
-from roundtrip.delivery.spans import Journal
+from roundtrip.delivery.spans import DeliverySpans
 from roundtrip.events import Connected, Degraded, EventType
 from roundtrip.identity import BotKey
 from roundtrip.telemetry.event_spans import UNWELL
@@ -390,6 +390,6 @@ class TestKeeping:
 
 async def test_it_is_the_couriers_journal(life: Callable[..., Scene]) -> None:
     s = life()
-    journal: Journal = s.tracing.journal
+    journal: DeliverySpans = s.tracing.journal
     assert len(journal.context(None)) == 55
     await s.spans()

@@ -19,7 +19,7 @@ from roundtrip.api import health
 from roundtrip.api.debug.routes import Debug
 from roundtrip.api.debug.timeline import TraceViewer
 from roundtrip.api.faults import FaultRoutes
-from roundtrip.api.middleware import Shield
+from roundtrip.api.middleware import RequestGuard
 from roundtrip.api.problems import Problem
 from roundtrip.api.requests import BodyLimits
 from roundtrip.api.routes import Call, Dispatcher, Route
@@ -44,7 +44,7 @@ class AdminParts:
 
 def make_admin_app(parts: AdminParts) -> web.Application:
     app = web.Application()
-    Shield(loopback_only=parts.key is None).install(app)
+    RequestGuard(loopback_only=parts.key is None).install(app)
     if parts.key is not None:
         AdminKey(parts.key, free=("/healthz", "/readyz")).install(app)
     Dispatcher(None, None, BodyLimits(size=4096)).add(app, routes(parts))

@@ -35,7 +35,7 @@ _ALLOWED_METHODS: Final = "GET, PUT, POST, DELETE"
 _ALLOWED_HEADERS: Final = "Authorization, Content-Type, X-User-Id, X-Api-Key, traceparent"
 
 
-class Shield:
+class RequestGuard:
     """`loopback_only` refuses requests that name another host: a page of another site that made its name point here
     would else be the same origin as this one (DNS rebinding)."""
 
@@ -116,7 +116,7 @@ def _names_loopback(host: str) -> bool:
     return name is not None and (is_loopback(name) or name.endswith(".localhost"))
 
 
-class SocketGate:
+class SocketRequestGuard:
     def __init__(self, proxies: Proxies, limits: Limits | None, post_seconds: float) -> None:
         """A polling client's packets must be there within `post_seconds`. `limits` None counts nothing."""
         self._proxies = proxies

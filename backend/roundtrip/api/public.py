@@ -14,9 +14,9 @@ from roundtrip.api.debug.timeline import TraceViewer
 from roundtrip.api.events import EventRoutes
 from roundtrip.api.faults import FaultRoutes
 from roundtrip.api.links import LinkRoutes
-from roundtrip.api.middleware import Shield, SocketGate
+from roundtrip.api.middleware import RequestGuard, SocketRequestGuard
 from roundtrip.api.problems import Problem
-from roundtrip.api.requests import BodyLimits, Callers
+from roundtrip.api.requests import BodyLimits, CallerIdentification
 from roundtrip.api.routes import Call, Dispatcher, Route
 from roundtrip.api.schemas import Config, Health, Ledger, Links, RequestTracer
 from roundtrip.drivers.simulated.script import SimulateAction
@@ -84,7 +84,7 @@ class PublicParts:
 
     links: Links
     ledger: Ledger
-    callers: Callers
+    callers: CallerIdentification
     faults: Faults
     driver: str
     trusted: bool
@@ -133,8 +133,8 @@ def _common(parts: PublicParts) -> tuple[Route, ...]:
 def make_public_app(parts: PublicParts) -> web.Application:
     """The application, ready for Socket.IO to be attached and a listener to be started."""
     app = web.Application(client_max_size=parts.body_limits.size)
-    Shield(cors_origins=parts.cors_origins, loopback_only=parts.trusted).install(app)
-    SocketGate(parts.proxies, parts.limits, parts.body_limits.seconds).install(app)
+    RequestGuard(cors_origins=parts.cors_origins, loopback_only=parts.trusted).install(app)
+    SocketRequestGuard(parts.proxies, parts.limits, parts.body_limits.seconds).install(app)
     Dispatcher(parts.callers, parts.tracer, parts.body_limits).add(app, routes(parts))
     parts.page.add(app)
     return app

@@ -110,7 +110,7 @@ class Caller:
             raise AuthError("forbidden", f"This key was not given the scope {scope}.")
 
 
-class Callers:
+class CallerIdentification:
     """Finds out who calls."""
 
     def __init__(self, authenticator: Authenticator, services: ServiceKeys, *, trusted: bool) -> None:

@@ -1,4 +1,4 @@
-"""What a route is: one row that is served, documented and tested alike. Nothing reaches a handler unchecked."""
+"""What a route is: one row that is served, documented and tested alike. NoInput reaches a handler unchecked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aiohttp import web
 from opentelemetry.trace import SpanKind
 
 from roundtrip.api.problems import problem_of
-from roundtrip.api.requests import BodyLimits, Caller, Callers, parse_object, parse_query, read_body
+from roundtrip.api.requests import BodyLimits, Caller, CallerIdentification, parse_object, parse_query, read_body
 from roundtrip.api.schemas import RequestStep, RequestTracer
 from roundtrip.auth.service_keys import Scope
 from roundtrip.identity import BotKey, IdentityError
@@ -25,7 +25,7 @@ NO_STORE: Final = {"Cache-Control": "no-store"}
 """Answers hold secrets, and are true for a moment only."""
 
 
-class Nothing(msgspec.Struct, frozen=True):
+class NoInput(msgspec.Struct, frozen=True):
     """A request without body or query."""
 
 
@@ -93,8 +93,8 @@ class Route:
     answer: type[msgspec.Struct]
     status: int = 200
     scope: Scope | None = None
-    query: type[msgspec.Struct] = Nothing
-    body: type[msgspec.Struct] = Nothing
+    query: type[msgspec.Struct] = NoInput
+    body: type[msgspec.Struct] = NoInput
     traced: bool = False
     """Whether a request is a span of its own: those that cause something."""
     problems: tuple[str, ...] = ()
@@ -103,7 +103,7 @@ class Route:
 class Dispatcher:
     """Serves routes: identifies, checks the scope, reads query and body, encodes the answer."""
 
-    def __init__(self, callers: Callers | None, tracer: RequestTracer | None, limits: BodyLimits) -> None:
+    def __init__(self, callers: CallerIdentification | None, tracer: RequestTracer | None, limits: BodyLimits) -> None:
         """`callers` may be None where no route has a scope."""
         self._callers = callers
         self._tracer = tracer
@@ -156,7 +156,7 @@ class Dispatcher:
             caller = await self._callers.identify(request)
             caller.require(route.scope)
         query = parse_query(request, route.query)
-        if route.body is Nothing:
-            return Call(request, caller, query, Nothing(), traceparent)
+        if route.body is NoInput:
+            return Call(request, caller, query, NoInput(), traceparent)
         body = parse_object(await read_body(request, self._limits), route.body, self._limits)
         return Call(request, caller, query, body, traceparent)

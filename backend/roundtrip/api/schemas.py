@@ -21,26 +21,26 @@ from roundtrip.sockets.registry import RegistryView
 Time = Annotated[str, msgspec.Meta(description="RFC 3339, UTC, with milliseconds")]
 
 
-class Shape(msgspec.Struct, frozen=True, rename="camel"):
+class ApiModel(msgspec.Struct, frozen=True, rename="camel"):
     pass
 
 
-class LinkRequest(Shape, frozen=True):
+class LinkRequest(ApiModel, frozen=True):
     """`phoneNumber`, in international form, asks for a pairing code instead of a QR code."""
 
     phone_number: Annotated[str, msgspec.Meta(max_length=64)] | None = None
 
 
-class LinkAccepted(Shape, frozen=True):
+class LinkAccepted(ApiModel, frozen=True):
     link_id: str | None
     state: LinkState
 
 
-class SimulateRequest(Shape, frozen=True):
+class SimulateRequest(ApiModel, frozen=True):
     action: SimulateAction
 
 
-class LedgerQuery(Shape, frozen=True):
+class LedgerQuery(ApiModel, frozen=True):
     """`after` is a `seq`; the page begins with the next one."""
 
     after: Annotated[int, msgspec.Meta(ge=0, le=(1 << 62))] = 0
@@ -61,7 +61,7 @@ class OutcomeName(enum.StrEnum):
     DISCARDED = "discarded"
 
 
-class AttemptView(Shape, frozen=True, omit_defaults=True):
+class AttemptView(ApiModel, frozen=True, omit_defaults=True):
     """One attempt to emit. `connected` names the user's other bots that had sockets, for a `key_mismatch`; `omitted` is
     how many attempts between this one and the next are not kept."""
 
@@ -78,7 +78,7 @@ class AttemptView(Shape, frozen=True, omit_defaults=True):
     omitted: int = 0
 
 
-class LedgerEvent(Shape, frozen=True, omit_defaults=True):
+class LedgerEvent(ApiModel, frozen=True, omit_defaults=True):
     """One event of a key's history, without what it said. Of very many attempts only the first and the last are kept:
     `attemptsOmitted` is how many are not here."""
 
@@ -93,18 +93,18 @@ class LedgerEvent(Shape, frozen=True, omit_defaults=True):
     attempts_omitted: int = 0
 
 
-class LedgerPage(Shape, frozen=True):
+class LedgerPage(ApiModel, frozen=True):
     """`next` is what to ask `after` for the following page, null on the last one."""
 
     events: tuple[LedgerEvent, ...]
     next: int | None
 
 
-class FaultParameter(Shape, frozen=True):
+class FaultParameter(ApiModel, frozen=True):
     parameter: float | None = None
 
 
-class Config(Shape, frozen=True):
+class Config(ApiModel, frozen=True):
     """What the page needs to know of the backend it came from."""
 
     auth: str
@@ -113,16 +113,16 @@ class Config(Shape, frozen=True):
     actions: tuple[SimulateAction, ...]
 
 
-class Health(Shape, frozen=True):
+class Health(ApiModel, frozen=True):
     status: str
 
 
-class Check(Shape, frozen=True):
+class Check(ApiModel, frozen=True):
     ok: bool
     detail: str
 
 
-class Readiness(Shape, frozen=True):
+class Readiness(ApiModel, frozen=True):
     ready: bool
     checks: dict[str, Check]
 

@@ -9,7 +9,7 @@ from typing import Final, Generic, TypeVar
 
 from roundtrip.clock import SYSTEM, Clock
 from roundtrip.delivery.inflight import AT_ONCE, REST, SLICE, ignore
-from roundtrip.delivery.spans import Delivery, Journal, Meter, Misses
+from roundtrip.delivery.spans import Delivery, DeliveryMetrics, DeliverySpans, Misses
 from roundtrip.delivery.wire import Miss, Sockets
 from roundtrip.identity import BotKey
 from roundtrip.outbox.base import Outbox
@@ -134,10 +134,10 @@ class Deadlines(Generic[T]):
         self._items.clear()
 
 
-class MissBook:
+class MissRecorder:
     """Ends attempts as misses. Their events stay pending, and whoever asks can see why."""
 
-    def __init__(self, outbox: Outbox, sockets: Sockets, journal: Journal, meter: Meter) -> None:
+    def __init__(self, outbox: Outbox, sockets: Sockets, journal: DeliverySpans, meter: DeliveryMetrics) -> None:
         self._outbox = outbox
         self._sockets = sockets
         self._journal = journal

@@ -14,9 +14,9 @@ import structlog
 
 from roundtrip.backoff import Backoff
 from roundtrip.clock import SYSTEM, Clock
-from roundtrip.delivery.confirmation import Deadlines, MissBook
-from roundtrip.delivery.inflight import Backlog, Channel, Pace, Slices
-from roundtrip.delivery.spans import Delivery, Journal, Meter
+from roundtrip.delivery.confirmation import Deadlines, MissRecorder
+from roundtrip.delivery.inflight import Backlog, KeyInFlight, ReplayThrottle, TimeSlicer
+from roundtrip.delivery.spans import Delivery, DeliveryMetrics, DeliverySpans
 from roundtrip.delivery.wire import Confirmable, Miss, Socket, Sockets, event_frame
 from roundtrip.events import SUPERSEDES_ALWAYS, SUPERSEDES_UNSEEN, TYPE_OF, EventType, Payload
 from roundtrip.identity import BotKey
@@ -64,8 +64,8 @@ class Courier:
         self,
         outbox: Outbox,
         sockets: Sockets,
-        journal: Journal,
-        meter: Meter,
+        journal: DeliverySpans,
+        meter: DeliveryMetrics,
         switches: Switches,
         *,
         event_ttl: float,
@@ -83,11 +83,11 @@ class Courier:
         self._backoff = backoff
         self._clock = clock
         self._now_ns = clock.wall_ns
-        self._misses = MissBook(outbox, sockets, journal, meter)
-        self._pace = Pace(clock)
+        self._misses = MissRecorder(outbox, sockets, journal, meter)
+        self._pace = ReplayThrottle(clock)
         self._debug = debug_on()
         self._loop = asyncio.get_running_loop()
-        self._channels: dict[BotKey, Channel] = {}
+        self._channels: dict[BotKey, KeyInFlight] = {}
         self.moved_ns = 0
         """The sum of what the clock was set by: who keeps times for a while follows its growth."""
         self._due: Deadlines[Delivery] = Deadlines(
@@ -181,7 +181,7 @@ class Courier:
 
     # emitting
 
-    def emit(self, channel: Channel, delivery: Delivery, peers: Iterable[Socket], mode: Mode = Mode.LIVE) -> bool:
+    def emit(self, channel: KeyInFlight, delivery: Delivery, peers: Iterable[Socket], mode: Mode = Mode.LIVE) -> bool:
         """Write an event to these sockets: a new attempt, or more sockets of the open one. Whether one took it."""
         if delivery.orphaned:
             self.let_go(delivery)
@@ -317,7 +317,7 @@ class Courier:
         else:
             channel.again = True
 
-    def _retry(self, channel: Channel) -> None:
+    def _retry(self, channel: KeyInFlight) -> None:
         """Send again, in `seq` order, what clients that must acknowledge did not."""
 
         def send(seq: int) -> None:
@@ -336,7 +336,7 @@ class Courier:
                 channel.retry = self._loop.call_later(self._backoff.delay(1), self._retry, channel)
 
         channel.again = False
-        work = channel.retry = Slices(sorted(channel.inflight), send, over, clock=self._clock, failed=self._failed)
+        work = channel.retry = TimeSlicer(sorted(channel.inflight), send, over, clock=self._clock, failed=self._failed)
         work.start()
 
     def _ended(self, ended: Sequence[Ended]) -> None:
@@ -370,7 +370,7 @@ class Courier:
 
     # sockets come and go
 
-    def joined(self, peer: Socket) -> Channel:
+    def joined(self, peer: Socket) -> KeyInFlight:
         """A socket is mapped; what comes from now on waits until its replay is over."""
         channel = self._channel(peer.key)
         channel.backlogs[peer.sid] = Backlog()
@@ -401,7 +401,7 @@ class Courier:
             if not self._sockets.of(channel.key) and not channel.backlogs:
                 self._channels.pop(channel.key, None)
 
-        work = channel.leaving = Slices(orphans, self.let_go, over, clock=self._clock, failed=self._failed)
+        work = channel.leaving = TimeSlicer(orphans, self.let_go, over, clock=self._clock, failed=self._failed)
         work.start()
 
     def let_go(self, delivery: Delivery) -> None:
@@ -419,7 +419,7 @@ class Courier:
             delivery.started_ns = delivery.stored_ns
             self._misses.miss(delivery, Miss(MissReason.JUST_DISCONNECTED))
 
-    def _keep_pace(self, channel: Channel, sid: str) -> None:
+    def _keep_pace(self, channel: KeyInFlight, sid: str) -> None:
         replayed = channel.replayed.pop(sid, 0)
         if channel.confirmed:
             channel.confirmed = False
@@ -434,10 +434,10 @@ class Courier:
             self._meter.slowed()
         return delay
 
-    def _channel(self, key: BotKey) -> Channel:
+    def _channel(self, key: BotKey) -> KeyInFlight:
         channel = self._channels.get(key)
         if channel is None:
-            channel = self._channels[key] = Channel(key)
+            channel = self._channels[key] = KeyInFlight(key)
         return channel
 
     def in_flight(self) -> int:

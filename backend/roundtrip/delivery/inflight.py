@@ -39,7 +39,7 @@ class Backlog:
             self.deliveries.append(delivery)
 
 
-class Channel:
+class KeyInFlight:
     """What is in flight for one key. It exists while the key has sockets."""
 
     __slots__ = (
@@ -65,11 +65,11 @@ class Channel:
         """By sid, of the sockets whose replay runs."""
         self.resolved: set[int] = set()
         """Ended while a replay runs, which may have read them before."""
-        self.retry: asyncio.TimerHandle | Slices[int] | None = None
+        self.retry: asyncio.TimerHandle | TimeSlicer[int] | None = None
         """A retry that waits for its time, or is under way."""
         self.again = False
         """An attempt ran out while a retry was under way, which may have passed it by."""
-        self.leaving: Slices[Delivery] | None = None
+        self.leaving: TimeSlicer[Delivery] | None = None
         """The misses of what only the last socket could have confirmed, while they are being written."""
         self.replayed: dict[str, int] = {}
         """By sid, how many events the socket's replay has sent."""
@@ -136,7 +136,7 @@ def ignore(_error: Exception) -> None:
     """For whoever has nobody to tell of a failed item."""
 
 
-class Slices(Generic[T]):
+class TimeSlicer(Generic[T]):
     """Does something for each item. The first slice is done by `start` itself: short work is over when it returns."""
 
     __slots__ = ("_clock", "_each", "_failed", "_handle", "_items", "_over")
@@ -204,7 +204,7 @@ _LIMIT: Final = 10_000
 _BACKOFF: Final = Backoff(0.1, 5.0)
 
 
-class Pace:
+class ReplayThrottle:
     """Counts, per key, the sockets that were sent a replay and left while nothing of the key was confirmed."""
 
     def __init__(self, clock: Clock = SYSTEM) -> None:

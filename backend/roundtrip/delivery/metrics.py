@@ -10,7 +10,7 @@ from roundtrip.telemetry.event_spans import interesting
 from roundtrip.telemetry.metrics import Exemplar, Metrics
 
 
-class DeliveryMeter:
+class DeliveryCounters:
     """Implements `journal.Meter` over the catalogue."""
 
     __slots__ = ("_delivery", "_kept", "_metrics", "_missed", "_reasons", "_sent")

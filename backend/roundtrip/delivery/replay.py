@@ -11,8 +11,8 @@ import structlog
 
 from roundtrip.clock import SYSTEM, Clock
 from roundtrip.delivery.courier import Courier
-from roundtrip.delivery.inflight import SLICE, Channel
-from roundtrip.delivery.spans import Delivery, Journal
+from roundtrip.delivery.inflight import SLICE, KeyInFlight
+from roundtrip.delivery.spans import Delivery, DeliverySpans
 from roundtrip.delivery.wire import Socket, status_frame
 from roundtrip.identity import BotKey
 from roundtrip.outbox.base import Outbox
@@ -37,7 +37,7 @@ class Replayer:
         self,
         outbox: Outbox,
         courier: Courier,
-        journal: Journal,
+        journal: DeliverySpans,
         snapshot: Callable[[BotKey, int], msgspec.Struct],
         *,
         watermark: int,
@@ -57,7 +57,7 @@ class Replayer:
         seq = await self._outbox.last_seq(peer.key)
         peer.send(status_frame(self._snapshot(peer.key, seq)))
 
-    async def run(self, peer: Socket, channel: Channel, connect_parent: str | None) -> int:
+    async def run(self, peer: Socket, channel: KeyInFlight, connect_parent: str | None) -> int:
         """Bring a socket that `Courier.joined` up to date, and make it live; returns how many events it sent.
 
         Raises `OutboxError` when the outbox cannot be read.
@@ -96,7 +96,7 @@ class Replayer:
             self._courier.told(peer.key)
             self._journal.replayed(peer.key, parent, started, count)
 
-    def _send(self, peer: Socket, channel: Channel, event: StoredEvent, parent: str | None, now_ns: int) -> bool:
+    def _send(self, peer: Socket, channel: KeyInFlight, event: StoredEvent, parent: str | None, now_ns: int) -> bool:
         delivery = channel.inflight.get(event.seq)
         if delivery is None:
             delivery = Delivery(event, Mode.REPLAY, now_ns)
@@ -109,7 +109,7 @@ class Replayer:
             delivery.replay_parent = parent
         return self._courier.emit(channel, delivery, (peer,), Mode.REPLAY)
 
-    def _catch_up(self, peer: Socket, channel: Channel, cursor: int) -> bool:
+    def _catch_up(self, peer: Socket, channel: KeyInFlight, cursor: int) -> bool:
         """Send what was held back, and go live in the same turn of the loop: no gap, no change of order."""
         backlog = channel.backlogs.get(peer.sid)
         if backlog is None or peer.closed:

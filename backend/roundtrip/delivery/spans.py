@@ -102,7 +102,7 @@ class Misses:
         self.last_seq = event.seq
 
 
-class Journal(Protocol):
+class DeliverySpans(Protocol):
     """What the courier tells telemetry, on the event loop and on the event's path: note it and return."""
 
     def context(self, parent: str | None) -> str:
@@ -129,7 +129,7 @@ class Journal(Protocol):
         """A socket's replay is over; `count` events were sent. Told also when it sent none."""
 
 
-class Meter(Protocol):
+class DeliveryMetrics(Protocol):
     """What the courier counts, on the event's path."""
 
     def sent(self, delivery: Delivery) -> None:

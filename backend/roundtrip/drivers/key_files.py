@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 _COMPANIONS: Final = ("", "-wal", "-shm", "-journal")
 
 
-class Condition(enum.Enum):
+class KeyFileState(enum.Enum):
     """What a key file is worth."""
 
     GOOD = enum.auto()
@@ -23,10 +23,10 @@ class Condition(enum.Enum):
     CORRUPT = enum.auto()
 
 
-def condition(path: Path) -> Condition:
+def condition(path: Path) -> KeyFileState:
     """Look into a key file that no session has open. A write that an unclean stop cut off is rolled back by this."""
     if not path.is_file() or path.stat().st_size == 0:
-        return Condition.MISSING
+        return KeyFileState.MISSING
     try:
         db = sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=5)
         try:
@@ -36,15 +36,15 @@ def condition(path: Path) -> Condition:
             db.close()
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return Condition.GOOD  # in use is not corrupt: the session will say what is wrong, if anything is
+            return KeyFileState.GOOD  # in use is not corrupt: the session will say what is wrong, if anything is
         log.warning("session_store_unreadable", error=error.sqlite_errorname)
-        return Condition.CORRUPT
+        return KeyFileState.CORRUPT
     except sqlite3.DatabaseError as error:
         log.warning("session_store_unreadable", error=error.sqlite_errorname)
-        return Condition.CORRUPT
+        return KeyFileState.CORRUPT
     if answer != "ok":
-        return Condition.CORRUPT
-    return Condition.GOOD if tables else Condition.MISSING
+        return KeyFileState.CORRUPT
+    return KeyFileState.GOOD if tables else KeyFileState.MISSING
 
 
 def holds_device(path: Path) -> bool:

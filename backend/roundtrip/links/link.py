@@ -14,19 +14,19 @@ import structlog
 
 from roundtrip.drivers import base as d
 from roundtrip.drivers.base import Report
-from roundtrip.drivers.key_files import Condition
+from roundtrip.drivers.key_files import KeyFileState
 from roundtrip.identity import BotKey
 from roundtrip.links import payloads as faces
 from roundtrip.links import startup as starting
 from roundtrip.links.machine import ENDED, Input, Timer
 from roundtrip.links.payloads import LinkView
 from roundtrip.links.policy import meaning
-from roundtrip.links.queue import Inbox, Struck
+from roundtrip.links.queue import ExpiredTimer, InputQueue
 from roundtrip.links.reasons import LinkError
 from roundtrip.links.record import LinkRecord
-from roundtrip.links.shared import House
+from roundtrip.links.shared import LinkContext
 from roundtrip.links.snapshot import LinkState, Snapshot
-from roundtrip.links.transition import LOOK_AGAIN, Life
+from roundtrip.links.transition import LOOK_AGAIN, Lifecycle
 from roundtrip.telemetry import redaction
 
 log = structlog.get_logger(__name__)
@@ -59,7 +59,7 @@ class Command:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class WatchResult:
     """What somebody who watches the session found; worth nothing once another session runs."""
 
     cause: Input
@@ -67,14 +67,14 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ExternalInput:
     """Something that concerns the link `link_id`, from outside it."""
 
     cause: Input
     link_id: str
 
 
-Item: TypeAlias = Report | Struck | Finding | Told | Command
+Item: TypeAlias = Report | ExpiredTimer | WatchResult | ExternalInput | Command
 
 _LOGIN_ANSWER: Final = 2.0
 """Seconds that a session may take to say whether it was let in."""
@@ -83,50 +83,50 @@ _LOGIN_ANSWER: Final = 2.0
 class Link:
     """One key's link, from its first start on. Its session may end and another begin; the link stays."""
 
-    def __init__(self, key: BotKey, house: House, record: LinkRecord | None = None) -> None:
+    def __init__(self, key: BotKey, context: LinkContext, record: LinkRecord | None = None) -> None:
         self.key = key
-        self._house = house
-        self._clock = house.clock
+        self._context = context
+        self._clock = context.clock
         self._flooded_start: int | None = None
         self._waiters: set[asyncio.Future[None]] = set()
-        self.inbox: Inbox[Item] = Inbox(self._handle, self._broken)
-        self.life = Life(key, house, record, self.report, self.inbox.put, self._stall)
+        self.inbox: InputQueue[Item] = InputQueue(self._handle, self._broken)
+        self.lifecycle = Lifecycle(key, context, record, self.report, self.inbox.put, self._stall)
         if record is not None and starting.comes_back(record):
-            self.life.record = starting.not_back_yet(record, house.clock.now())
+            self.lifecycle.record = starting.not_back_yet(record, context.clock.now())
 
     # what others see
 
     @property
     def state(self) -> LinkState:
-        return self.life.state
+        return self.lifecycle.state
 
     @property
     def record(self) -> LinkRecord | None:
-        return self.life.record
+        return self.lifecycle.record
 
     def snapshot(self) -> Snapshot:
         now, monotonic = self._clock.now(), self._clock.monotonic()
-        return faces.snapshot(self.key, self.life.record, self.life.code, now, monotonic, shared=self.shared)
+        return faces.snapshot(self.key, self.lifecycle.record, self.lifecycle.code, now, monotonic, shared=self.shared)
 
     def view(self) -> LinkView | None:
         """None while there was never a link."""
-        return None if self.life.record is None else faces.view(self.life.record, self)
+        return None if self.lifecycle.record is None else faces.view(self.lifecycle.record, self)
 
     @property
     def restarts(self) -> int:
-        return self.life.restarts
+        return self.lifecycle.restarts
 
     @property
     def worker_pid(self) -> int | None:
-        return self.life.runner.pid
+        return self.lifecycle.runner.pid
 
     @property
     def flaps(self) -> int:
-        return self.life.damper.flaps
+        return self.lifecycle.damper.flaps
 
     @property
     def flapping(self) -> bool:
-        return self.life.damper.flapping
+        return self.lifecycle.damper.flapping
 
     @property
     def waiting(self) -> int:
@@ -134,25 +134,25 @@ class Link:
 
     @property
     def deadlines(self) -> tuple[str, ...]:
-        return self.life.timers.names()
+        return self.lifecycle.timers.names()
 
     @property
     def shared(self) -> bool:
         """Whether the account is linked under another key too."""
-        return self.life.record is not None and self.life.linked_elsewhere(self.life.record)
+        return self.lifecycle.record is not None and self.lifecycle.linked_elsewhere(self.lifecycle.record)
 
     @property
     def stalled(self) -> bool:
-        return self.life.scribe.stalled
+        return self.lifecycle.writer.stalled
 
     async def leaves(self, state: LinkState, within: float) -> bool:
         """Wait until the link is in another state; False when that took more than `within` seconds."""
         end = self._clock.monotonic() + within
-        handle = self._clock.call_later(within, self.life.moved.set)
+        handle = self._clock.call_later(within, self.lifecycle.moved.set)
         try:
             while self.state is state and self._clock.monotonic() < end:
-                self.life.moved.clear()
-                await self.life.moved.wait()
+                self.lifecycle.moved.clear()
+                await self.lifecycle.moved.wait()
         finally:
             handle.cancel()
         return self.state is not state
@@ -162,7 +162,7 @@ class Link:
     async def order(self, order: Order, phone_number: str | None = None, traceparent: str | None = None) -> None:
         """Carry out an order, after what waits before it. Raises `LinkError`."""
         if self.stalled:
-            raise self.life.scribe.refusal()
+            raise self.lifecycle.writer.refusal()
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if not self.inbox.put(Command(order, done, phone_number, traceparent)):
             raise _shutting_down()
@@ -172,10 +172,10 @@ class Link:
 
     def report(self, report: Report) -> None:
         """What the session said."""
-        starts = self.life.runner.starts
+        starts = self.lifecycle.runner.starts
         if self._flooded_start == starts:
             return
-        if self.life.judge.flooding(self._clock.monotonic()):
+        if self.lifecycle.policy.flooding(self._clock.monotonic()):
             self._flooded_start = starts
             log.error("session_floods", link_id=self._id)
             self.inbox.drop(lambda item: isinstance(item, Report))
@@ -185,22 +185,22 @@ class Link:
 
     def found(self, cause: Input) -> None:
         """What a watch over the session found."""
-        self.inbox.put(Finding(cause, self.life.runner.starts))
+        self.inbox.put(WatchResult(cause, self.lifecycle.runner.starts))
 
     def told(self, cause: Input, link_id: str | None = None) -> None:
         """What became known elsewhere about this link, or about the one with that id."""
-        self.inbox.put(Told(cause, self._id if link_id is None else link_id))
+        self.inbox.put(ExternalInput(cause, self._id if link_id is None else link_id))
 
     async def close(self) -> None:
         """End the session, keep everything."""
-        self.life.timers.drop_all()
+        self.lifecycle.timers.drop_all()
         await self.inbox.close()
         self._refuse_all(_shutting_down())
-        await self.life.runner.stop(self._id)
+        await self.lifecycle.runner.stop(self._id)
 
     def _stall(self) -> None:
         """An event cannot be stored, and everything waits for that: nobody is kept waiting."""
-        self._refuse_all(self.life.scribe.refusal())
+        self._refuse_all(self.lifecycle.writer.refusal())
 
     def _refuse_all(self, error: LinkError) -> None:
         for waiter in list(self._waiters):
@@ -211,10 +211,10 @@ class Link:
 
     @property
     def _id(self) -> str:
-        return "" if self.life.record is None else self.life.record.link_id
+        return "" if self.lifecycle.record is None else self.lifecycle.record.link_id
 
     async def _handle(self, item: Item) -> None:  # noqa: C901  one case per kind of item
-        record = self.life.record
+        record = self.lifecycle.record
         match item:
             case Command():
                 if item.done.done():
@@ -222,16 +222,16 @@ class Link:
                 await self._obey(item)
                 if not item.done.done():
                     item.done.set_result(None)
-            case Struck():
-                if self.life.timers.take(item):
+            case ExpiredTimer():
+                if self.lifecycle.timers.take(item):
                     await self._deadline(item.timer)
-            case Told():
+            case ExternalInput():
                 if record is not None and item.link_id == record.link_id:
-                    await self.life.happen(item.cause, None)
+                    await self.lifecycle.happen(item.cause, None)
             case _ if record is None or record.state in ENDED:
                 pass  # the session is being ended and says its last words
-            case Finding():
-                if item.starts == self.life.runner.starts:
+            case WatchResult():
+                if item.starts == self.lifecycle.runner.starts:
                     await self._checked(item.cause)
             case _:
                 await self._hear(item, record)
@@ -239,9 +239,9 @@ class Link:
     async def _hear(self, report: Report, record: LinkRecord) -> None:
         report, now = meaning(report), self._clock.monotonic()
         if isinstance(report, d.Outdated):
-            self._house.refused(now)
+            self._context.refused(now)
         _note(record.link_id, report)
-        await self.life.happen(self.life.judge.judge(report, record.paired, now), report)
+        await self.lifecycle.happen(self.lifecycle.policy.classify(report, record.paired, now), report)
 
     def _broken(self, item: Item, error: Exception) -> None:
         if isinstance(item, Command):
@@ -254,59 +254,59 @@ class Link:
     async def _obey(self, command: Command) -> None:
         match command.order:
             case Order.START:
-                await starting.start(self.key, self.life, self._house, command.phone_number, command.traceparent)
+                await starting.start(self.key, self.lifecycle, self._context, command.phone_number, command.traceparent)
             case Order.LOGOUT:
-                await self.life.log_out()
+                await self.lifecycle.log_out()
             case Order.RESTORE:
-                await starting.come_back(self.life, self._house)
+                await starting.come_back(self.lifecycle, self._context)
 
     async def _checked(self, cause: Input) -> None:
         if cause is not Input.WORKER_DIED:
             log.warning("link_corrected", link_id=self._id, state=self.state.value, found=cause.name.lower())
-            self._house.meter.correction()
+            self._context.meter.correction()
         if cause in (Input.WORKER_DIED, Input.WORKER_HUNG):
-            paired = self.life.record is not None and self.life.record.paired
-            cause = self.life.judge.died(cause, paired, self._clock.monotonic())
-        await self.life.happen(cause, None)
+            paired = self.lifecycle.record is not None and self.lifecycle.record.paired
+            cause = self.lifecycle.policy.died(cause, paired, self._clock.monotonic())
+        await self.lifecycle.happen(cause, None)
 
     async def _deadline(self, timer: Timer) -> None:  # noqa: C901  one case per deadline
-        life = self.life
+        lifecycle = self.lifecycle
         match timer:
             case Timer.CALM:
-                life.damper.calm()
-                online = Input.CALM_AILING if life.ailing else Input.CALM_ONLINE
-                await life.happen(online if life.damper.online else Input.CALM_OFFLINE, None)
-            case Timer.STUCK if life.record is not None and not self._waits_for_a_turn(timer):
+                lifecycle.damper.calm()
+                online = Input.CALM_AILING if lifecycle.ailing else Input.CALM_ONLINE
+                await lifecycle.happen(online if lifecycle.damper.online else Input.CALM_OFFLINE, None)
+            case Timer.STUCK if lifecycle.record is not None and not self._waits_for_a_turn(timer):
                 # A network that swallows packets looks like this. It is no fault of the worker's.
-                await self._hear(d.Unreachable("nothing came"), life.record)
-            case Timer.UNREACHED if life.judge.dialed or not self._waits_for_a_turn(timer):
-                life.timers.drop(timer)
-                await life.happen(Input.UNREACHED, None)
+                await self._hear(d.Unreachable("nothing came"), lifecycle.record)
+            case Timer.UNREACHED if lifecycle.policy.dialed or not self._waits_for_a_turn(timer):
+                lifecycle.timers.drop(timer)
+                await lifecycle.happen(Input.UNREACHED, None)
             case Timer.LOGIN if not self._waits_for_a_turn(timer):
                 if await self._is_let_in():
-                    life.timers.arm(timer, self._house.settings.login_timeout)
+                    lifecycle.timers.arm(timer, self._context.settings.login_timeout)
                 else:
-                    await life.happen(Input.LOGIN_LATE, None)
-            case Timer.SILENT if life.ailing or not life.damper.flapping:
-                await life.happen(Input.SILENT, None)
+                    await lifecycle.happen(Input.LOGIN_LATE, None)
+            case Timer.SILENT if lifecycle.ailing or not lifecycle.damper.flapping:
+                await lifecycle.happen(Input.SILENT, None)
             case Timer.AGAIN:
                 if await self._may_try_again():
-                    await life.happen(Input.TRY_AGAIN, None)
-                elif not life.rejected:
-                    life.timers.arm(timer, LOOK_AGAIN)
+                    await lifecycle.happen(Input.TRY_AGAIN, None)
+                elif not lifecycle.rejected:
+                    lifecycle.timers.arm(timer, LOOK_AGAIN)
             case _ if timer in _ENDS_OF:
-                await life.happen(_ENDS_OF[timer], None)
+                await lifecycle.happen(_ENDS_OF[timer], None)
 
     def _waits_for_a_turn(self, timer: Timer) -> bool:
         """Whether there is no session yet, so that the deadline has to begin anew: it does."""
-        if self.life.runner.session is not None:
+        if self.lifecycle.runner.session is not None:
             return False
-        self.life.again(timer)
+        self.lifecycle.again(timer)
         return True
 
     async def _is_let_in(self) -> bool:
         """The library's own word, in time: its report may be on the way."""
-        session = self.life.runner.session
+        session = self.lifecycle.runner.session
         try:
             async with asyncio.timeout(_LOGIN_ANSWER):
                 return session is not None and await session.alive() is True
@@ -316,12 +316,12 @@ class Link:
 
     async def _may_try_again(self) -> bool:
         """Whether what keeps a paired account away is over."""
-        record = self.life.record
-        if record is None or self.life.rejected:
+        record = self.lifecycle.record
+        if record is None or self.lifecycle.rejected:
             return False
         if record.state is LinkState.CLIENT_OUTDATED:
-            return not self._house.closed(self._clock.monotonic())
-        return await self.life.scribe.condition(record) is Condition.GOOD
+            return not self._context.closed(self._clock.monotonic())
+        return await self.lifecycle.writer.condition(record) is KeyFileState.GOOD
 
 
 def _shutting_down() -> LinkError:

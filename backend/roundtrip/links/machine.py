@@ -119,7 +119,7 @@ class Reason(enum.StrEnum):
     TRIED_AGAIN = "tried_again"
 
 
-class Fate(enum.Enum):
+class Effect(enum.Enum):
     """What becomes of the session."""
 
     KEEP = enum.auto()
@@ -157,7 +157,7 @@ class Timer(enum.Enum):
     """A look whether what keeps a paired account away is over."""
 
 
-class Move(NamedTuple):
+class Transition(NamedTuple):
     """One cell of the table. `says` is the event to publish, `arm` a deadline to set (once), `disarm` one to drop.
 
     `if_news`: say it only when it differs from what was said before.
@@ -166,7 +166,7 @@ class Move(NamedTuple):
     to: LinkState
     reason: Reason | None = None
     says: EventType | None = None
-    fate: Fate = Fate.KEEP
+    effect: Effect = Effect.KEEP
     arm: Timer | None = None
     disarm: Timer | None = None
     if_news: bool = False
@@ -210,101 +210,123 @@ INPUT_OF: Final[dict[type[d.Report], Input]] = {
     d.WorkerDied: Input.WORKER_DIED,
 }
 
-_Table = dict[tuple[LinkState, Input], Move]
+_Table = dict[tuple[LinkState, Input], Transition]
 
 
 def _build() -> _Table:
     # Whatever is not said below changes nothing: a late report of an ended session, a timer of a state that is over.
-    table: _Table = {(state, event): Move(state) for state, event in itertools.product(LinkState, Input)}
+    table: _Table = {(state, event): Transition(state) for state, event in itertools.product(LinkState, Input)}
 
-    def on(states: Iterable[LinkState], event: Input, move: Move) -> None:
+    def on(states: Iterable[LinkState], event: Input, move: Transition) -> None:
         for state in states:
             table[state, event] = move
 
-    def stay(states: Iterable[LinkState], event: Input, fate: Fate = Fate.KEEP, arm: Timer | None = None) -> None:
+    def stay(states: Iterable[LinkState], event: Input, effect: Effect = Effect.KEEP, arm: Timer | None = None) -> None:
         for state in states:
-            table[state, event] = Move(state, fate=fate, arm=arm)
+            table[state, event] = Transition(state, effect=effect, arm=arm)
 
-    connected = Move(_S.CONNECTED, Reason.AUTHENTICATED, _E.CONNECTED)
-    connecting = Move(_S.CONNECTING, Reason.REQUESTED, _E.CONNECTING, Fate.START)
+    connected = Transition(_S.CONNECTED, Reason.AUTHENTICATED, _E.CONNECTED)
+    connecting = Transition(_S.CONNECTING, Reason.REQUESTED, _E.CONNECTING, Effect.START)
 
-    def tried_on(states: frozenset[LinkState], event: Input, reason: Reason, fate: Fate = Fate.RETRY) -> None:
-        move = Move(_S.DISCONNECTED, reason, _E.DISCONNECTED, fate)
+    def tried_on(states: frozenset[LinkState], event: Input, reason: Reason, effect: Effect = Effect.RETRY) -> None:
+        move = Transition(_S.DISCONNECTED, reason, _E.DISCONNECTED, effect)
         on(states - {_S.DISCONNECTED}, event, move)
         on(states & {_S.DISCONNECTED}, event, move._replace(if_news=True))
 
     on(ENDED, Input.START, connecting)
-    on(PAIRING | {_S.DISCONNECTED}, Input.CHANGE, connecting._replace(fate=Fate.RETRY))
+    on(PAIRING | {_S.DISCONNECTED}, Input.CHANGE, connecting._replace(effect=Effect.RETRY))
     # Restoring is silent: the link was there before and is, for the frontend, only not back yet.
     # Asked only of paired ones, which may have crashed while the code was still on the screen.
-    on(LIVE, Input.RESTORE, Move(_S.CONNECTING, Reason.RESTORED))
-    on((_S.FAILED, _S.CLIENT_OUTDATED), Input.RESTORE, Move(_S.CONNECTING, Reason.RESTORED))
+    on(LIVE, Input.RESTORE, Transition(_S.CONNECTING, Reason.RESTORED))
+    on((_S.FAILED, _S.CLIENT_OUTDATED), Input.RESTORE, Transition(_S.CONNECTING, Reason.RESTORED))
 
     # A pairing code stays on the screen though the library goes on making the other ones.
-    on((_S.CONNECTING, _S.QR, _S.DISCONNECTED), Input.QR, Move(_S.QR, Reason.CODE_SHOWN, _E.QR))
-    on(PAIRING | {_S.DISCONNECTED}, Input.PAIRING_CODE, Move(_S.PAIRING_CODE, Reason.CODE_SHOWN, _E.PAIRING_CODE))
-    on(PAIRING, Input.CODES_USED_UP, Move(_S.QR_EXPIRED, Reason.CODES_USED_UP, _E.QR_EXPIRED, Fate.FORGET))
-    on((_S.DISCONNECTED,), Input.CODES_USED_UP, Move(_S.QR_EXPIRED, Reason.CODES_USED_UP, _E.QR_EXPIRED, Fate.FORGET))
-    on(SHOWING, Input.PAIRING_OVER, Move(_S.QR_EXPIRED, Reason.PAIRING_TIMEOUT, _E.QR_EXPIRED, Fate.FORGET))
-    on(SHOWING, Input.PATIENCE_OVER, Move(_S.QR_EXPIRED, Reason.PAIRING_TIMEOUT, _E.QR_EXPIRED, Fate.FORGET))
+    on((_S.CONNECTING, _S.QR, _S.DISCONNECTED), Input.QR, Transition(_S.QR, Reason.CODE_SHOWN, _E.QR))
+    on(PAIRING | {_S.DISCONNECTED}, Input.PAIRING_CODE, Transition(_S.PAIRING_CODE, Reason.CODE_SHOWN, _E.PAIRING_CODE))
+    on(
+        PAIRING,
+        Input.CODES_USED_UP,
+        Transition(_S.QR_EXPIRED, Reason.CODES_USED_UP, _E.QR_EXPIRED, Effect.FORGET),
+    )
+    on(
+        (_S.DISCONNECTED,),
+        Input.CODES_USED_UP,
+        Transition(_S.QR_EXPIRED, Reason.CODES_USED_UP, _E.QR_EXPIRED, Effect.FORGET),
+    )
+    on(
+        SHOWING,
+        Input.PAIRING_OVER,
+        Transition(_S.QR_EXPIRED, Reason.PAIRING_TIMEOUT, _E.QR_EXPIRED, Effect.FORGET),
+    )
+    on(
+        SHOWING,
+        Input.PATIENCE_OVER,
+        Transition(_S.QR_EXPIRED, Reason.PAIRING_TIMEOUT, _E.QR_EXPIRED, Effect.FORGET),
+    )
     on(
         (_S.CONNECTING, _S.DISCONNECTED),
         Input.PATIENCE_OVER,
-        Move(_S.FAILED, Reason.UNREACHABLE, _E.FAILED, Fate.STOP),
+        Transition(_S.FAILED, Reason.UNREACHABLE, _E.FAILED, Effect.STOP),
     )
-    on(PAIRING | {_S.DISCONNECTED}, Input.PAIRED, Move(_S.PAIRED, Reason.PAIR_SUCCESS, _E.PAIRED))
-    stay((_S.PAIRED,), Input.LOGIN_LATE, Fate.RETRY)
-    tried_on(frozenset({_S.PAIRED}), Input.PAIRING_INCOMPLETE, Reason.PAIRING_INCOMPLETE, Fate.KEEP)
-    tried_on(frozenset({_S.CONNECTING}), Input.UNREACHED, Reason.UNREACHABLE, Fate.KEEP)
+    on(PAIRING | {_S.DISCONNECTED}, Input.PAIRED, Transition(_S.PAIRED, Reason.PAIR_SUCCESS, _E.PAIRED))
+    stay((_S.PAIRED,), Input.LOGIN_LATE, Effect.RETRY)
+    tried_on(frozenset({_S.PAIRED}), Input.PAIRING_INCOMPLETE, Reason.PAIRING_INCOMPLETE, Effect.KEEP)
+    tried_on(frozenset({_S.CONNECTING}), Input.UNREACHED, Reason.UNREACHABLE, Effect.KEEP)
 
     on(LIVE - {_S.CONNECTED}, Input.ONLINE, connected)
     on((_S.CONNECTED,), Input.ONLINE, connected._replace(disarm=Timer.GRACE, if_news=True))
-    on((_S.CONNECTED,), Input.KEEPALIVE_LOST, Move(_S.DEGRADED, Reason.KEEPALIVE_LOST, _E.DEGRADED))
+    on((_S.CONNECTED,), Input.KEEPALIVE_LOST, Transition(_S.DEGRADED, Reason.KEEPALIVE_LOST, _E.DEGRADED))
     stay((_S.DEGRADED,), Input.KEEPALIVE_LOST, arm=Timer.SILENT)
-    on((_S.DEGRADED,), Input.KEEPALIVE_RESTORED, Move(_S.CONNECTED, Reason.KEEPALIVE_RESTORED, _E.CONNECTED))
-    stay((_S.DEGRADED,), Input.SILENT, Fate.RETRY, Timer.GRACE)  # back within the grace period, nobody has to know
+    on((_S.DEGRADED,), Input.KEEPALIVE_RESTORED, Transition(_S.CONNECTED, Reason.KEEPALIVE_RESTORED, _E.CONNECTED))
+    stay((_S.DEGRADED,), Input.SILENT, Effect.RETRY, Timer.GRACE)  # back within the grace period, nobody has to know
     stay(UP, Input.OFFLINE, arm=Timer.GRACE)
-    on(UP, Input.GRACE_OVER, Move(_S.DISCONNECTED, Reason.CONNECTION_LOST, _E.DISCONNECTED))
+    on(UP, Input.GRACE_OVER, Transition(_S.DISCONNECTED, Reason.CONNECTION_LOST, _E.DISCONNECTED))
 
-    on(LIVE, Input.LOGGED_OUT, Move(_S.LOGGED_OUT, Reason.LOGGED_OUT, _E.LOGGED_OUT, Fate.FORGET))
-    on(LIVE, Input.REPLACED, Move(_S.REPLACED, Reason.REPLACED, _E.REPLACED, Fate.STOP))
-    on(LIVE, Input.BANNED, Move(_S.BANNED, Reason.BANNED, _E.BANNED, Fate.STOP))
+    on(LIVE, Input.LOGGED_OUT, Transition(_S.LOGGED_OUT, Reason.LOGGED_OUT, _E.LOGGED_OUT, Effect.FORGET))
+    on(LIVE, Input.REPLACED, Transition(_S.REPLACED, Reason.REPLACED, _E.REPLACED, Effect.STOP))
+    on(LIVE, Input.BANNED, Transition(_S.BANNED, Reason.BANNED, _E.BANNED, Effect.STOP))
     on((_S.BANNED,), Input.BAN_OVER, connecting._replace(reason=Reason.BAN_OVER))
-    on(LIVE, Input.OUTDATED, Move(_S.CLIENT_OUTDATED, Reason.CLIENT_OUTDATED, _E.CLIENT_OUTDATED, Fate.STOP))
+    on(
+        LIVE,
+        Input.OUTDATED,
+        Transition(_S.CLIENT_OUTDATED, Reason.CLIENT_OUTDATED, _E.CLIENT_OUTDATED, Effect.STOP),
+    )
     # Silent: whether this version is accepted again is the program's question, not the person's.
-    on((_S.CLIENT_OUTDATED,), Input.TRY_AGAIN, Move(_S.CONNECTING, Reason.TRIED_AGAIN, fate=Fate.START))
+    on((_S.CLIENT_OUTDATED,), Input.TRY_AGAIN, Transition(_S.CONNECTING, Reason.TRIED_AGAIN, effect=Effect.START))
     on((_S.FAILED,), Input.TRY_AGAIN, connecting._replace(reason=Reason.TRIED_AGAIN))
-    on(LIVE, Input.CONNECT_FAILED, Move(_S.FAILED, Reason.CONNECT_FAILURE, _E.FAILED, Fate.STOP))
+    on(LIVE, Input.CONNECT_FAILED, Transition(_S.FAILED, Reason.CONNECT_FAILURE, _E.FAILED, Effect.STOP))
     tried_on(LIVE, Input.REFUSED, Reason.CONNECT_FAILURE)
-    on(LIVE, Input.KEYS_REJECTED, Move(_S.FAILED, Reason.STORE_MISSING, _E.FAILED, Fate.STOP))
-    stay(LIVE, Input.STREAM_FAILED, Fate.CHECK)
+    on(LIVE, Input.KEYS_REJECTED, Transition(_S.FAILED, Reason.STORE_MISSING, _E.FAILED, Effect.STOP))
+    stay(LIVE, Input.STREAM_FAILED, Effect.CHECK)
 
     for event, reason in (
         (Input.UNREACHABLE, Reason.UNREACHABLE),
         (Input.WORKER_DIED, Reason.WORKER_DIED),
         (Input.WORKER_HUNG, Reason.WORKER_HUNG),
     ):
-        stay((_S.CONNECTING, _S.PAIRED, _S.DISCONNECTED), event, Fate.RETRY)
-        on(SHOWING, event, Move(_S.CONNECTING, reason, _E.CONNECTING, Fate.RETRY))  # the code on the screen is dead
-        stay(UP, event, Fate.RETRY, Timer.GRACE)
-    on(LIVE, Input.WORKER_CRASHES, Move(_S.FAILED, Reason.WORKER_CRASHES, _E.FAILED, Fate.STOP))
+        stay((_S.CONNECTING, _S.PAIRED, _S.DISCONNECTED), event, Effect.RETRY)
+        on(
+            SHOWING, event, Transition(_S.CONNECTING, reason, _E.CONNECTING, Effect.RETRY)
+        )  # the code on the screen is dead
+        stay(UP, event, Effect.RETRY, Timer.GRACE)
+    on(LIVE, Input.WORKER_CRASHES, Transition(_S.FAILED, Reason.WORKER_CRASHES, _E.FAILED, Effect.STOP))
     tried_on(LIVE, Input.WORKER_KEEPS_DYING, Reason.WORKER_CRASHES)
     tried_on(LIVE, Input.UNREACHABLE_FOR_LONG, Reason.UNREACHABLE)
-    on(LIVE, Input.STORE_MISSING, Move(_S.FAILED, Reason.STORE_MISSING, _E.FAILED, Fate.STOP))
-    on(LIVE, Input.STORE_CORRUPT, Move(_S.FAILED, Reason.STORE_CORRUPT, _E.FAILED, Fate.STOP))
+    on(LIVE, Input.STORE_MISSING, Transition(_S.FAILED, Reason.STORE_MISSING, _E.FAILED, Effect.STOP))
+    on(LIVE, Input.STORE_CORRUPT, Transition(_S.FAILED, Reason.STORE_CORRUPT, _E.FAILED, Effect.STOP))
 
     # Its own Online never came here: a fresh session says what is true of the connection that then stands.
-    stay((_S.DISCONNECTED,), Input.FOUND_ONLINE, Fate.RETRY)
-    on(UP, Input.FOUND_OFFLINE, Move(_S.DISCONNECTED, Reason.CORRECTED, _E.DISCONNECTED, Fate.RETRY))
-    on(UP | {_S.DISCONNECTED}, Input.FLAPPING, Move(_S.DEGRADED, Reason.FLAPPING, _E.DEGRADED, arm=Timer.CALM))
-    on((_S.DEGRADED,), Input.CALM_ONLINE, Move(_S.CONNECTED, Reason.CALM, _E.CONNECTED))
-    on((_S.DEGRADED,), Input.CALM_OFFLINE, Move(_S.DISCONNECTED, Reason.CALM, _E.DISCONNECTED))
-    on((_S.DEGRADED,), Input.CALM_AILING, Move(_S.DEGRADED, Reason.KEEPALIVE_LOST, _E.DEGRADED, arm=Timer.SILENT))
+    stay((_S.DISCONNECTED,), Input.FOUND_ONLINE, Effect.RETRY)
+    on(UP, Input.FOUND_OFFLINE, Transition(_S.DISCONNECTED, Reason.CORRECTED, _E.DISCONNECTED, Effect.RETRY))
+    on(UP | {_S.DISCONNECTED}, Input.FLAPPING, Transition(_S.DEGRADED, Reason.FLAPPING, _E.DEGRADED, arm=Timer.CALM))
+    on((_S.DEGRADED,), Input.CALM_ONLINE, Transition(_S.CONNECTED, Reason.CALM, _E.CONNECTED))
+    on((_S.DEGRADED,), Input.CALM_OFFLINE, Transition(_S.DISCONNECTED, Reason.CALM, _E.DISCONNECTED))
+    on((_S.DEGRADED,), Input.CALM_AILING, Transition(_S.DEGRADED, Reason.KEEPALIVE_LOST, _E.DEGRADED, arm=Timer.SILENT))
     on((_S.CONNECTED,), Input.SHARED, connected._replace(if_news=True))
 
-    ended_by_request = Move(_S.LOGGED_OUT, Reason.REQUESTED, _E.LOGGED_OUT, Fate.LOGOUT)
+    ended_by_request = Transition(_S.LOGGED_OUT, Reason.REQUESTED, _E.LOGGED_OUT, Effect.LOGOUT)
     on(frozenset(LinkState) - {_S.IDLE, _S.LOGGED_OUT}, Input.LOGOUT, ended_by_request)
-    outcome = Move(_S.LOGGED_OUT, Reason.REQUESTED, _E.LOGGED_OUT, if_news=True)
+    outcome = Transition(_S.LOGGED_OUT, Reason.REQUESTED, _E.LOGGED_OUT, if_news=True)
     on((_S.LOGGED_OUT,), Input.DEVICE_REMOVED, outcome)
     on((_S.LOGGED_OUT,), Input.DEVICE_KEPT, outcome)
     return table
@@ -321,6 +343,6 @@ TRANSITIONS: Final = frozenset(
 """Every pair of state and reason that can be counted."""
 
 
-def step(state: LinkState, event: Input) -> Move:
+def step(state: LinkState, event: Input) -> Transition:
     """What a link in `state` does when `event` happens."""
     return TABLE[state, event]

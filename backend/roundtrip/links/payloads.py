@@ -61,7 +61,7 @@ class LinkView(msgspec.Struct, frozen=True, rename="camel"):
     also_linked_elsewhere: bool = False
 
 
-class Workings(Protocol):
+class LinkInternals(Protocol):
     """What a link tells the operator beside its record."""
 
     @property
@@ -210,7 +210,7 @@ def snapshot(
     )
 
 
-def view(record: LinkRecord, workings: Workings) -> LinkView:
+def view(record: LinkRecord, workings: LinkInternals) -> LinkView:
     """One link as the operator sees it."""
     return LinkView(
         record.link_id,

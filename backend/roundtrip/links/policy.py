@@ -41,7 +41,7 @@ def meaning(report: Report) -> Report:
     return report
 
 
-class Judge:
+class RetryPolicy:
     """Counts one link's failed dials, refusals and its workers' deaths."""
 
     def __init__(self, settings: Settings, retries: Backoff) -> None:
@@ -59,7 +59,7 @@ class Judge:
         """Whether a dial failed since WhatsApp answered last."""
         return self._dials > 0
 
-    def judge(self, report: Report, paired: bool, now: float) -> Input:
+    def classify(self, report: Report, paired: bool, now: float) -> Input:
         """The input of the table that a report amounts to. `now` is monotonic."""
         cause = INPUT_OF[type(report)]
         if cause in _REACHED:
@@ -113,7 +113,7 @@ class Judge:
         self._reports.clear()
 
 
-class Damper:
+class FlapDamper:
     """Watches one connection. `limit` losses within `window` seconds are still reported one by one."""
 
     def __init__(self, limit: int, window: float) -> None:

@@ -10,7 +10,7 @@ from roundtrip.links.snapshot import LinkState
 from roundtrip.telemetry.metrics import Metrics
 
 
-class LinkMeter(Protocol):
+class LinkMetrics(Protocol):
     """Told as things happen, on the event loop; must not raise."""
 
     def transition(self, to: LinkState, reason: str) -> None:
@@ -32,7 +32,7 @@ class LinkMeter(Protocol):
         """`roundtrip_worker_exits_total`: a worker ended. `reason` is a value of `worker_life.Exit`."""
 
 
-class NoMeter:
+class NoMetrics:
     """Counts nothing."""
 
     def transition(self, to: LinkState, reason: str) -> None: ...
@@ -67,7 +67,7 @@ class Publisher(Protocol):
         """
 
 
-class LinkMetrics:
+class LinkCounters:
     """Implements `links.meter.LinkMeter` over the catalogue."""
 
     def __init__(self, metrics: Metrics) -> None:

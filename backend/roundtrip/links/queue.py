@@ -14,7 +14,7 @@ from roundtrip.links.machine import Timer
 _T = TypeVar("_T")
 
 
-class Inbox(Generic[_T]):
+class InputQueue(Generic[_T]):
     """`handle` is awaited for each item, `on_error` is told what it raised. A task lives only while there is work."""
 
     def __init__(self, handle: Callable[[_T], Awaitable[None]], on_error: Callable[[_T, Exception], None]) -> None:
@@ -72,7 +72,7 @@ class Inbox(Generic[_T]):
             self._task = None
 
 
-class Struck(NamedTuple):
+class ExpiredTimer(NamedTuple):
     """A deadline that passed, as it waits in the link's queue."""
 
     timer: Timer
@@ -82,7 +82,7 @@ class Struck(NamedTuple):
 class Timers:
     """`strike` is called on the event loop when a deadline passes."""
 
-    def __init__(self, clock: TimerClock, strike: Callable[[Struck], object]) -> None:
+    def __init__(self, clock: TimerClock, strike: Callable[[ExpiredTimer], object]) -> None:
         self._clock = clock
         self._strike = strike
         self._armed: dict[Timer, tuple[object, Handle]] = {}
@@ -91,10 +91,10 @@ class Timers:
         """Set a deadline in `delay` seconds, in place of the one before."""
         self.drop(timer)
         token = object()
-        handle = self._clock.call_later(delay, lambda: self._passed(Struck(timer, token)))
+        handle = self._clock.call_later(delay, lambda: self._passed(ExpiredTimer(timer, token)))
         self._armed[timer] = token, handle
 
-    def _passed(self, struck: Struck) -> None:
+    def _passed(self, struck: ExpiredTimer) -> None:
         self._strike(struck)
 
     def armed(self, timer: Timer) -> bool:
@@ -113,7 +113,7 @@ class Timers:
             if timer not in keep:
                 self.drop(timer)
 
-    def take(self, struck: Struck) -> bool:
+    def take(self, struck: ExpiredTimer) -> bool:
         """Use up a deadline that struck; False when it was dropped meanwhile."""
         armed = self._armed.get(struck.timer)
         if armed is None or armed[0] is not struck.token:
@@ -122,7 +122,7 @@ class Timers:
         return True
 
 
-class Turns:
+class StartSlots:
     """`limit` starts at once, and one more for a user that has none under way: nobody waits behind another's flood."""
 
     def __init__(self, limit: int) -> None:

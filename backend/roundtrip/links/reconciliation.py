@@ -23,7 +23,7 @@ CONFIRM_ONLINE: Final = 10.0
 _ANSWER_LIMIT: Final = 10.0
 
 
-class Truth:
+class Reconciler:
     """Checks one link at a time; `misses` is how often in a row a session may fail to answer."""
 
     def __init__(self, clock: TimerClock, misses: int) -> None:
@@ -34,20 +34,20 @@ class Truth:
 
     async def check(self, link: Link) -> None:
         """Compare, and tell the link what was found. Raises nothing."""
-        session, record = link.life.runner.session, link.record
+        session, record = link.lifecycle.runner.session, link.record
         if session is None or record is None or link.state not in LIVE or link.stalled:
             return
-        if not link.life.runner.spoken:
+        if not link.lifecycle.runner.spoken:
             return  # it is still dialing: how long that may take is another deadline's matter
         taken = link.inbox.taken
         alive = await self._ask(link)
         if alive is None:
-            starts = link.life.runner.starts
+            starts = link.lifecycle.runner.starts
             before, misses = self._misses.get(record.link_id, (starts, 0))
             misses = misses + 1 if before == starts else 1  # a successor begins anew
             self._misses[record.link_id] = starts, misses
             log.warning("session_silent", link_id=record.link_id, misses=misses)
-            if misses >= self._limit and link.life.runner.session is session:
+            if misses >= self._limit and link.lifecycle.runner.session is session:
                 self._misses.pop(record.link_id, None)
                 link.found(Input.WORKER_HUNG)
             return
@@ -55,13 +55,13 @@ class Truth:
         if (found := _contradiction(link, alive)) is None:
             return
         await self._clock.sleep(CONFIRM_ONLINE if alive else CONFIRM)
-        if link.life.runner.session is not session or await self._ask(link) is not alive:
+        if link.lifecycle.runner.session is not session or await self._ask(link) is not alive:
             return
         if link.inbox.taken == taken and link.inbox.idle and _contradiction(link, alive) is found:
             link.found(found)
 
     async def _ask(self, link: Link) -> bool | None:
-        session = link.life.runner.session
+        session = link.lifecycle.runner.session
         if session is None:
             return None
         try:
@@ -73,7 +73,7 @@ class Truth:
 
 
 def _contradiction(link: Link, alive: bool) -> Input | None:
-    if link.flapping or link.life.timers.armed(Timer.GRACE):
+    if link.flapping or link.lifecycle.timers.armed(Timer.GRACE):
         return None  # known to be away, and being watched
     if not alive and link.state in UP:
         return Input.FOUND_OFFLINE

@@ -16,9 +16,9 @@ from roundtrip.backoff import Backoff
 from roundtrip.clock import TimerClock
 from roundtrip.drivers import base as d
 from roundtrip.drivers.base import Driver, Report, Session, SessionSpec
-from roundtrip.drivers.key_files import Condition
+from roundtrip.drivers.key_files import KeyFileState
 from roundtrip.links.policy import Bans
-from roundtrip.links.queue import Turns
+from roundtrip.links.queue import StartSlots
 from roundtrip.links.record import Removal
 from roundtrip.links.store import LinkStore, StoreError
 
@@ -37,7 +37,7 @@ _TRIES: Final = Backoff(5.0, 300.0)
 class Removals:
     """One task for each. `told` hears of what did not end within `PATIENCE`: the removal, and whether it succeeded."""
 
-    def __init__(self, driver: Driver, store: LinkStore, clock: TimerClock, turns: Turns, bans: Bans) -> None:
+    def __init__(self, driver: Driver, store: LinkStore, clock: TimerClock, turns: StartSlots, bans: Bans) -> None:
         self._driver = driver
         self._store = store
         self._clock = clock
@@ -135,7 +135,7 @@ class Removals:
             tried()
             banned = self._bans.left(removal.phone_number)
             rest = end - self._clock.monotonic()
-            if rest <= 0.001 or await self._condition(removal) is Condition.MISSING:
+            if rest <= 0.001 or await self._condition(removal) is KeyFileState.MISSING:
                 return False
             await self._clock.sleep(max(banned, min(_TRIES.delay(attempt + 1), rest)))
             attempt += 1
@@ -143,11 +143,11 @@ class Removals:
             if gone is not None:
                 return gone
 
-    async def _condition(self, removal: Removal) -> Condition:
+    async def _condition(self, removal: Removal) -> KeyFileState:
         try:
             return await self._store.condition_of(removal.link_id)
         except StoreError:
-            return Condition.GOOD
+            return KeyFileState.GOOD
 
     async def _log_in(self, removal: Removal) -> tuple[bool | None, Session | None]:
         """A session that is online; or that there is nothing to remove any more (True), or no way to (False)."""

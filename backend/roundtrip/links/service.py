@@ -22,13 +22,13 @@ from roundtrip.links.link import Link, Order
 from roundtrip.links.machine import LIVE, Input
 from roundtrip.links.payloads import LinkView
 from roundtrip.links.policy import Bans
-from roundtrip.links.ports import LinkMeter, NoMeter, Publisher
-from roundtrip.links.queue import Turns
+from roundtrip.links.ports import LinkMetrics, NoMetrics, Publisher
+from roundtrip.links.queue import StartSlots
 from roundtrip.links.reasons import LinkError
-from roundtrip.links.reconciliation import Truth
+from roundtrip.links.reconciliation import Reconciler
 from roundtrip.links.record import Removal, store_name
 from roundtrip.links.removals import Removals
-from roundtrip.links.shared import House
+from roundtrip.links.shared import LinkContext
 from roundtrip.links.snapshot import LinkState, Snapshot
 from roundtrip.links.store import LinkStore
 from roundtrip.settings import Settings
@@ -43,7 +43,7 @@ RESTORE_PATIENCE: Final = 10.0
 _CHECKS_AT_ONCE: Final = 8
 
 
-class Restoring(NamedTuple):
+class RestoreProgress(NamedTuple):
     """How far the restore is."""
 
     total: int
@@ -65,19 +65,19 @@ class LinkService:
         publisher: Publisher,
         store: LinkStore,
         settings: Settings,
-        meter: LinkMeter | None = None,
+        meter: LinkMetrics | None = None,
         clock: TimerClock | None = None,
         tracer: RequestTracer = OFF,
     ) -> None:
         self._clock = clock or LoopClock()
-        self._house = House(
+        self._context = LinkContext(
             driver,
             publisher,
             store,
-            meter or NoMeter(),
+            meter or NoMetrics(),
             settings,
             self._clock,
-            turns := Turns(settings.start_concurrency),
+            turns := StartSlots(settings.start_concurrency),
             Backoff(settings.retry_first, settings.retry_cap),
             self._check_soon,
             lambda key: self._tell(key, Input.SHARED),
@@ -85,12 +85,12 @@ class LinkService:
             Removals(driver, store, self._clock, turns, bans),
             tracer=tracer,
         )
-        self._house.removals.told = self._removal_ended
+        self._context.removals.told = self._removal_ended
         self._starting: Counter[BotKey] = Counter()
         """Keys whose start is being decided: they count towards their user's links."""
         self._settings = settings
         self._links: dict[BotKey, Link] = {}
-        self._truth = Truth(self._clock, settings.truth_misses)
+        self._reconciler = Reconciler(self._clock, settings.truth_misses)
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: list[Link] = []
         self._to_restore = 0
@@ -103,23 +103,23 @@ class LinkService:
 
     async def open(self) -> None:
         """Read every link's record, so that snapshots tell the truth from here on. Raises `StoreError`."""
-        house = self._house
-        records = await house.store.open()
-        for number, ban in (await house.store.bans(self._clock.now())).items():
-            house.bans.add(number, ban)
-        removals = await house.store.removals()
-        house.removals.remember(removals)
+        context = self._context
+        records = await context.store.open()
+        for number, ban in (await context.store.bans(self._clock.now())).items():
+            context.bans.add(number, ban)
+        removals = await context.store.removals()
+        context.removals.remember(removals)
         for record in records:
-            link = Link(record.key, self._house, record)
+            link = Link(record.key, self._context, record)
             self._links[record.key] = link
             if record.paired and record.phone_number is not None:
-                self._house.claim(record.phone_number, record.key)
+                self._context.claim(record.phone_number, record.key)
             if link.state in LIVE or self._half_logged_out(link):
                 self._waiting.append(link)
             else:
-                link.life.wait_on()
+                link.lifecycle.wait_on()
         kept = {record.store_name for record in records if record.paired}
-        swept = await house.store.sweep(frozenset(kept | {store_name(removal.link_id) for removal in removals}))
+        swept = await context.store.sweep(frozenset(kept | {store_name(removal.link_id) for removal in removals}))
         self._to_restore = len(self._waiting)
         log.info("links_opened", links=len(records), to_restore=self._to_restore, swept=swept)
         self._spawn(self._watch(), "links-truth")
@@ -142,17 +142,17 @@ class LinkService:
         waiting, self._waiting = self._waiting, []
         await asyncio.gather(*(bring_back(link) for link in waiting))
         self.restore_finished = True
-        self._house.removals.resume()
+        self._context.removals.resume()
         log.info("restore_finished", links=self._to_restore, states={s.value: n for s, n in self.counts().items() if n})
 
     @property
-    def restoring(self) -> Restoring:
-        return Restoring(self._to_restore, self._restored, self.restore_finished)
+    def restoring(self) -> RestoreProgress:
+        return RestoreProgress(self._to_restore, self._restored, self.restore_finished)
 
     def _half_logged_out(self, link: Link) -> bool:
         """Whether the program ended while somebody logged out."""
         record = link.record
-        return record is not None and record.paired and self._house.removals.pending(record.link_id)
+        return record is not None and record.paired and self._context.removals.pending(record.link_id)
 
     async def close(self) -> None:
         """End every session and keep every account; no event is published any more. A second call does nothing."""
@@ -163,10 +163,10 @@ class LinkService:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        await self._house.removals.close()
+        await self._context.removals.close()
         await asyncio.gather(*(link.close() for link in self._links.values()))
-        await self._house.driver.close()
-        await self._house.store.close()
+        await self._context.driver.close()
+        await self._context.store.close()
 
     # commands
 
@@ -182,10 +182,10 @@ class LinkService:
         if link is None or link.state not in LIVE:
             self._admit(key)
         if link is None:
-            link = self._links[key] = Link(key, self._house)
+            link = self._links[key] = Link(key, self._context)
         self._starting[key] += 1
         try:
-            with self._house.tracer.span("link start", traceparent) as step:
+            with self._context.tracer.span("link start", traceparent) as step:
                 await link.order(Order.START, wanted, step.traceparent)
                 step.set(LINK_ID, link.snapshot().link_id or "")
         except LinkError:
@@ -202,7 +202,7 @@ class LinkService:
     def begins(self, key: BotKey, phone_number: str | None) -> bool:
         """Whether `start` would begin a pairing, or change the one under way: what a user may not do without end."""
         link = self._links.get(key)
-        return link is None or starting.changes(link.life, phone_number)
+        return link is None or starting.changes(link.lifecycle, phone_number)
 
     def snapshot(self, key: BotKey) -> Snapshot:
         """What is true now, from memory; `seq` is 0 for the caller to fill in."""
@@ -219,7 +219,7 @@ class LinkService:
 
     async def simulate(self, key: BotKey, action: SimulateAction) -> Snapshot:
         """Have the simulated phone do something. Raises `LinkError`."""
-        driver = self._house.driver
+        driver = self._context.driver
         if not isinstance(driver, PlaysPhone):
             raise LinkError("not_simulated", "Only the simulated driver has a phone to play with.")
         self._open_for_commands()
@@ -246,12 +246,12 @@ class LinkService:
     def crashing(self) -> int:
         """Links whose worker died more often than the limit allows, within the window."""
         now = self._clock.monotonic()
-        return sum(link.life.judge.dying(now) for link in self._links.values())
+        return sum(link.lifecycle.policy.dying(now) for link in self._links.values())
 
     @property
     def client_outdated(self) -> bool:
         """Whether WhatsApp refuses this version, so that nothing can be started."""
-        return self._house.outdated
+        return self._context.outdated
 
     # the truth
 
@@ -261,7 +261,7 @@ class LinkService:
 
         async def check(link: Link) -> None:
             async with turns:
-                await self._truth.check(link)
+                await self._reconciler.check(link)
 
         await asyncio.gather(*(check(link) for link in list(self._links.values())))
 
@@ -272,7 +272,7 @@ class LinkService:
 
     def _check_soon(self, key: BotKey) -> None:
         if (link := self._links.get(key)) is not None and not self._closing:
-            self._spawn(self._truth.check(link), "link-check")
+            self._spawn(self._reconciler.check(link), "link-check")
 
     # inside
 

@@ -11,8 +11,8 @@ import structlog
 
 from roundtrip.clock import TimerClock
 from roundtrip.drivers.base import Driver, Exit, Report, Session, SessionSpec, WorkerDied, exit_of
-from roundtrip.links.ports import LinkMeter
-from roundtrip.links.queue import Turns
+from roundtrip.links.ports import LinkMetrics
+from roundtrip.links.queue import StartSlots
 from roundtrip.telemetry.tracing import LINK_ID, OFF, RequestTracer
 
 log = structlog.get_logger(__name__)
@@ -27,17 +27,17 @@ START_REFUSED: Final = 127
 """Exit status given to a worker that could not even be started, as a shell has it."""
 
 
-class Runner:
+class SessionRunner:
     """Each session is a generation: what an older one still says is dropped."""
 
     def __init__(
         self,
         driver: Driver,
-        turns: Turns,
+        turns: StartSlots,
         user: str,
         clock: TimerClock,
         deliver: Callable[[Report], None],
-        meter: LinkMeter,
+        meter: LinkMetrics,
         tracer: RequestTracer = OFF,
     ) -> None:
         self._driver = driver
@@ -47,7 +47,7 @@ class Runner:
         self._deliver = deliver
         self._meter = meter
         self._tracer = tracer
-        self._life: WorkerLife | None = None
+        self._span: WorkerSpan | None = None
         self._generation = 0
         self._task: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -81,16 +81,16 @@ class Runner:
         if delay:
             await self._clock.sleep(delay)
         async with self._turns.turn(self._user):
-            life = WorkerLife(self._tracer, self._meter, spec)
-            self._life = life
-            await self._run(generation, msgspec.structs.replace(spec, traceparent=life.traceparent), spoke, life)
+            span = WorkerSpan(self._tracer, self._meter, spec)
+            self._span = span
+            await self._run(generation, msgspec.structs.replace(spec, traceparent=span.traceparent), spoke, span)
 
-    async def _run(self, generation: int, spec: SessionSpec, spoke: asyncio.Event, life: WorkerLife) -> None:
+    async def _run(self, generation: int, spec: SessionSpec, spoke: asyncio.Event, span: WorkerSpan) -> None:
         """Start the driver's session, and wait until it has something to say."""
 
         def report(said: Report) -> None:
             if isinstance(said, WorkerDied):
-                life.died(said.exit_status, said.unresponsive)
+                span.died(said.exit_status, said.unresponsive)
             spoke.set()
             if generation == self._generation:
                 self.spoken = True
@@ -130,22 +130,22 @@ class Runner:
         ending.result()
 
     async def _end(self, link_id: str, how: Exit) -> None:
-        life, session = await self._let_go()
+        span, session = await self._let_go()
         try:
             if session is not None:
                 await _within(session.stop, link_id)
         finally:
-            if life is not None:
-                life.ended(how)
+            if span is not None:
+                span.ended(how)
 
     async def hand_over(self) -> Session | None:
         """Give the session away, still running, to whoever ends it; None when there is none."""
-        life, session = await self._let_go()
-        if life is not None:
-            life.ended(Exit.STOPPED)
+        span, session = await self._let_go()
+        if span is not None:
+            span.ended(Exit.STOPPED)
         return session
 
-    async def _let_go(self) -> tuple[WorkerLife | None, Session | None]:
+    async def _let_go(self) -> tuple[WorkerSpan | None, Session | None]:
         self._generation += 1
         self._spoke.set()
         if (task := self._task) is not None:
@@ -156,8 +156,8 @@ class Runner:
             await asyncio.wait([task])
             self._task = None
         session, self.session = self.session, None
-        life, self._life = self._life, None
-        return life, session
+        span, self._span = self._span, None
+        return span, session
 
 
 async def _within(work: Callable[[], Awaitable[None]], link_id: str) -> bool:
@@ -173,10 +173,10 @@ async def _within(work: Callable[[], Awaitable[None]], link_id: str) -> bool:
 _EXIT_CODE: Final = "process.exit.code"
 
 
-class WorkerLife:
+class WorkerSpan:
     """Begins now; its first end is the one that counts. `traceparent` is what the worker's own spans join."""
 
-    def __init__(self, tracer: RequestTracer, meter: LinkMeter, spec: SessionSpec) -> None:
+    def __init__(self, tracer: RequestTracer, meter: LinkMetrics, spec: SessionSpec) -> None:
         self._meter = meter
         self._step = tracer.start("worker", spec.traceparent, attributes={LINK_ID: spec.link_id})
         self._over = False

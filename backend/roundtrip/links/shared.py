@@ -11,8 +11,8 @@ from roundtrip.drivers.base import Driver
 from roundtrip.identity import BotKey
 from roundtrip.links.phone import canonical
 from roundtrip.links.policy import Bans
-from roundtrip.links.ports import LinkMeter, Publisher
-from roundtrip.links.queue import Turns
+from roundtrip.links.ports import LinkMetrics, Publisher
+from roundtrip.links.queue import StartSlots
 from roundtrip.links.removals import Removals
 from roundtrip.links.store import LinkStore
 from roundtrip.settings import Settings
@@ -20,16 +20,16 @@ from roundtrip.telemetry.tracing import OFF, RequestTracer
 
 
 @dataclass(slots=True)
-class House:
+class LinkContext:
     """Made once by the service and handed to every link."""
 
     driver: Driver
     publisher: Publisher
     store: LinkStore
-    meter: LinkMeter
+    meter: LinkMetrics
     settings: Settings
     clock: TimerClock
-    turns: Turns
+    turns: StartSlots
     retries: Backoff
     check_soon: Callable[[BotKey], None]
     """Have a key's link compared with the library's own word before its turn."""

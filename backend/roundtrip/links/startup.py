@@ -9,74 +9,76 @@ from msgspec.structs import replace
 from roundtrip.events import EventType
 from roundtrip.identity import BotKey
 from roundtrip.links import payloads as faces
-from roundtrip.links.machine import LIVE, Fate, Input, Reason, Timer, step
+from roundtrip.links.machine import LIVE, Effect, Input, Reason, Timer, step
 from roundtrip.links.phone import canonical
 from roundtrip.links.reasons import LinkError
 from roundtrip.links.record import LinkRecord, new_record
-from roundtrip.links.shared import House
+from roundtrip.links.shared import LinkContext
 from roundtrip.links.snapshot import LinkState
-from roundtrip.links.transition import Life
+from roundtrip.links.transition import Lifecycle
 
 _KEYS_LOST: Final = frozenset({"store_missing", "store_corrupt"})
 
 
-async def start(key: BotKey, life: Life, house: House, phone_number: str | None, traceparent: str | None) -> None:
+async def start(
+    key: BotKey, lifecycle: Lifecycle, context: LinkContext, phone_number: str | None, traceparent: str | None
+) -> None:
     """Begin a link. While one lives, only another wish for a code changes something. An account whose keys are kept
     goes on without a new scan.
 
     Raises `LinkError`, and then nothing changed.
     """
-    old = life.record
+    old = lifecycle.record
     keys_kept = old is not None and old.paired and old.reason_code not in _KEYS_LOST
     if old is not None and keys_kept:
         _same_number(old, phone_number)
-    move = step(life.state, Input.START)
-    if move.fate is not Fate.START:
-        await _change(life, house, phone_number)
+    move = step(lifecycle.state, Input.START)
+    if move.effect is not Effect.START:
+        await _change(lifecycle, context, phone_number)
         return
-    _admit(life, house, phone_number, keys_kept=keys_kept)
-    now = house.clock.now()
-    life.phone_wanted = phone_number
+    _admit(lifecycle, context, phone_number, keys_kept=keys_kept)
+    now = context.clock.now()
+    lifecycle.phone_wanted = phone_number
     if old is not None and keys_kept:
         record = replace(
             old, state=move.to, since=now, started_at=now, reason_code=None, banned_until=None, retry_at=None
         )
     else:
         record = new_record(key, now)
-    record = replace(record, also_linked=life.linked_elsewhere(record))
-    await life.scribe.begin(record, faces.payload(EventType.CONNECTING, record, None, first=False), traceparent)
+    record = replace(record, also_linked=lifecycle.linked_elsewhere(record))
+    await lifecycle.writer.begin(record, faces.payload(EventType.CONNECTING, record, None, first=False), traceparent)
     if old is not None and not keys_kept:
-        house.release(old.phone_number, key)
-        await life.scribe.forget(old)
-    life.traceparent = traceparent
-    life.started = house.clock.monotonic()
-    life.judge.forgive()
-    life.damper.reset()
-    life.enter(record, move, None)
+        context.release(old.phone_number, key)
+        await lifecycle.writer.forget(old)
+    lifecycle.traceparent = traceparent
+    lifecycle.started = context.clock.monotonic()
+    lifecycle.policy.forgive()
+    lifecycle.damper.reset()
+    lifecycle.enter(record, move, None)
     if not record.paired:
-        life.timers.arm(Timer.PATIENCE, house.settings.pairing_patience)
-    await life.begin()
+        lifecycle.timers.arm(Timer.PATIENCE, context.settings.pairing_patience)
+    await lifecycle.begin()
 
 
-async def _change(life: Life, house: House, phone_number: str | None) -> None:
+async def _change(lifecycle: Lifecycle, context: LinkContext, phone_number: str | None) -> None:
     """A code of the other kind, or for another number, while nobody has used the one that there is."""
-    record = life.record
-    if record is None or record.paired or _form(phone_number) == _form(life.phone_wanted):
+    record = lifecycle.record
+    if record is None or record.paired or _form(phone_number) == _form(lifecycle.phone_wanted):
         return
-    _refuse_banned(house.bans.left(phone_number))
-    life.phone_wanted = phone_number
-    life.judge.forgive()
-    await life.apply(Input.CHANGE, step(life.state, Input.CHANGE), None)
-    if not record.paired and life.state in LIVE:
-        life.timers.arm(Timer.PATIENCE, house.settings.pairing_patience)
+    _refuse_banned(context.bans.left(phone_number))
+    lifecycle.phone_wanted = phone_number
+    lifecycle.policy.forgive()
+    await lifecycle.apply(Input.CHANGE, step(lifecycle.state, Input.CHANGE), None)
+    if not record.paired and lifecycle.state in LIVE:
+        lifecycle.timers.arm(Timer.PATIENCE, context.settings.pairing_patience)
 
 
-def changes(life: Life, phone_number: str | None) -> bool:
+def changes(lifecycle: Lifecycle, phone_number: str | None) -> bool:
     """Whether asking for a code of this kind starts a pairing: a new one, or another in place of the present one."""
-    record = life.record
+    record = lifecycle.record
     if record is None or record.state not in LIVE:
         return True
-    return not record.paired and _form(phone_number) != _form(life.phone_wanted)
+    return not record.paired and _form(phone_number) != _form(lifecycle.phone_wanted)
 
 
 def comes_back(record: LinkRecord) -> bool:
@@ -91,26 +93,26 @@ def not_back_yet(record: LinkRecord, now: float) -> LinkRecord:
     return replace(record, state=LinkState.CONNECTING, since=now, reason_code=None)
 
 
-async def come_back(life: Life, house: House) -> None:
+async def come_back(lifecycle: Lifecycle, context: LinkContext) -> None:
     """A link's turn after a restart of the program."""
-    record = life.record
-    if record is None or record.state not in LIVE or life.runner.starts:
+    record = lifecycle.record
+    if record is None or record.state not in LIVE or lifecycle.runner.starts:
         return
     if record.paired:
-        house.meter.transition(LinkState.CONNECTING, Reason.RESTORED)
-        await life.begin()
+        context.meter.transition(LinkState.CONNECTING, Reason.RESTORED)
+        await lifecycle.begin()
     else:  # its codes died with the process that showed them
-        await life.happen(Input.CODES_USED_UP, None)
+        await lifecycle.happen(Input.CODES_USED_UP, None)
 
 
-def _admit(life: Life, house: House, phone_number: str | None, *, keys_kept: bool) -> None:
-    if house.closed(house.clock.monotonic()):
+def _admit(lifecycle: Lifecycle, context: LinkContext, phone_number: str | None, *, keys_kept: bool) -> None:
+    if context.closed(context.clock.monotonic()):
         raise LinkError("client_outdated", "WhatsApp no longer accepts this version; it must be updated.")
-    old = life.record
+    old = lifecycle.record
     number = phone_number
     if number is None and old is not None and keys_kept:
         number = old.phone_number
-    _refuse_banned(life.ban_left() if number is None else house.bans.left(number))
+    _refuse_banned(lifecycle.ban_left() if number is None else context.bans.left(number))
 
 
 def _refuse_banned(left: float) -> None:

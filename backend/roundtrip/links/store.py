@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 import structlog
 
 from roundtrip.drivers import key_files as files
-from roundtrip.drivers.key_files import Condition
+from roundtrip.drivers.key_files import KeyFileState
 from roundtrip.errors import StorageError
 from roundtrip.identity import BotKey
 from roundtrip.links.policy import Ban
@@ -120,11 +120,11 @@ class LinkStore:
         """The file that holds the account's keys."""
         return self.sessions / record.store_name
 
-    async def condition(self, record: LinkRecord) -> Condition:
+    async def condition(self, record: LinkRecord) -> KeyFileState:
         """Whether the account's keys are there and readable."""
         return await self._run(files.condition, self.path(record))
 
-    async def condition_of(self, link_id: str) -> Condition:
+    async def condition_of(self, link_id: str) -> KeyFileState:
         """The same by a link's id."""
         return await self._run(files.condition, self.path_of(link_id))
 

@@ -16,18 +16,30 @@ from msgspec.structs import replace
 
 from roundtrip.drivers import base as d
 from roundtrip.drivers.base import Exit, Report
-from roundtrip.drivers.key_files import Condition
+from roundtrip.drivers.key_files import KeyFileState
 from roundtrip.events import SECRET_TYPES
 from roundtrip.identity import BotKey
 from roundtrip.links import payloads as faces
-from roundtrip.links.journal import Scribe
-from roundtrip.links.machine import ENDED, LIVE, SHOWING, STATE_TIMERS, UP, Fate, Input, Move, Reason, Timer, step
+from roundtrip.links.journal import LinkWriter
+from roundtrip.links.machine import (
+    ENDED,
+    LIVE,
+    SHOWING,
+    STATE_TIMERS,
+    UP,
+    Effect,
+    Input,
+    Reason,
+    Timer,
+    Transition,
+    step,
+)
 from roundtrip.links.payloads import Code
-from roundtrip.links.policy import Ban, Damper, Judge
-from roundtrip.links.queue import Struck, Timers
+from roundtrip.links.policy import Ban, FlapDamper, RetryPolicy
+from roundtrip.links.queue import ExpiredTimer, Timers
 from roundtrip.links.record import Device, LinkRecord, Removal
-from roundtrip.links.session import Runner
-from roundtrip.links.shared import House
+from roundtrip.links.session import SessionRunner
+from roundtrip.links.shared import LinkContext
 from roundtrip.links.snapshot import LinkState
 
 log = structlog.get_logger(__name__)
@@ -58,7 +70,7 @@ LOOK_AGAIN: Final = 60.0
 """Seconds between two looks at what keeps an account away; each costs nothing but the look."""
 
 
-class Life:
+class Lifecycle:
     """Not for concurrent use: `link.py` feeds it one thing at a time. `report` takes what the session says, `on_stall`
     is called when an event cannot be stored and everything waits for that.
     """
@@ -66,23 +78,25 @@ class Life:
     def __init__(
         self,
         key: BotKey,
-        house: House,
+        context: LinkContext,
         record: LinkRecord | None,
         report: Callable[[Report], None],
-        strike: Callable[[Struck], object],
+        strike: Callable[[ExpiredTimer], object],
         on_stall: Callable[[], None],
     ) -> None:
         self._key = key
-        self._house = house
-        self._clock = house.clock
+        self._context = context
+        self._clock = context.clock
         self._seed = hashlib.sha256(msgspec.json.encode(key)).hexdigest()
         self.record = record
         self.code: Code | None = None
-        self.timers = Timers(house.clock, strike)
-        self.runner = Runner(house.driver, house.turns, key.user_id, house.clock, report, house.meter, house.tracer)
-        self.judge = Judge(house.settings, house.retries)
-        self.damper = Damper(house.settings.flap_limit, house.settings.flap_window)
-        self.scribe = Scribe(house, record, on_stall)
+        self.timers = Timers(context.clock, strike)
+        self.runner = SessionRunner(
+            context.driver, context.turns, key.user_id, context.clock, report, context.meter, context.tracer
+        )
+        self.policy = RetryPolicy(context.settings, context.retries)
+        self.damper = FlapDamper(context.settings.flap_limit, context.settings.flap_window)
+        self.writer = LinkWriter(context, record, on_stall)
         self.restarts = 0
         self.moved = asyncio.Event()
         """Set with every step."""
@@ -104,23 +118,23 @@ class Life:
         record = self.record
         assert record is not None  # noqa: S101  only a link has sessions
         number = record.phone_number if record.paired else self.phone_wanted
-        if (ban := self._house.bans.of(number)) is not None:
+        if (ban := self._context.bans.of(number)) is not None:
             await self._banned(ban)
             return
-        if not self._house.may_start(self._clock.monotonic()):
+        if not self._context.may_start(self._clock.monotonic()):
             await self.happen(Input.OUTDATED, None)
             return
-        if record.paired and (condition := await self.scribe.condition(record)) is not Condition.GOOD:
-            missing = condition is Condition.MISSING
+        if record.paired and (condition := await self.writer.condition(record)) is not KeyFileState.GOOD:
+            missing = condition is KeyFileState.MISSING
             await self.happen(Input.STORE_MISSING if missing else Input.STORE_CORRUPT, None)
             return
         timers = STATE_TIMERS.get(self.state, ())
         if Timer.STUCK in timers:
-            self.timers.arm(Timer.STUCK, delay + self._house.settings.stuck_timeout)
+            self.timers.arm(Timer.STUCK, delay + self._context.settings.stuck_timeout)
         if Timer.UNREACHED in timers and not self.timers.armed(Timer.UNREACHED):
-            self.timers.arm(Timer.UNREACHED, self._house.settings.unreachable_after)
+            self.timers.arm(Timer.UNREACHED, self._context.settings.unreachable_after)
         phone = None if record.paired else self.phone_wanted
-        path = self._house.store.path(record)
+        path = self._context.store.path(record)
         self.runner.begin(d.SessionSpec(record.link_id, path, phone, self.traceparent, self._seed), delay)
 
     def wait_on(self) -> None:
@@ -141,7 +155,7 @@ class Life:
             self.ailing = False
             if self.damper.lost(now) and self.state in UP | {LinkState.DISCONNECTED}:
                 log.warning("link_flaps", link_id=self.record and self.record.link_id)
-                await self.apply(cause, step(self.state, Input.FLAPPING)._replace(fate=move.fate), None)
+                await self.apply(cause, step(self.state, Input.FLAPPING)._replace(effect=move.effect), None)
                 return
         if cause in _GAINS:
             await self._gained(report)
@@ -151,31 +165,31 @@ class Life:
             await self._banned(self._ban(report))
         else:
             await self.apply(cause, move, report)
-            if isinstance(report, d.PairSucceeded) and (ban := self._house.bans.of(report.phone_number)) is not None:
+            if isinstance(report, d.PairSucceeded) and (ban := self._context.bans.of(report.phone_number)) is not None:
                 await self._banned(ban)
 
     async def _gained(self, report: Report | None) -> None:
         """The connection stands: what was held against this version, or this number, is over."""
         self.ailing = False
-        self._house.outdated = False
+        self._context.outdated = False
         if self.damper.came(self._clock.monotonic()):
-            self._house.meter.flap()
+            self._context.meter.flap()
         if isinstance(report, d.Online):
-            await self.scribe.lift(report.phone_number)
+            await self.writer.lift(report.phone_number)
 
-    async def _damp(self, cause: Input, move: Move, *, changed: bool) -> None:
+    async def _damp(self, cause: Input, move: Transition, *, changed: bool) -> None:
         """Something that a flapping link says nobody."""
         # Only what comes or goes puts off the calm: a link that is gone for good is soon told as that.
         if changed or not self.timers.armed(Timer.CALM):
-            self.timers.arm(Timer.CALM, self._house.settings.flap_calm)
+            self.timers.arm(Timer.CALM, self._context.settings.flap_calm)
         if self.ailing and not self.timers.armed(Timer.SILENT):
-            self.timers.arm(Timer.SILENT, self._house.settings.degraded_timeout)
-        await self.decide(move.fate, cause)
+            self.timers.arm(Timer.SILENT, self._context.settings.degraded_timeout)
+        await self.decide(move.effect, cause)
 
     def _ban(self, report: d.TemporaryBan) -> Ban:
         now, lasts = self._clock.now(), report.expires_in
         if lasts is None or not lasts > 0.0:
-            return Ban(report.code, now, None, now + self._house.settings.ban_cooldown)
+            return Ban(report.code, now, None, now + self._context.settings.ban_cooldown)
         end = now + min(lasts, LONGEST_BAN)
         return Ban(report.code, now, end, end)
 
@@ -186,10 +200,10 @@ class Life:
         if move.to is not LinkState.BANNED or self.state is LinkState.BANNED:
             return
         if (number := record.phone_number if record.paired else self.phone_wanted) is not None:
-            await self.scribe.ban(number, ban)
+            await self.writer.ban(number, ban)
         await self.apply(Input.BANNED, move, d.TemporaryBan(ban.code, None), ban)
 
-    async def apply(self, cause: Input, move: Move, report: Report | None, ban: Ban | None = None) -> None:
+    async def apply(self, cause: Input, move: Transition, report: Report | None, ban: Ban | None = None) -> None:
         record = self.record
         assert record is not None  # noqa: S101  nothing happens to nothing
         new = after(record, cause, move, report, self._clock.now(), ban)
@@ -198,29 +212,29 @@ class Life:
         if move.says in SECRET_TYPES:
             code = faces.code_of(report, self._clock.now(), self._clock.monotonic())
         if new.phone_number is not None and new.phone_number != record.phone_number:
-            self._house.release(record.phone_number, self._key)
-            self._house.claim(new.phone_number, self._key)
+            self._context.release(record.phone_number, self._key)
+            self._context.claim(new.phone_number, self._key)
         new = msgspec.structs.replace(new, also_linked=self.linked_elsewhere(new))
         says = None if move.if_news and not is_news(record, new) else move.says
         if says is not None or new != record:
             payload = None if says is None else faces.payload(says, new, code, first=not record.connected_before)
             ends = None if code is None else code.ends
-            await self.scribe.write(record, new, payload, ends, self.traceparent)
+            await self.writer.write(record, new, payload, ends, self.traceparent)
         if record.paired and not new.paired:
-            self._house.release(record.phone_number, self._key)
+            self._context.release(record.phone_number, self._key)
         self.enter(new, move, code)
         if new.state is LinkState.CONNECTED is not record.state:
-            await self.scribe.secure(new)
+            await self.writer.secure(new)
         # Only a paired device can be removed from an account; a pairing just ends.
-        await self.decide(Fate.FORGET if move.fate is Fate.LOGOUT and not record.paired else move.fate, cause)
+        await self.decide(Effect.FORGET if move.effect is Effect.LOGOUT and not record.paired else move.effect, cause)
 
     def linked_elsewhere(self, record: LinkRecord) -> bool:
         """Whether another key has the account, or, before it is paired, another of this user's keys the number that was
         asked for: what others link is nobody's business.
         """
         if record.paired:
-            return self._house.elsewhere(record.phone_number, self._key)
-        return record.state in LIVE and self._house.elsewhere(self.phone_wanted, self._key, own=True)
+            return self._context.elsewhere(record.phone_number, self._key)
+        return record.state in LIVE and self._context.elsewhere(self.phone_wanted, self._key, own=True)
 
     async def log_out(self) -> None:
         """Somebody ends the link. The device is removed at once, or soon, or as soon as WhatsApp can be reached.
@@ -228,28 +242,28 @@ class Life:
         Raises `LinkError`, and then nothing was done.
         """
         record = self.record
-        if record is None or step(self.state, Input.LOGOUT).fate is not Fate.LOGOUT:
+        if record is None or step(self.state, Input.LOGOUT).effect is not Effect.LOGOUT:
             return
-        await self.scribe.ready()
+        await self.writer.ready()
         if record.paired:
             self.record = msgspec.structs.replace(record, device=await self._remove(record))
         await self.apply(Input.LOGOUT, step(self.state, Input.LOGOUT), None)
 
     async def _remove(self, record: LinkRecord) -> Device:
-        removals = self._house.removals
-        if self.runner.session is None and await self.scribe.condition(record) is Condition.MISSING:
+        removals = self._context.removals
+        if self.runner.session is None and await self.writer.condition(record) is KeyFileState.MISSING:
             return Device.KEPT
         now = self._clock.now()
-        until = now + self._house.settings.removal_period
+        until = now + self._context.settings.removal_period
         removal = Removal(self._key, record.link_id, record.phone_number, now, until)
-        await self.scribe.removal(removal)
+        await self.writer.removal(removal)
         online = self.damper.online
         removed = await removals.begin(removal, await self.runner.hand_over(), online=online)
         if removed is None:
             return Device.REMOVING
         return Device.REMOVED if removed else Device.KEPT
 
-    def enter(self, new: LinkRecord, move: Move, code: Code | None) -> None:
+    def enter(self, new: LinkRecord, move: Transition, code: Code | None) -> None:
         """The state moves: what depends on it follows."""
         before = self.state
         self.record = new
@@ -260,7 +274,7 @@ class Life:
             if move.to is not LinkState.DEGRADED:
                 self.damper.flapping = False
             reason = move.reason.value if move.reason else ""
-            self._house.meter.transition(move.to, reason)
+            self._context.meter.transition(move.to, reason)
             log.info("link_state", link_id=new.link_id, state=move.to.value, reason=reason, before=before.value)
         if code is not None:
             last = code.index is None or code.total is None or code.index >= code.total
@@ -274,7 +288,7 @@ class Life:
         if move.to in ENDED:
             self.damper.reset()
         if move.to is LinkState.CONNECTED and self.started is not None:
-            self._house.meter.pairing_seconds(self._clock.monotonic() - self.started)
+            self._context.meter.pairing_seconds(self._clock.monotonic() - self.started)
             self.started = None
         self.moved.set()
 
@@ -289,7 +303,7 @@ class Life:
                 self.timers.arm(timer, self._lasts(timer))
 
     def _lasts(self, timer: Timer) -> float:
-        s = self._house.settings
+        s = self._context.settings
         # A library that was in before tries by itself: leave it its own time.
         away = self.state is LinkState.DISCONNECTED and self.runner.spoken
         return {
@@ -315,46 +329,46 @@ class Life:
         record = self.record
         if record is None or record.state is not LinkState.BANNED:
             return 0.0
-        if record.phone_number is not None and (left := self._house.bans.left(record.phone_number)) > 0.0:
+        if record.phone_number is not None and (left := self._context.bans.left(record.phone_number)) > 0.0:
             return left
-        over = record.retry_at or record.banned_until or record.since + self._house.settings.ban_cooldown
+        over = record.retry_at or record.banned_until or record.since + self._context.settings.ban_cooldown
         return Ban(0, record.since, None, over).left(self._clock.now())
 
-    async def decide(self, fate: Fate, cause: Input) -> None:
+    async def decide(self, effect: Effect, cause: Input) -> None:
         """What becomes of the session."""
         record = self.record
         assert record is not None  # noqa: S101  the caller moved it
-        match fate:
-            case Fate.KEEP:
+        match effect:
+            case Effect.KEEP:
                 pass
-            case Fate.START:
+            case Effect.START:
                 await self.begin()
-            case Fate.RETRY:
+            case Effect.RETRY:
                 await self._retry(record, cause)
-            case Fate.CHECK:
-                self._house.check_soon(self._key)
-            case Fate.LOGOUT:
+            case Effect.CHECK:
+                self._context.check_soon(self._key)
+            case Effect.LOGOUT:
                 await self.runner.stop(record.link_id)
-                await self.scribe.forget(record)
-            case Fate.STOP | Fate.FORGET:
+                await self.writer.forget(record)
+            case Effect.STOP | Effect.FORGET:
                 await self.runner.stop(record.link_id)
-                if fate is Fate.FORGET or not record.paired:
-                    await self.scribe.forget(record)
+                if effect is Effect.FORGET or not record.paired:
+                    await self.writer.forget(record)
 
     async def _retry(self, record: LinkRecord, cause: Input) -> None:
         await self.runner.stop(record.link_id, Exit.UNRESPONSIVE if cause is Input.WORKER_HUNG else Exit.STOPPED)
         self.damper.online = self.ailing = False  # the next session has to say it anew
         if cause is not Input.CHANGE:
             self.restarts += 1
-            self._house.meter.restart()
-        await self.begin(self.judge.delay(self._clock.monotonic()))
+            self._context.meter.restart()
+        await self.begin(self.policy.delay(self._clock.monotonic()))
 
 
 _DEVICE: Final = {Input.DEVICE_REMOVED: Device.REMOVED, Input.DEVICE_KEPT: Device.KEPT}
 
 
 def after(
-    record: LinkRecord, cause: Input, move: Move, report: Report | None, now: float, ban: Ban | None = None
+    record: LinkRecord, cause: Input, move: Transition, report: Report | None, now: float, ban: Ban | None = None
 ) -> LinkRecord:
     """The record as it will be once `move` is made. `now` is in seconds since the epoch, `ban` what a BANNED means."""
     new = record
@@ -374,7 +388,7 @@ def after(
     if move.says is not None:
         why = Input.FLAPPING if move.reason is Reason.FLAPPING else cause
         new = replace(new, reason_code=faces.reason_code(why, report, record.paired))
-    if move.fate in (Fate.FORGET, Fate.LOGOUT):
+    if move.effect in (Effect.FORGET, Effect.LOGOUT):
         new = replace(new, paired=False, phone_number=None, display_name=None, also_linked=False)
     return new
 

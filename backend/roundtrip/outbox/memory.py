@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 import structlog
 
-from roundtrip.clock import SYSTEM, Clock, Frame
+from roundtrip.clock import SYSTEM, Clock, SteppedOffset
 from roundtrip.events import TYPE_OF, EventType
 from roundtrip.identity import BotKey
 from roundtrip.outbox.base import OutboxError
@@ -65,7 +65,7 @@ class MemoryOutbox:
 
     def __init__(self, *, clock: Clock = SYSTEM, make_id: Callable[[int], str] | None = None) -> None:
         """`make_id` gives an event's id for its time of creation, in milliseconds since the epoch."""
-        self._frame = Frame(clock)
+        self._frame = SteppedOffset(clock)
         self._make_id = make_id or EventIds().make
         self._times = Timestamps()
         self._open = True

@@ -88,7 +88,7 @@ GRACE: Final = 30.0
 CHECK_DEADLINE: Final = 5.0
 
 
-class Doorkeeper:
+class SocketAccess:
     """`identify` finds out who a token belongs to and raises `Refusal`. Without `limits` nothing is counted."""
 
     def __init__(

@@ -9,11 +9,11 @@ import msgspec
 from roundtrip.telemetry.metrics import Metrics
 
 
-class Wire(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class WireModel(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     pass
 
 
-class HandshakeAuth(Wire, frozen=True):
+class HandshakeAuth(WireModel, frozen=True):
     """The client's `auth` object. `token` with jwt, `userId` in trusted mode; both ids may stand in the query instead.
     `acks` true promises to acknowledge every event."""
 
@@ -24,7 +24,7 @@ class HandshakeAuth(Wire, frozen=True):
     traceparent: str | None = None
 
 
-class Envelope(Wire, frozen=True, omit_defaults=False):
+class Envelope(WireModel, frozen=True, omit_defaults=False):
     """Fields of every `whatsapp_connection_event`. `id` is a UUIDv7, `seq` grows by one per user and bot, `timestamp`
     is RFC 3339 UTC with milliseconds, `attempt` counts from 1."""
 
@@ -40,13 +40,13 @@ class Envelope(Wire, frozen=True, omit_defaults=False):
     traceparent: str
 
 
-class AuthRenewal(Wire, frozen=True):
+class AuthRenewal(WireModel, frozen=True):
     """A fresh token of the same user, for a socket that stays."""
 
     token: str
 
 
-class Renewed(Wire, frozen=True):
+class Renewed(WireModel, frozen=True):
     """Answer to `auth`, as its ack: `expiresAt` in seconds since the epoch, or the refusal's code and sentence."""
 
     ok: bool
@@ -55,13 +55,13 @@ class Renewed(Wire, frozen=True):
     message: str | None = None
 
 
-class TokenExpired(Wire, frozen=True):
+class TokenExpired(WireModel, frozen=True):
     """`graceSeconds` is what is left to renew before the socket is closed."""
 
     grace_seconds: float
 
 
-class RequestRefused(Wire, frozen=True, omit_defaults=False):
+class RequestRefused(WireModel, frozen=True, omit_defaults=False):
     """A request was not taken up: `code` is `rate_limited`. A request that asks for an ack is told so there, each time;
     others by this event, at most once a second. `ok` is false."""
 
@@ -83,7 +83,7 @@ REFUSALS: Final = {
 """Codes of `err.data.code` in `connect_error`."""
 
 
-class SocketMeter:
+class SocketCounters:
     """Implements `server.Meter` over the catalogue."""
 
     __slots__ = ("_metrics",)

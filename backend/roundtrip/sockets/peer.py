@@ -25,12 +25,12 @@ from roundtrip.clock import SYSTEM, Clock
 from roundtrip.delivery.wire import Confirmable, Frame
 from roundtrip.identity import BotKey
 from roundtrip.outbox.records import MissReason
-from roundtrip.sockets.engineio.connection import Held, Lane, Sent
+from roundtrip.sockets.engineio.connection import EngineConnection, IntegerRanges, WriteResult
 
 PROMPT_WAIT: Final = 1.0
 """Seconds that a client which acknowledges by itself is given before a receipt is asked for."""
 
-_REASON: Final = {Sent.FULL: MissReason.QUEUE_FULL, Sent.FAILED: MissReason.SEND_FAILED}
+_REASON: Final = {WriteResult.FULL: MissReason.QUEUE_FULL, WriteResult.FAILED: MissReason.SEND_FAILED}
 
 
 class PeerState(enum.Enum):
@@ -85,7 +85,7 @@ class Peer:
         sid: str,
         eio_sid: str,
         key: BotKey,
-        lane: Lane,
+        lane: EngineConnection,
         confirmations: Confirmations,
         *,
         must_ack: bool,
@@ -109,7 +109,7 @@ class Peer:
         self._batch: list[Confirmable] = []
         self._timer: asyncio.Handle | None = None
         self._prompt = False
-        self._held = Held()
+        self._held = IntegerRanges()
         lane.client = self
 
     @property
@@ -149,11 +149,11 @@ class Peer:
 
     def send(self, frame: Frame) -> MissReason | None:
         sent = self.lane.send_frame(frame)
-        if sent is Sent.OK:
+        if sent is WriteResult.OK:
             if frame.seq is not None:
                 self._held.add(frame.seq)
             return None
-        if sent is Sent.FULL:
+        if sent is WriteResult.FULL:
             self.lane.hang_up("queue_full")
         return _REASON[sent]
 

@@ -16,16 +16,16 @@ from socketio.exceptions import ConnectionRefusedError as Refused
 
 from roundtrip.clock import SYSTEM, Clock
 from roundtrip.delivery.courier import Courier
-from roundtrip.delivery.inflight import Channel
+from roundtrip.delivery.inflight import KeyInFlight
 from roundtrip.delivery.replay import Replayer
 from roundtrip.delivery.wire import Frame, packet_frame
 from roundtrip.identity import BotKey, IdentityError, Principal
 from roundtrip.limits.addresses import ADDRESS
 from roundtrip.outbox.base import OutboxError
 from roundtrip.sockets import access as handshake
-from roundtrip.sockets.access import Doorkeeper, Handshake, Refusal
+from roundtrip.sockets.access import Handshake, Refusal, SocketAccess
 from roundtrip.sockets.engineio import socketio as codec
-from roundtrip.sockets.engineio.connection import Lane, Sent
+from roundtrip.sockets.engineio.connection import EngineConnection, WriteResult
 from roundtrip.sockets.engineio.socketio import SocketEngine, engineio_logger
 from roundtrip.sockets.messages import RequestRefused
 from roundtrip.sockets.peer import Peer
@@ -50,7 +50,7 @@ _REQUEST: Final = re.compile(r"2([0-9]{0,15})\[")
 """A Socket.IO EVENT, and the number by which it wants to be answered."""
 
 
-class Meter(Protocol):
+class SocketMetrics(Protocol):
     """What the socket server counts."""
 
     def connected(self, result: str) -> None:
@@ -83,7 +83,7 @@ class SocketServer:
         courier: Courier,
         replayer: Replayer,
         admit: Callable[[Handshake], Awaitable[Principal]],
-        meter: Meter,
+        meter: SocketMetrics,
         switches: Switches,
         *,
         cors_origins: Collection[str],
@@ -92,7 +92,7 @@ class SocketServer:
         ping_interval: float,
         ping_timeout: float,
         max_packet: int,
-        door: Doorkeeper | None = None,
+        door: SocketAccess | None = None,
         clock: Clock = SYSTEM,
     ) -> None:
         """`admit` checks who is calling and raises `Refusal`; without a `door` whoever is in may stay. Times are in
@@ -103,11 +103,11 @@ class SocketServer:
         self._admit = admit
         self._meter = meter
         self._switches = switches
-        self._door = door or Doorkeeper()
+        self._door = door or SocketAccess()
         self._clock = clock
         self._max_sockets_per_key = max_sockets_per_key
         self._cors_origins = frozenset(cors_origins)
-        self._peers: dict[str, tuple[Peer, Channel]] = {}
+        self._peers: dict[str, tuple[Peer, KeyInFlight]] = {}
         """By Engine.IO sid, from the handshake to the end."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -207,7 +207,7 @@ class SocketServer:
         if self._switches.early_disconnect is not None:
             self._start(self._leave_early(entry[0], self._switches.early_disconnect / 1000))
 
-    async def _bring_up_to_date(self, peer: Peer, channel: Channel) -> None:
+    async def _bring_up_to_date(self, peer: Peer, channel: KeyInFlight) -> None:
         try:
             count = await self._replayer.run(peer, channel, peer.connect_parent)
         except OutboxError as error:
@@ -235,7 +235,7 @@ class SocketServer:
         entry = self._peers.get(self.engine.manager.eio_sid_from_sid(sid, "/"))
         return None if entry is None else msgspec.to_builtins(await self._door.renew(entry[0], data))
 
-    def _too_much(self, lane: Lane, data: str | bytes) -> None:
+    def _too_much(self, lane: EngineConnection, data: str | bytes) -> None:
         """A request over the limit is answered as it asked to be."""
         if lane.client is None:
             return
@@ -248,7 +248,7 @@ class SocketServer:
             answer = packet_frame("request_refused", TOO_MUCH)
         else:
             return
-        if lane.send_frame(answer) is Sent.FULL:
+        if lane.send_frame(answer) is WriteResult.FULL:
             lane.hang_up("queue_full")
 
     # disconnect

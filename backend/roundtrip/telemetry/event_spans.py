@@ -176,7 +176,7 @@ class Sink(Protocol):
     def put(self, note: Note) -> None: ...
 
 
-class DeliveryJournal:
+class EventSpanRecorder:
     """Implements `delivery.journal.Journal`. Without a sink nothing is noted, and contexts say "not sampled"."""
 
     def __init__(self, contexts: Contexts, sink: Sink | None, now_ns: Callable[[], int] = time.time_ns) -> None:

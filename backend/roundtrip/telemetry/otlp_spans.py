@@ -169,7 +169,7 @@ def encode(spans: Sequence[ReadableSpan]) -> bytes:
     return b"".join(parts)
 
 
-class QuickSpanExporter(OTLPSpanExporter):
+class PreencodedSpanExporter(OTLPSpanExporter):
     """The SDK's exporter with `encode` in place of its own encoder; settings, transport, retries and limits stay.
 
     It leans on three private names of opentelemetry-exporter-otlp-proto-http 1.45 (`_client`, `_shutdown`,

@@ -130,7 +130,7 @@ class SpanBuilder:
         context, _ = _attempt(story, number, delivery.attempts[-1].mode, delivery.replay_parent)
         yield self._settle("ack", story, number, context, delivery.started_ns, ack_ns)
 
-    def _create(self, story: _Story, mode: str, stored_ns: int, above: str | None) -> ReadableSpan:
+    def _create(self, story: _SpanTree, mode: str, stored_ns: int, above: str | None) -> ReadableSpan:
         """From the event's creation to its commit, whose time a replay after a restart does not know."""
         start = story.event.created_at * 1_000_000
         end = stored_ns if mode == "live" else start
@@ -140,7 +140,7 @@ class SpanBuilder:
         )
 
     def _settle(
-        self, what: str, story: _Story, number: int, emit: SpanContext, started_ns: int, at_ns: int
+        self, what: str, story: _SpanTree, number: int, emit: SpanContext, started_ns: int, at_ns: int
     ) -> ReadableSpan:
         """A receipt or an acknowledgement of an attempt: from the attempt's start to its coming."""
         span_id = story.create.derived(number * 4 + (_RECEIPT if what == "receipt" else _ACK))
@@ -179,7 +179,7 @@ class SpanBuilder:
     def _span(
         self,
         operation: str,
-        story: _Story,
+        story: _SpanTree,
         context: SpanContext,
         parent: SpanContext | None,
         start_ns: int,
@@ -233,7 +233,7 @@ class SpanBuilder:
         )
 
 
-class _Story(NamedTuple):
+class _SpanTree(NamedTuple):
     """What all spans of one event share."""
 
     event: EventView
@@ -244,7 +244,7 @@ class _Story(NamedTuple):
     common: Attributes
 
 
-def _story(event: EventView) -> _Story | None:
+def _story(event: EventView) -> _SpanTree | None:
     """None if the event carries no readable context."""
     create = parse(event.traceparent)
     if create is None:
@@ -257,10 +257,10 @@ def _story(event: EventView) -> _Story | None:
         LINK_ID: event.link_id,
         **_who(event.key),
     }
-    return _Story(event, event.type.wire, create, sdk, (Link(sdk),), common)
+    return _SpanTree(event, event.type.wire, create, sdk, (Link(sdk),), common)
 
 
-def _attempt(story: _Story, number: int, mode: str, replay_parent: str | None) -> tuple[SpanContext, SpanContext]:
+def _attempt(story: _SpanTree, number: int, mode: str, replay_parent: str | None) -> tuple[SpanContext, SpanContext]:
     """The contexts of an attempt's span and of its parent."""
     replay = parse(replay_parent) if replay_parent is not None and mode == "replay" else None
     parent = story.sdk if replay is None else _sdk(replay)

@@ -31,7 +31,7 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, S
 
 from roundtrip.telemetry import redaction
 from roundtrip.telemetry.context import NEVER, ContextIds, Contexts, HeadSampler, TraceContext, parse
-from roundtrip.telemetry.event_spans import DeliveryJournal
+from roundtrip.telemetry.event_spans import EventSpanRecorder
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -68,7 +68,7 @@ def resource(version: str) -> Resource:
 class Tracing:
     """The traces of a process."""
 
-    def __init__(self, journal: DeliveryJournal, tracer: RequestTracer, pipeline: Pipeline | None) -> None:
+    def __init__(self, journal: EventSpanRecorder, tracer: RequestTracer, pipeline: Pipeline | None) -> None:
         self.journal = journal
         self.tracer = tracer
         self._pipeline = pipeline
@@ -99,7 +99,7 @@ def configure(
     """
     if exporter is None and not wanted(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, environ):
         contexts = Contexts(NEVER, bits)
-        return Tracing(DeliveryJournal(contexts, None), RequestTracer(contexts, None), None)
+        return Tracing(EventSpanRecorder(contexts, None), RequestTracer(contexts, None), None)
     contexts = Contexts(HeadSampler.from_environment(environ), bits)
     return _exporting(version, dropped, environ, exporter, contexts, now_ns)
 
@@ -116,7 +116,7 @@ def _exporting(
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-    from roundtrip.telemetry.otlp_spans import QuickSpanExporter
+    from roundtrip.telemetry.otlp_spans import PreencodedSpanExporter
     from roundtrip.telemetry.pipeline import BoundedProcessor, Pipeline
     from roundtrip.telemetry.spans import SpanBuilder
 
@@ -124,14 +124,14 @@ def _exporting(
     if protocol not in {None, "", "http/protobuf"}:
         log.warning("otlp_protocol_not_built_in", protocol=protocol, used="http/protobuf")
     whose = resource(version)
-    processor = BoundedProcessor(exporter or QuickSpanExporter(), dropped)
+    processor = BoundedProcessor(exporter or PreencodedSpanExporter(), dropped)
     provider = TracerProvider(
         contexts.sampler.of_sdk(), whose, shutdown_on_exit=False, id_generator=ContextIds(contexts)
     )
     provider.add_span_processor(processor)
     pipeline = Pipeline(SpanBuilder(whose, InstrumentationScope(SCOPE, version)), processor, dropped)
     tracer = RequestTracer(contexts, provider.get_tracer(SCOPE, version), now_ns)
-    return Tracing(DeliveryJournal(contexts, pipeline, now_ns), tracer, pipeline)
+    return Tracing(EventSpanRecorder(contexts, pipeline, now_ns), tracer, pipeline)
 
 
 LINK_ID: Final = "roundtrip.link.id"

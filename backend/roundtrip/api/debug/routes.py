@@ -12,7 +12,7 @@ from roundtrip.api.debug.timeline import TraceViewer, timeline
 from roundtrip.api.events import find
 from roundtrip.api.problems import Problem
 from roundtrip.api.public import WEB
-from roundtrip.api.schemas import Ledger, LedgerEvent, Links, Shape, SocketMap, ledger_event
+from roundtrip.api.schemas import ApiModel, Ledger, LedgerEvent, Links, SocketMap, ledger_event
 from roundtrip.identity import BotKey
 from roundtrip.links.payloads import LinkView
 
@@ -20,11 +20,11 @@ EVENTS_OF_A_LINK = 200
 """The newest events of a link that its page shows."""
 
 
-class LinkList(Shape, frozen=True):
+class LinkList(ApiModel, frozen=True):
     links: tuple[LinkView, ...]
 
 
-class LinkStory(Shape, frozen=True):
+class LinkStory(ApiModel, frozen=True):
     """A link and what was said about it, the newest last."""
 
     link: LinkView

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from roundtrip.api.schemas import AttemptView, OutcomeName, Shape, Time, attempt_view, outcome_name, time_of
+from roundtrip.api.schemas import ApiModel, AttemptView, OutcomeName, Time, attempt_view, outcome_name, time_of
 from roundtrip.outbox.records import Attempt, LedgerEntry, MissReason, Outcome, omitted
 
 
@@ -21,7 +21,7 @@ class StepKind(enum.StrEnum):
     RESOLVED = "resolved"
 
 
-class Step(Shape, frozen=True, omit_defaults=True):
+class Step(ApiModel, frozen=True, omit_defaults=True):
     """One thing that happened. `sinceCreated` and `sincePrevious` are in milliseconds."""
 
     at: Time
@@ -33,7 +33,7 @@ class Step(Shape, frozen=True, omit_defaults=True):
     """Which attempt it belongs to, from 1."""
 
 
-class Timeline(Shape, frozen=True, omit_defaults=True):
+class Timeline(ApiModel, frozen=True, omit_defaults=True):
     """One event. What it said is not here: a QR code is a secret. Of very many attempts only the first and the last are
     kept: `attemptsOmitted` is how many are not here."""
 

@@ -12,8 +12,8 @@ import msgspec
 
 from roundtrip.api.problems import CONTENT_TYPE, STATUS, ProblemDocument
 from roundtrip.api.public import PublicParts, routes
-from roundtrip.api.requests import Callers
-from roundtrip.api.routes import Nothing, Route
+from roundtrip.api.requests import CallerIdentification
+from roundtrip.api.routes import NoInput, Route
 from roundtrip.api.schemas import Ledger, Links
 from roundtrip.auth.authenticators import TrustedAuthenticator
 from roundtrip.auth.service_keys import ServiceKeys
@@ -37,7 +37,7 @@ _PARAMETERS: Final = {
 
 def public_rows() -> tuple[Route, ...]:
     """The rows of the public API as `jwt` serves them; nothing behind them is ever called."""
-    nobody = Callers(TrustedAuthenticator(), ServiceKeys(), trusted=False)
+    nobody = CallerIdentification(TrustedAuthenticator(), ServiceKeys(), trusted=False)
     return routes(
         PublicParts(
             links=cast("Links", None),
@@ -54,7 +54,7 @@ def openapi(rows: Sequence[Route] | None = None) -> dict[str, Any]:
     """The document."""
     rows = public_rows() if rows is None else rows
     kinds: set[type[msgspec.Struct]] = {kind for row in rows for kind in (row.answer, row.body, row.query)}
-    types = sorted((kinds | {ProblemDocument}) - {Nothing}, key=lambda kind: kind.__name__)
+    types = sorted((kinds | {ProblemDocument}) - {NoInput}, key=lambda kind: kind.__name__)
     _, components = msgspec.json.schema_components(types, ref_template=REF)
     paths: dict[str, dict[str, Any]] = defaultdict(dict)
     for row in rows:
@@ -101,7 +101,7 @@ def codes_of(row: Route) -> tuple[str, ...]:
     return (
         "internal_error",
         *(_OF_CALLERS if row.scope else ()),
-        *(_OF_BODIES if row.body is not Nothing else ()),
+        *(_OF_BODIES if row.body is not NoInput else ()),
         *(_OF_BOTS if "{bot_id}" in row.path else ()),
         *row.problems,
     )
@@ -123,7 +123,7 @@ def _operation(row: Route, components: dict[str, Any]) -> dict[str, Any]:
     }
     if row.scope:
         operation["x-scope"] = row.scope.value
-    if row.body is not Nothing:
+    if row.body is not NoInput:
         schema = components[row.body.__name__]
         operation["requestBody"] = {
             "required": bool(schema.get("required")),
@@ -139,7 +139,7 @@ def _path_parameters(path: str) -> list[dict[str, Any]]:
 
 
 def _query_parameters(row: Route, components: dict[str, Any]) -> list[dict[str, Any]]:
-    if row.query is Nothing:
+    if row.query is NoInput:
         return []
     schema = components[row.query.__name__]
     return [

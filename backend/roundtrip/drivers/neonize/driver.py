@@ -164,16 +164,16 @@ class NeonizeSession:
                 return False
         return True
 
-    def _take(self, message: pipe.FromWorker | pipe.Garbage) -> None:
+    def _take(self, message: pipe.FromWorker | pipe.InvalidLine) -> None:
         match message:
-            case pipe.Garbage():
+            case pipe.InvalidLine():
                 self._garbage += 1
                 self._log.warning("worker_garbage", code=message.code, size=message.size)
             case pipe.Answer():
                 question = self._questions.pop(message.number, None)
                 if question is not None and not question.done():
                     question.set_result(message.connected)
-            case pipe.Beat():
+            case pipe.Heartbeat():
                 pass
             case pipe.Trouble():
                 self._log.warning("worker_trouble", kind=message.kind)
@@ -232,7 +232,7 @@ class NeonizeSession:
         self._asked += 1
         number = self._asked
         question = self._questions[number] = asyncio.get_running_loop().create_future()
-        self._send(pipe.Ask(number))
+        self._send(pipe.AliveQuery(number))
         try:
             return await asyncio.wait_for(question, ALIVE_DEADLINE)
         except TimeoutError:

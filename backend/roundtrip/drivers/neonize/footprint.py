@@ -27,7 +27,7 @@ UNUSED: Final = ("ssl", "_ssl", "_hashlib", "multiprocessing", "colorlog")
 """Of the standard library, 4 MB: the Go side does its own TLS, and asyncio and hashlib know how to live without."""
 
 
-class HollowError(RuntimeError):
+class StubUsedError(RuntimeError):
     """Something that a worker does without was called after all."""
 
 
@@ -43,7 +43,7 @@ def _hollow(name: str, module: str) -> type:
         raise AttributeError(name)
 
     def refuse(*_args: object, **_kwargs: object) -> None:
-        raise HollowError(f"{module}.{name} is left out of workers (backend/roundtrip/drivers/neonize/footprint.py)")
+        raise StubUsedError(f"{module}.{name} is left out of workers (backend/roundtrip/drivers/neonize/footprint.py)")
 
     # an exception, so that `except` clauses may name it
     return _Names(name, (Exception,), {"__init__": refuse, "__module__": module})
@@ -96,7 +96,7 @@ LEAST: Final = 512 * 1024
 _HEADER: Final = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ (\d+)")
 
 
-def untouched(smaps: str) -> list[tuple[int, int]]:
+def untouched_pages(smaps: str) -> list[tuple[int, int]]:
     """(start, size) of mappings of a file that nobody can write and nobody wrote: all can be read again from the file.
 
     The second condition matters: the loader writes relocations before it takes the right to write away.
@@ -114,7 +114,7 @@ def untouched(smaps: str) -> list[tuple[int, int]]:
     return found
 
 
-def trim() -> None:
+def release_memory() -> None:
     """Collect garbage, return free heap to the system, and drop code that ran only once from this process' memory.
 
     Dropped code stays in the page cache and comes back by itself when it runs again.
@@ -123,7 +123,7 @@ def trim() -> None:
     libc = ctypes.CDLL(None)
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     with contextlib.suppress(OSError):  # no /proc: then nothing is given back
-        for start, size in untouched(Path("/proc/self/smaps").read_text()):
+        for start, size in untouched_pages(Path("/proc/self/smaps").read_text()):
             libc.madvise(start, size, MADV_DONTNEED)
     if hasattr(libc, "malloc_trim"):  # glibc's own
         libc.malloc_trim(0)

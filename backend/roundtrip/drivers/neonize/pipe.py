@@ -21,7 +21,7 @@ class Begin(msgspec.Struct, frozen=True, tag=True):
     """The first thing a worker hears.
 
     `paired`: the store holds a device. `code_life` is in seconds, for all codes of the session together; `heartbeat` is
-    the time between two `Beat`, in seconds. `device_name` is what the phone's list of linked devices shows.
+    the time between two `Heartbeat`, in seconds. `device_name` is what the phone's list of linked devices shows.
     """
 
     session: str
@@ -35,7 +35,7 @@ class Begin(msgspec.Struct, frozen=True, tag=True):
     heartbeat: float = 5.0
 
 
-class Ask(msgspec.Struct, frozen=True, tag=True):
+class AliveQuery(msgspec.Struct, frozen=True, tag=True):
     """Does an authenticated connection stand?"""
 
     number: int
@@ -50,13 +50,13 @@ class LogOut(msgspec.Struct, frozen=True, tag=True):
 
 
 class Answer(msgspec.Struct, frozen=True, tag=True):
-    """To `Ask` of the same number; None when the library has no word on it yet."""
+    """To `AliveQuery` of the same number; None when the library has no word on it yet."""
 
     number: int
     connected: bool | None
 
 
-class Beat(msgspec.Struct, frozen=True, tag=True):
+class Heartbeat(msgspec.Struct, frozen=True, tag=True):
     """The worker's event loop runs. It says nothing about the library, which may wait for the network for minutes."""
 
 
@@ -72,7 +72,7 @@ class LoggedOut(msgspec.Struct, frozen=True, tag=True):
     removed: bool
 
 
-Command = Begin | Ask | Stop | LogOut
+Command = Begin | AliveQuery | Stop | LogOut
 Reports = Union[  # noqa: UP007 -- msgspec wants the classes, and so does a reader
     d.QrShown,
     d.PairingCodeShown,
@@ -92,12 +92,12 @@ Reports = Union[  # noqa: UP007 -- msgspec wants the classes, and so does a read
 ]
 """What a worker can see. `WorkerDied` is not among them: nobody reports their own death."""
 
-FromWorker = Reports | Answer | Beat | Trouble | LoggedOut
+FromWorker = Reports | Answer | Heartbeat | Trouble | LoggedOut
 
 T = TypeVar("T")
 
 
-class Garbage(msgspec.Struct, frozen=True):
+class InvalidLine(msgspec.Struct, frozen=True):
     """A line that says nothing. Its text is never kept: it may hold a secret.
 
     `code`: too_long | not_json | unknown | unfinished. `size` is in bytes.
@@ -127,22 +127,22 @@ class Lines(Generic[T]):
         self._stream = stream
         self._decoder: msgspec.json.Decoder[T] = msgspec.json.Decoder(kind)
 
-    async def next(self) -> T | Garbage | None:
-        """The next message, `Garbage` in its place, or None at the end."""
+    async def next(self) -> T | InvalidLine | None:
+        """The next message, `InvalidLine` in its place, or None at the end."""
         try:
             line = await self._stream.readuntil(b"\n")
         except asyncio.IncompleteReadError as end:
-            return Garbage("unfinished", len(end.partial)) if end.partial else None
+            return InvalidLine("unfinished", len(end.partial)) if end.partial else None
         except asyncio.LimitOverrunError:
-            return Garbage("too_long", await self._skip())
+            return InvalidLine("too_long", await self._skip())
         except OSError:
             return None
         try:
             return self._decoder.decode(line)
         except msgspec.ValidationError:
-            return Garbage("unknown", len(line))
+            return InvalidLine("unknown", len(line))
         except msgspec.DecodeError:
-            return Garbage("not_json", len(line))
+            return InvalidLine("not_json", len(line))
 
     async def _skip(self) -> int:
         """Read on to the end of the line. Returns its size in bytes."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from roundtrip.drivers import base as d
 from roundtrip.drivers.neonize import pipe
-from roundtrip.drivers.neonize.footprint import trim
+from roundtrip.drivers.neonize.footprint import release_memory
 from roundtrip.drivers.neonize.library_events import (
     CODES,
     READERS,
@@ -107,7 +107,7 @@ class WorkerSession:
     async def _beat(self) -> None:
         """From the event loop and nothing else: the library may hold its locks for as long as the network lets it."""
         while True:
-            self._reports.say(pipe.Beat())
+            self._reports.say(pipe.Heartbeat())
             await asyncio.sleep(self._begin.heartbeat)
 
     def _proxy(self) -> Any:
@@ -257,7 +257,7 @@ class WorkerSession:
         lines = pipe.from_parent(reader)
         while (command := await lines.next()) is not None:
             match command:
-                case pipe.Ask(number):
+                case pipe.AliveQuery(number):
                     self._answer(number)
                 case pipe.Stop():
                     await self._stop()
@@ -308,4 +308,4 @@ async def _give_back() -> None:
     """Trim now and then, for what the library downloads it keeps for a while."""
     for pause in itertools.chain((TRIM_AFTER, *TRIM_LATER), itertools.repeat(TRIM_EVERY)):
         await asyncio.sleep(pause)
-        trim()
+        release_memory()

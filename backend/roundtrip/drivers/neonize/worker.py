@@ -42,7 +42,7 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def hush() -> None:
+def silence_output() -> None:
     """Configure logging before neonize does: what it says holds secrets. What the Go side hands over is
     `library.read_log`'s to say."""
     import logging
@@ -64,7 +64,7 @@ def read_begin(commands: int) -> Begin:
     return pipe.decode_begin(bytes(line))
 
 
-def step_back(niceness: int) -> None:
+def lower_priority(niceness: int) -> None:
     """Give way to the backend. Where Linux groups processes by session, niceness counts within the group only, and the
     group has one of its own (sched(7), "The autogroup feature")."""
     os.nice(niceness)
@@ -81,9 +81,9 @@ def main(before_connect: Callable[[], None] = lambda: None) -> None:
     lean.without_unused()
     die_with_parent()
     os.umask(0o077)  # the store holds an account's keys
-    hush()
+    silence_output()
     begin = read_begin(commands)
-    step_back(begin.niceness)
+    lower_priority(begin.niceness)
     lean.install()
 
     import asyncio

@@ -13,7 +13,7 @@ from roundtrip.drivers import base as d
 from roundtrip.drivers import key_files as files
 from roundtrip.drivers.base import Report, SessionSpec
 from roundtrip.drivers.simulated import script as simulated_store
-from roundtrip.drivers.simulated.script import Person, SimulateAction, pairing_code, person, qr_text
+from roundtrip.drivers.simulated.script import SimulateAction, SimulatedPerson, pairing_code, person_of, qr_text
 
 log = structlog.get_logger(__name__)
 
@@ -79,8 +79,8 @@ class SimulatedSession:
         if self._person is not None or not self._codes:
             return False
         self._forget_calls()
-        made_up = person(self._spec.seed or self._spec.link_id)
-        self._person = Person(self._spec.phone_number or made_up.phone_number, made_up.display_name)
+        made_up = person_of(self._spec.seed or self._spec.link_id)
+        self._person = SimulatedPerson(self._spec.phone_number or made_up.phone_number, made_up.display_name)
         try:
             simulated_store.write(self._spec.store, self._person)
         except (OSError, sqlite3.Error) as error:

@@ -46,19 +46,19 @@ _NAMES: Final = ("Ada", "Bela", "Cleo", "Dario", "Elif", "Femi", "Greta", "Hugo"
 _SURNAMES: Final = ("Arias", "Brandt", "Costa", "Duval", "Ekström", "Fischer", "Haddad", "Iwata", "Kovács", "Okafor")
 
 
-class Person(NamedTuple):
+class SimulatedPerson(NamedTuple):
     """Whose phone it is: the same each time for the same link."""
 
     phone_number: str
     display_name: str
 
 
-def person(seed: str) -> Person:
-    """A plausible person. The number is from the range that North America keeps for fiction."""
+def person_of(seed: str) -> SimulatedPerson:
+    """A plausible person_of. The number is from the range that North America keeps for fiction."""
     digest = hashlib.sha256(seed.encode(errors="surrogatepass")).digest()
     area = ("212", "305", "312", "404", "415", "503", "617", "702", "713", "808")[digest[0] % 10]
     name = f"{_NAMES[digest[1] % len(_NAMES)]} {_SURNAMES[digest[2] % len(_SURNAMES)]}"
-    return Person(f"+1{area}55501{int.from_bytes(digest[3:5], 'big') % 100:02d}", name)
+    return SimulatedPerson(f"+1{area}55501{int.from_bytes(digest[3:5], 'big') % 100:02d}", name)
 
 
 def qr_text() -> str:
@@ -77,7 +77,7 @@ def pairing_code() -> str:
     return f"{letters[:4]}-{letters[4:]}"
 
 
-def read(path: Path) -> Person | None:
+def read(path: Path) -> SimulatedPerson | None:
     """Whose account is in the file, None when it was not paired or cannot be read."""
     if not path.is_file():
         return None
@@ -89,10 +89,10 @@ def read(path: Path) -> Person | None:
             db.close()
     except sqlite3.Error:
         return None
-    return None if row is None else Person(str(row[0]), str(row[1]))
+    return None if row is None else SimulatedPerson(str(row[0]), str(row[1]))
 
 
-def write(path: Path, person: Person) -> None:
+def write(path: Path, person_of: SimulatedPerson) -> None:
     """Keep an account. The file is readable by its owner only."""
     path.touch(mode=0o600)
     db = sqlite3.connect(path)
@@ -100,6 +100,6 @@ def write(path: Path, person: Person) -> None:
         with db:
             db.execute("CREATE TABLE IF NOT EXISTS account (phone_number TEXT NOT NULL, display_name TEXT NOT NULL)")
             db.execute("DELETE FROM account")
-            db.execute("INSERT INTO account VALUES (?, ?)", person)
+            db.execute("INSERT INTO account VALUES (?, ?)", person_of)
     finally:
         db.close()

@@ -238,7 +238,7 @@ class Batch:
         self._clear()
 
 
-class Told(NamedTuple):
+class CommitResults(NamedTuple):
     """The results of a batch, in the order in which they are told. An answer that is an exception is raised."""
 
     ended_before: Sequence[Ended] = ()

@@ -31,7 +31,7 @@ _EXPIRE: Final = (
 _OLDEST: Final = "SELECT row FROM events WHERE outcome <> 0 AND resolved_at <= ? ORDER BY resolved_at LIMIT ?"
 
 
-class Sweep:
+class Maintenance:
     """The cleaning of one outbox, in small steps. Belongs to the writer thread."""
 
     def __init__(self, db: sqlite3.Connection, keys: Keys, folder: Path, retention_ms: int, max_bytes: int) -> None:
@@ -121,7 +121,7 @@ _MANY: Final = 1000
 _SAY_EVERY: Final = 10.0
 
 
-class KeptWrites:
+class RetriedWrites:
     """Waits longer after every failure, up to a second. Belongs to the writer thread."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:

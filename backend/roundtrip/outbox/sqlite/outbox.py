@@ -13,11 +13,11 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from roundtrip.clock import SYSTEM, Clock, Frame
+from roundtrip.clock import SYSTEM, Clock, SteppedOffset
 from roundtrip.identity import BotKey
 from roundtrip.outbox.base import OutboxError
 from roundtrip.outbox.records import Attempt, Draft, Ended, LedgerEntry, Outcome, Resolution, StoredEvent, Totals
-from roundtrip.outbox.sqlite.batch import Told
+from roundtrip.outbox.sqlite.batch import CommitResults
 from roundtrip.outbox.sqlite.reads import Reader
 from roundtrip.outbox.sqlite.schema import (
     Append,
@@ -59,15 +59,15 @@ class SqliteOutbox:
         seconds; `clock` is read on the writer thread too. What it is set by must be told to `moved`."""
         self._clock = clock
         self._writer = Writer(
-            folder, retention=retention, max_bytes=max_bytes, sweep_every=sweep_every, frame=Frame(clock)
+            folder, retention=retention, max_bytes=max_bytes, sweep_every=sweep_every, frame=SteppedOffset(clock)
         )
         self._moved_ns = 0
         self._open = False
         self.on_ended: Callable[[Sequence[Ended]], None] = lambda _ended: None
         self.on_write: Callable[[float], None] = lambda _seconds: None
-        """Told the seconds that each committed batch took."""
+        """CommitResults the seconds that each committed batch took."""
         self.on_error: Callable[[], object] = lambda: None
-        """Told when a callback raised."""
+        """CommitResults when a callback raised."""
 
     def count_failures(self, count: Callable[[], object]) -> None:
         """Have each failed commit counted; `count` is called on the writer thread."""
@@ -137,7 +137,7 @@ class SqliteOutbox:
     def moved(self, ns: int) -> None:
         """As `Outbox.moved`."""
         self._moved_ns += ns
-        self._put(Move(ns, Frame(self._clock).offset))
+        self._put(Move(ns, SteppedOffset(self._clock).offset))
 
     def _put(self, write: Record | Resolve | Upgrade | Move) -> None:
         if self._open:
@@ -194,7 +194,7 @@ class SqliteOutbox:
             raise _closed()
         return self._loop.create_future()
 
-    def _told(self, told: Told) -> None:
+    def _told(self, told: CommitResults) -> None:
         """A batch's results, on the event loop."""
         if told.ended_before:
             self._call(self.on_ended, told.ended_before)

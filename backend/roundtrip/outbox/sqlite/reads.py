@@ -106,7 +106,7 @@ Moves = Counter[tuple[int, int]]
 """How many events of a type were created (outcome 0) or ended with an outcome, in one transaction."""
 
 
-class Ledger:
+class LedgerSums:
     """Created, resolved and pending, per type. Belongs to the writer thread; `totals` may be read from anywhere."""
 
     def __init__(self, db: sqlite3.Connection) -> None:

@@ -15,14 +15,14 @@ from typing import Any, Final
 
 import structlog
 
-from roundtrip.clock import Frame
+from roundtrip.clock import SteppedOffset
 from roundtrip.identity import BotKey
 from roundtrip.outbox.base import OutboxError
 from roundtrip.outbox.folder_lock import FolderLock
 from roundtrip.outbox.records import EventIds, StoredEvent, Timestamps, Totals
-from roundtrip.outbox.sqlite.batch import Batch, Told
-from roundtrip.outbox.sqlite.maintenance import SLICE, KeptWrites, Sweep
-from roundtrip.outbox.sqlite.reads import Keys, Ledger, Reader
+from roundtrip.outbox.sqlite.batch import Batch, CommitResults
+from roundtrip.outbox.sqlite.maintenance import SLICE, Maintenance, RetriedWrites
+from roundtrip.outbox.sqlite.reads import Keys, LedgerSums, Reader
 from roundtrip.outbox.sqlite.schema import (
     Append,
     Check,
@@ -55,7 +55,9 @@ class Expiry:
 class Writer:
     """Use `put` on the event loop; everything from `_run` on is the thread's."""
 
-    def __init__(self, folder: Path, *, retention: float, max_bytes: int, sweep_every: float, frame: Frame) -> None:
+    def __init__(
+        self, folder: Path, *, retention: float, max_bytes: int, sweep_every: float, frame: SteppedOffset
+    ) -> None:
         """`frame` is the thread's own: it follows a step of the clock when the loop's `Move` is written."""
         self._folder = folder
         self._retention_ms = int(retention * 1000)
@@ -66,7 +68,9 @@ class Writer:
         self._ahead_ns = 0
         self._queue: deque[Write | Read | Stop] = deque()
         self._wake = threading.Event()
-        self._kept = KeptWrites(lambda: time.monotonic())  # the module's name, which a stepped clock may stand behind
+        self._kept = RetriedWrites(
+            lambda: time.monotonic()
+        )  # the module's name, which a stepped clock may stand behind
         self._ids = EventIds()
         self._times = Timestamps()
         self._next_sweep = 0.0
@@ -74,12 +78,12 @@ class Writer:
         self.fault_delay = 0.0
         self.fault_down = False
         self.on_failure: Callable[[], object] = lambda: None
-        """Told of each commit that failed, on the writer thread."""
+        """CommitResults of each commit that failed, on the writer thread."""
         self.totals: Totals | None = None
         self.full = False
         self.alive = False
 
-    def start(self, loop: asyncio.AbstractEventLoop, tell: Callable[[Told], None]) -> asyncio.Future[None]:
+    def start(self, loop: asyncio.AbstractEventLoop, tell: Callable[[CommitResults], None]) -> asyncio.Future[None]:
         """Start the thread. The future ends when the outbox is open, or with an `OutboxError`."""
         self._loop = loop
         self._tell = tell
@@ -128,8 +132,8 @@ class Writer:
         try:
             self._keys = Keys(self._db)
             self._reader = Reader(self._db, self._keys)
-            self._sweep = Sweep(self._db, self._keys, self._folder, self._retention_ms, self._max_bytes)
-            self._ledger = Ledger(self._db)
+            self._sweep = Maintenance(self._db, self._keys, self._folder, self._retention_ms, self._max_bytes)
+            self._ledger = LedgerSums(self._db)
         except sqlite3.Error as error:
             self._db.close()
             raise OutboxError("outbox_unavailable", f"The outbox in {self._folder} cannot be read: {error}.") from None
@@ -207,7 +211,9 @@ class Writer:
         seconds = time.perf_counter() - started
         self._sweep.written(batch.moves, batch.earliest_expiry)
         self._publish(batch.moves)
-        self._told(Told(batch.ended_before, batch.done, batch.ended_within, batch.answers, self._moved_ns, seconds))
+        self._told(
+            CommitResults(batch.ended_before, batch.done, batch.ended_within, batch.answers, self._moved_ns, seconds)
+        )
         return True
 
     @contextmanager
@@ -232,7 +238,7 @@ class Writer:
         answers = [(write.answer, error) for write in writes if isinstance(write, Discard | Check)]
         if keep:
             self._kept.keep([write for write in writes if isinstance(write, Record | Resolve | Upgrade | Move)])
-        self._told(Told(done=refused, answers=answers, moved_ns=self._moved_ns))
+        self._told(CommitResults(done=refused, answers=answers, moved_ns=self._moved_ns))
 
     def _refuse_queued(self) -> None:
         """Answer what nobody will take any more."""
@@ -298,7 +304,7 @@ class Writer:
         if ended:
             self._sweep.written(moves, None)
             self._publish(moves)
-            self._told(Told(ended_before=ended))
+            self._told(CommitResults(ended_before=ended))
         if len(ended) == SLICE:
             return True
         self._sweep.look_ahead()
@@ -320,9 +326,9 @@ class Writer:
 
     def _answer(self, answers: Sequence[tuple[Any, Any]]) -> None:
         if answers:
-            self._told(Told(answers=answers))
+            self._told(CommitResults(answers=answers))
 
-    def _told(self, told: Told) -> None:
+    def _told(self, told: CommitResults) -> None:
         try:
             self._loop.call_soon_threadsafe(self._tell, told)
         except RuntimeError:  # the loop was closed before the outbox

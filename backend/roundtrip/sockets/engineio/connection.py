@@ -32,7 +32,7 @@ JOIN_WITHIN: Final = 20.0
 """Seconds after which a connection without a socket is closed at its next heartbeat: it only holds memory."""
 
 
-class Sent(enum.Enum):
+class WriteResult(enum.Enum):
     """What became of one write."""
 
     OK = "ok"
@@ -40,7 +40,7 @@ class Sent(enum.Enum):
     FAILED = "send_failed"
 
 
-class LaneClient(Protocol):
+class ConnectionListener(Protocol):
     """Who is told what came back on a lane."""
 
     def acked(self, seq: int) -> bool:
@@ -51,7 +51,7 @@ class LaneClient(Protocol):
         """The PONG came for the PING that was sent with this marker."""
 
 
-class Lane(EngineSocket):
+class EngineConnection(EngineSocket):
     """One Engine.IO socket's way out and back."""
 
     def __init__(self, server: Any, sid: str, limit: int) -> None:
@@ -63,26 +63,26 @@ class Lane(EngineSocket):
         """When the client was last told that it asks too much, by the loop's clock."""
         self.asked_to_connect = False
         """A CONNECT came: one connection carries one socket in its life."""
-        self.client: LaneClient | None = None
+        self.client: ConnectionListener | None = None
 
     # out
 
-    def send_frame(self, frame: Frame) -> Sent:
+    def send_frame(self, frame: Frame) -> WriteResult:
         """Write one message behind everything written before it. Never waits."""
         if self.closed or self.closing:
-            return Sent.FAILED
+            return WriteResult.FAILED
         transport = self._transport
         if transport is None:
             if self.backlog > self._limit:
-                return Sent.FULL
+                return WriteResult.FULL
             self._enqueue(packet.Packet(packet.MESSAGE, data=frame.message()), len(frame.payload))
-            return Sent.OK
+            return WriteResult.OK
         if transport.is_closing():
-            return Sent.FAILED
+            return WriteResult.FAILED
         if transport.get_write_buffer_size() > self._limit:
-            return Sent.FULL
+            return WriteResult.FULL
         transport.write(frame.wire)
-        return Sent.OK
+        return WriteResult.OK
 
     def _ping_due(self) -> None:
         if self.client is None and self._loop.time() - self._opened_at >= JOIN_WITHIN:
@@ -178,7 +178,7 @@ class _Regular:
 _REGULAR: Final = _Regular()
 
 
-class Held:
+class IntegerRanges:
     """A set of integers that mostly grows by one."""
 
     __slots__ = ("_ends", "_starts")

@@ -13,7 +13,7 @@ from engineio import packet
 from engineio.async_drivers import aiohttp as driver
 
 from roundtrip.delivery.wire import websocket_close, websocket_pong
-from roundtrip.sockets.engineio.connection import Lane
+from roundtrip.sockets.engineio.connection import EngineConnection
 from roundtrip.sockets.engineio.socket import AT_ONCE
 
 RECEIVE_BUFFER: Final = 16_384
@@ -43,12 +43,12 @@ class QuietWebSocket(web.WebSocketResponse):
         """Nothing follows a close frame."""
 
 
-class LaneWebSocket:
+class ConnectionWebSocket:
     """The websocket that python-engineio drives: aiohttp's, with the lane's messages taken out of its stream."""
 
     def __init__(self, handler: Any, server: Any) -> None:
         self._handler = handler
-        self._lane: Lane = handler.__self__
+        self._lane: EngineConnection = handler.__self__
         self._ws = QuietWebSocket(
             max_msg_size=server.max_http_buffer_size, compress=False, autoclose=False, autoping=False
         )
@@ -103,14 +103,14 @@ class LaneWebSocket:
             return data
 
 
-class LaneServer(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio publishes no types
+class EngineServer(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio publishes no types
     """An Engine.IO server whose sockets are lanes."""
 
     def __init__(self, *args: Any, send_queue_limit: int, **kwargs: Any) -> None:
         # each socket notices its own client's silence: nobody needs to go round and look
         super().__init__(*args, monitor_clients=False, **kwargs)
         self._send_queue_limit = send_queue_limit
-        self._async = {**driver._async, "websocket": LaneWebSocket}  # python-engineio's seam
+        self._async = {**driver._async, "websocket": ConnectionWebSocket}  # python-engineio's seam
         self.on_refused: Callable[[str], None] = lambda _what: None
         """Told of each packet or request that broke the protocol."""
 
@@ -127,7 +127,7 @@ class LaneServer(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio
     async def _handle_connect(self, environ: dict[str, Any], transport: str, jsonp_index: int | None = None) -> Any:
         """A client opens a session: as python-engineio's, with a lane for its socket."""
         sid = self.generate_id()
-        lane = self.sockets[sid] = Lane(self, sid, self._send_queue_limit)
+        lane = self.sockets[sid] = EngineConnection(self, sid, self._send_queue_limit)
         opening = {
             "sid": sid,
             "upgrades": self._upgrades(sid, transport),

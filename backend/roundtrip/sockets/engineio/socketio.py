@@ -11,8 +11,8 @@ import socketio
 import structlog
 from engineio.exceptions import EngineIOError
 
-from roundtrip.sockets.engineio.connection import Lane
-from roundtrip.sockets.engineio.server import LaneServer
+from roundtrip.sockets.engineio.connection import EngineConnection
+from roundtrip.sockets.engineio.server import EngineServer
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +31,7 @@ class Forbidden(ValueError):  # noqa: N818  # it is a refusal, not a fault
         self.what = what
 
 
-class Blame(logging.Filter):
+class ClientErrorFilter(logging.Filter):
     """What a client sent wrong is no error of this program, and no traceback: python-engineio logs it as both."""
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -45,8 +45,8 @@ class Blame(logging.Filter):
 def engineio_logger() -> logging.Logger:
     """The logger to hand to python-engineio."""
     logger = logging.getLogger("engineio.server")
-    if not any(isinstance(known, Blame) for known in logger.filters):
-        logger.addFilter(Blame())
+    if not any(isinstance(known, ClientErrorFilter) for known in logger.filters):
+        logger.addFilter(ClientErrorFilter())
     return logger
 
 
@@ -60,16 +60,16 @@ class SocketEngine(socketio.AsyncServer):  # type: ignore[misc]  # python-socket
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.lanes: dict[str, Lane] = {}
+        self.lanes: dict[str, EngineConnection] = {}
         self.on_open: Callable[[str], None] = lambda _eio_sid: None
         self.on_gone: Callable[[str, str], None] = lambda _eio_sid, _reason: None
         self.on_message: Callable[[str], Awaitable[bool]] | None = None
         """Asked before each message of a client; False drops it."""
-        self.on_dropped: Callable[[Lane, str | bytes], None] = lambda _lane, _data: None
+        self.on_dropped: Callable[[EngineConnection, str | bytes], None] = lambda _lane, _data: None
         """Told of each message that was dropped."""
 
-    def _engineio_server_class(self) -> type[LaneServer]:
-        return LaneServer
+    def _engineio_server_class(self) -> type[EngineServer]:
+        return EngineServer
 
     async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> None:
         self.lanes[eio_sid] = self.eio.sockets[eio_sid]
