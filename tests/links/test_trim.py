@@ -31,7 +31,7 @@ def test_only_what_can_be_read_again_from_its_file() -> None:
 
 def test_a_process_that_was_trimmed_goes_on() -> None:
     code = (
-        "from roundtrip.drivers.neonize.footprint import release_memory; import json; release_memory(); release_memory(); "
+        "import json; from roundtrip.drivers.neonize.footprint import release_memory as trim; trim(); trim(); "
         "import sqlite3; print(json.dumps([1]))"
     )
     run = subprocess.run(
