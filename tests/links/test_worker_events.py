@@ -184,7 +184,7 @@ def test_refusals_that_neonize_cannot_say(text: str, refusal: Refusal | None, re
     assert worker_events.of_error(text, refusal) == report
 
 
-@pytest.mark.parametrize(("total", "life"), [(1, 20), (4, 80), (6, 160), (8, 200)])
+@pytest.mark.parametrize(("total", "lifecycle"), [(1, 20), (4, 80), (6, 160), (8, 200)])
 def test_code_times_sum_up_to_the_life_of_all_codes(total: int, lifecycle: float) -> None:
     assert worker_events.codes_life(total) == lifecycle
 

@@ -305,6 +305,7 @@ NOTHING_IS_WRONG = {
     "delivery: Pending events by type": "nothing waits",
     "whatsapp-links: Links that need a person": "all links are well",
     "whatsapp-links: Restarts and worker exits [1]": "no worker ended",
+    "whatsapp-links: Restarts and worker exits [2]": "no link keeps crashing",
     "backend: Faults switched on": "no fault is on",
     "backend: Requests that are none": "nobody sends what is no HTTP request",
     "backend: Collector: spans in and out [1]": "the collector counts refusals when there are some",
