@@ -123,7 +123,7 @@ class Backend:
         self.telemetry.watch_loop()
 
     async def _start_delivery(self, stack: AsyncExitStack) -> None:
-        settings, metrics, journal = self.settings, self.telemetry.metrics, self.telemetry.journal
+        settings, metrics, event_spans = self.settings, self.telemetry.metrics, self.telemetry.event_spans
         self.faults = Faults(allowed=settings.auth == "trusted" or settings.allow_faults)
         self.outbox = SqliteOutbox(
             settings.data_dir, retention=settings.outbox_retention, max_bytes=settings.outbox_max_bytes, clock=SYSTEM
@@ -141,8 +141,8 @@ class Backend:
         self.courier = Courier(
             self.outbox,
             self.registry,
-            journal,
-            DeliveryCounters(metrics, journal.kept),
+            event_spans,
+            DeliveryCounters(metrics, event_spans.exemplar),
             self.faults,
             event_ttl=settings.event_ttl,
             ack_timeout=settings.ack_timeout,
@@ -193,7 +193,7 @@ class Backend:
         replayer = Replayer(
             self.outbox,
             self.courier,
-            self.telemetry.journal,
+            self.telemetry.event_spans,
             snapshots(self.links),
             watermark=settings.send_queue_limit // 2,
             clock=self.clock,

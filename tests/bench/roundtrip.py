@@ -74,14 +74,14 @@ async def main(sockets: int, seconds: float) -> None:
         courier = Counter.courier = Courier(
             outbox,
             registry,
-            telemetry.journal,
-            Counter(telemetry.metrics, telemetry.journal.kept),
+            telemetry.event_spans,
+            Counter(telemetry.metrics, telemetry.event_spans.exemplar),
             faults,
             event_ttl=3600,
             ack_timeout=5,
             backoff=Backoff(5, 60),
         )
-        replayer = Replayer(outbox, courier, telemetry.journal, idle, watermark=1 << 19)
+        replayer = Replayer(outbox, courier, telemetry.event_spans, idle, watermark=1 << 19)
         server = SocketServer(
             registry,
             courier,

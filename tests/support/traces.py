@@ -84,7 +84,7 @@ class FakePeer:
 
 
 class Scene:
-    """One life of the process: courier, journal and metrics over an outbox that outlives it."""
+    """One life of the process: courier, event spans and metrics over an outbox that outlives it."""
 
     def __init__(self, clock: Clock, outbox: MemoryOutbox, bits: Callable[[int], int], **environ: str) -> None:
         self.clock = clock
@@ -95,19 +95,19 @@ class Scene:
         self.tracing = tracing.configure("test", dropped, environ, self.exporter, clock, bits)
         self.registry = Registry()
         self.faults = Faults()
-        journal = self.tracing.journal
+        event_spans = self.tracing.event_spans
         self.courier = Courier(
             outbox,
             self.registry,
-            journal,
-            DeliveryCounters(self.metrics, journal.kept),
+            event_spans,
+            DeliveryCounters(self.metrics, event_spans.exemplar),
             self.faults,
             event_ttl=3600.0,
             ack_timeout=0.05,
             backoff=Backoff(0.02, 0.02),
             clock=clock,
         )
-        self.replayer = Replayer(outbox, self.courier, journal, idle, watermark=1 << 20, clock=clock)
+        self.replayer = Replayer(outbox, self.courier, event_spans, idle, watermark=1 << 20, clock=clock)
 
     async def connect(self, key: BotKey, sid: str, *, must_ack: bool = False, parent: str | None = None) -> FakePeer:
         """Map a socket and bring it up to date."""

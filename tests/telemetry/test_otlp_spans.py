@@ -108,7 +108,7 @@ def test_it_goes_out_through_the_sdks_exporter(
     drops = Drops()
     traces = tracing.configure("1", drops)
     with traces.tracer.span("PUT /api/bots/{bot_id}/link") as step:
-        traces.journal.settled(acked(traces.journal.context(step.traceparent)))
+        traces.event_spans.settled(acked(traces.event_spans.context(step.traceparent)))
     traces.close()
     assert sorted(span.name for span in receiver.spans) == [
         "PUT /api/bots/{bot_id}/link",

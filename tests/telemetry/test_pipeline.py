@@ -89,7 +89,7 @@ def test_all_that_was_noted_arrives() -> None:
     drops, exporter = Drops(), InMemorySpanExporter()
     traces = tracing.configure("1", drops, {}, exporter)
     for _ in range(500):
-        traces.journal.settled(acked(traces.journal.context(None)))
+        traces.event_spans.settled(acked(traces.event_spans.context(None)))
     traces.close()
     assert len(exporter.get_finished_spans()) == 1500
     assert drops.count == 0
@@ -100,17 +100,17 @@ def test_a_stuck_collector_costs_neither_time_nor_memory(monkeypatch: pytest.Mon
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "600")
     drops, exporter = Drops(), Stuck()
     traces = tracing.configure("1", drops, {}, exporter)
-    journal = traces.journal
+    event_spans = traces.event_spans
     for _ in range(3000):
-        journal.settled(acked(journal.context(None)))
+        event_spans.settled(acked(event_spans.context(None)))
     eventually(lambda: drops.count > 1000)
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     slowest = 0.0
     for _ in range(20_000):
-        delivery = acked(journal.context(None))
+        delivery = acked(event_spans.context(None))
         started = time.perf_counter()
-        journal.settled(delivery)
+        event_spans.settled(delivery)
         slowest = max(slowest, time.perf_counter() - started)
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
@@ -127,7 +127,7 @@ def test_closing_does_not_wait_for_a_stuck_collector() -> None:
     exporter = Stuck()
     traces = tracing.configure("1", Drops(), {}, exporter)
     for _ in range(1000):
-        traces.journal.settled(acked(traces.journal.context(None)))
+        traces.event_spans.settled(acked(traces.event_spans.context(None)))
     started = time.monotonic()
     traces.close(1.0)
     assert time.monotonic() - started < 3.0
@@ -139,7 +139,7 @@ def test_what_a_collector_refuses_is_counted(error: Exception | None) -> None:
     drops = Drops()
     traces = tracing.configure("1", drops, {}, Failing(error))
     for _ in range(10):
-        traces.journal.settled(acked(traces.journal.context(None)))
+        traces.event_spans.settled(acked(traces.event_spans.context(None)))
     traces.close()
     assert drops.count == 30
 
@@ -147,10 +147,10 @@ def test_what_a_collector_refuses_is_counted(error: Exception | None) -> None:
 def test_a_note_that_cannot_be_built_is_counted_and_the_next_one_is() -> None:
     drops, exporter = Drops(), InMemorySpanExporter()
     traces = tracing.configure("1", drops, {}, exporter)
-    broken = acked(traces.journal.context(None))
+    broken = acked(traces.event_spans.context(None))
     broken.started_ns = None  # type: ignore[assignment]  # what no courier does
-    traces.journal.settled(broken)
-    traces.journal.settled(acked(traces.journal.context(None)))
+    traces.event_spans.settled(broken)
+    traces.event_spans.settled(acked(traces.event_spans.context(None)))
     traces.close()
     assert drops.count == 1
     assert {span.name for span in exporter.get_finished_spans()} >= {"ack whatsapp_connected"}
@@ -160,12 +160,12 @@ class TestWithoutAnEndpoint:
     def test_nothing_is_built(self) -> None:
         threads = threading.active_count()
         traces = tracing.configure("1", Drops(), {})
-        journal = traces.journal
-        context = journal.context(None)
-        journal.settled(acked(context))
+        event_spans = traces.event_spans
+        context = event_spans.context(None)
+        event_spans.settled(acked(context))
         assert not traces.exports
-        assert journal.kept(context, True) is None
-        assert journal.replay(KEY, "sid", None) is None
+        assert event_spans.exemplar(context, True) is None
+        assert event_spans.replay(KEY, "sid", None) is None
         assert context.endswith("-00"), "nobody downstream is told that this trace is kept"
         assert threading.active_count() == threads
         traces.close()
@@ -203,9 +203,9 @@ class TestWithoutAnEndpoint:
 async def test_an_event_that_is_not_kept_costs_next_to_nothing() -> None:
     """The bound is generous for a busy machine; the figure is printed."""
     traces = tracing.configure("1", Drops(), {"OTEL_TRACES_SAMPLER": "always_off"}, InMemorySpanExporter())
-    delivery = acked(traces.journal.context(None))
+    delivery = acked(traces.event_spans.context(None))
     rounds = 20_000
-    best = min(_timed(traces.journal.settled, delivery, rounds) for _ in range(5))
+    best = min(_timed(traces.event_spans.settled, delivery, rounds) for _ in range(5))
     print(f"settled, not kept: {best * 1e6:.2f} µs")
     assert best < 5e-6
     await asyncio.to_thread(traces.close)

@@ -379,17 +379,17 @@ class TestKeeping:
 
     async def test_a_trace_that_is_not_kept_is_nobodys_exemplar(self, life: Callable[..., Scene]) -> None:
         off, on = life(**self.OFF), life()
-        plain = off.tracing.journal.context(None)
-        assert off.tracing.journal.kept(plain, False) is None
-        assert off.tracing.journal.kept(plain, True) == {"trace_id": plain[3:35]}
-        sampled = on.tracing.journal.context(None)
-        assert on.tracing.journal.kept(sampled, False) == {"trace_id": sampled[3:35]}
+        plain = off.tracing.event_spans.context(None)
+        assert off.tracing.event_spans.exemplar(plain, False) is None
+        assert off.tracing.event_spans.exemplar(plain, True) == {"trace_id": plain[3:35]}
+        sampled = on.tracing.event_spans.context(None)
+        assert on.tracing.event_spans.exemplar(sampled, False) == {"trace_id": sampled[3:35]}
         await off.spans()
         await on.spans()
 
 
-async def test_it_is_the_couriers_journal(life: Callable[..., Scene]) -> None:
+async def test_the_recorder_implements_the_couriers_protocol(life: Callable[..., Scene]) -> None:
     s = life()
-    journal: DeliverySpans = s.tracing.journal
-    assert len(journal.context(None)) == 55
+    event_spans: DeliverySpans = s.tracing.event_spans
+    assert len(event_spans.context(None)) == 55
     await s.spans()

@@ -177,7 +177,7 @@ class Sink(Protocol):
 
 
 class EventSpanRecorder:
-    """Implements `delivery.journal.Journal`. Without a sink nothing is noted, and contexts say "not sampled"."""
+    """Implements `delivery.spans.DeliverySpans`. Without a queue nothing is recorded, and contexts are not sampled."""
 
     def __init__(self, contexts: Contexts, sink: Sink | None, now_ns: Callable[[], int] = time.time_ns) -> None:
         """`now_ns` gives nanoseconds since the epoch."""
@@ -189,7 +189,7 @@ class EventSpanRecorder:
         self._above: dict[str, str] = {}
         self._next_exemplar = 0.0
 
-    def kept(self, traceparent: str, interesting: bool) -> Exemplar:
+    def exemplar(self, traceparent: str, interesting: bool) -> Exemplar:
         """The exemplar of an event's trace, None if the trace will not be exported."""
         if self._sink is None:
             return None

@@ -111,7 +111,7 @@ class BoundedProcessor(BatchSpanProcessor):
 
 
 class Pipeline:
-    """Implements `journal.Sink`: takes notes from the event loop, hands spans to the processor."""
+    """Implements `event_spans.Sink`: takes notes from the event loop, hands spans to the processor."""
 
     def __init__(
         self,
@@ -186,11 +186,11 @@ if TYPE_CHECKING:
 
 
 class Telemetry:
-    """What the program's parts are given: `metrics`, `journal` for events, `tracer` for requests and links."""
+    """What the program's parts are given: `metrics`, `event_spans` for events, `tracer` for requests and links."""
 
     def __init__(self, metrics: Metrics, traces: tracing.Tracing, logs: OtlpLogs | None) -> None:
         self.metrics = metrics
-        self.journal = traces.journal
+        self.event_spans = traces.event_spans
         self.tracer = traces.tracer
         self._traces = traces
         self._logs = logs

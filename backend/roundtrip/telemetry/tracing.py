@@ -1,6 +1,6 @@
 """Traces: read from `OTEL_*`, built only where an OTLP endpoint is set.
 
-Two ways in: `journal` for events, on their path and cheap; `tracer` for what is rare (requests, links, workers).
+Two ways in: `event_spans` for events, on their path and cheap; `tracer` for what is rare (requests, links, workers).
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def resource(version: str) -> Resource:
 class Tracing:
     """The traces of a process."""
 
-    def __init__(self, journal: EventSpanRecorder, tracer: RequestTracer, pipeline: Pipeline | None) -> None:
-        self.journal = journal
+    def __init__(self, event_spans: EventSpanRecorder, tracer: RequestTracer, pipeline: Pipeline | None) -> None:
+        self.event_spans = event_spans
         self.tracer = tracer
         self._pipeline = pipeline
 
