@@ -50,8 +50,8 @@ from roundtrip.sockets.access import Admission, SocketAccess
 from roundtrip.sockets.messages import SocketCounters
 from roundtrip.sockets.registry import Registry
 from roundtrip.sockets.server import SocketServer
-from roundtrip.telemetry import pipeline
-from roundtrip.telemetry.context import Vocabulary
+from roundtrip.telemetry import setup
+from roundtrip.telemetry.labels import LabelSets
 
 log = structlog.get_logger(__name__)
 
@@ -111,8 +111,8 @@ class Backend:
     def _start_telemetry(self, stack: AsyncExitStack) -> None:
         settings = self.settings
         hash_key = settings.pii_hash_key
-        self.telemetry = pipeline.start(
-            vocabulary(),
+        self.telemetry = setup.start(
+            label_sets(),
             release(),
             level=settings.log_level,
             format_=settings.log_format,
@@ -328,9 +328,9 @@ def url_of(runner: web.AppRunner) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def vocabulary() -> Vocabulary:
+def label_sets() -> LabelSets:
     """The label values of metrics, from the enums that own them; where those have numbers, a value's place is it."""
-    return Vocabulary(
+    return LabelSets(
         event_types=tuple(type_.wire for type_ in EventType),
         outcomes=tuple(outcome.wire for outcome in Outcome if outcome is not Outcome.PENDING),
         miss_reasons=tuple(MissReason),

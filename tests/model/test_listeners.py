@@ -1,4 +1,4 @@
-"""Who is told of what happens: the notes that tests take, and the program's span recorder and counters, promise the same.
+"""Who is told of what happens: what tests record, and the program's span recorder and counters, promise the same.
 
 And who is asked where sockets are: the courier machine's map, and the registry.
 """
@@ -23,8 +23,8 @@ from roundtrip.outbox.records import Attempt, MissReason, Mode, Outcome, StoredE
 from roundtrip.sockets import server
 from roundtrip.sockets.messages import SocketCounters
 from roundtrip.sockets.registry import Registry
-from roundtrip.telemetry import tracing
 from roundtrip.telemetry.metrics import Metrics
+from roundtrip.telemetry.setup import configure_tracing
 from tests.delivery.test_courier_properties import KEYS, FakeSocket, FakeSockets
 from tests.support.sockets import Notes
 from tests.support.traces import WORDS
@@ -50,14 +50,14 @@ def noted() -> Listeners:
 
 def untraced() -> Listeners:
     metrics = Metrics(WORDS, "test")
-    event_spans = tracing.configure("test", metrics.telemetry_dropped["traces"].inc, {}).event_spans
+    event_spans = configure_tracing("test", metrics.telemetry_dropped["traces"].inc, {}).event_spans
     return Listeners(event_spans, DeliveryCounters(metrics, event_spans.exemplar), SocketCounters(metrics))
 
 
 def traced() -> Listeners:
     metrics = Metrics(WORDS, "test")
     dropped = metrics.telemetry_dropped["traces"].inc
-    event_spans = tracing.configure("test", dropped, {}, InMemorySpanExporter()).event_spans
+    event_spans = configure_tracing("test", dropped, {}, InMemorySpanExporter()).event_spans
     return Listeners(event_spans, DeliveryCounters(metrics, event_spans.exemplar), SocketCounters(metrics))
 
 

@@ -23,16 +23,17 @@ from roundtrip.links.snapshot import LinkState
 from roundtrip.outbox.memory import MemoryOutbox
 from roundtrip.outbox.records import MissReason, Outcome
 from roundtrip.sockets.registry import Registry
-from roundtrip.telemetry import redaction, tracing
-from roundtrip.telemetry.context import Vocabulary
+from roundtrip.telemetry import redaction
+from roundtrip.telemetry.labels import LabelSets
 from roundtrip.telemetry.metrics import Metrics
+from roundtrip.telemetry.setup import configure_tracing
 from tests.support.sockets import Faults, idle
 
 START_NS = 1_800_000_000_000_000_000
 LEFT_OUT = {"messaging.system", "messaging.destination.template", "user.hash", "roundtrip.key.hash"}
 """The same on every span; a test of its own sees to them."""
 
-WORDS = Vocabulary(
+WORDS = LabelSets(
     tuple(type_.wire for type_ in EventType),
     tuple(outcome.wire for outcome in Outcome if outcome is not Outcome.PENDING),
     tuple(MissReason),
@@ -92,7 +93,7 @@ class Scene:
         self.exporter = InMemorySpanExporter()
         self.metrics = Metrics(WORDS, "test")
         dropped = self.metrics.telemetry_dropped["traces"].inc
-        self.tracing = tracing.configure("test", dropped, environ, self.exporter, clock, bits)
+        self.tracing = configure_tracing("test", dropped, environ, self.exporter, clock, bits)
         self.registry = Registry()
         self.faults = Faults()
         event_spans = self.tracing.event_spans

@@ -13,8 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from roundtrip.events import Connected, EventType
 from roundtrip.identity import BotKey
 from roundtrip.outbox.records import MissReason, Mode, Outcome
+from roundtrip.telemetry.collectors import LedgerReading
 from roundtrip.telemetry.metrics import Metrics
-from roundtrip.telemetry.readings import LedgerReading
 from tests.support.programs import require
 from tests.support.traces import WORDS, stage
 

@@ -13,7 +13,7 @@ from opentelemetry.trace import SpanKind
 from roundtrip.delivery.spans import DeliverySpans
 from roundtrip.events import Connected, Degraded, EventType
 from roundtrip.identity import BotKey
-from roundtrip.telemetry.event_spans import UNWELL
+from roundtrip.telemetry.event_spans import ALWAYS_KEPT
 from roundtrip.telemetry.redaction import key_hash, user_hash
 from tests.support.py_client import eventually
 from tests.support.traces import Scene, render, stage
@@ -375,7 +375,7 @@ class TestKeeping:
         assert [span.name for span in await s.spans()] == wanted
 
     def test_the_unwell_are_event_types(self) -> None:
-        assert {one.wire for one in EventType} > UNWELL
+        assert {one.wire for one in EventType} > ALWAYS_KEPT
 
     async def test_a_trace_that_is_not_kept_is_nobodys_exemplar(self, life: Callable[..., Scene]) -> None:
         off, on = life(**self.OFF), life()

@@ -7,7 +7,7 @@ import time
 
 from prometheus_client import CollectorRegistry, Histogram
 
-from roundtrip.telemetry.loop import LoopLag
+from roundtrip.telemetry.setup import LoopLag
 from tests.support.py_client import eventually
 
 

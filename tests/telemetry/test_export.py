@@ -21,8 +21,8 @@ from roundtrip.delivery.spans import Delivery
 from roundtrip.events import EventType
 from roundtrip.identity import BotKey
 from roundtrip.outbox.records import Attempt, Mode, Outcome, StoredEvent
-from roundtrip.telemetry import pipeline as pipeline_module
-from roundtrip.telemetry import tracing
+from roundtrip.telemetry import export
+from roundtrip.telemetry.setup import configure_tracing, has_endpoint
 
 KEY = BotKey("user", "bot")
 
@@ -87,7 +87,7 @@ def eventually(condition: Callable[[], Any], within: float = 10.0) -> None:
 
 def test_all_that_was_noted_arrives() -> None:
     drops, exporter = Drops(), InMemorySpanExporter()
-    traces = tracing.configure("1", drops, {}, exporter)
+    traces = configure_tracing("1", drops, {}, exporter)
     for _ in range(500):
         traces.event_spans.settled(acked(traces.event_spans.context(None)))
     traces.close()
@@ -96,10 +96,10 @@ def test_all_that_was_noted_arrives() -> None:
 
 
 def test_a_stuck_collector_costs_neither_time_nor_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline_module, "MAX_NOTES", 500)
+    monkeypatch.setattr(export, "MAX_RECORDS", 500)
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "600")
     drops, exporter = Drops(), Stuck()
-    traces = tracing.configure("1", drops, {}, exporter)
+    traces = configure_tracing("1", drops, {}, exporter)
     event_spans = traces.event_spans
     for _ in range(3000):
         event_spans.settled(acked(event_spans.context(None)))
@@ -125,7 +125,7 @@ def test_a_stuck_collector_costs_neither_time_nor_memory(monkeypatch: pytest.Mon
 
 def test_closing_does_not_wait_for_a_stuck_collector() -> None:
     exporter = Stuck()
-    traces = tracing.configure("1", Drops(), {}, exporter)
+    traces = configure_tracing("1", Drops(), {}, exporter)
     for _ in range(1000):
         traces.event_spans.settled(acked(traces.event_spans.context(None)))
     started = time.monotonic()
@@ -137,7 +137,7 @@ def test_closing_does_not_wait_for_a_stuck_collector() -> None:
 @pytest.mark.parametrize("error", [None, ConnectionError("refused")])
 def test_what_a_collector_refuses_is_counted(error: Exception | None) -> None:
     drops = Drops()
-    traces = tracing.configure("1", drops, {}, Failing(error))
+    traces = configure_tracing("1", drops, {}, Failing(error))
     for _ in range(10):
         traces.event_spans.settled(acked(traces.event_spans.context(None)))
     traces.close()
@@ -146,7 +146,7 @@ def test_what_a_collector_refuses_is_counted(error: Exception | None) -> None:
 
 def test_a_note_that_cannot_be_built_is_counted_and_the_next_one_is() -> None:
     drops, exporter = Drops(), InMemorySpanExporter()
-    traces = tracing.configure("1", drops, {}, exporter)
+    traces = configure_tracing("1", drops, {}, exporter)
     broken = acked(traces.event_spans.context(None))
     broken.started_ns = None  # type: ignore[assignment]  # what no courier does
     traces.event_spans.settled(broken)
@@ -159,7 +159,7 @@ def test_a_note_that_cannot_be_built_is_counted_and_the_next_one_is() -> None:
 class TestWithoutAnEndpoint:
     def test_nothing_is_built(self) -> None:
         threads = threading.active_count()
-        traces = tracing.configure("1", Drops(), {})
+        traces = configure_tracing("1", Drops(), {})
         event_spans = traces.event_spans
         context = event_spans.context(None)
         event_spans.settled(acked(context))
@@ -171,7 +171,7 @@ class TestWithoutAnEndpoint:
         traces.close()
 
     def test_a_request_still_joins_what_belongs_together(self) -> None:
-        tracer = tracing.configure("1", Drops(), {}).tracer
+        tracer = configure_tracing("1", Drops(), {}).tracer
         with tracer.span("PUT /x", f"00-{7:032x}-{8:016x}-01") as step:
             step.set("roundtrip.link.id", "link")
             assert step.traceparent.startswith(f"00-{7:032x}-")
@@ -180,7 +180,7 @@ class TestWithoutAnEndpoint:
 
     def test_the_exporter_is_not_even_loaded(self) -> None:
         code = (
-            "import sys; from roundtrip.telemetry import tracing; tracing.configure('1', print, {});"
+            "import sys; from roundtrip.telemetry.setup import configure_tracing; configure_tracing('1', print, {});"
             "sys.exit(any('otlp' in name or name == 'requests' for name in sys.modules))"
         )
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -197,12 +197,12 @@ class TestWithoutAnEndpoint:
         ],
     )
     def test_what_counts_as_one(self, environ: dict[str, str], wanted: bool) -> None:
-        assert tracing.wanted("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", environ) is wanted
+        assert has_endpoint("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", environ) is wanted
 
 
 async def test_an_event_that_is_not_kept_costs_next_to_nothing() -> None:
     """The bound is generous for a busy machine; the figure is printed."""
-    traces = tracing.configure("1", Drops(), {"OTEL_TRACES_SAMPLER": "always_off"}, InMemorySpanExporter())
+    traces = configure_tracing("1", Drops(), {"OTEL_TRACES_SAMPLER": "always_off"}, InMemorySpanExporter())
     delivery = acked(traces.event_spans.context(None))
     rounds = 20_000
     best = min(_timed(traces.event_spans.settled, delivery, rounds) for _ in range(5))
