@@ -27,7 +27,7 @@ from roundtrip.telemetry.metrics import Metrics
 from roundtrip.telemetry.setup import configure_tracing
 from tests.delivery.test_courier_properties import KEYS, FakeSocket, FakeSockets
 from tests.support.sockets import Notes
-from tests.support.traces import WORDS
+from tests.support.traces import LABEL_SETS
 
 PARENT = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
 TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -49,13 +49,13 @@ def noted() -> Listeners:
 
 
 def untraced() -> Listeners:
-    metrics = Metrics(WORDS, "test")
+    metrics = Metrics(LABEL_SETS, "test")
     event_spans = configure_tracing("test", metrics.telemetry_dropped["traces"].inc, {}).event_spans
     return Listeners(event_spans, DeliveryCounters(metrics, event_spans.exemplar), SocketCounters(metrics))
 
 
 def traced() -> Listeners:
-    metrics = Metrics(WORDS, "test")
+    metrics = Metrics(LABEL_SETS, "test")
     dropped = metrics.telemetry_dropped["traces"].inc
     event_spans = configure_tracing("test", dropped, {}, InMemorySpanExporter()).event_spans
     return Listeners(event_spans, DeliveryCounters(metrics, event_spans.exemplar), SocketCounters(metrics))

@@ -1,16 +1,12 @@
-"""Spans on their way out: nothing without an endpoint, and a collector that is dead or slow costs neither time nor
-memory, and shows."""
+"""Spans on their way to a collector: one that is dead or slow costs neither time nor memory, and its losses show."""
 
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
@@ -18,23 +14,9 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from roundtrip.delivery.spans import Delivery
-from roundtrip.events import EventType
-from roundtrip.identity import BotKey
-from roundtrip.outbox.records import Attempt, Mode, Outcome, StoredEvent
 from roundtrip.telemetry import export
-from roundtrip.telemetry.setup import configure_tracing, has_endpoint
-
-KEY = BotKey("user", "bot")
-
-
-class Drops:
-    def __init__(self) -> None:
-        self.count = 0.0
-        self._lock = threading.Lock()
-
-    def __call__(self, number: float = 1) -> None:
-        with self._lock:
-            self.count += number
+from roundtrip.telemetry.setup import configure_tracing
+from tests.telemetry.helpers import Drops, acked, eventually
 
 
 class Stuck(SpanExporter):
@@ -64,25 +46,6 @@ class Failing(SpanExporter):
 
     def shutdown(self) -> None:
         pass
-
-
-def acked(traceparent: str) -> Delivery:
-    now = time.time_ns()
-    event = StoredEvent(
-        KEY, 1, "0193a2b4-7c11-7abc-8def-0123456789ab", EventType.CONNECTED, "link", now // 10**6, 0, traceparent, b"{}"
-    )
-    delivery = Delivery(event, Mode.LIVE, now)
-    delivery.started_ns = delivery.ack_ns = now
-    delivery.outcome = Outcome.ACKED
-    delivery.finish(Attempt(at=now // 10**6, mode=Mode.LIVE, sockets=1))
-    return delivery
-
-
-def eventually(condition: Callable[[], Any], within: float = 10.0) -> None:
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def test_all_that_was_noted_arrives() -> None:
@@ -154,50 +117,6 @@ def test_a_note_that_cannot_be_built_is_counted_and_the_next_one_is() -> None:
     traces.close()
     assert drops.count == 1
     assert {span.name for span in exporter.get_finished_spans()} >= {"ack whatsapp_connected"}
-
-
-class TestWithoutAnEndpoint:
-    def test_nothing_is_built(self) -> None:
-        threads = threading.active_count()
-        traces = configure_tracing("1", Drops(), {})
-        event_spans = traces.event_spans
-        context = event_spans.context(None)
-        event_spans.settled(acked(context))
-        assert not traces.exports
-        assert event_spans.exemplar(context, True) is None
-        assert event_spans.replay(KEY, "sid", None) is None
-        assert context.endswith("-00"), "nobody downstream is told that this trace is kept"
-        assert threading.active_count() == threads
-        traces.close()
-
-    def test_a_request_still_joins_what_belongs_together(self) -> None:
-        tracer = configure_tracing("1", Drops(), {}).tracer
-        with tracer.span("PUT /x", f"00-{7:032x}-{8:016x}-01") as step:
-            step.set("roundtrip.link.id", "link")
-            assert step.traceparent.startswith(f"00-{7:032x}-")
-        with tracer.span("PUT /x", "not a context") as step:
-            assert len(step.traceparent) == 55
-
-    def test_the_exporter_is_not_even_loaded(self) -> None:
-        code = (
-            "import sys; from roundtrip.telemetry.setup import configure_tracing; configure_tracing('1', print, {});"
-            "sys.exit(any('otlp' in name or name == 'requests' for name in sys.modules))"
-        )
-        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-    @pytest.mark.parametrize(
-        ("environ", "wanted"),
-        [
-            ({}, False),
-            ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}, True),
-            ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://x"}, True),
-            ({"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://x"}, False),
-            ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_SDK_DISABLED": "true"}, False),
-            ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_TRACES_EXPORTER": "none"}, False),
-        ],
-    )
-    def test_what_counts_as_one(self, environ: dict[str, str], wanted: bool) -> None:
-        assert has_endpoint("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", environ) is wanted
 
 
 async def test_an_event_that_is_not_kept_costs_next_to_nothing() -> None:

@@ -13,7 +13,7 @@ from opentelemetry.sdk.resources import Resource
 
 from roundtrip.telemetry import logging
 from roundtrip.telemetry.export import OtlpLogs
-from tests.telemetry.test_export import Drops
+from tests.telemetry.helpers import Drops
 from tests.telemetry.test_logging import TRACEPARENT, Lines, out  # noqa: F401  # the fixture
 
 

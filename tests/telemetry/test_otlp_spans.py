@@ -24,7 +24,7 @@ from roundtrip.telemetry.setup import configure_tracing
 from roundtrip.telemetry.span_builder import SpanBuilder
 from roundtrip.telemetry.span_records import Settled
 from tests.support.otlp import Receiver, receiving
-from tests.telemetry.test_export import Drops, acked, eventually
+from tests.telemetry.helpers import Drops, acked, eventually
 
 RESOURCES = [Resource({"service.name": name, "n": 1}) for name in ("one", "other")]
 SCOPES = [InstrumentationScope("roundtrip", "1"), InstrumentationScope("x", schema_url="https://example.org/1")]

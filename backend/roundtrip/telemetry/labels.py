@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 OTHER: Final = "other"
@@ -28,10 +27,8 @@ class LabelSets:
     outcomes: tuple[str, ...]
     miss_reasons: tuple[str, ...]
     link_states: tuple[str, ...]
-    transitions: Iterable[tuple[str, str]] = ()
-    """Pairs of state and reason that are known to occur; they start at 0, others appear when they happen."""
-    transition_reasons: frozenset[str] = field(default_factory=frozenset)
-    """Every reason that a transition may carry. Those of `transitions` need not be repeated."""
+    transition_reasons: frozenset[str] = frozenset()
+    """A pair of state and reason appears when it first happens."""
     transports: tuple[str, ...] = ("websocket", "polling")
     connect_results: tuple[str, ...] = (
         "accepted",

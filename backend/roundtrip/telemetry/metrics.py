@@ -156,8 +156,8 @@ class Metrics:
         self._transitions = self._counter(
             "link_transitions", "Changes of a link's state, by the state entered and why.", "to", "reason"
         )
-        self._transition_children = {pair: self._transitions.labels(*pair) for pair in label_sets.transitions}
-        self._reasons = label_sets.transition_reasons | {reason for _, reason in label_sets.transitions}
+        self._transition_children: dict[tuple[str, str], Counter] = {}
+        self._reasons = label_sets.transition_reasons
         self.link_pairing = self._histogram("link_pairing", "From a link's start to its first connection.", _PAIRING)
         self.link_restarts = self._counter("link_restarts", "Sessions started again after they ended by themselves.")
         self.link_flaps = self._counter("link_flaps", "Links that lost their connection and had it back soon after.")
