@@ -4,13 +4,13 @@ import pytest
 
 from roundtrip.api.problems import STATUS
 from roundtrip.faults import FAULTS, FaultError, Faults
-from roundtrip.telemetry.context import Vocabulary
+from roundtrip.telemetry.labels import LabelSets
 
 NAMES = [fault.name for fault in FAULTS]
 
 
 def test_the_names_are_the_metrics_names() -> None:
-    assert tuple(NAMES) == Vocabulary((), (), (), ()).faults
+    assert tuple(NAMES) == LabelSets((), (), (), ()).faults
 
 
 @pytest.mark.parametrize("name", NAMES)

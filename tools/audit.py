@@ -42,7 +42,7 @@ def drifted(parts: list[Locked]) -> list[str]:
     return wrong
 
 
-def judge(report: str) -> tuple[list[str], bool]:
+def parse_report(report: str) -> tuple[list[str], bool]:
     """pip-audit's report: what is vulnerable, and whether the database answered at all."""
     found = re.search(r"^\{.*", report, re.DOTALL | re.MULTILINE)
     entries = json.loads(found[0])["dependencies"] if found else []
@@ -70,7 +70,7 @@ def ask_database() -> tuple[list[str], bool]:
         )
     except (OSError, subprocess.TimeoutExpired):
         return [], False
-    return judge(done.stdout)
+    return parse_report(done.stdout)
 
 
 def main() -> int:

@@ -55,13 +55,13 @@ def main() -> int:
         branches += numbers.n_branches
         taken += numbers.n_executed_branches
     for region in sorted(found, reverse=True)[:SHOWN]:
-        _say(f"{region.size:4} statements never run: {region.path}:{region.first}-{region.last}  {region.text}")
+        _print(f"{region.size:4} statements never run: {region.path}:{region.first}-{region.last}  {region.text}")
     share = taken / max(1, branches)
-    _say(f"branch coverage of the program: {share:.1%} ({taken} of {branches})")
+    _print(f"branch coverage of the program: {share:.1%} ({taken} of {branches})")
     return 0 if share >= FLOOR else 1
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, flush=True)  # noqa: T201  # a command's output
 
 

@@ -50,8 +50,8 @@ from roundtrip.sockets.access import Admission, SocketAccess
 from roundtrip.sockets.messages import SocketCounters
 from roundtrip.sockets.registry import Registry
 from roundtrip.sockets.server import SocketServer
-from roundtrip.telemetry import pipeline
-from roundtrip.telemetry.context import Vocabulary
+from roundtrip.telemetry import setup
+from roundtrip.telemetry.labels import LabelSets
 
 log = structlog.get_logger(__name__)
 
@@ -111,8 +111,8 @@ class Backend:
     def _start_telemetry(self, stack: AsyncExitStack) -> None:
         settings = self.settings
         hash_key = settings.pii_hash_key
-        self.telemetry = pipeline.start(
-            vocabulary(),
+        self.telemetry = setup.start(
+            label_sets(),
             release(),
             level=settings.log_level,
             format_=settings.log_format,
@@ -123,7 +123,7 @@ class Backend:
         self.telemetry.watch_loop()
 
     async def _start_delivery(self, stack: AsyncExitStack) -> None:
-        settings, metrics, journal = self.settings, self.telemetry.metrics, self.telemetry.journal
+        settings, metrics, event_spans = self.settings, self.telemetry.metrics, self.telemetry.event_spans
         self.faults = Faults(allowed=settings.auth == "trusted" or settings.allow_faults)
         self.outbox = SqliteOutbox(
             settings.data_dir, retention=settings.outbox_retention, max_bytes=settings.outbox_max_bytes, clock=SYSTEM
@@ -141,8 +141,8 @@ class Backend:
         self.courier = Courier(
             self.outbox,
             self.registry,
-            journal,
-            DeliveryCounters(metrics, journal.kept),
+            event_spans,
+            DeliveryCounters(metrics, event_spans.exemplar),
             self.faults,
             event_ttl=settings.event_ttl,
             ack_timeout=settings.ack_timeout,
@@ -193,7 +193,7 @@ class Backend:
         replayer = Replayer(
             self.outbox,
             self.courier,
-            self.telemetry.journal,
+            self.telemetry.event_spans,
             snapshots(self.links),
             watermark=settings.send_queue_limit // 2,
             clock=self.clock,
@@ -328,9 +328,9 @@ def url_of(runner: web.AppRunner) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def vocabulary() -> Vocabulary:
+def label_sets() -> LabelSets:
     """The label values of metrics, from the enums that own them; where those have numbers, a value's place is it."""
-    return Vocabulary(
+    return LabelSets(
         event_types=tuple(type_.wire for type_ in EventType),
         outcomes=tuple(outcome.wire for outcome in Outcome if outcome is not Outcome.PENDING),
         miss_reasons=tuple(MissReason),

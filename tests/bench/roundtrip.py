@@ -18,7 +18,7 @@ import uvloop
 from aiohttp import web
 
 from roundtrip.api.listener import Port, PortRules, listen
-from roundtrip.app import vocabulary
+from roundtrip.app import label_sets
 from roundtrip.backoff import Backoff
 from roundtrip.delivery.courier import Courier
 from roundtrip.delivery.metrics import DeliveryCounters
@@ -35,7 +35,7 @@ from roundtrip.sockets.access import SocketAccess
 from roundtrip.sockets.messages import SocketCounters
 from roundtrip.sockets.registry import Registry
 from roundtrip.sockets.server import SocketServer
-from roundtrip.telemetry import pipeline as setup
+from roundtrip.telemetry import setup
 from tests.support.sockets import idle, trusted
 
 
@@ -65,7 +65,7 @@ def choose_receipts(which: str) -> None:
 async def main(sockets: int, seconds: float) -> None:
     limited = os.environ.get("BENCH_LIMITS", "on") == "on"
     choose_receipts(os.environ.get("BENCH_RECEIPTS", "spared"))
-    telemetry = setup.start(vocabulary(), "bench", level="WARNING")
+    telemetry = setup.start(label_sets(), "bench", level="WARNING")
     with tempfile.TemporaryDirectory(prefix="roundtrip-bench-") as folder:
         outbox = SqliteOutbox(Path(folder))
         await outbox.start()
@@ -74,14 +74,14 @@ async def main(sockets: int, seconds: float) -> None:
         courier = Counter.courier = Courier(
             outbox,
             registry,
-            telemetry.journal,
-            Counter(telemetry.metrics, telemetry.journal.kept),
+            telemetry.event_spans,
+            Counter(telemetry.metrics, telemetry.event_spans.exemplar),
             faults,
             event_ttl=3600,
             ack_timeout=5,
             backoff=Backoff(5, 60),
         )
-        replayer = Replayer(outbox, courier, telemetry.journal, idle, watermark=1 << 19)
+        replayer = Replayer(outbox, courier, telemetry.event_spans, idle, watermark=1 << 19)
         server = SocketServer(
             registry,
             courier,

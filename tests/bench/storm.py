@@ -59,7 +59,7 @@ async def serve(proxy: str, *worker: str) -> None:
         settings = Settings(data_dir=Path(folder), auth="trusted", port=0, admin_port=0, log_level="ERROR")
         backend = Backend(settings, NeonizeDriver(proxy, worker_command=worker))
         await backend.start()
-        backend.courier._meter = Clock(backend.telemetry.metrics, backend.telemetry.journal.kept)
+        backend.courier._meter = Clock(backend.telemetry.metrics, backend.telemetry.event_spans.exemplar)
         stream = asyncio.ensure_future(deliver(backend))
         print(backend.url, flush=True)
         while await asyncio.to_thread(sys.stdin.readline):

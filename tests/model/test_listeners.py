@@ -1,4 +1,4 @@
-"""Who is told of what happens: the notes that tests take, and the program's journal and meters, promise the same.
+"""Who is told of what happens: what tests record, and the program's span recorder and counters, promise the same.
 
 And who is asked where sockets are: the courier machine's map, and the registry.
 """
@@ -23,11 +23,11 @@ from roundtrip.outbox.records import Attempt, MissReason, Mode, Outcome, StoredE
 from roundtrip.sockets import server
 from roundtrip.sockets.messages import SocketCounters
 from roundtrip.sockets.registry import Registry
-from roundtrip.telemetry import tracing
 from roundtrip.telemetry.metrics import Metrics
+from roundtrip.telemetry.setup import configure_tracing
 from tests.delivery.test_courier_properties import KEYS, FakeSocket, FakeSockets
 from tests.support.sockets import Notes
-from tests.support.traces import WORDS
+from tests.support.traces import LABEL_SETS
 
 PARENT = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
 TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -37,8 +37,8 @@ KEY = BotKey("user", "bot")
 class Listeners:
     """Whoever plays each part."""
 
-    def __init__(self, journal: Any, meter: Any, socket_meter: Any) -> None:
-        self.journal: Any = journal
+    def __init__(self, event_spans: Any, meter: Any, socket_meter: Any) -> None:
+        self.event_spans: Any = event_spans
         self.meter: Any = meter
         self.socket_meter: Any = socket_meter
 
@@ -49,16 +49,16 @@ def noted() -> Listeners:
 
 
 def untraced() -> Listeners:
-    metrics = Metrics(WORDS, "test")
-    journal = tracing.configure("test", metrics.telemetry_dropped["traces"].inc, {}).journal
-    return Listeners(journal, DeliveryCounters(metrics, journal.kept), SocketCounters(metrics))
+    metrics = Metrics(LABEL_SETS, "test")
+    event_spans = configure_tracing("test", metrics.telemetry_dropped["traces"].inc, {}).event_spans
+    return Listeners(event_spans, DeliveryCounters(metrics, event_spans.exemplar), SocketCounters(metrics))
 
 
 def traced() -> Listeners:
-    metrics = Metrics(WORDS, "test")
+    metrics = Metrics(LABEL_SETS, "test")
     dropped = metrics.telemetry_dropped["traces"].inc
-    journal = tracing.configure("test", dropped, {}, InMemorySpanExporter()).journal
-    return Listeners(journal, DeliveryCounters(metrics, journal.kept), SocketCounters(metrics))
+    event_spans = configure_tracing("test", dropped, {}, InMemorySpanExporter()).event_spans
+    return Listeners(event_spans, DeliveryCounters(metrics, event_spans.exemplar), SocketCounters(metrics))
 
 
 @pytest.fixture(params=[noted, untraced, traced])
@@ -78,7 +78,7 @@ def _calls(kind: type) -> dict[str, list[str]]:
 
 def test_each_part_is_played_word_for_word(listeners: Listeners) -> None:
     for part, who in (
-        (delivery.DeliverySpans, listeners.journal),
+        (delivery.DeliverySpans, listeners.event_spans),
         (delivery.DeliveryMetrics, listeners.meter),
         (server.SocketMetrics, listeners.socket_meter),
     ):
@@ -90,7 +90,7 @@ def test_each_part_is_played_word_for_word(listeners: Listeners) -> None:
 
 @pytest.mark.parametrize("parent", [None, PARENT])
 def test_a_context_is_a_traceparent_in_its_parents_trace(listeners: Listeners, parent: str | None) -> None:
-    context = listeners.journal.context(parent)
+    context = listeners.event_spans.context(parent)
     assert TRACEPARENT.fullmatch(context)
     if parent is not None:
         assert context[3:35] == parent[3:35]
@@ -98,10 +98,10 @@ def test_a_context_is_a_traceparent_in_its_parents_trace(listeners: Listeners, p
 
 @pytest.mark.parametrize("parent", [None, PARENT])
 def test_a_replay_has_a_traceparent_or_none_and_its_end_may_be_told(listeners: Listeners, parent: str | None) -> None:
-    context = listeners.journal.replay(KEY, "sid", parent)
+    context = listeners.event_spans.replay(KEY, "sid", parent)
     assert context is None or TRACEPARENT.fullmatch(context)
     for count in (0, 3):
-        assert listeners.journal.replayed(KEY, context, 1, count) is None
+        assert listeners.event_spans.replayed(KEY, context, 1, count) is None
 
 
 def _delivery(context: str) -> Delivery:
@@ -111,19 +111,19 @@ def _delivery(context: str) -> Delivery:
 
 @pytest.mark.parametrize("reason", list(MissReason))
 def test_any_miss_is_taken(listeners: Listeners, reason: MissReason) -> None:
-    sent = _delivery(listeners.journal.context(None))
+    sent = _delivery(listeners.event_spans.context(None))
     attempt = Attempt(1_500, Mode.LIVE, 1, reason)
     sent.finish(attempt)
     misses = Misses(sent.event, attempt, 1)
     misses.count = 2
-    assert listeners.journal.attempted(sent, attempt) is None
-    assert listeners.journal.round_missed(misses) is None
+    assert listeners.event_spans.attempted(sent, attempt) is None
+    assert listeners.event_spans.round_missed(misses) is None
     assert listeners.meter.missed(sent, attempt) is None
 
 
 @pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome is not Outcome.PENDING])
 def test_any_end_is_taken(listeners: Listeners, outcome: Outcome) -> None:
-    sent = _delivery(listeners.journal.context(None))
+    sent = _delivery(listeners.event_spans.context(None))
     sent.outcome, sent.started_ns = outcome, 3_000_000_000
     confirmed = outcome in {Outcome.ACKED, Outcome.RECEIVED}
     if confirmed:
@@ -132,8 +132,8 @@ def test_any_end_is_taken(listeners: Listeners, outcome: Outcome) -> None:
         assert listeners.meter.sent(sent) is None
         assert listeners.meter.delivered(sent) is None
         assert listeners.meter.upgraded(sent) is None
-        assert listeners.journal.upgraded(sent) is None
-    assert listeners.journal.settled(sent) is None
+        assert listeners.event_spans.upgraded(sent) is None
+    assert listeners.event_spans.settled(sent) is None
 
 
 def test_what_befalls_sockets_is_taken(listeners: Listeners) -> None:

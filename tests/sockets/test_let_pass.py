@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 
-from roundtrip.app import vocabulary
+from roundtrip.app import label_sets
 from roundtrip.delivery.wire import Miss
 from roundtrip.events import Connected
 from roundtrip.identity import BotKey, Principal, parse_user_id
@@ -260,7 +260,7 @@ def test_a_miss_has_its_moment_in_milliseconds_and_an_age_its_thousandths(monkey
 
 
 def test_each_refusal_and_each_end_has_its_count() -> None:
-    made = Metrics(vocabulary(), "0")
+    made = Metrics(label_sets(), "0")
     meter = SocketCounters(made)
     for code in (
         "accepted",

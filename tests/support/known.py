@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
-from roundtrip.app import vocabulary
+from roundtrip.app import label_sets
 from roundtrip.drivers.simulated.script import SimulateAction
 from roundtrip.events import EventType
 from roundtrip.links.snapshot import LinkState
@@ -39,6 +39,6 @@ def setting_names() -> set[str]:
 
 def metrics() -> CollectorRegistry:
     """Every metric, each with its labels."""
-    made = Metrics(vocabulary(), "0")
+    made = Metrics(label_sets(), "0")
     made.transition("qr", "code_shown")  # its reasons are not known at the start
     return made.registry

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import zlib
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,11 +17,14 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
 class Receiver:
-    """`bodies` are the raw requests by path."""
+    """`bodies` are the requests by path, decompressed, and `headers` theirs. It replies with `replies` first, each a
+    status and headers, then with 200."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.bodies: list[tuple[str, bytes]] = []
+        self.headers: list[dict[str, str]] = []
+        self.replies: deque[tuple[int, dict[str, str]]] = deque()
 
     @property
     def traces(self) -> list[ExportTraceServiceRequest]:
@@ -54,8 +59,17 @@ def receiving() -> Iterator[Receiver]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            receiver.bodies.append((self.path, gzip.decompress(body) if self.headers["Content-Encoding"] else body))
-            self.send_response(200)
+            match self.headers["Content-Encoding"]:
+                case "gzip":
+                    body = gzip.decompress(body)
+                case "deflate":
+                    body = zlib.decompress(body)
+            receiver.bodies.append((self.path, body))
+            receiver.headers.append({name.lower(): value for name, value in self.headers.items()})
+            status, headers = receiver.replies.popleft() if receiver.replies else (200, {})
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.send_header("Content-Length", "0")
             self.end_headers()
 

@@ -27,7 +27,7 @@ from roundtrip.sockets.server import SocketServer
 
 
 class Notes:
-    """A journal and all meters, which write down what they are told."""
+    """Spans and all counters, which record what they are called with."""
 
     def __init__(self) -> None:
         self.missed_: list[Attempt] = []

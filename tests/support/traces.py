@@ -1,4 +1,4 @@
-"""Whole traces with fixed ids and a fixed clock, as text that a person can read."""
+"""Whole traces with fixed ids and a fixed clock, as text that can be compared as a whole."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ from roundtrip.links.snapshot import LinkState
 from roundtrip.outbox.memory import MemoryOutbox
 from roundtrip.outbox.records import MissReason, Outcome
 from roundtrip.sockets.registry import Registry
-from roundtrip.telemetry import redaction, tracing
-from roundtrip.telemetry.context import Vocabulary
+from roundtrip.telemetry import redaction
+from roundtrip.telemetry.labels import LabelSets
 from roundtrip.telemetry.metrics import Metrics
+from roundtrip.telemetry.setup import configure_tracing
 from tests.support.sockets import Faults, idle
 
 START_NS = 1_800_000_000_000_000_000
 LEFT_OUT = {"messaging.system", "messaging.destination.template", "user.hash", "roundtrip.key.hash"}
 """The same on every span; a test of its own sees to them."""
 
-WORDS = Vocabulary(
+LABEL_SETS = LabelSets(
     tuple(type_.wire for type_ in EventType),
     tuple(outcome.wire for outcome in Outcome if outcome is not Outcome.PENDING),
     tuple(MissReason),
@@ -41,7 +42,7 @@ WORDS = Vocabulary(
 
 
 class Clock:
-    """Moves when it is told to. Times are nanoseconds since the epoch."""
+    """Moves only by `pass_ms`. Times are nanoseconds since the epoch."""
 
     def __init__(self) -> None:
         self.ns = START_NS
@@ -84,30 +85,30 @@ class FakePeer:
 
 
 class Scene:
-    """One life of the process: courier, journal and metrics over an outbox that outlives it."""
+    """One run of the process: courier, event spans and metrics over an outbox that outlives it."""
 
     def __init__(self, clock: Clock, outbox: MemoryOutbox, bits: Callable[[int], int], **environ: str) -> None:
         self.clock = clock
         self.outbox = outbox
         self.exporter = InMemorySpanExporter()
-        self.metrics = Metrics(WORDS, "test")
+        self.metrics = Metrics(LABEL_SETS, "test")
         dropped = self.metrics.telemetry_dropped["traces"].inc
-        self.tracing = tracing.configure("test", dropped, environ, self.exporter, clock, bits)
+        self.tracing = configure_tracing("test", dropped, environ, self.exporter, clock, bits)
         self.registry = Registry()
         self.faults = Faults()
-        journal = self.tracing.journal
+        event_spans = self.tracing.event_spans
         self.courier = Courier(
             outbox,
             self.registry,
-            journal,
-            DeliveryCounters(self.metrics, journal.kept),
+            event_spans,
+            DeliveryCounters(self.metrics, event_spans.exemplar),
             self.faults,
             event_ttl=3600.0,
             ack_timeout=0.05,
             backoff=Backoff(0.02, 0.02),
             clock=clock,
         )
-        self.replayer = Replayer(outbox, self.courier, journal, idle, watermark=1 << 20, clock=clock)
+        self.replayer = Replayer(outbox, self.courier, event_spans, idle, watermark=1 << 20, clock=clock)
 
     async def connect(self, key: BotKey, sid: str, *, must_ack: bool = False, parent: str | None = None) -> FakePeer:
         """Map a socket and bring it up to date."""
@@ -134,15 +135,15 @@ class Scene:
         self.courier.received(cast("Any", peer), sent)
 
     async def spans(self) -> list[ReadableSpan]:
-        """End this life; what it exported."""
+        """End this run; what it exported."""
         self.courier.close()
         await asyncio.to_thread(self.tracing.close)
         return list(self.exporter.get_finished_spans())
 
 
 @contextmanager
-def stage() -> Iterator[Callable[..., Scene]]:
-    """Makes lives of one process, one after another, over one outbox, with one clock and one row of ids."""
+def scenes() -> Iterator[Callable[..., Scene]]:
+    """Makes runs of one process, one after another, over one outbox, with one clock and one row of ids."""
     clock = Clock()
     bits = itertools.count(1)
     uuids = itertools.count(1)
@@ -153,10 +154,10 @@ def stage() -> Iterator[Callable[..., Scene]]:
         number = next(bits)
         return (number << 128 | number << 64 | number) & (1 << count) - 1
 
-    def life(**environ: str) -> Scene:
+    def new_scene(**environ: str) -> Scene:
         return Scene(clock, outbox, fixed_bits, **environ)
 
-    yield life
+    yield new_scene
     redaction.configure(None)
 
 

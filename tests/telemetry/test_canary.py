@@ -73,7 +73,7 @@ async def refused(session: aiohttp.ClientSession, url: str, outlets: Outlets) ->
             outlets.add("their headers", str(dict(response.headers)))
 
 
-async def life(own: Api, bot: str, url: str) -> set[str]:
+async def new_scene(own: Api, bot: str, url: str) -> set[str]:
     """Link, scan, lose, regain and log out with a socket there and a while without; the secrets that were shown."""
     secrets: set[str] = set()
     await own.link(bot)
@@ -120,7 +120,7 @@ async def test_nothing_private_leaves_in_the_whole_life_of_a_link(
             "OTEL_BLRP_SCHEDULE_DELAY": 100,
         }
         async with running(tmp_path, **settings) as program, api(program, USER) as own, aiohttp.ClientSession() as web:
-            secrets = await life(own, BOT, program.url)
+            secrets = await new_scene(own, BOT, program.url)
             secrets.add(await pairing(own, f"{BOT}-2"))
             await refused(web, program.url, outlets)
             await eventually(

@@ -19,7 +19,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from roundtrip.identity import BotKey
 from roundtrip.telemetry import logging
-from roundtrip.telemetry import logging as crash
+from roundtrip.telemetry import logging as telemetry_logging
 from tests.support.process_state import unconfigured
 
 TRACEPARENT = f"00-{7:032x}-{8:016x}-01"
@@ -176,7 +176,7 @@ class TestUncaught:
     async def test_in_a_task_that_nobody_awaits(self, out: Lines) -> None:
         failures: list[int] = []
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(crash.loop_handler(lambda: failures.append(1)))
+        loop.set_exception_handler(telemetry_logging.loop_handler(lambda: failures.append(1)))
         try:
             loop.call_soon(lambda: {}["canary"])  # type: ignore[index]  # it is to fail
             await asyncio.sleep(0.01)

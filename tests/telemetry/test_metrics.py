@@ -13,10 +13,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from roundtrip.events import Connected, EventType
 from roundtrip.identity import BotKey
 from roundtrip.outbox.records import MissReason, Mode, Outcome
+from roundtrip.telemetry.collectors import LedgerReading
 from roundtrip.telemetry.metrics import Metrics
-from roundtrip.telemetry.readings import LedgerReading
 from tests.support.programs import require
-from tests.support.traces import WORDS, stage
+from tests.support.traces import LABEL_SETS, scenes
 
 SERIES = 980
 """What one process may expose, whoever uses it: the catalogue's labels multiplied, with a little room."""
@@ -50,7 +50,7 @@ CONTRACT = {
 
 @pytest.fixture
 def metrics() -> Metrics:
-    return Metrics(WORDS, "1.2.3")
+    return Metrics(LABEL_SETS, "1.2.3")
 
 
 def openmetrics(metrics: Metrics) -> list[Metric]:
@@ -151,8 +151,8 @@ def users() -> list[BotKey]:
 
 
 async def test_five_hundred_users_stay_within_the_budget(users: list[BotKey]) -> None:
-    with stage() as life:
-        s = life()
+    with scenes() as new_scene:
+        s = new_scene()
         before = series(s.metrics)
         for number, key in enumerate(users):
             peer = await s.connect(key, f"sid-{number}") if number % 2 else None

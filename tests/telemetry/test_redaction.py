@@ -166,4 +166,6 @@ class TestErrors:
 
     def test_what_the_program_says_itself_is(self) -> None:
         assert message_of(IdentityError("bot_id_missing", "A botId is needed.")) == "IdentityError: A botId is needed."
+        quoting = IdentityError("bot_id_missing", "'botId' is missing.")
+        assert message_of(quoting) == "IdentityError: 'botId' is missing.", "the program's own errors quote no data"
         assert message_of(TypeError("f() got an unexpected keyword 'x'")).endswith("'x'")

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from tools.mutation import __main__ as command
-from tools.mutation import forks, judges
+from tools.mutation import coverage_map, forks
 from tools.mutation.__main__ import highest
 from tools.mutation.mutants import mutants, mutated
-from tools.mutation.plan import ROOT, Judged, equivalents, load
+from tools.mutation.plan import ROOT, Equivalent, equivalents, load
 
 SOURCE = '''
 """Words."""
@@ -66,7 +66,7 @@ def test_a_name_outlives_a_move() -> None:
 def test_every_judged_fault_is_still_there_and_has_its_reason() -> None:
     """If one is not, the code changed: run .venv/bin/python -m tools.mutation --prune, and judge what is new."""
     known = {m.key for paths in load().files().values() for p in paths for m in mutants(p, (ROOT / p).read_text())}
-    judged: list[Judged] = list(equivalents().values())
+    judged: list[Equivalent] = list(equivalents().values())
     assert [entry.where for entry in judged if entry.key not in known] == []
     assert [entry.where for entry in judged if len(entry.reason) < 20] == []
 
@@ -108,10 +108,10 @@ def test_no_trial_goes_on_past_the_end_of_the_run(tmp_path: Path) -> None:
 
 
 def test_tests_that_take_all_the_time_say_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(judges, "WORK", tmp_path)
-    monkeypatch.setattr(judges, "_measuring", lambda *_: _sleeping)
-    with pytest.raises(judges.NoTimeError):
-        judges.measure(load(), 2, time.monotonic() + 0.2)
+    monkeypatch.setattr(coverage_map, "WORK", tmp_path)
+    monkeypatch.setattr(coverage_map, "_measuring", lambda *_: _sleeping)
+    with pytest.raises(coverage_map.NoTimeError):
+        coverage_map.measure(load(), 2, time.monotonic() + 0.2)
 
 
 def test_what_a_red_test_might_have_noticed_is_not_held_against_the_others(
@@ -121,7 +121,7 @@ def test_what_a_red_test_might_have_noticed_is_not_held_against_the_others(
     box = Path("box.py")
     known = mutants(box, SOURCE)
     red = next(mutant for mutant in known if mutant.function)
-    tally = command.Tally({box: "box"}, frozenset(), judges.Judges(excused={"box.py": [red.line]}), 0.0)
+    tally = command.Tally({box: "box"}, frozenset(), coverage_map.CoverageMap(uncertain={"box.py": [red.line]}), 0.0)
     for mutant in known:
         tally.note(mutant, command.SURVIVED)
     verdicts = {result.key: result.verdict for result in tally.results}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import branches, contract_share, run_tests
+from tools import branches, run_tests
 
 
 def test_each_test_is_in_one_part() -> None:
@@ -50,13 +50,3 @@ def test_a_region_is_a_run_of_statements_that_never_ran(tmp_path: Path, monkeypa
         (2, 2, 4, "b"),
         (1, 6, 6, "e"),
     ]
-
-
-def test_what_holds_on_to_internals_is_seen(tmp_path: Path) -> None:
-    tests = tmp_path / "tests"
-    tests.mkdir()
-    (tests / "test_inside.py").write_text("def test_a():\n    from roundtrip.app import Backend\n\ndef test_b(): ...\n")
-    (tests / "test_outside.py").write_text("from tests.support import x\nimport backends\n\nasync def test_c(): ...\n")
-    found = list(contract_share.modules(tests))
-    assert [(module.tests, sorted(module.internal)) for module in found] == [(2, ["roundtrip.app"]), (1, [])]
-    assert contract_share.share(found) == pytest.approx(1 / 3)

@@ -79,9 +79,9 @@ def test_another_version_than_the_locked_one_is_found() -> None:
     ]
 
 
-def test_the_databases_answer_is_judged() -> None:
+def test_the_databases_report_is_parsed() -> None:
     flawed = {"name": "a", "version": "1", "vulns": [{"id": "CVE-1", "fix_versions": ["2"]}]}
-    assert audit.judge(json.dumps({"dependencies": [flawed]})) == (["a 1: CVE-1, fixed in 2"], True)
-    assert audit.judge(json.dumps({"dependencies": [{"name": "a", "version": "1", "vulns": []}]})) == ([], True)
-    assert audit.judge(json.dumps({"dependencies": [{"name": "a", "skip_reason": "no network"}]})) == ([], False)
-    assert audit.judge("") == ([], False)
+    assert audit.parse_report(json.dumps({"dependencies": [flawed]})) == (["a 1: CVE-1, fixed in 2"], True)
+    assert audit.parse_report(json.dumps({"dependencies": [{"name": "a", "version": "1", "vulns": []}]})) == ([], True)
+    assert audit.parse_report(json.dumps({"dependencies": [{"name": "a", "skip_reason": "no network"}]})) == ([], False)
+    assert audit.parse_report("") == ([], False)

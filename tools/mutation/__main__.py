@@ -21,7 +21,7 @@ import msgspec
 
 from tools.mutation import forks, trial
 from tools.mutation import plan as plans
-from tools.mutation.judges import Judges, NoTimeError, measure, steady
+from tools.mutation.coverage_map import CoverageMap, NoTimeError, measure, steady
 from tools.mutation.mutants import Mutant, mutants
 from tools.mutation.plan import WORK, Plan, Score
 
@@ -54,11 +54,11 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class Tally:
-    """Verdicts as they come. `told` is what a trial calls; it answers whether there is time for more."""
+    """Verdicts as they come. `on_verdict` is a trial's callback: it returns whether there is time for more."""
 
-    def __init__(self, parts: dict[Path, str], equivalent: frozenset[str], judges: Judges, deadline: float) -> None:
+    def __init__(self, parts: dict[Path, str], equivalent: frozenset[str], tests: CoverageMap, deadline: float) -> None:
         self._parts = parts
-        self._judges = judges
+        self._tests = tests
         self._equivalent = equivalent
         self.deadline = deadline
         self.results: list[Result] = []
@@ -66,7 +66,7 @@ class Tally:
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         RESULTS.write_text("")
 
-    def told(self, mutant: Mutant, status: int) -> bool:
+    def on_verdict(self, mutant: Mutant, status: int) -> bool:
         if status == forks.BROKEN:
             raise RuntimeError(f"the trial of {mutant} failed: see {WORK / 'trials.log'}")
         if status == trial.UNFIT:
@@ -78,9 +78,8 @@ class Tally:
         return time.monotonic() < self.deadline
 
     def note(self, mutant: Mutant, verdict: str, *, late: bool = False) -> None:
-        if verdict in {SURVIVED, UNREACHED} and self._judges.excuses(
-            mutant.path, range(mutant.line, mutant.end_line + 1)
-        ):
+        lines = range(mutant.line, mutant.end_line + 1)
+        if verdict in {SURVIVED, UNREACHED} and self._tests.is_uncertain(mutant.path, lines):
             verdict = UNJUDGED
         where = f"{mutant.path}:{mutant.line} {mutant.function}".strip()
         part = self._parts[mutant.path]
@@ -101,12 +100,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if options.prune:
         return _prune(files)
-    _say("running the tests unmutated, to see which lines each reaches …")
+    _print("running the tests unmutated, to see which lines each reaches …")
     steady()
     try:
-        judges = _judges(plan, options.workers, begin + options.budget, again=not options.keep_map)
+        coverage_map = _coverage_map(plan, options.workers, begin + options.budget, again=not options.keep_map)
     except NoTimeError as error:  # a machine that is too slow or too busy says nothing against the program
-        _say(f"mutation: NO VERDICT within {options.budget:.0f} s: {error}")
+        _print(f"mutation: NO VERDICT within {options.budget:.0f} s: {error}")
         return 0
     parts = {path: part for part, paths in files.items() for path in paths}
     known = [m for path in parts for m in mutants(path, (plans.ROOT / path).read_text())]
@@ -119,21 +118,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wanted = set(options.keys.read_text().split())
         order = [mutant for mutant in order if mutant.key in wanted]
     order = order[: options.sample]
-    tally = Tally(parts, frozenset(plans.equivalents()), judges, begin + options.budget)
+    tally = Tally(parts, frozenset(plans.equivalents()), coverage_map, begin + options.budget)
     spent = time.monotonic() - begin
-    _say(f"{len(known)} mutants, {len(judges.names)} tests that judge, {spent:.0f} s so far; seed {seed}")
-    _try_all(order, judges, plan, tally, options.workers)
+    _print(f"{len(known)} mutants, {len(coverage_map.names)} tests to try them on, {spent:.0f} s so far; seed {seed}")
+    _try_all(order, coverage_map, plan, tally, options.workers)
     score = _score(tally.results, len(known))
-    _report(score, tally.results, len(judges.failed))
+    _report(score, tally.results, len(coverage_map.failed))
     if score.sampled == 0:
-        _say(f"mutation: NO VERDICT within {options.budget:.0f} s: no mutant was tried to its end")
+        _print(f"mutation: NO VERDICT within {options.budget:.0f} s: no mutant was tried to its end")
         return 0
     if options.keep:
         plans.SCORE.write_bytes(msgspec.json.format(msgspec.json.encode(score), indent=2) + b"\n")
     floor = _floor(options.at_least)
     best = highest(score.share, score.sampled)
     if best < floor:
-        _say(f"FAILED: {score.share:.1%} of {score.sampled}, at the best {best:.1%}, is below the floor of {floor:.1%}")
+        _print(f"FAILED: {score.share:.1%} of {score.sampled}, at best {best:.1%}, is below the floor of {floor:.1%}")
         return 1
     return 0
 
@@ -170,37 +169,37 @@ def _prune(files: dict[str, list[Path]]) -> int:
     judged = plans.equivalents().values()
     kept = [entry for entry in judged if entry.key in known]
     plans.EQUIVALENT.write_bytes(msgspec.json.format(msgspec.json.encode(kept), indent=2) + b"\n")
-    _say(f"{len(kept)} of {len(judged)} judged mutants are still there")
+    _print(f"{len(kept)} of {len(judged)} judged mutants are still there")
     return 0
 
 
-def _judges(plan: Plan, workers: int, until: float, *, again: bool) -> Judges:
-    kept = WORK / "judges.json"
-    if not again and kept.is_file():
-        return msgspec.json.decode(kept.read_bytes(), type=Judges)
-    judges = measure(plan, workers, until)
-    for name in judges.failed:
-        _say(f"red without any mutant, so it judges none: {name}")
-    kept.write_bytes(msgspec.json.encode(judges))
-    return judges
+def _coverage_map(plan: Plan, workers: int, until: float, *, again: bool) -> CoverageMap:
+    cached = WORK / "coverage-map.json"
+    if not again and cached.is_file():
+        return msgspec.json.decode(cached.read_bytes(), type=CoverageMap)
+    coverage_map = measure(plan, workers, until)
+    for name in coverage_map.failed:
+        _print(f"red without any mutant, so none is tried on it: {name}")
+    cached.write_bytes(msgspec.json.encode(coverage_map))
+    return coverage_map
 
 
-def _try_all(order: Sequence[Mutant], judges: Judges, plan: Plan, tally: Tally, workers: int) -> None:
+def _try_all(order: Sequence[Mutant], coverage_map: CoverageMap, plan: Plan, tally: Tally, workers: int) -> None:
     """Mutants that no test reaches need no trial; those of functions are tried in place, the others at import."""
     spans = _spans(order)
 
-    def judge(mutant: Mutant) -> tuple[list[str], float]:
-        tests = judges.of(mutant.path, spans[mutant.key], plan)
-        return tests, judges.time_of(tests)
+    def tests_of(mutant: Mutant) -> tuple[list[str], float]:
+        tests = coverage_map.tests_for(mutant.path, spans[mutant.key], plan)
+        return tests, coverage_map.time_of(tests)
 
-    reached = [mutant for mutant in order if judge(mutant)[0]]
+    reached = [mutant for mutant in order if tests_of(mutant)[0]]
     in_place = [mutant for mutant in reached if mutant.function]
     at_import = [mutant for mutant in reached if not mutant.function]
     whole = tally.deadline - time.monotonic()
     last = tally.deadline
     # what is imported anew takes some three times as long: both kinds get as far down the shuffled order as the other
     tally.deadline -= whole * 3 * len(at_import) / max(1, 3 * len(at_import) + len(in_place))
-    done = _in_place(in_place, judges, judge, tally, workers)
+    done = _in_place(in_place, coverage_map, tests_of, tally, workers)
     if done < len(in_place):
         unreached = [m for m in order if m not in set(reached)]
         share = done / len(in_place)
@@ -208,22 +207,24 @@ def _try_all(order: Sequence[Mutant], judges: Judges, plan: Plan, tally: Tally, 
             tally.note(mutant, UNREACHED)
     else:
         for mutant in order:
-            if not judge(mutant)[0]:
+            if not tests_of(mutant)[0]:
                 tally.note(mutant, UNREACHED)
         share = 1.0
     tally.deadline = last
     again, tally.unfit = tally.unfit, []
-    trial.at_import([*again, *at_import[: round(len(at_import) * share)]], judge, tally.told, workers, last)
+    trial.at_import([*again, *at_import[: round(len(at_import) * share)]], tests_of, tally.on_verdict, workers, last)
 
 
-def _in_place(order: Sequence[Mutant], judges: Judges, judge: trial.Judge, tally: Tally, workers: int) -> int:
+def _in_place(
+    order: Sequence[Mutant], coverage_map: CoverageMap, tests_of: trial.TestsOf, tally: Tally, workers: int
+) -> int:
     """In a fork, since collecting imports the program; how many were tried."""
     before = len(tally.results)
     unfit = WORK / "unfit"
-    files = sorted({name.partition("::")[0] for name in judges.names})
+    files = sorted({name.partition("::")[0] for name in coverage_map.names})
 
     def work() -> int:
-        trial.in_place(order, files, judge, tally.told, workers, tally.deadline)
+        trial.in_place(order, files, tests_of, tally.on_verdict, workers, tally.deadline)
         unfit.write_text("\n".join(mutant.key for mutant in tally.unfit))
         return 0
 
@@ -282,18 +283,18 @@ def _floor(wanted: str | None) -> float:
 def _report(score: Score, results: Sequence[Result], red: int) -> None:
     for verdict in (SURVIVED, UNREACHED):
         for result in sorted((r for r in results if r.verdict == verdict), key=lambda r: r.where):
-            _say(f"{verdict} {result.key} {result.where}: {result.before}  =>  {result.after}")
+            _print(f"{verdict} {result.key} {result.where}: {result.before}  =>  {result.after}")
     late = sum(result.late for result in results)
     for part, figures in score.parts.items():
-        _say(f"{part:<12}{figures['share']:7.1%} of {figures['sampled']:.0f}")
-    _say(
+        _print(f"{part:<12}{figures['share']:7.1%} of {figures['sampled']:.0f}")
+    _print(
         f"mutation: {score.share:.1%} killed ({score.killed} of {score.sampled} tried, {late} by a hang; "
         f"{score.survived} survived, {score.unreached} unreached, {score.equivalent} equivalent, "
         f"{score.unjudged} not judged; {score.mutants} mutants in all; {red} tests red without any)"
     )
 
 
-_say: Callable[[str], None] = lambda line: print(line, flush=True)  # noqa: E731, T201  # a command's output
+_print: Callable[[str], None] = lambda line: print(line, flush=True)  # noqa: E731, T201  # a command's output
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def _fork(work: Callable[[], int], log: Path) -> int:
         return pid
     status = BROKEN
     try:
-        _die_with_parent()
+        _end_with_parent()
         os.setsid()  # a group of its own, so that what its tests start ends with it
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         for stream in (1, 2):
@@ -75,7 +75,7 @@ def _fork(work: Callable[[], int], log: Path) -> int:
         os._exit(status)
 
 
-def _die_with_parent() -> None:
+def _end_with_parent() -> None:
     """A run that is killed leaves no child behind (Linux: PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 

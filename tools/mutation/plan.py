@@ -44,7 +44,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
-class Judged(msgspec.Struct, frozen=True):
+class Equivalent(msgspec.Struct, frozen=True):
     """A mutant that no test can tell from the original, and why. `where`, `before` and `after` are for the reader."""
 
     key: str
@@ -76,9 +76,9 @@ def load(path: Path = ROOT / "pyproject.toml") -> Plan:
     return msgspec.convert(data["tool"]["mutation"], Plan)
 
 
-def equivalents(path: Path = EQUIVALENT) -> dict[str, Judged]:
+def equivalents(path: Path = EQUIVALENT) -> dict[str, Equivalent]:
     """The judged mutants by key."""
-    return {entry.key: entry for entry in msgspec.json.decode(path.read_bytes(), type=list[Judged])}
+    return {entry.key: entry for entry in msgspec.json.decode(path.read_bytes(), type=list[Equivalent])}
 
 
 def score(path: Path = SCORE) -> Score | None:

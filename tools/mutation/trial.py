@@ -25,16 +25,16 @@ from typing import Any
 import pytest
 
 from tools.mutation import forks
-from tools.mutation.judges import OPTIONS
+from tools.mutation.coverage_map import OPTIONS
 from tools.mutation.mutants import Mutant, mutated
 from tools.mutation.plan import ROOT, WORK
 
 SURVIVED, KILLED, UNFIT = 0, 1, 3
 """A trial's exit status; `UNFIT`: the change cannot be made in place."""
 
-Judge = Callable[[Mutant], tuple[list[str], float]]
+TestsOf = Callable[[Mutant], tuple[list[str], float]]
 """A mutant's tests, and how many seconds they take unmutated."""
-Told = Callable[[Mutant, int], bool]
+OnVerdict = Callable[[Mutant, int], bool]
 """Called with each verdict; False ends the run."""
 
 
@@ -46,10 +46,12 @@ def limit(seconds: float) -> float:
 class InPlace:
     """A pytest plugin that, in place of running the tests, tries mutants on them."""
 
-    def __init__(self, mutants: Sequence[Mutant], judge: Judge, told: Told, at_once: int, until: float) -> None:
+    def __init__(
+        self, mutants: Sequence[Mutant], tests_of: TestsOf, on_verdict: OnVerdict, at_once: int, until: float
+    ) -> None:
         self._mutants = mutants
-        self._judge = judge
-        self._told = told
+        self._tests_of = tests_of
+        self._on_verdict = on_verdict
         self._at_once = at_once
         self._until = until
         self._failed = False
@@ -64,7 +66,7 @@ class InPlace:
         jobs = self._jobs(session, items, functions)
         for mutant, status in forks.run(jobs, self._at_once, WORK / "trials.log", self._until):
             shutil.rmtree(_folder(mutant), ignore_errors=True)
-            if not self._told(mutant, status):
+            if not self._on_verdict(mutant, status):
                 break
         return True
 
@@ -72,7 +74,7 @@ class InPlace:
         self, session: pytest.Session, items: dict[str, pytest.Item], functions: Functions
     ) -> Iterator[forks.Job[Mutant]]:
         for mutant in self._mutants:
-            names, seconds = self._judge(mutant)
+            names, seconds = self._tests_of(mutant)
             chosen = [items[name] for name in names if name in items]
             yield forks.Job(mutant, lambda m=mutant, c=chosen: self._try(session, m, c, functions), limit(seconds))  # type: ignore[misc]  # bound now
 
@@ -142,23 +144,30 @@ def _made(mutant: Mutant) -> Path:
 
 
 def in_place(
-    mutants: Sequence[Mutant], files: list[str], judge: Judge, told: Told, at_once: int, until: float = math.inf
+    mutants: Sequence[Mutant],
+    files: list[str],
+    tests_of: TestsOf,
+    on_verdict: OnVerdict,
+    at_once: int,
+    until: float = math.inf,
 ) -> None:
     """Try mutants of functions on the tests of these files, no longer than `until` on the monotonic clock."""
-    pytest.main([*OPTIONS, *files], plugins=[InPlace(mutants, judge, told, at_once, until)])
+    pytest.main([*OPTIONS, *files], plugins=[InPlace(mutants, tests_of, on_verdict, at_once, until)])
 
 
-def at_import(mutants: Sequence[Mutant], judge: Judge, told: Told, at_once: int, until: float = math.inf) -> None:
+def at_import(
+    mutants: Sequence[Mutant], tests_of: TestsOf, on_verdict: OnVerdict, at_once: int, until: float = math.inf
+) -> None:
     """Try mutants of what runs at import, no longer than `until`. The program must not have been imported in this
     process."""
     jobs = (
         forks.Job(mutant, lambda m=mutant, n=names: _import(m, n), 15 + limit(seconds))  # type: ignore[misc]  # bound now
         for mutant in mutants
-        for names, seconds in [judge(mutant)]
+        for names, seconds in [tests_of(mutant)]
     )
     for mutant, status in forks.run(jobs, at_once, WORK / "trials.log", until):
         shutil.rmtree(_folder(mutant), ignore_errors=True)
-        if not told(mutant, status):
+        if not on_verdict(mutant, status):
             return
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 from roundtrip.errors import StorageError
 from roundtrip.identity import BotKey
 from roundtrip.outbox.records import Attempt, Draft, Ended, LedgerEntry, Resolution, StoredEvent, Totals
-from roundtrip.telemetry.readings import LedgerReading
+from roundtrip.telemetry.collectors import LedgerReading
 
 
 class OutboxError(StorageError):

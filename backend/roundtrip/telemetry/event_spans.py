@@ -1,28 +1,39 @@
-"""What the courier tells of each event, noted on the event's path and turned into spans elsewhere.
+"""Records events for their spans: called on the event's path, it queues a record and returns.
 
-Always kept: an event that missed, was retried or replayed, was slow, expired, or says that a link is unwell. A plain
-success follows the head sampler; what is not kept costs one look at its flags.
+Always kept: an event that missed, was retried or replayed, was slow or expired, or is of a type that reports trouble
+with a link. A plain success follows the head sampler; one that is not kept costs one look at its flags.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Final
 
 import structlog
 
-from roundtrip.telemetry.context import Contexts, parse
 from roundtrip.telemetry.logging import debug_on
 from roundtrip.telemetry.metrics import Exemplar
 from roundtrip.telemetry.redaction import key_hash
+from roundtrip.telemetry.span_records import (
+    AttemptView,
+    Connected,
+    DeliveryView,
+    Key,
+    Missed,
+    MissesView,
+    Settled,
+    SpanRecord,
+    Upgraded,
+)
+from roundtrip.telemetry.tracing import Contexts, parse
 
 log = structlog.get_logger(__name__)
 
 SLOW: Final = 1.0
-"""Seconds from creation to confirmation past which an event is worth keeping."""
+"""Seconds from creation to confirmation above which an event's trace is always kept."""
 
-UNWELL: Final = frozenset(
+ALWAYS_KEPT: Final = frozenset(
     {
         "whatsapp_degraded",
         "whatsapp_disconnected",
@@ -32,166 +43,33 @@ UNWELL: Final = frozenset(
         "whatsapp_failed",
     }
 )
-"""Types of events that are worth keeping however well they are delivered; the collector keeps the same."""
+"""Types of events whose traces are always kept; `otel-collector.yaml` keeps the same."""
 
-_ABOVE: Final = 10_000
-"""Events under way whose parent is remembered. It is not stored: after a restart they are roots in the same trace."""
+_MAX_PARENTS: Final = 10_000
+"""Pending events whose `create` span's parent is remembered. It is not stored: after a restart they are roots."""
 
 _PLAIN_EXEMPLAR_EVERY: Final = 0.05
 """Seconds between two exemplars of plain successes: Prometheus keeps one per bucket and scrape."""
 
 
-class Named(Protocol):
-    @property
-    def wire(self) -> str: ...
-
-
-class Key(Protocol):
-    @property
-    def user_id(self) -> str: ...
-    @property
-    def bot_id(self) -> str: ...
-
-
-class EventView(Protocol):
-    """A stored event. `created_at` is in milliseconds since the epoch."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def seq(self) -> int: ...
-    @property
-    def key(self) -> Key: ...
-    @property
-    def type(self) -> Named: ...
-    @property
-    def link_id(self) -> str: ...
-    @property
-    def created_at(self) -> int: ...
-    @property
-    def traceparent(self) -> str: ...
-
-
-class AttemptView(Protocol):
-    """One finished attempt. `at` is in milliseconds since the epoch."""
-
-    @property
-    def at(self) -> int: ...
-    @property
-    def mode(self) -> str: ...
-    @property
-    def sockets(self) -> int: ...
-    @property
-    def reason(self) -> str | None: ...
-    @property
-    def keys(self) -> tuple[str, ...]: ...
-
-
-class DeliveryView(Protocol):
-    """An event on its way; all `*_ns` are nanoseconds since the epoch, 0 while it has not happened."""
-
-    @property
-    def event(self) -> EventView: ...
-    @property
-    def mode(self) -> str: ...
-    @property
-    def attempts(self) -> Sequence[AttemptView]: ...
-    @property
-    def tried(self) -> int: ...
-    @property
-    def outcome(self) -> Named: ...
-    @property
-    def stored_ns(self) -> int: ...
-    @property
-    def started_ns(self) -> int: ...
-    @property
-    def receipt_ns(self) -> int: ...
-    @property
-    def ack_ns(self) -> int: ...
-    @property
-    def replay_parent(self) -> str | None: ...
-
-
-class MissesView(Protocol):
-    """Attempts of one key that missed in one round: the first of them, and how many."""
-
-    @property
-    def event(self) -> EventView: ...
-    @property
-    def attempt(self) -> AttemptView: ...
-    @property
-    def number(self) -> int: ...
-    @property
-    def count(self) -> int: ...
-    @property
-    def last_seq(self) -> int: ...
-
-
-class Missed(NamedTuple):
-    """An attempt that reached nobody. Copied, for the delivery goes on."""
-
-    event: EventView
-    attempt: AttemptView
-    number: int
-    stored_ns: int
-    started_ns: int
-    receipt_ns: int
-    ended_ns: int
-    replay_parent: str | None
-    above: str | None
-
-
-class Settled(NamedTuple):
-    """An event that ended. Not copied, for nothing more happens to it but a late acknowledgement."""
-
-    delivery: DeliveryView
-    above: str | None
-    """The context that its `create` is a child of, as long as this process knows it."""
-
-
-class Upgraded(NamedTuple):
-    """An acknowledgement that came after the event had ended by a receipt."""
-
-    delivery: DeliveryView
-    ack_ns: int
-
-
-class Connected(NamedTuple):
-    """A socket that is up to date. `parent` is what its handshake carried, `replay` the context of its replay."""
-
-    key: Key
-    parent: str | None
-    replay: str
-    started_ns: int
-    ended_ns: int
-    replayed: int
-
-
-Note = Missed | Settled | Upgraded | Connected
-
-
-class Sink(Protocol):
-    """Where notes go: it takes or drops them, and never waits."""
-
-    def put(self, note: Note) -> None: ...
-
-
 class EventSpanRecorder:
-    """Implements `delivery.journal.Journal`. Without a sink nothing is noted, and contexts say "not sampled"."""
+    """Implements `delivery.spans.DeliverySpans`. Without a queue nothing is recorded, and contexts are not sampled."""
 
-    def __init__(self, contexts: Contexts, sink: Sink | None, now_ns: Callable[[], int] = time.time_ns) -> None:
-        """`now_ns` gives nanoseconds since the epoch."""
+    def __init__(
+        self, contexts: Contexts, queue: Callable[[SpanRecord], None] | None, now_ns: Callable[[], int] = time.time_ns
+    ) -> None:
+        """`queue` takes or drops a record and never waits. `now_ns` returns nanoseconds since the epoch."""
         self._new = contexts.new
-        self._sink = sink
+        self._queue = queue
         self._now_ns = now_ns
         self._debug = debug_on()
-        self._connects: dict[str, str | None] = {}
-        self._above: dict[str, str] = {}
+        self._connect_parents: dict[str, str | None] = {}
+        self._create_parents: dict[str, str] = {}
         self._next_exemplar = 0.0
 
-    def kept(self, traceparent: str, interesting: bool) -> Exemplar:
-        """The exemplar of an event's trace, None if the trace will not be exported."""
-        if self._sink is None:
+    def exemplar(self, traceparent: str, interesting: bool) -> Exemplar:
+        """The exemplar that names an event's trace; None if the trace will not be exported, or had one a moment ago."""
+        if self._queue is None:
             return None
         if not interesting:
             if traceparent[-1] != "1":
@@ -205,17 +83,17 @@ class EventSpanRecorder:
     def context(self, parent: str | None) -> str:
         """The traceparent of a new `create` span, child of `parent` or a root."""
         context = self._new(parent)
-        if parent is not None and self._sink is not None:
-            above = self._above
-            above[context] = parent
-            if len(above) > _ABOVE:  # events that ended unseen; the oldest go first
-                del above[next(iter(above))]
+        if parent is not None and self._queue is not None:
+            parents = self._create_parents
+            parents[context] = parent
+            if len(parents) > _MAX_PARENTS:  # of events whose end was never recorded; the oldest go first
+                del parents[next(iter(parents))]
         return context
 
     def attempted(self, delivery: DeliveryView, attempt: AttemptView) -> None:
         """An attempt ended as a miss, while its event stays pending."""
-        if self._sink is not None:
-            self._sink.put(
+        if self._queue is not None:
+            self._queue(
                 Missed(
                     delivery.event,
                     attempt,
@@ -225,7 +103,7 @@ class EventSpanRecorder:
                     delivery.receipt_ns,
                     self._now_ns(),
                     delivery.replay_parent,
-                    self._above.pop(delivery.event.traceparent, None),
+                    self._create_parents.pop(delivery.event.traceparent, None),
                 )
             )
 
@@ -263,37 +141,37 @@ class EventSpanRecorder:
     def settled(self, delivery: DeliveryView) -> None:
         """The event ended with `delivery.outcome`."""
         if self._debug:
-            self._say_settled(delivery)
-        if self._sink is None:
+            self._log_settled(delivery)
+        if self._queue is None:
             return
         traceparent = delivery.event.traceparent
-        above = self._above.pop(traceparent, None) if self._above else None
+        parent = self._create_parents.pop(traceparent, None) if self._create_parents else None
         if traceparent[-1] == "1" or interesting(delivery):
-            self._sink.put(Settled(delivery, above))
+            self._queue(Settled(delivery, parent))
 
     def upgraded(self, delivery: DeliveryView) -> None:
         """An acknowledgement came for an event that had ended by a receipt."""
-        if self._sink is not None and (delivery.event.traceparent[-1] == "1" or interesting(delivery)):
-            self._sink.put(Upgraded(delivery, delivery.ack_ns))
+        if self._queue is not None and (delivery.event.traceparent[-1] == "1" or interesting(delivery)):
+            self._queue(Upgraded(delivery, delivery.ack_ns))
 
     def replay(self, key: Key, sid: str, connect_parent: str | None) -> str | None:
         """A socket's replay begins; the traceparent for its attempts, None when nothing is traced."""
-        if self._sink is None:
+        if self._queue is None:
             return None
         parent = connect_parent if connect_parent is not None and parse(connect_parent) else None
         context = self._new(parent)
-        self._connects[context] = parent
+        self._connect_parents[context] = parent
         return context
 
     def replayed(self, key: Key, replay_parent: str | None, started_ns: int, count: int) -> None:
-        """A socket's replay is over; `count` events were sent. A connect that had nothing to replay is plain."""
-        if self._sink is None or replay_parent is None:
+        """A socket's replay is over; `count` events were sent. With none the head sampler decides."""
+        if self._queue is None or replay_parent is None:
             return
-        parent = self._connects.pop(replay_parent, None)
+        parent = self._connect_parents.pop(replay_parent, None)
         if count or replay_parent[-1] == "1":
-            self._sink.put(Connected(key, parent, replay_parent, started_ns, self._now_ns(), count))
+            self._queue(Connected(key, parent, replay_parent, started_ns, self._now_ns(), count))
 
-    def _say_settled(self, delivery: DeliveryView) -> None:
+    def _log_settled(self, delivery: DeliveryView) -> None:
         event = delivery.event
         confirmed = delivery.ack_ns or delivery.receipt_ns
         log.debug(
@@ -312,8 +190,8 @@ class EventSpanRecorder:
 
 
 def interesting(delivery: DeliveryView) -> bool:
-    """Whether an event that ended is kept whatever the sampler says."""
-    if delivery.tried > 1 or delivery.mode == "replay" or delivery.event.type.wire in UNWELL:
+    """Whether the trace of an event that ended is exported whatever the head sampler decided."""
+    if delivery.tried > 1 or delivery.mode == "replay" or delivery.event.type.wire in ALWAYS_KEPT:
         return True
     confirmed = delivery.ack_ns or delivery.receipt_ns
     if confirmed:

@@ -1,7 +1,8 @@
 """Logs: one JSON line per thing that happened, readable on a terminal. Everything passes `redaction` on its way out.
 
 structlog's loggers and the standard library's end in one handler, so that a dependency's line looks like our own. A
-level that is off costs a call and nothing else.
+level that is off costs a call and nothing else. Errors that nobody caught are logged too, with a traceback that holds
+no data.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import structlog
 from opentelemetry import trace
 from structlog.typing import EventDict, WrappedLogger
 
-from roundtrip.telemetry import logging as crash
 from roundtrip.telemetry import redaction
+
+log = structlog.get_logger(__name__)
 
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 Format = Literal["auto", "json", "text"]
@@ -43,11 +45,16 @@ _CHATTY: Final = (
 level before they are made, or they would add a handler of their own."""
 
 _OWN: Final = frozenset({"level", "logger", "timestamp", "exception", "trace_id", "span_id", "stack"})
-"""Fields that this module makes itself; they hold nothing of a person."""
-
+"""Fields that this module makes itself; they hold no personal data."""
 
 _FIRST: Final = ("timestamp", "level", "event", "logger", "trace_id", "span_id")
 """What a reader looks for first, in this order."""
+
+_DEPTH: Final = 30
+"""Innermost frames of a traceback that are logged: a recursion would fill a disk."""
+
+_CHAIN: Final = 5
+"""Errors of a chain, or of a group, that are logged."""
 
 
 def configure(level: Level = "INFO", format_: Format = "auto", stream: TextIO | None = None) -> None:
@@ -77,17 +84,17 @@ def configure(level: Level = "INFO", format_: Format = "auto", stream: TextIO | 
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
     logging.getLogger("aiohttp.access").disabled = True
     logging.captureWarnings(True)
-    crash.install()
+    _install_hooks()
 
 
 def export_to(handler: logging.Handler) -> None:
-    """Give every line to one more handler, as JSON."""
+    """Send every line to one more handler, as JSON."""
     handler.setFormatter(_formatter(structlog.processors.JSONRenderer(_json)))
     logging.getLogger().addHandler(handler)
 
 
 def _shared() -> list[structlog.typing.Processor]:
-    """What every line passes, whoever wrote it."""
+    """The processors of every line, a dependency's as well."""
     return [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -109,7 +116,7 @@ def _formatter(renderer: structlog.typing.Processor) -> logging.Formatter:
 
 
 def debug_on() -> bool:
-    """Whether DEBUG lines are wanted: asked once by whoever would have to gather something for them."""
+    """Whether DEBUG lines are logged: asked once, where a line would cost something to prepare."""
     return logging.getLogger().isEnabledFor(logging.DEBUG)
 
 
@@ -128,7 +135,7 @@ def _plain_message(_logger: WrappedLogger, _name: str, fields: EventDict) -> Eve
 
 
 def add_trace(_logger: WrappedLogger, _name: str, fields: EventDict) -> EventDict:
-    """Name the trace: of the `traceparent` that the line was given, else of the current span."""
+    """Name the trace: that of the line's `traceparent`, else that of the current span."""
     traceparent = fields.pop("traceparent", None)
     if isinstance(traceparent, str) and len(traceparent) >= 55:
         fields["trace_id"] = traceparent[3:35]
@@ -142,7 +149,7 @@ def add_trace(_logger: WrappedLogger, _name: str, fields: EventDict) -> EventDic
 
 
 def exceptions(_logger: WrappedLogger, _name: str, fields: EventDict) -> EventDict:
-    """Turn `exc_info` into the frames and messages that may be said: no locals, no quoted data."""
+    """Turn `exc_info` into frames and messages without data: no locals, nothing quoted."""
     info: Any = fields.pop("exc_info", None)
     if not info:
         return fields
@@ -153,12 +160,12 @@ def exceptions(_logger: WrappedLogger, _name: str, fields: EventDict) -> EventDi
     else:
         error = sys.exc_info()[1]
     if error is not None:
-        fields["exception"] = crash.describe(error)
+        fields["exception"] = describe(error)
     return fields
 
 
 def redact(_logger: WrappedLogger, _name: str, fields: EventDict) -> EventDict:
-    """Hash, hide or scrub every field that the program gave."""
+    """Hash, hide or scrub every field that the caller passed."""
     clean: Callable[[str, object], object] = redaction.field
     for name, value in fields.items():
         if name not in _OWN and name[0] != "_":
@@ -166,17 +173,9 @@ def redact(_logger: WrappedLogger, _name: str, fields: EventDict) -> EventDict:
     return fields
 
 
-log = structlog.get_logger(__name__)
-
-_DEPTH: Final = 30
-"""Innermost frames to keep: a recursion would fill a disk."""
-
-_CHAIN: Final = 5
-
-
 def describe(error: BaseException) -> str:
-    """An error and what caused it as a traceback: files, lines and functions, no locals, messages as
-    `redaction.message_of` lets them out."""
+    """An error and what caused it as a traceback: files, lines and functions, no locals, messages by
+    `redaction.message_of`."""
     parts: list[str] = []
     current: BaseException | None = error
     while current is not None and len(parts) < _CHAIN:
@@ -190,7 +189,7 @@ def describe(error: BaseException) -> str:
     return "\n\nwhich was caused by:\n".join(parts)
 
 
-def install() -> None:
+def _install_hooks() -> None:
     """Log what reaches the interpreter's three last hooks."""
     sys.excepthook = _uncaught
     threading.excepthook = _in_thread

@@ -1,7 +1,16 @@
 """The whole catalogue of metrics. Labels come from fixed sets only, and every child that can be is resolved once.
 
-A counter or histogram is moved by whoever sees the thing happen. What somebody already counts (the outbox its
-events, the registry its sockets, the link service its links) is read from them when Prometheus asks.
+A counter or histogram is moved by the part that sees the thing happen. What a part already counts (the outbox its
+events, the registry its sockets, the link service its links) is read from it when Prometheus scrapes.
+
+To add a metric:
+
+1. here: an attribute with its name and help text; `_loop_counter` or `_loop_histogram` if it moves with each event;
+2. a new label's values: `labels.py`, or the enum that owns them and `app.py`, which passes enums;
+3. where it moves: `delivery/metrics.py`, `SocketCounters` (`sockets/messages.py`), `LinkCounters`
+   (`links/ports.py`), or `app.py`, which connects what is read on a scrape;
+4. its row in `docs/telemetry.md` (`tests/telemetry/test_docs.py` compares), and a panel or rule in `dashboards/`
+   if somebody should look at it: then `python -m dashboards`.
 """
 
 from __future__ import annotations
@@ -22,26 +31,31 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from roundtrip.telemetry.context import GRADES, MODES, OTHER, SIGNALS, Vocabulary
-from roundtrip.telemetry.loop import LoopCounter, LoopCounters, LoopHistogram, LoopHistograms
-from roundtrip.telemetry.readings import LedgerCollector, PresenceCollector
-
-_PREFIX: Final = "roundtrip"
+from roundtrip.telemetry.collectors import (
+    PREFIX,
+    LedgerCollector,
+    LoopCounter,
+    LoopCounters,
+    LoopHistogram,
+    LoopHistograms,
+    PresenceCollector,
+)
+from roundtrip.telemetry.labels import GRADES, MODES, OTHER, SIGNALS, LabelSets
 
 _ROUND_TRIP: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """From loopback to `ACK_TIMEOUT`."""
 
 _DELIVERY: Final = (*_ROUND_TRIP, 10.0, 30.0, 60.0, 600.0, 3600.0, 86400.0)
-"""Live deliveries are milliseconds; a replay waits for somebody to come back, a day at most."""
+"""Live deliveries are milliseconds; a replay waits for a client to come back, a day at most."""
 
 _WRITE: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 """One durable commit: a good disk takes a millisecond, five seconds is an outage."""
 
 _LIFETIME: Final = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0, 86400.0)
-"""Fine where sockets leave too early, coarse where they live as they should."""
+"""Fine where sockets leave too early, coarse where they last as they should."""
 
 _PAIRING: Final = (1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0, 90.0, 120.0, 180.0, 300.0)
-"""A person fetches a phone: the codes of one pairing last about 160 s."""
+"""A user fetches a phone: the codes of one pairing last about 160 s."""
 
 _LAG: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
@@ -69,11 +83,11 @@ class Metrics:
     key is the label's value. Counters and histograms may be moved from any thread.
     """
 
-    def __init__(self, words: Vocabulary, version: str) -> None:
+    def __init__(self, label_sets: LabelSets, version: str) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # published without types
-        self.words = words
+        self.label_sets = label_sets
         self.registry = registry = CollectorRegistry()
-        types = words.event_types
+        types = label_sets.event_types
 
         # What becomes of an event
         attempts = self._loop_counter(
@@ -89,7 +103,7 @@ class Metrics:
         """By mode, then by type number."""
         missed = self._loop_counter("missed_emits", "Attempts that reached nobody, by why.", "type", "reason")
         self.missed_emits: Mapping[str, tuple[LoopCounter, ...]] = {
-            reason: tuple(missed.labels(type_, reason) for type_ in types) for reason in words.miss_reasons
+            reason: tuple(missed.labels(type_, reason) for type_ in types) for reason in label_sets.miss_reasons
         }
         """By reason, then by type number."""
         delivery = self._loop_histogram(
@@ -112,38 +126,38 @@ class Metrics:
         self.replays_slowed = self._counter(
             "replays_slowed", "Replays that had to wait, for their clients come and go without confirming anything."
         )
-        self.ledger = LedgerCollector(words)
+        self.ledger = LedgerCollector(label_sets)
         """Reads the outbox's sums; set its `read`."""
         registry.register(self.ledger)
 
         # Sockets
-        self.presence = PresenceCollector(words)
+        self.presence = PresenceCollector(label_sets)
         """Reads the registry's and the link service's present state; set its `sockets`, `mapped_keys` and `links`."""
         registry.register(self.presence)
         self.socket_connects = self._family(
-            "socket_connects", "Handshakes, by how they ended.", "result", words.connect_results
+            "socket_connects", "Handshakes, by how they ended.", "result", label_sets.connect_results
         )
         self.socket_disconnects = self._family(
-            "socket_disconnects", "Sockets that left, by why.", "reason", words.disconnect_reasons
+            "socket_disconnects", "Sockets that left, by why.", "reason", label_sets.disconnect_reasons
         )
         self.socket_lifetime = self._histogram("socket_lifetime", "From a socket's connect to its end.", _LIFETIME)
         self.packets_refused = self._family(
             "packets_refused",
             "Packets and requests that broke the socket protocol, by how.",
             "what",
-            words.packet_refusals,
+            label_sets.packet_refusals,
         )
-        self.rate_limited = self._family("rate_limited", "Refusals for exceeding a limit.", "limit", words.limits)
+        self.rate_limited = self._family("rate_limited", "Refusals for exceeding a limit.", "limit", label_sets.limits)
         self.malformed_requests = self._family(
-            "malformed_requests", "HTTP requests that could not be taken, by why.", "reason", words.malformed
+            "malformed_requests", "HTTP requests that could not be taken, by why.", "reason", label_sets.malformed
         )
 
         # Links
         self._transitions = self._counter(
             "link_transitions", "Changes of a link's state, by the state entered and why.", "to", "reason"
         )
-        self._transition_children = {pair: self._transitions.labels(*pair) for pair in words.transitions}
-        self._reasons = words.transition_reasons | {reason for _, reason in words.transitions}
+        self._transition_children: dict[tuple[str, str], Counter] = {}
+        self._reasons = label_sets.transition_reasons
         self.link_pairing = self._histogram("link_pairing", "From a link's start to its first connection.", _PAIRING)
         self.link_restarts = self._counter("link_restarts", "Sessions started again after they ended by themselves.")
         self.link_flaps = self._counter("link_flaps", "Links that lost their connection and had it back soon after.")
@@ -151,27 +165,27 @@ class Metrics:
             "link_corrections", "Times that the library's own word contradicted a link's believed state."
         )
         self.links_restoring = Gauge(
-            f"{_PREFIX}_links_restoring",
+            f"{PREFIX}_links_restoring",
             "Links that a restart interrupted and that are not back yet.",
             registry=registry,
         )
         """Read from the link service: give it a function."""
         self.links_crashing = Gauge(
-            f"{_PREFIX}_links_crashing",
+            f"{PREFIX}_links_crashing",
             "Links whose worker died more often than the limit allows, within the window.",
             registry=registry,
         )
         """Read from the link service: give it a function."""
         self.worker_exits = self._family(
-            "worker_exits", "Worker processes that ended, by how.", "reason", words.worker_exits
+            "worker_exits", "Worker processes that ended, by how.", "reason", label_sets.worker_exits
         )
 
         # The process itself
         self.event_loop_lag = self._histogram(
             "event_loop_lag", "How much later than asked the event loop ran a timer.", _LAG
         )
-        ready = Gauge(f"{_PREFIX}_ready", "1 while a check of /readyz is well.", ["check"], registry=registry)
-        self.ready: Mapping[str, Gauge] = {name: ready.labels(name) for name in words.ready_checks}
+        ready = Gauge(f"{PREFIX}_ready", "1 while a check of /readyz is well.", ["check"], registry=registry)
+        self.ready: Mapping[str, Gauge] = {name: ready.labels(name) for name in label_sets.ready_checks}
         self.gc_pause = self._loop_histogram(
             "gc_pause", "How long a garbage collection stopped the program.", _PAUSE
         ).labels()
@@ -183,9 +197,9 @@ class Metrics:
         self.telemetry_dropped = self._family(
             "telemetry_dropped", "Spans and log records that were lost on their way out.", "signal", SIGNALS
         )
-        faults = Gauge(f"{_PREFIX}_fault_active", "1 while a named fault is switched on.", ["fault"], registry=registry)
-        self.fault_active: Mapping[str, Gauge] = {name: faults.labels(name) for name in words.faults}
-        Info(f"{_PREFIX}_build", "What runs here.", registry=registry).info(
+        faults = Gauge(f"{PREFIX}_fault_active", "1 while a named fault is switched on.", ["fault"], registry=registry)
+        self.fault_active: Mapping[str, Gauge] = {name: faults.labels(name) for name in label_sets.faults}
+        Info(f"{PREFIX}_build", "What runs here.", registry=registry).info(
             {"version": version, "python": platform.python_version()}
         )
         ProcessCollector(registry=registry)
@@ -194,17 +208,17 @@ class Metrics:
 
     def transition(self, to: str, reason: str) -> None:
         """Count a link's change of state. A state or reason outside its set becomes `other`."""
-        pair = (to if to in self.words.link_states else OTHER, reason if reason in self._reasons else OTHER)
+        pair = (to if to in self.label_sets.link_states else OTHER, reason if reason in self._reasons else OTHER)
         child = self._transition_children.get(pair)
         if child is None:
             child = self._transition_children[pair] = self._transitions.labels(*pair)
         child.inc()
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"{_PREFIX}_{name}_total", text, labels, registry=self.registry)
+        return Counter(f"{PREFIX}_{name}_total", text, labels, registry=self.registry)
 
     def _loop_counter(self, name: str, text: str, *labels: str) -> LoopCounters:
-        return LoopCounters(f"{_PREFIX}_{name}", text, labels, registry=self.registry)
+        return LoopCounters(f"{PREFIX}_{name}", text, labels, registry=self.registry)
 
     def _family(self, name: str, text: str, label: str, values: Iterable[str]) -> ByLabel[Counter]:
         counter = self._counter(name, text, label)
@@ -213,9 +227,9 @@ class Metrics:
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         """Measures seconds."""
         return Histogram(
-            f"{_PREFIX}_{name}_seconds", text, labels, unit="seconds", buckets=buckets, registry=self.registry
+            f"{PREFIX}_{name}_seconds", text, labels, unit="seconds", buckets=buckets, registry=self.registry
         )
 
     def _loop_histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> LoopHistograms:
         """Measures seconds."""
-        return LoopHistograms(f"{_PREFIX}_{name}_seconds", text, labels, buckets=buckets, registry=self.registry)
+        return LoopHistograms(f"{PREFIX}_{name}_seconds", text, labels, buckets=buckets, registry=self.registry)

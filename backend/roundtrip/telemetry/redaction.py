@@ -1,4 +1,4 @@
-"""What may leave the process about a person, and in which shape. The one file that decides.
+"""Redaction: which personal data may leave the process, and in which form. The one file that decides.
 
 Three means, from strong to weak: a *hash* stands for an id so that its events can be followed; a *drop* leaves out a
 field whose name says that it is private; a *scrub* looks for private shapes in free text, as the last defence.
@@ -55,7 +55,7 @@ def _hash(kind: bytes, *parts: str) -> str:
 
 
 def mask_phone(number: str) -> str:
-    """A phone number's last two digits, enough for a person to tell two of their own apart."""
+    """A phone number's last two digits, enough for users to tell two of their own apart."""
     digits = [c for c in number if c.isdigit()]
     return f"[phone …{''.join(digits[-2:])}]" if len(digits) > 6 else "[phone]"
 
@@ -175,7 +175,7 @@ def scrub(text: str) -> str:
 
 
 _QUOTED: Final = re.compile(r"'(?:[^'\\]|\\.)*'?|\"(?:[^\"\\]|\\.)*\"?")
-_OF_CODE: Final = (TypeError, AttributeError, NameError, ImportError, NotImplementedError)
+_CODE_ERRORS: Final = (TypeError, AttributeError, NameError, ImportError, NotImplementedError)
 """Their messages quote the program's own names; those of other errors quote the data that was wrong."""
 
 
@@ -185,14 +185,14 @@ def mask_quoted(text: str) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """What may be said of an error: its type and its message, without the data that the message quotes.
+    """An error for a log or a reply: its type and its message, without the data that the message quotes.
 
     An `OSError` is its number's text, without the path. A message of the program's own errors holds no data.
     """
     name = type(error).__qualname__
     if isinstance(error, OSError):
         text = error.strerror or "" if error.errno is not None else mask_quoted(str(error))
-    elif isinstance(error, _OF_CODE) or type(error).__module__.startswith("backend."):
+    elif isinstance(error, _CODE_ERRORS) or type(error).__module__.startswith("roundtrip."):
         text = str(error)
     elif isinstance(error, KeyError):
         text = "'…'"

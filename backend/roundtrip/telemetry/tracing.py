@@ -1,6 +1,8 @@
-"""Traces: read from `OTEL_*`, built only where an OTLP endpoint is set.
+"""Trace contexts as W3C `traceparent` text, the head sampler, and spans for what is rare: requests, links, workers.
 
-Two ways in: `journal` for events, on their path and cheap; `tracer` for what is rare (requests, links, workers).
+Spans of events, which are frequent, are made by `event_spans` and `span_builder`.
+
+Source: https://www.w3.org/TR/trace-context/ and the OpenTelemetry SDK's samplers, whose decisions these are.
 """
 
 from __future__ import annotations
@@ -8,139 +10,127 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final, NamedTuple
 
-import structlog
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.environment_variables import (
-    OTEL_EXPORTER_OTLP_ENDPOINT,
-    OTEL_EXPORTER_OTLP_PROTOCOL,
-    OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
-    OTEL_EXPORTER_OTLP_TRACES_PROTOCOL,
-    OTEL_SDK_DISABLED,
-    OTEL_SERVICE_NAME,
-)
+from opentelemetry.sdk.environment_variables import OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
-from opentelemetry.semconv.attributes.service_attributes import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags, Tracer
 
 from roundtrip.telemetry import redaction
-from roundtrip.telemetry.context import NEVER, ContextIds, Contexts, HeadSampler, TraceContext, parse
-from roundtrip.telemetry.event_spans import EventSpanRecorder
 
-if TYPE_CHECKING:
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace.export import SpanExporter
-
-    from roundtrip.telemetry.pipeline import Pipeline
-
-log = structlog.get_logger(__name__)
-
-SERVICE: Final = "roundtrip"
-SCOPE: Final = "roundtrip"
-
-
-def wanted(signal_endpoint: str, environ: Mapping[str, str]) -> bool:
-    """Whether an OTLP endpoint is set for a signal, its own (`OTEL_EXPORTER_OTLP_…_ENDPOINT`) or the common one."""
-    if environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true":
-        return False
-    signal = "TRACES" if signal_endpoint == OTEL_EXPORTER_OTLP_TRACES_ENDPOINT else "LOGS"
-    if environ.get(f"OTEL_{signal}_EXPORTER", "otlp").strip().lower() == "none":
-        return False
-    return bool(environ.get(signal_endpoint) or environ.get(OTEL_EXPORTER_OTLP_ENDPOINT))
-
-
-def resource(version: str) -> Resource:
-    """Who speaks: `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` come first."""
-    # Loaded only where something is exported.
-    from opentelemetry.sdk.resources import Resource
-
-    own = {SERVICE_VERSION: version, SERVICE_INSTANCE_ID: str(uuid.uuid4())}
-    named = os.environ.get(OTEL_SERVICE_NAME) or f"{SERVICE_NAME}=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    return Resource.create(own if named else {SERVICE_NAME: SERVICE, **own})
-
-
-class Tracing:
-    """The traces of a process."""
-
-    def __init__(self, journal: EventSpanRecorder, tracer: RequestTracer, pipeline: Pipeline | None) -> None:
-        self.journal = journal
-        self.tracer = tracer
-        self._pipeline = pipeline
-
-    @property
-    def exports(self) -> bool:
-        """Whether anything is built and sent."""
-        return self._pipeline is not None
-
-    def close(self, timeout: float = 3.0) -> None:
-        """Send what is there, for `timeout` seconds at the most. Blocks: call it off the event loop."""
-        if self._pipeline is not None:
-            self._pipeline.close(timeout)
-
-
-def configure(
-    version: str,
-    dropped: Callable[[float], None],
-    environ: Mapping[str, str] = os.environ,
-    exporter: SpanExporter | None = None,
-    now_ns: Callable[[], int] = time.time_ns,
-    bits: Callable[[int], int] = random.getrandbits,
-) -> Tracing:
-    """Build the traces of this process. Without an endpoint (or an `exporter`, in tests) nothing is built.
-
-    `dropped(n)` counts lost spans; it may be called from any thread. `now_ns` gives nanoseconds since the epoch,
-    `bits(n)` n random bits: a test gives its own.
-    """
-    if exporter is None and not wanted(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, environ):
-        contexts = Contexts(NEVER, bits)
-        return Tracing(EventSpanRecorder(contexts, None), RequestTracer(contexts, None), None)
-    contexts = Contexts(HeadSampler.from_environment(environ), bits)
-    return _exporting(version, dropped, environ, exporter, contexts, now_ns)
-
-
-def _exporting(
-    version: str,
-    dropped: Callable[[float], None],
-    environ: Mapping[str, str],
-    exporter: SpanExporter | None,
-    contexts: Contexts,
-    now_ns: Callable[[], int],
-) -> Tracing:
-    # The exporter's libraries cost a third of a second: only who exports pays.
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-
-    from roundtrip.telemetry.otlp_spans import PreencodedSpanExporter
-    from roundtrip.telemetry.pipeline import BoundedProcessor, Pipeline
-    from roundtrip.telemetry.spans import SpanBuilder
-
-    protocol = environ.get(OTEL_EXPORTER_OTLP_TRACES_PROTOCOL) or environ.get(OTEL_EXPORTER_OTLP_PROTOCOL)
-    if protocol not in {None, "", "http/protobuf"}:
-        log.warning("otlp_protocol_not_built_in", protocol=protocol, used="http/protobuf")
-    whose = resource(version)
-    processor = BoundedProcessor(exporter or PreencodedSpanExporter(), dropped)
-    provider = TracerProvider(
-        contexts.sampler.of_sdk(), whose, shutdown_on_exit=False, id_generator=ContextIds(contexts)
-    )
-    provider.add_span_processor(processor)
-    pipeline = Pipeline(SpanBuilder(whose, InstrumentationScope(SCOPE, version)), processor, dropped)
-    tracer = RequestTracer(contexts, provider.get_tracer(SCOPE, version), now_ns)
-    return Tracing(EventSpanRecorder(contexts, pipeline, now_ns), tracer, pipeline)
-
+_TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_LOW_64: Final = (1 << 64) - 1
+_GOLDEN: Final = 0x9E3779B97F4A7C15
 
 LINK_ID: Final = "roundtrip.link.id"
+"""The attribute that all spans of one link share."""
 
 Attribute = str | int | float | bool
 
 
+class TraceContext(NamedTuple):
+    """A span's identity: 128 and 64 bits, and whether the head sampler chose its trace."""
+
+    trace_id: int
+    span_id: int
+    sampled: bool
+
+    def __str__(self) -> str:
+        return f"00-{self.trace_id:032x}-{self.span_id:016x}-{'01' if self.sampled else '00'}"
+
+    def derived(self, number: int) -> int:
+        """The id of a span that belongs to this one: the same after a restart. `number` from 1."""
+        return (self.span_id ^ (number * _GOLDEN & _LOW_64)) or 1
+
+
+def parse(traceparent: str) -> TraceContext | None:
+    """Parse a traceparent; None if it is malformed."""
+    match = _TRACEPARENT.fullmatch(traceparent)
+    if match is None or match[1] == "ff" or (match[1] == "00" and match[5]):
+        return None
+    context = TraceContext(int(match[2], 16), int(match[3], 16), bool(int(match[4], 16) & 1))
+    return context if context.trace_id and context.span_id else None
+
+
+class HeadSampler(NamedTuple):
+    """The sampler that `OTEL_TRACES_SAMPLER` names. A trace whose id's low 64 bits are below `bound` is sampled."""
+
+    bound: int
+    parent_decides: bool
+    rate: float = 1.0
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> HeadSampler:
+        """The SDK's names and defaults: an unknown sampler is `parentbased_always_on`, a wrong ratio is 1."""
+        name = environ.get(OTEL_TRACES_SAMPLER, "").strip().lower()
+        base = name.removeprefix("parentbased_")
+        if base not in {"always_on", "always_off", "traceidratio"}:
+            return cls(TraceIdRatioBased(1.0).bound, parent_decides=True)
+        rate = {"always_on": 1.0, "always_off": 0.0}.get(base)
+        if rate is None:
+            try:
+                rate = float(environ.get(OTEL_TRACES_SAMPLER_ARG, ""))
+            except ValueError:
+                rate = 1.0
+            rate = rate if 0.0 <= rate <= 1.0 else 1.0
+        return cls(TraceIdRatioBased(rate).bound, parent_decides=base != name, rate=rate)
+
+    def for_sdk(self) -> Sampler:
+        """The SDK's sampler with the same decisions."""
+        root = TraceIdRatioBased(self.rate)
+        return ParentBased(root) if self.parent_decides else root
+
+    def samples(self, trace_id: int) -> bool:
+        return trace_id & _LOW_64 < self.bound
+
+
+NEVER: Final = HeadSampler(0, parent_decides=False, rate=0.0)
+"""The sampler of a process that exports nothing."""
+
+
+class Contexts:
+    """Makes the contexts of new spans."""
+
+    def __init__(self, sampler: HeadSampler, bits: Callable[[int], int] = random.getrandbits) -> None:
+        """`bits(n)` returns n random bits; tests pass a deterministic one."""
+        self.sampler = sampler
+        self.bits = bits
+
+    def new(self, parent: str | None = None) -> str:
+        """The traceparent of a new span: child of `parent`, or the root of a trace of its own."""
+        bits = self.bits
+        if parent is not None and len(parent) >= 55:
+            trace = parent[3:35]
+            sampled = parent[54] in "13579bdf" if self.sampler.parent_decides else self.sampler.samples(int(trace, 16))
+            return f"00-{trace}-{bits(64) or 1:016x}-{'01' if sampled else '00'}"
+        ids = f"{bits(192):048x}"
+        flag = "01" if int(ids[16:32], 16) < self.sampler.bound else "00"
+        return f"00-{ids[:32]}-{ids[32:]}-{flag}"
+
+
+class ContextIds(IdGenerator):
+    """Gives the SDK's own spans ids from the same source."""
+
+    def __init__(self, contexts: Contexts) -> None:
+        self._bits = contexts.bits
+
+    def generate_span_id(self) -> int:
+        return self._bits(64) or 1
+
+    def generate_trace_id(self) -> int:
+        return self._bits(128) or 1
+
+
 class Step:
-    """One span in the making. `traceparent` is what to hand on to whatever it causes."""
+    """One unfinished span. `traceparent` is the parent of whatever it causes."""
 
     def __init__(self, span: Span, now_ns: Callable[[], int] = time.time_ns) -> None:
         self.span = span
@@ -154,7 +144,7 @@ class Step:
         self.span.set_attribute(name, clean if isinstance(clean, (str, int, float, bool)) else str(clean))
 
     def fail(self, error_type: str) -> None:
-        """Say that this went wrong. `error_type` is from a fixed set: a reason code or an exception's class."""
+        """Set status error. `error_type` is from a fixed set: a reason code or an exception's class."""
         self.span.set_attribute(ERROR_TYPE, error_type)
         self.span.set_status(Status(StatusCode.ERROR, error_type))
 
@@ -163,10 +153,10 @@ class Step:
 
 
 class RequestTracer:
-    """Makes steps. Without an SDK tracer they record nothing, but their contexts still join what belongs together."""
+    """Starts steps. Without an SDK tracer they record nothing, but their contexts still link parents and children."""
 
     def __init__(self, contexts: Contexts, tracer: Tracer | None, now_ns: Callable[[], int] = time.time_ns) -> None:
-        """`now_ns` gives nanoseconds since the epoch."""
+        """`now_ns` returns nanoseconds since the epoch."""
         self._contexts = contexts
         self._tracer = tracer
         self._now_ns = now_ns
@@ -178,17 +168,17 @@ class RequestTracer:
         kind: SpanKind = SpanKind.INTERNAL,
         attributes: Mapping[str, Attribute] | None = None,
     ) -> Step:
-        """Begin a step that outlives the caller; whoever has it ends it. `name` is a template, never an id.
+        """Start a step that outlives the call; its holder ends it. `name` is a template, never an id.
 
-        `parent` is a traceparent, also one from outside: what cannot be read is as good as none.
+        `parent` is a traceparent, also one from outside: a malformed one is ignored.
         """
-        above = parse(parent) if parent else None
+        remote = parse(parent) if parent else None
         if self._tracer is None:
-            made = parse(self._contexts.new(parent if above else None))
-            step = Step(NonRecordingSpan(trace.INVALID_SPAN_CONTEXT if made is None else _sdk(made)))
+            own = parse(self._contexts.new(parent if remote else None))
+            step = Step(NonRecordingSpan(trace.INVALID_SPAN_CONTEXT if own is None else _sdk(own)))
         else:
             context = (
-                Context() if above is None else trace.set_span_in_context(NonRecordingSpan(_sdk(above)), Context())
+                Context() if remote is None else trace.set_span_in_context(NonRecordingSpan(_sdk(remote)), Context())
             )
             step = Step(self._tracer.start_span(name, context, kind, start_time=self._now_ns()), self._now_ns)
         for key, value in (attributes or {}).items():
@@ -203,7 +193,7 @@ class RequestTracer:
         kind: SpanKind = SpanKind.INTERNAL,
         attributes: Mapping[str, Attribute] | None = None,
     ) -> Iterator[Step]:
-        """A step around a block: current for its log lines, ended with it, failed by an exception's class."""
+        """A step around a block: current for its log lines, ended with it; an exception fails it."""
         step = self.start(name, parent, kind, attributes)
         try:
             with trace.use_span(step.span, end_on_exit=False, record_exception=False, set_status_on_exception=False):
@@ -219,7 +209,7 @@ class RequestTracer:
 
 
 OFF: Final = RequestTracer(Contexts(NEVER), None)
-"""A tracer that records nothing, for parts that were given none."""
+"""A tracer that records nothing: the default of parts that may run without telemetry."""
 
 
 def _sdk(context: TraceContext) -> SpanContext:

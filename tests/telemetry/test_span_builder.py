@@ -7,16 +7,13 @@ from collections.abc import Callable, Iterator
 from textwrap import dedent
 
 import pytest
-from opentelemetry.sdk.environment_variables import OTEL_TRACES_SAMPLER
 from opentelemetry.trace import SpanKind
 
-from roundtrip.delivery.spans import DeliverySpans
-from roundtrip.events import Connected, Degraded, EventType
+from roundtrip.events import Connected
 from roundtrip.identity import BotKey
-from roundtrip.telemetry.event_spans import UNWELL
 from roundtrip.telemetry.redaction import key_hash, user_hash
 from tests.support.py_client import eventually
-from tests.support.traces import Scene, render, stage
+from tests.support.traces import Scene, render, scenes
 
 KEY = BotKey("user", "bot")
 CONNECTED = Connected("+15550100", "Ada", True)
@@ -24,8 +21,8 @@ LINK_ID = "roundtrip.link.id"
 
 
 @pytest.fixture
-def life() -> Iterator[Callable[..., Scene]]:
-    with stage() as made:
+def new_scene() -> Iterator[Callable[..., Scene]]:
+    with scenes() as made:
         yield made
 
 
@@ -33,8 +30,8 @@ def tree(text: str) -> str:
     return dedent(text).strip()
 
 
-async def test_a_link_from_the_request_to_the_acknowledgement(life: Callable[..., Scene]) -> None:
-    s = life()
+async def test_a_link_from_the_request_to_the_acknowledgement(new_scene: Callable[..., Scene]) -> None:
+    s = new_scene()
     peer = await s.connect(KEY, "sid")
     tracer = s.tracing.tracer
     with tracer.span("PUT /api/bots/{bot_id}/link", kind=SpanKind.SERVER) as request:
@@ -83,8 +80,8 @@ async def test_a_link_from_the_request_to_the_acknowledgement(life: Callable[...
     )
 
 
-async def test_a_miss_and_its_replay(life: Callable[..., Scene]) -> None:
-    s = life()
+async def test_a_miss_and_its_replay(new_scene: Callable[..., Scene]) -> None:
+    s = new_scene()
     await s.courier.publish(KEY, "link-1", CONNECTED)
     s.clock.pass_ms(1000)
     peer = await s.connect(KEY, "sid")
@@ -132,8 +129,8 @@ async def test_a_miss_and_its_replay(life: Callable[..., Scene]) -> None:
     )
 
 
-async def test_a_retry(life: Callable[..., Scene]) -> None:
-    s = life()
+async def test_a_retry(new_scene: Callable[..., Scene]) -> None:
+    s = new_scene()
     peer = await s.connect(KEY, "sid", must_ack=True)
     await s.courier.publish(KEY, "link-1", CONNECTED)
     s.receipt(peer, 3)
@@ -185,13 +182,13 @@ async def test_a_retry(life: Callable[..., Scene]) -> None:
     )
 
 
-async def test_a_crash_between_commit_and_acknowledgement(life: Callable[..., Scene]) -> None:
-    before = life()
+async def test_a_crash_between_commit_and_acknowledgement(new_scene: Callable[..., Scene]) -> None:
+    before = new_scene()
     await before.connect(KEY, "old")
     await before.courier.publish(KEY, "link-1", CONNECTED)
     exported = [span for span in await before.spans() if span.name != "socket connect"]
     assert exported == [], "nothing was known of the event when the process died"
-    after = life()
+    after = new_scene()
     after.clock.pass_ms(5000)
     peer = await after.connect(KEY, "new")
     after.receipt(peer, 2)
@@ -234,83 +231,8 @@ async def test_a_crash_between_commit_and_acknowledgement(life: Callable[..., Sc
     )
 
 
-async def test_an_acknowledgement_after_its_attempt_was_given_up(life: Callable[..., Scene]) -> None:
-    s = life()
-    peer = await s.connect(KEY, "sid", must_ack=True)
-    await s.courier.publish(KEY, "link-1", CONNECTED)
-    await eventually(lambda: s.outbox.rows[KEY][1].attempts)
-    s.ack(peer, 1, 80)
-    assert render(await s.spans()) == tree(
-        """
-        trace
-          create whatsapp_connected [PRODUCER] 0 to 0 ms
-              messaging.message.id=event 1
-              messaging.operation.name=create
-              messaging.operation.type=create
-              roundtrip.event.seq=1
-              roundtrip.link.id=link-1
-            emit whatsapp_connected [CLIENT] 0 to 0 ms → create whatsapp_connected !ack_timeout
-                error.type=ack_timeout
-                messaging.message.id=event 1
-                messaging.operation.name=emit
-                messaging.operation.type=send
-                roundtrip.attempt.mode=live
-                roundtrip.attempt.number=1
-                roundtrip.link.id=link-1
-                roundtrip.miss.reason=ack_timeout
-                roundtrip.sockets.found=1
-              ack whatsapp_connected [CLIENT] 0 to 80 ms → create whatsapp_connected
-                  messaging.message.id=event 1
-                  messaging.operation.name=ack
-                  messaging.operation.type=settle
-                  roundtrip.link.id=link-1
-          create whatsapp_connected [PRODUCER] 0 to 0 ms
-              messaging.message.id=event 1
-              messaging.operation.name=create
-              messaging.operation.type=create
-              roundtrip.event.seq=1
-              roundtrip.link.id=link-1
-            emit whatsapp_connected [CLIENT] 0 to 0 ms → create whatsapp_connected !ack_timeout
-                error.type=ack_timeout
-                messaging.message.id=event 1
-                messaging.operation.name=emit
-                messaging.operation.type=send
-                roundtrip.attempt.mode=live
-                roundtrip.attempt.number=1
-                roundtrip.link.id=link-1
-                roundtrip.miss.reason=ack_timeout
-                roundtrip.sockets.found=1
-              ack whatsapp_connected [CLIENT] 0 to 80 ms → create whatsapp_connected
-                  messaging.message.id=event 1
-                  messaging.operation.name=ack
-                  messaging.operation.type=settle
-                  roundtrip.link.id=link-1
-        trace
-          socket connect [SERVER] 0 to 0 ms
-              roundtrip.socket.mapped=True
-              roundtrip.socket.replayed=0
-        """
-    )
-
-
-async def test_an_acknowledgement_after_a_receipt_had_ended_the_event(life: Callable[..., Scene]) -> None:
-    s = life()
-    peer = await s.connect(KEY, "sid")
-    await s.courier.publish(KEY, "link-1", CONNECTED)
-    s.receipt(peer, 1)
-    await eventually(lambda: s.outbox.rows[KEY][1].resolved_at)
-    s.ack(peer, 1, 700)
-    spans = await s.spans()
-    assert [span.name for span in spans if span.name.startswith(("ack", "receipt"))] == [
-        "receipt whatsapp_connected",
-        "ack whatsapp_connected",
-    ]
-    [emit] = [span for span in spans if span.name.startswith("emit")]
-    assert all(span.parent == emit.context for span in spans if span.name.startswith(("ack", "receipt")))
-
-
-async def test_every_span_of_an_event_can_be_found_by_it(life: Callable[..., Scene]) -> None:
-    s = life()
+async def test_every_span_of_an_event_can_be_found_by_it(new_scene: Callable[..., Scene]) -> None:
+    s = new_scene()
     await s.courier.publish(KEY, "link-1", CONNECTED)
     s.ack(await s.connect(KEY, "sid"), 1)
     of_event = [span for span in await s.spans() if span.name.endswith("whatsapp_connected")]
@@ -324,72 +246,11 @@ async def test_every_span_of_an_event_can_be_found_by_it(life: Callable[..., Sce
         assert attributes["roundtrip.key.hash"] == key_hash("user", "bot")
 
 
-async def test_what_the_frontend_carries_joins_its_socket_to_its_own_trace(life: Callable[..., Scene]) -> None:
-    s = life()
+async def test_what_the_frontend_carries_joins_its_socket_to_its_own_trace(new_scene: Callable[..., Scene]) -> None:
+    s = new_scene()
     await s.connect(KEY, "sid", parent=f"00-{7:032x}-{8:016x}-01")
     await s.connect(KEY, "other", parent="not a traceparent, and long enough to be mistaken for one: 0000")
     joined, alone = await s.spans()
     assert joined.context is not None
     assert joined.parent is not None
     assert (joined.context.trace_id, joined.parent.span_id, alone.parent) == (7, 8, None)
-
-
-class TestKeeping:
-    """With the head sampler off, only what is interesting is exported."""
-
-    OFF = {OTEL_TRACES_SAMPLER: "always_off"}  # noqa: RUF012  # a constant
-
-    async def test_a_plain_success_is_not_kept(self, life: Callable[..., Scene]) -> None:
-        s = life(**self.OFF)
-        peer = await s.connect(KEY, "sid")
-        await s.courier.publish(KEY, "link-1", CONNECTED)
-        s.ack(peer, 1, 5)
-        assert await s.spans() == []
-
-    async def test_a_miss_and_its_replay_are(self, life: Callable[..., Scene]) -> None:
-        s = life(**self.OFF)
-        await s.courier.publish(KEY, "link-1", CONNECTED)
-        s.ack(await s.connect(KEY, "sid"), 1, 5)
-        assert [span.name.split()[0] for span in await s.spans()] == [
-            "create",
-            "emit",
-            "socket",
-            "replay",
-            "emit",
-            "ack",
-        ]
-
-    async def test_a_slow_one_is(self, life: Callable[..., Scene]) -> None:
-        s = life(**self.OFF)
-        peer = await s.connect(KEY, "sid")
-        await s.courier.publish(KEY, "link-1", CONNECTED)
-        s.ack(peer, 1, 1001)
-        assert [span.name.split()[0] for span in await s.spans()] == ["create", "emit", "ack"]
-
-    async def test_one_that_says_that_the_link_is_unwell_is(self, life: Callable[..., Scene]) -> None:
-        s = life(**self.OFF)
-        peer = await s.connect(KEY, "sid")
-        await s.courier.publish(KEY, "link-1", Degraded())
-        s.ack(peer, 1, 5)
-        wanted = [f"{what} whatsapp_degraded" for what in ("create", "emit", "ack")]
-        assert [span.name for span in await s.spans()] == wanted
-
-    def test_the_unwell_are_event_types(self) -> None:
-        assert {one.wire for one in EventType} > UNWELL
-
-    async def test_a_trace_that_is_not_kept_is_nobodys_exemplar(self, life: Callable[..., Scene]) -> None:
-        off, on = life(**self.OFF), life()
-        plain = off.tracing.journal.context(None)
-        assert off.tracing.journal.kept(plain, False) is None
-        assert off.tracing.journal.kept(plain, True) == {"trace_id": plain[3:35]}
-        sampled = on.tracing.journal.context(None)
-        assert on.tracing.journal.kept(sampled, False) == {"trace_id": sampled[3:35]}
-        await off.spans()
-        await on.spans()
-
-
-async def test_it_is_the_couriers_journal(life: Callable[..., Scene]) -> None:
-    s = life()
-    journal: DeliverySpans = s.tracing.journal
-    assert len(journal.context(None)) == 55
-    await s.spans()

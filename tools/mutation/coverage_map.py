@@ -36,20 +36,20 @@ _LIMIT = 900.0
 
 
 class NoTimeError(Exception):
-    """The tests could not be run unmutated in the time given: nothing can be said of any mutant."""
+    """The tests could not be run unmutated in the time given: there is no verdict on any mutant."""
 
 
-class Judges(msgspec.Struct):
+class CoverageMap(msgspec.Struct):
     """`lines` has, by file and line, the numbers of the tests in `names` that run it; `seconds` is theirs."""
 
     names: list[str] = []
     seconds: list[float] = []
     lines: dict[str, dict[int, list[int]]] = {}
     failed: list[str] = []
-    excused: dict[str, list[int]] = {}
-    """By file, the lines that a failed test ran: who knows what it would have noticed there."""
+    uncertain: dict[str, list[int]] = {}
+    """By file, the lines that a failed test ran: what it would have noticed there is unknown."""
 
-    def of(self, path: Path, lines: range | None, plan: Plan) -> list[str]:
+    def tests_for(self, path: Path, lines: range | None, plan: Plan) -> list[str]:
         """The tests that run one of the lines (of the whole file if there are none), the quickest first, within the
         plan's times."""
         known = self.lines.get(str(path), {})
@@ -62,22 +62,22 @@ class Judges(msgspec.Struct):
             chosen.append(self.names[number])
         return chosen
 
-    def excuses(self, path: Path, lines: range) -> bool:
+    def is_uncertain(self, path: Path, lines: range) -> bool:
         """Whether one of the lines was run by a test that is red without any mutant."""
-        return any(line in lines for line in self.excused.get(str(path), ()))
+        return any(line in lines for line in self.uncertain.get(str(path), ()))
 
     def time_of(self, tests: list[str]) -> float:
         """Their unmutated seconds."""
         wanted = set(tests)
         return sum(seconds for name, seconds in zip(self.names, self.seconds, strict=True) if name in wanted)
 
-    def add(self, other: Judges) -> None:
+    def add(self, other: CoverageMap) -> None:
         first = len(self.names)
         self.names += other.names
         self.seconds += other.seconds
         self.failed += other.failed
-        for path, excused in other.excused.items():
-            self.excused[path] = sorted({*self.excused.get(path, ()), *excused})
+        for path, uncertain in other.uncertain.items():
+            self.uncertain[path] = sorted({*self.uncertain.get(path, ()), *uncertain})
         for path, lines in other.lines.items():
             mine = self.lines.setdefault(path, {})
             for line, tests in lines.items():
@@ -91,12 +91,12 @@ def steady() -> None:
     )
 
 
-class _Watch:
+class _LineRecorder:
     """A pytest plugin: one coverage context per test."""
 
     def __init__(self, measured: coverage.Coverage) -> None:
         self._measured = measured
-        self.judges = Judges()
+        self.coverage_map = CoverageMap()
         self._took: dict[str, float] = defaultdict(float)
         self._bad: set[str] = set()
 
@@ -113,37 +113,39 @@ class _Watch:
         if report.outcome != "passed":
             self._bad.add(report.nodeid)
             if report.failed:
-                self.judges.failed.append(report.nodeid)
+                self.coverage_map.failed.append(report.nodeid)
 
-    def result(self) -> Judges:
+    def result(self) -> CoverageMap:
         """What passed, with the lines that it ran."""
         self._measured.stop()
         numbers: dict[str, int] = {}
         for name, seconds in self._took.items():
             if name not in self._bad:
-                numbers[name] = len(self.judges.names)
-                self.judges.names.append(name)
-                self.judges.seconds.append(round(seconds, 4))
+                numbers[name] = len(self.coverage_map.names)
+                self.coverage_map.names.append(name)
+                self.coverage_map.seconds.append(round(seconds, 4))
         data = self._measured.get_data()
         for file in data.measured_files():
             path = str(Path(file).relative_to(ROOT))
-            self.judges.lines[path] = {
+            self.coverage_map.lines[path] = {
                 line: [numbers[context] for context in contexts if context in numbers]
                 for line, contexts in data.contexts_by_lineno(file).items()
             }
-            if self.judges.failed:
-                red = set(self.judges.failed)
-                self.judges.excused[path] = [n for n, of in data.contexts_by_lineno(file).items() if red & set(of)]
-        return self.judges
+            if self.coverage_map.failed:
+                red = set(self.coverage_map.failed)
+                self.coverage_map.uncertain[path] = [
+                    n for n, of in data.contexts_by_lineno(file).items() if red & set(of)
+                ]
+        return self.coverage_map
 
 
-def measure(plan: Plan, at_once: int, until: float) -> Judges:
-    """Run the plan's tests in `at_once` processes. A test that fails judges nothing and is told in `failed`.
+def measure(plan: Plan, at_once: int, until: float) -> CoverageMap:
+    """Run the plan's tests in `at_once` processes. A test that fails is in `failed`, and tries no mutant.
 
     Raises `NoTimeError` where that is not done at `until`, on the monotonic clock."""
     files = sorted({path for name in plan.tests for path in _test_files(ROOT / name)})
     shares = [files[number::at_once] for number in range(at_once)]
-    parts = [WORK / f"judges-{number}.json" for number in range(at_once)]
+    parts = [WORK / f"coverage-map-{number}.json" for number in range(at_once)]
     for part in parts:
         part.unlink(missing_ok=True)
     jobs = [
@@ -151,16 +153,16 @@ def measure(plan: Plan, at_once: int, until: float) -> Judges:
         for share, part in zip(shares, parts, strict=True)
         if share
     ]
-    judges = Judges()
+    coverage_map = CoverageMap()
     done = 0
-    for part, status in forks.run(jobs, at_once, WORK / "judges.log", until):
+    for part, status in forks.run(jobs, at_once, WORK / "coverage-map.log", until):
         done += 1
         if status != 0:
-            raise RuntimeError(f"the unmutated tests could not be run ({status}): see {WORK / 'judges.log'}")
-        judges.add(msgspec.json.decode(part.read_bytes(), type=Judges))
+            raise RuntimeError(f"the unmutated tests could not be run ({status}): see {WORK / 'coverage-map.log'}")
+        coverage_map.add(msgspec.json.decode(part.read_bytes(), type=CoverageMap))
     if done < len(jobs):
-        raise NoTimeError(f"the tests alone, unmutated, take longer: see {WORK / 'judges.log'}")
-    return judges
+        raise NoTimeError(f"the tests alone, unmutated, take longer: see {WORK / 'coverage-map.log'}")
+    return coverage_map
 
 
 def _test_files(path: Path) -> list[Path]:
@@ -171,10 +173,10 @@ def _measuring(plan: Plan, files: list[Path], out: Path) -> Any:
     def work() -> int:
         os.chdir(ROOT)
         measured = coverage.Coverage(data_file=None, source=["backend"], config_file=False, concurrency=["thread"])
-        watch = _Watch(measured)
+        recorder = _LineRecorder(measured)
         measured.start()
-        pytest.main([*OPTIONS, "-m", plan.select, *map(str, files)], plugins=[watch])
-        out.write_bytes(msgspec.json.encode(watch.result()))
+        pytest.main([*OPTIONS, "-m", plan.select, *map(str, files)], plugins=[recorder])
+        out.write_bytes(msgspec.json.encode(recorder.result()))
         return 0
 
     return work

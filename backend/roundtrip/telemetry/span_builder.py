@@ -1,4 +1,4 @@
-"""Spans of one event's life, built from notes after the outcome is known: the SDK's own, with given ids and times.
+"""Builds the spans of an event from records, once its outcome is known: the SDK's spans, with given ids and times.
 
 A live attempt is a child of its `create`; a replay's attempt belongs to the replay's trace. All link to `create`, and
 share `messaging.message.id`, for a trace store cannot search through links. Ids derive from the stored context, so
@@ -18,11 +18,19 @@ from opentelemetry.semconv._incubating.attributes import user_attributes as user
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from roundtrip.telemetry.context import TraceContext, parse
-from roundtrip.telemetry.event_spans import Connected, DeliveryView, EventView, Key, Missed, Note, Settled, Upgraded
 from roundtrip.telemetry.redaction import key_hash, user_hash
+from roundtrip.telemetry.span_records import (
+    Connected,
+    DeliveryView,
+    EventView,
+    Key,
+    Missed,
+    Settled,
+    SpanRecord,
+    Upgraded,
+)
+from roundtrip.telemetry.tracing import LINK_ID, TraceContext, parse
 
-LINK_ID: Final = "roundtrip.link.id"
 KEY_HASH: Final = "roundtrip.key.hash"
 SEQ: Final = "roundtrip.event.seq"
 OUTCOME: Final = "roundtrip.event.outcome"
@@ -37,7 +45,7 @@ REPLAYED: Final = "roundtrip.socket.replayed"
 
 SYSTEM: Final = "socketio"
 
-_KEPT: Final = TraceFlags(TraceFlags.SAMPLED)
+_SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _UNSET: Final = Status(StatusCode.UNSET)
 _OPERATION_TYPE: Final = {
     "create": messaging.MessagingOperationTypeValues.CREATE.value,
@@ -56,150 +64,150 @@ class EventSpan(ReadableSpan):
 
 
 class SpanBuilder:
-    """Turns notes into finished spans."""
+    """Turns records into finished spans."""
 
     def __init__(self, resource: Resource, scope: InstrumentationScope) -> None:
         self._resource = resource
         self._scope = scope
 
-    def build(self, note: Note) -> Iterator[ReadableSpan]:
-        """The spans that a note stands for; none if its event carries no readable context."""
-        if isinstance(note, Settled):
-            yield from self._settled(note.delivery, note.above)
-        elif isinstance(note, Missed):
-            yield from self._missed(note)
-        elif isinstance(note, Upgraded):
-            yield from self._upgraded(note.delivery, note.ack_ns)
+    def build(self, record: SpanRecord) -> Iterator[ReadableSpan]:
+        """The spans of a record; none if its event's context is malformed."""
+        if isinstance(record, Settled):
+            yield from self._settled(record.delivery, record.create_parent)
+        elif isinstance(record, Missed):
+            yield from self._missed(record)
+        elif isinstance(record, Upgraded):
+            yield from self._upgraded(record.delivery, record.ack_ns)
         else:
-            yield from self._connected(note)
+            yield from self._connected(record)
 
-    def _settled(self, delivery: DeliveryView, above: str | None) -> Iterator[ReadableSpan]:
+    def _settled(self, delivery: DeliveryView, create_parent: str | None) -> Iterator[ReadableSpan]:
         attempts, outcome = delivery.attempts, delivery.outcome.wire
-        story = _story(delivery.event)
-        if story is None:
+        tree = _span_tree(delivery.event)
+        if tree is None:
             return
         if delivery.tried <= 1:
-            yield self._create(story, delivery.mode, delivery.stored_ns, above)
+            yield self._create(tree, delivery.mode, delivery.stored_ns, create_parent)
         if not attempts or outcome not in {"acked", "received"}:
             return
         last = attempts[-1]
-        context, parent = _attempt(story, delivery.tried, last.mode, delivery.replay_parent)
+        context, parent = _attempt(tree, delivery.tried, last.mode, delivery.replay_parent)
         start, receipt_ns = delivery.started_ns, delivery.receipt_ns
         ack_ns = delivery.ack_ns if outcome == "acked" else 0
         if last.reason is None:
-            more: Attributes = {
+            extra: Attributes = {
                 SOCKETS_FOUND: last.sockets,
                 ATTEMPT: delivery.tried,
                 MODE: str(last.mode),
                 OUTCOME: outcome,
             }
-            yield self._span("emit", story, context, parent, start, ack_ns or receipt_ns, more)
-        if receipt_ns and (last.reason is None or outcome == "received"):  # else told with its miss
-            yield self._settle("receipt", story, delivery.tried, context, start, receipt_ns)
+            yield self._span("emit", tree, context, parent, start, ack_ns or receipt_ns, extra)
+        if receipt_ns and (last.reason is None or outcome == "received"):  # else it was reported with its miss
+            yield self._settle("receipt", tree, delivery.tried, context, start, receipt_ns)
         if ack_ns:
-            yield self._settle("ack", story, delivery.tried, context, start, ack_ns)
+            yield self._settle("ack", tree, delivery.tried, context, start, ack_ns)
 
-    def _missed(self, note: Missed) -> Iterator[ReadableSpan]:
-        attempt = note.attempt
-        story = _story(note.event)
-        if story is None:
+    def _missed(self, record: Missed) -> Iterator[ReadableSpan]:
+        attempt = record.attempt
+        tree = _span_tree(record.event)
+        if tree is None:
             return
-        if note.number == 1:
-            yield self._create(story, attempt.mode, note.stored_ns, note.above)
+        if record.number == 1:
+            yield self._create(tree, attempt.mode, record.stored_ns, record.create_parent)
         reason = str(attempt.reason)
-        more: Attributes = {
+        extra: Attributes = {
             SOCKETS_FOUND: attempt.sockets,
-            ATTEMPT: note.number,
+            ATTEMPT: record.number,
             MODE: str(attempt.mode),
             MISS_REASON: reason,
             ERROR_TYPE: reason,
         }
         if attempt.keys:
-            more[OTHER_KEYS] = len(attempt.keys)
-        context, parent = _attempt(story, note.number, attempt.mode, note.replay_parent)
+            extra[OTHER_KEYS] = len(attempt.keys)
+        context, parent = _attempt(tree, record.number, attempt.mode, record.replay_parent)
         status = Status(StatusCode.ERROR, reason)
-        yield self._span("emit", story, context, parent, note.started_ns, note.ended_ns, more, status)
-        if note.receipt_ns:
-            yield self._settle("receipt", story, note.number, context, note.started_ns, note.receipt_ns)
+        yield self._span("emit", tree, context, parent, record.started_ns, record.ended_ns, extra, status)
+        if record.receipt_ns:
+            yield self._settle("receipt", tree, record.number, context, record.started_ns, record.receipt_ns)
 
     def _upgraded(self, delivery: DeliveryView, ack_ns: int) -> Iterator[ReadableSpan]:
-        story = _story(delivery.event)
-        if story is None or not delivery.attempts:
+        tree = _span_tree(delivery.event)
+        if tree is None or not delivery.attempts:
             return
         number = delivery.tried
-        context, _ = _attempt(story, number, delivery.attempts[-1].mode, delivery.replay_parent)
-        yield self._settle("ack", story, number, context, delivery.started_ns, ack_ns)
+        context, _ = _attempt(tree, number, delivery.attempts[-1].mode, delivery.replay_parent)
+        yield self._settle("ack", tree, number, context, delivery.started_ns, ack_ns)
 
-    def _create(self, story: _SpanTree, mode: str, stored_ns: int, above: str | None) -> ReadableSpan:
+    def _create(self, tree: _SpanTree, mode: str, stored_ns: int, create_parent: str | None) -> ReadableSpan:
         """From the event's creation to its commit, whose time a replay after a restart does not know."""
-        start = story.event.created_at * 1_000_000
+        start = tree.event.created_at * 1_000_000
         end = stored_ns if mode == "live" else start
-        parent = parse(above) if above is not None else None
+        parent = parse(create_parent) if create_parent is not None else None
         return self._span(
-            "create", story, story.sdk, parent and _sdk(parent), start, end, {SEQ: story.event.seq}, links=()
+            "create", tree, tree.sdk, parent and _sdk(parent), start, end, {SEQ: tree.event.seq}, links=()
         )
 
     def _settle(
-        self, what: str, story: _SpanTree, number: int, emit: SpanContext, started_ns: int, at_ns: int
+        self, what: str, tree: _SpanTree, number: int, emit: SpanContext, started_ns: int, at_ns: int
     ) -> ReadableSpan:
-        """A receipt or an acknowledgement of an attempt: from the attempt's start to its coming."""
-        span_id = story.create.derived(number * 4 + (_RECEIPT if what == "receipt" else _ACK))
-        context = SpanContext(emit.trace_id, span_id, is_remote=False, trace_flags=_KEPT)
-        return self._span(what, story, context, emit, started_ns, at_ns, {})
+        """A receipt or an acknowledgement of an attempt: from the attempt's start to its arrival."""
+        span_id = tree.create.derived(number * 4 + (_RECEIPT if what == "receipt" else _ACK))
+        context = SpanContext(emit.trace_id, span_id, is_remote=False, trace_flags=_SAMPLED)
+        return self._span(what, tree, context, emit, started_ns, at_ns, {})
 
-    def _connected(self, note: Connected) -> Iterator[ReadableSpan]:
-        replay = parse(note.replay)
+    def _connected(self, record: Connected) -> Iterator[ReadableSpan]:
+        replay = parse(record.replay)
         if replay is None:
             return
-        parent = parse(note.parent) if note.parent else None
-        connect = _sdk(replay._replace(span_id=replay.derived(_CONNECT)))
-        attributes = {**_who(note.key), MAPPED: True, REPLAYED: note.replayed}
+        parent = parse(record.parent) if record.parent else None
+        connect = _sdk(TraceContext(replay.trace_id, replay.derived(_CONNECT), replay.sampled))
+        attributes = {**_key_attributes(record.key), MAPPED: True, REPLAYED: record.replayed}
         yield self._finished(
             "socket connect",
             SpanKind.SERVER,
             connect,
             parent and _sdk(parent),
             (),
-            note.started_ns,
-            note.ended_ns,
+            record.started_ns,
+            record.ended_ns,
             attributes,
         )
-        if note.replayed:
+        if record.replayed:
             yield self._finished(
                 "replay",
                 SpanKind.INTERNAL,
                 _sdk(replay),
                 connect,
                 (),
-                note.started_ns,
-                note.ended_ns,
-                {**_who(note.key), messaging.MESSAGING_BATCH_MESSAGE_COUNT: note.replayed},
+                record.started_ns,
+                record.ended_ns,
+                {**_key_attributes(record.key), messaging.MESSAGING_BATCH_MESSAGE_COUNT: record.replayed},
             )
 
     def _span(
         self,
         operation: str,
-        story: _SpanTree,
+        tree: _SpanTree,
         context: SpanContext,
         parent: SpanContext | None,
         start_ns: int,
         end_ns: int,
-        more: Attributes,
+        extra: Attributes,
         status: Status = _UNSET,
         links: tuple[Link, ...] | None = None,
     ) -> ReadableSpan:
         attributes = {
             messaging.MESSAGING_OPERATION_NAME: operation,
             messaging.MESSAGING_OPERATION_TYPE: _OPERATION_TYPE[operation],
-            **story.common,
-            **more,
+            **tree.common,
+            **extra,
         }
         return self._finished(
-            f"{operation} {story.type}",
+            f"{operation} {tree.type}",
             SpanKind.PRODUCER if operation == "create" else SpanKind.CLIENT,
             context,
             parent,
-            story.links if links is None else links,
+            tree.links if links is None else links,
             start_ns,
             end_ns,
             attributes,
@@ -244,8 +252,8 @@ class _SpanTree(NamedTuple):
     common: Attributes
 
 
-def _story(event: EventView) -> _SpanTree | None:
-    """None if the event carries no readable context."""
+def _span_tree(event: EventView) -> _SpanTree | None:
+    """None if the event's context is malformed."""
     create = parse(event.traceparent)
     if create is None:
         return None
@@ -255,22 +263,22 @@ def _story(event: EventView) -> _SpanTree | None:
         messaging.MESSAGING_DESTINATION_TEMPLATE: event.type.wire,
         messaging.MESSAGING_MESSAGE_ID: event.id,
         LINK_ID: event.link_id,
-        **_who(event.key),
+        **_key_attributes(event.key),
     }
     return _SpanTree(event, event.type.wire, create, sdk, (Link(sdk),), common)
 
 
-def _attempt(story: _SpanTree, number: int, mode: str, replay_parent: str | None) -> tuple[SpanContext, SpanContext]:
+def _attempt(tree: _SpanTree, number: int, mode: str, replay_parent: str | None) -> tuple[SpanContext, SpanContext]:
     """The contexts of an attempt's span and of its parent."""
     replay = parse(replay_parent) if replay_parent is not None and mode == "replay" else None
-    parent = story.sdk if replay is None else _sdk(replay)
-    span_id = story.create.derived(number * 4 + _EMIT)
-    return SpanContext(parent.trace_id, span_id, is_remote=False, trace_flags=_KEPT), parent
+    parent = tree.sdk if replay is None else _sdk(replay)
+    span_id = tree.create.derived(number * 4 + _EMIT)
+    return SpanContext(parent.trace_id, span_id, is_remote=False, trace_flags=_SAMPLED), parent
 
 
-def _who(key: Key) -> Attributes:
+def _key_attributes(key: Key) -> Attributes:
     return {user.USER_HASH: user_hash(key.user_id), KEY_HASH: key_hash(key.user_id, key.bot_id)}
 
 
 def _sdk(context: TraceContext) -> SpanContext:
-    return SpanContext(context.trace_id, context.span_id, is_remote=False, trace_flags=_KEPT)
+    return SpanContext(context.trace_id, context.span_id, is_remote=False, trace_flags=_SAMPLED)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.openmetrics.exposition import generate_latest
 
-from roundtrip.telemetry.loop import LoopCounters, LoopHistograms
+from roundtrip.telemetry.collectors import LoopCounters, LoopHistograms
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # as the program does; they hold the time of creation
 

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import sampling
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from roundtrip.telemetry.context import NEVER, Contexts, HeadSampler, TraceContext, parse
+from roundtrip.telemetry.tracing import NEVER, Contexts, HeadSampler, TraceContext, parse
 
 ids = st.integers(1, (1 << 128) - 1)
 span_ids = st.integers(1, (1 << 64) - 1)
@@ -66,16 +66,16 @@ class TestSampler:
             above = trace.set_span_in_context(NonRecordingSpan(SpanContext(trace_id, 1, True, flags)))
             text = str(TraceContext(trace_id, 1, parent))
         contexts = Contexts(ours, lambda count: (trace_id << 64 | 1) & (1 << count) - 1)
-        sampled = _says(theirs, above, trace_id)
+        sampled = _decision(theirs, above, trace_id)
         assert contexts.new(text)[-2:] == ("01" if sampled else "00")
-        assert _says(ours.of_sdk(), above, trace_id) is sampled
+        assert _decision(ours.for_sdk(), above, trace_id) is sampled
 
     def test_who_exports_nothing_samples_nothing(self) -> None:
         contexts = Contexts(NEVER)
         assert contexts.new()[-2:] == contexts.new(f"00-{1:032x}-{1:016x}-01")[-2:] == "00"
 
 
-def _says(sampler: sampling.Sampler, above: Context | None, trace_id: int) -> bool:
+def _decision(sampler: sampling.Sampler, above: Context | None, trace_id: int) -> bool:
     return sampler.should_sample(above, trace_id, "span").decision is sampling.Decision.RECORD_AND_SAMPLE
 
 

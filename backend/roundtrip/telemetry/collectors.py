@@ -1,0 +1,209 @@
+"""Implementations of `prometheus_client`'s Collector interface, of two kinds.
+
+`LoopCounters` and `LoopHistograms` are counted on the event loop, on the path of every event: one owner, hence no lock,
+which is most of what the client library's own cost. `LedgerCollector` and `PresenceCollector` count nothing: they read
+the part that already does when Prometheus scrapes.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, Exemplar, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from roundtrip.telemetry.labels import LabelSets
+
+PREFIX: Final = "roundtrip"
+"""Of every metric's name."""
+
+
+class LoopCounter:
+    """One series of a counter."""
+
+    __slots__ = ("exemplar", "value")
+
+    def __init__(self) -> None:
+        self.value = 0.0
+        self.exemplar: Exemplar | None = None
+
+    def inc(self, amount: float = 1.0, exemplar: dict[str, str] | None = None) -> None:
+        """`amount` is not negative."""
+        self.value += amount
+        if exemplar is not None:
+            self.exemplar = Exemplar(exemplar, amount, time.time())
+
+
+class LoopHistogram:
+    """One series of a histogram."""
+
+    __slots__ = ("_bounds", "counts", "exemplars", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        """`bounds` are the buckets' upper bounds, ascending, the last one infinite."""
+        self._bounds = bounds
+        self.counts = [0] * len(bounds)
+        """Observations of each bucket alone."""
+        self.exemplars: list[Exemplar | None] = [None] * len(bounds)
+        self.sum = 0.0
+
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
+        self.sum += amount
+        bucket = bisect_left(self._bounds, amount)
+        self.counts[bucket] += 1
+        if exemplar is not None:
+            self.exemplars[bucket] = Exemplar(exemplar, amount, time.time())
+
+
+class LoopCounters(Collector):
+    """A counter with labels. Resolve each series once and keep it."""
+
+    def __init__(self, name: str, text: str, labels: Sequence[str] = (), *, registry: CollectorRegistry) -> None:
+        self._family = name, text, labels
+        self._series: dict[tuple[str, ...], LoopCounter] = {}
+        if not labels:
+            self.labels()
+        registry.register(self)
+
+    def labels(self, *values: str) -> LoopCounter:
+        """The series with these label values, in the order of the labels' names."""
+        return self._series.setdefault(values, LoopCounter())
+
+    def collect(self) -> Iterable[Metric]:
+        name, text, labels = self._family
+        family = CounterMetricFamily(name, text, labels=labels)
+        for values, series in self._series.items():
+            family.add_metric(values, series.value, exemplar=series.exemplar)
+        yield family
+
+    def describe(self) -> Iterable[Metric]:
+        name, text, labels = self._family
+        yield CounterMetricFamily(name, text, labels=labels)
+
+
+class LoopHistograms(Collector):
+    """A histogram of seconds with labels. Resolve each series once and keep it."""
+
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        labels: Sequence[str] = (),
+        *,
+        buckets: Sequence[float],
+        registry: CollectorRegistry,
+    ) -> None:
+        self._family = name, text, labels
+        self._bounds: Final = (*buckets, float("inf"))
+        self._names: Final = [floatToGoString(bound) for bound in self._bounds]  # type: ignore[no-untyped-call]  # published without types
+        self._series: dict[tuple[str, ...], LoopHistogram] = {}
+        if not labels:
+            self.labels()
+        registry.register(self)
+
+    def labels(self, *values: str) -> LoopHistogram:
+        """The series with these label values, in the order of the labels' names."""
+        return self._series.setdefault(values, LoopHistogram(self._bounds))
+
+    def collect(self) -> Iterable[Metric]:
+        family = self._empty()
+        for values, series in self._series.items():
+            total = 0
+            buckets: list[tuple[str, float, Exemplar | None]] = []
+            for name, count, exemplar in zip(self._names, series.counts, series.exemplars, strict=True):
+                total += count
+                buckets.append((name, total, exemplar))
+            family.add_metric(values, buckets, series.sum)  # type: ignore[arg-type]  # any sequence
+        yield family
+
+    def describe(self) -> Iterable[Metric]:
+        yield self._empty()
+
+    def _empty(self) -> HistogramMetricFamily:
+        name, text, labels = self._family
+        return HistogramMetricFamily(name, text, labels=labels, unit="seconds")
+
+
+class LedgerReading(NamedTuple):
+    """The outbox's sums at one moment. Keys are the numbers of event types and outcomes; a missing key is 0.
+
+    `resolved` is by first outcome, so it never falls. `oldest_pending_at` is in milliseconds since the epoch.
+    """
+
+    created: Mapping[int, int]
+    resolved: Mapping[tuple[int, int], int]
+    pending: Mapping[int, int]
+    oldest_pending_at: int | None
+    size_bytes: int
+
+
+class LedgerCollector(Collector):
+    """Created = the five outcomes + pending, per type, in every scrape: all come from one reading."""
+
+    def __init__(self, label_sets: LabelSets, clock: Callable[[], float] = time.time) -> None:
+        self._labels = label_sets
+        self._clock = clock
+        self.read: Callable[[], LedgerReading] = lambda: LedgerReading({}, {}, {}, None, 0)
+        """Returns the outbox's sums; must be safe to call from the thread that serves the scrape and cost no I/O."""
+
+    def collect(self) -> Iterable[Metric]:
+        now = self._clock()
+        reading = self.read()
+        created = CounterMetricFamily(f"{PREFIX}_events_created_total", "Events stored.", labels=["type"])
+        resolved = CounterMetricFamily(
+            f"{PREFIX}_events_resolved_total", "Events that ended, by their outcome.", labels=["type", "outcome"]
+        )
+        pending = GaugeMetricFamily(f"{PREFIX}_events_pending", "Events that wait for a confirmation.", labels=["type"])
+        for number, name in enumerate(self._labels.event_types):
+            created.add_metric([name], reading.created.get(number, 0))
+            pending.add_metric([name], reading.pending.get(number, 0))
+            for outcome, ending in enumerate(self._labels.outcomes, start=1):
+                resolved.add_metric([name, ending], reading.resolved.get((number, outcome), 0))
+        oldest = reading.oldest_pending_at
+        yield created
+        yield resolved
+        yield pending
+        yield GaugeMetricFamily(
+            f"{PREFIX}_oldest_pending_event_age_seconds",
+            "Age of the oldest event that waits for a confirmation, 0 when none does.",
+            0.0 if oldest is None else max(0.0, now - oldest / 1000),
+            unit="seconds",
+        )
+        yield GaugeMetricFamily(
+            f"{PREFIX}_outbox_size_bytes", "Size of the outbox where it is stored.", reading.size_bytes, unit="bytes"
+        )
+
+    def describe(self) -> Iterable[Metric]:
+        return self.collect()
+
+
+class PresenceCollector(Collector):
+    """Sockets, keys and links that exist now, as the registry and the link service count them."""
+
+    def __init__(self, label_sets: LabelSets) -> None:
+        self._labels = label_sets
+        self.sockets: Callable[[], Mapping[str, int]] = dict
+        """Connected and mapped sockets by transport."""
+        self.mapped_keys: Callable[[], int] = lambda: 0
+        self.links: Callable[[], Mapping[str, int]] = dict
+        """Links by state."""
+
+    def collect(self) -> Iterable[Metric]:
+        yield _gauge("sockets", "Connected sockets.", "transport", self._labels.transports, self.sockets())
+        yield GaugeMetricFamily(f"{PREFIX}_mapped_keys", "Keys that have at least one socket.", self.mapped_keys())
+        yield _gauge("links", "WhatsApp links.", "state", self._labels.link_states, self.links())
+
+    def describe(self) -> Iterable[Metric]:
+        return self.collect()
+
+
+def _gauge(name: str, text: str, label: str, values: Iterable[str], reading: Mapping[str, int]) -> Metric:
+    gauge = GaugeMetricFamily(f"{PREFIX}_{name}", text, labels=[label])
+    for value in values:
+        gauge.add_metric([value], reading.get(value, 0))
+    return gauge

@@ -1,0 +1,94 @@
+"""The fixed sets of values that labels of metrics may have: no user, link or socket can add a series."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+OTHER: Final = "other"
+"""The label of a value outside its set: counted, never a new series."""
+
+MODES: Final = ("live", "replay")
+GRADES: Final = ("received", "acked")
+"""The transport's receipt and the application's acknowledgement: two grades, never mixed."""
+
+SIGNALS: Final = ("traces", "logs")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSets:
+    """Every label value of every metric. Those without a default come from the enums that own them (`app.py`).
+
+    `event_types` and `outcomes` are in the order of their enum's numbers, so that a number is an index;
+    `outcomes` are the ends of an event, without `pending` (number 0).
+    """
+
+    event_types: tuple[str, ...]
+    outcomes: tuple[str, ...]
+    miss_reasons: tuple[str, ...]
+    link_states: tuple[str, ...]
+    transition_reasons: frozenset[str] = frozenset()
+    """A pair of state and reason appears when it first happens."""
+    transports: tuple[str, ...] = ("websocket", "polling")
+    connect_results: tuple[str, ...] = (
+        "accepted",
+        "bot_id_missing",
+        "bot_id_invalid",
+        "user_id_invalid",
+        "too_many_sockets",
+        "unauthorized",
+        "forbidden",
+        "rate_limited",
+        "unavailable",
+    )
+    disconnect_reasons: tuple[str, ...] = (
+        "client disconnect",
+        "server disconnect",
+        "transport close",
+        "transport error",
+        "ping timeout",
+        "queue_full",
+        "token_expired",
+        "draining",
+    )
+    packet_refusals: tuple[str, ...] = (
+        "malformed",
+        "packet_type",
+        "namespace",
+        "second_connect",
+        "second_request",
+        "not_joined",
+        "slow_request",
+        "attachments",
+        "ack",
+        "unasked",
+        "jsonp",
+    )
+    faults: tuple[str, ...] = (
+        "key_mismatch",
+        "stale_cleanup",
+        "drop_acks",
+        "drop_receipts",
+        "early_disconnect",
+        "slow_outbox",
+        "outbox_down",
+        "whatsapp_flap",
+    )
+    worker_exits: tuple[str, ...] = ("stopped", "exited", "crashed", "killed", "unresponsive")
+    limits: tuple[str, ...] = (
+        "handshakes_per_address",
+        "handshakes_per_user",
+        "connections",
+        "connections_per_address",
+        "connections_per_user",
+        "events_per_socket",
+        "packet_size",
+        "body_size",
+        "json_depth",
+        "slow_request",
+        "links_per_user",
+        "pairings_per_hour",
+        "descriptors",
+    )
+    ready_checks: tuple[str, ...] = ("outbox", "links", "restore", "draining")
+    malformed: tuple[str, ...] = ("malformed", "line_too_long", "header_too_long", "head_too_large", "http_version")

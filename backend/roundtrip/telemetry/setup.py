@@ -1,0 +1,210 @@
+"""Starts telemetry for a process, from settings and `OTEL_*`: metrics, logs, traces, and a watch on its event loop.
+
+The parts get two ways to trace: `event_spans` for events, cheap enough for their path, and `tracer` for what is rare
+(requests, links, workers). Spans and log records are exported only where an OTLP endpoint is set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
+
+import structlog
+from opentelemetry.sdk.environment_variables import (
+    OTEL_EXPORTER_OTLP_ENDPOINT,
+    OTEL_EXPORTER_OTLP_LOGS_ENDPOINT,
+    OTEL_EXPORTER_OTLP_PROTOCOL,
+    OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
+    OTEL_EXPORTER_OTLP_TRACES_PROTOCOL,
+    OTEL_SDK_DISABLED,
+    OTEL_SERVICE_NAME,
+)
+from opentelemetry.semconv.attributes.service_attributes import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION
+from prometheus_client import Histogram
+
+from roundtrip.telemetry import logging, redaction
+from roundtrip.telemetry.event_spans import EventSpanRecorder
+from roundtrip.telemetry.labels import LabelSets
+from roundtrip.telemetry.metrics import Metrics
+from roundtrip.telemetry.tracing import NEVER, ContextIds, Contexts, HeadSampler, RequestTracer
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+    from roundtrip.telemetry.export import OtlpLogs, SpanPipeline
+
+log = structlog.get_logger(__name__)
+
+SERVICE: Final = "roundtrip"
+SCOPE: Final = "roundtrip"
+
+LAG_INTERVAL: Final = 0.25
+"""Seconds between two measurements of the loop's lag: often enough to catch a stall, rare enough to cost nothing."""
+
+
+class Telemetry:
+    """What the program's parts get: `metrics`, `event_spans` for events, `tracer` for requests and links."""
+
+    def __init__(self, metrics: Metrics, traces: Tracing, logs: OtlpLogs | None) -> None:
+        self.metrics = metrics
+        self.event_spans = traces.event_spans
+        self.tracer = traces.tracer
+        self._traces = traces
+        self._logs = logs
+        self._lag = LoopLag(metrics.event_loop_lag)
+
+    def watch_loop(self) -> None:
+        """Measure the running loop's lag from now on; log and count the exceptions that nobody awaited."""
+        asyncio.get_running_loop().set_exception_handler(logging.loop_handler(self.metrics.task_failures.inc))
+        self._lag.start()
+
+    async def close(self) -> None:
+        """Export what is queued, within a few seconds."""
+        self._lag.stop()
+        await asyncio.to_thread(self._traces.close)
+        if self._logs is not None:
+            await asyncio.to_thread(self._logs.close)
+
+
+def start(
+    label_sets: LabelSets,
+    version: str,
+    *,
+    level: logging.Level = "INFO",
+    format_: logging.Format = "auto",
+    hash_key: str | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Telemetry:
+    """Start telemetry for this process. `hash_key` is the key of the hashes that stand for ids."""
+    redaction.configure(hash_key)
+    logging.configure(level, format_)
+    metrics = Metrics(label_sets, version)
+    traces = configure_tracing(version, metrics.telemetry_dropped["traces"].inc, environ)
+    logs: OtlpLogs | None = None
+    if has_endpoint(OTEL_EXPORTER_OTLP_LOGS_ENDPOINT, environ):
+        from roundtrip.telemetry.export import OtlpLogs  # loaded only where something is exported
+
+        logs = OtlpLogs(resource(version), metrics.telemetry_dropped["logs"].inc)
+        logging.export_to(logs)
+    return Telemetry(metrics, traces, logs)
+
+
+class Tracing:
+    """The traces of a process."""
+
+    def __init__(self, event_spans: EventSpanRecorder, tracer: RequestTracer, pipeline: SpanPipeline | None) -> None:
+        self.event_spans = event_spans
+        self.tracer = tracer
+        self._pipeline = pipeline
+
+    @property
+    def exports(self) -> bool:
+        """Whether spans are built and exported."""
+        return self._pipeline is not None
+
+    def close(self, timeout: float = 3.0) -> None:
+        """Export what is queued, within `timeout` seconds. Blocks: call it off the event loop."""
+        if self._pipeline is not None:
+            self._pipeline.close(timeout)
+
+
+def configure_tracing(
+    version: str,
+    dropped: Callable[[float], None],
+    environ: Mapping[str, str] = os.environ,
+    exporter: SpanExporter | None = None,
+    now_ns: Callable[[], int] = time.time_ns,
+    bits: Callable[[int], int] = random.getrandbits,
+) -> Tracing:
+    """Build the traces of this process. Without an endpoint (or an `exporter`, in tests) nothing is exported.
+
+    `dropped(n)` counts lost spans; it may be called from any thread. `now_ns` returns nanoseconds since the epoch,
+    `bits(n)` n random bits; tests pass their own.
+    """
+    if exporter is None and not has_endpoint(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, environ):
+        contexts = Contexts(NEVER, bits)
+        return Tracing(EventSpanRecorder(contexts, None), RequestTracer(contexts, None), None)
+    contexts = Contexts(HeadSampler.from_environment(environ), bits)
+    return _exporting(version, dropped, environ, exporter, contexts, now_ns)
+
+
+def _exporting(
+    version: str,
+    dropped: Callable[[float], None],
+    environ: Mapping[str, str],
+    exporter: SpanExporter | None,
+    contexts: Contexts,
+    now_ns: Callable[[], int],
+) -> Tracing:
+    # The exporter's libraries take a third of a second to load: only a process that exports pays for them.
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+    from roundtrip.telemetry.export import BoundedProcessor, SpanPipeline
+    from roundtrip.telemetry.otlp_spans import PreencodedSpanExporter
+    from roundtrip.telemetry.span_builder import SpanBuilder
+
+    protocol = environ.get(OTEL_EXPORTER_OTLP_TRACES_PROTOCOL) or environ.get(OTEL_EXPORTER_OTLP_PROTOCOL)
+    if protocol not in {None, "", "http/protobuf"}:
+        log.warning("otlp_protocol_not_built_in", protocol=protocol, used="http/protobuf")
+    own = resource(version)
+    processor = BoundedProcessor(exporter or PreencodedSpanExporter(), dropped)
+    provider = TracerProvider(
+        contexts.sampler.for_sdk(), own, shutdown_on_exit=False, id_generator=ContextIds(contexts)
+    )
+    provider.add_span_processor(processor)
+    pipeline = SpanPipeline(SpanBuilder(own, InstrumentationScope(SCOPE, version)), processor, dropped)
+    tracer = RequestTracer(contexts, provider.get_tracer(SCOPE, version), now_ns)
+    return Tracing(EventSpanRecorder(contexts, pipeline.put, now_ns), tracer, pipeline)
+
+
+def has_endpoint(signal_endpoint: str, environ: Mapping[str, str]) -> bool:
+    """Whether an OTLP endpoint is set for a signal, its own (`OTEL_EXPORTER_OTLP_…_ENDPOINT`) or the common one."""
+    if environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true":
+        return False
+    signal = "TRACES" if signal_endpoint == OTEL_EXPORTER_OTLP_TRACES_ENDPOINT else "LOGS"
+    if environ.get(f"OTEL_{signal}_EXPORTER", "otlp").strip().lower() == "none":
+        return False
+    return bool(environ.get(signal_endpoint) or environ.get(OTEL_EXPORTER_OTLP_ENDPOINT))
+
+
+def resource(version: str) -> Resource:
+    """The service that exports: `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` come first."""
+    from opentelemetry.sdk.resources import Resource  # loaded only where something is exported
+
+    own = {SERVICE_VERSION: version, SERVICE_INSTANCE_ID: str(uuid.uuid4())}
+    named = os.environ.get(OTEL_SERVICE_NAME) or f"{SERVICE_NAME}=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    return Resource.create(own if named else {SERVICE_NAME: SERVICE, **own})
+
+
+class LoopLag:
+    """A timer on the event loop that measures how much later than due it runs: what every event waits."""
+
+    def __init__(self, histogram: Histogram, every: float = LAG_INTERVAL) -> None:
+        self._histogram = histogram
+        self._every = every
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._arm()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self) -> None:
+        self._due = self._loop.time() + self._every
+        self._timer = self._loop.call_at(self._due, self._measure)
+
+    def _measure(self) -> None:
+        self._histogram.observe(max(0.0, self._loop.time() - self._due))
+        self._arm()

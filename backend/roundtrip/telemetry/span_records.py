@@ -1,0 +1,138 @@
+"""What is recorded of an event on its path, for its spans to be built from later in another thread.
+
+The protocols name what is read of delivery's objects: this package imports no other part of the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+
+class Named(Protocol):
+    @property
+    def wire(self) -> str: ...
+
+
+class Key(Protocol):
+    @property
+    def user_id(self) -> str: ...
+    @property
+    def bot_id(self) -> str: ...
+
+
+class EventView(Protocol):
+    """A stored event. `created_at` is in milliseconds since the epoch."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def seq(self) -> int: ...
+    @property
+    def key(self) -> Key: ...
+    @property
+    def type(self) -> Named: ...
+    @property
+    def link_id(self) -> str: ...
+    @property
+    def created_at(self) -> int: ...
+    @property
+    def traceparent(self) -> str: ...
+
+
+class AttemptView(Protocol):
+    """One finished attempt. `at` is in milliseconds since the epoch."""
+
+    @property
+    def at(self) -> int: ...
+    @property
+    def mode(self) -> str: ...
+    @property
+    def sockets(self) -> int: ...
+    @property
+    def reason(self) -> str | None: ...
+    @property
+    def keys(self) -> tuple[str, ...]: ...
+
+
+class DeliveryView(Protocol):
+    """An event in delivery; all `*_ns` are nanoseconds since the epoch, 0 while it has not happened."""
+
+    @property
+    def event(self) -> EventView: ...
+    @property
+    def mode(self) -> str: ...
+    @property
+    def attempts(self) -> Sequence[AttemptView]: ...
+    @property
+    def tried(self) -> int: ...
+    @property
+    def outcome(self) -> Named: ...
+    @property
+    def stored_ns(self) -> int: ...
+    @property
+    def started_ns(self) -> int: ...
+    @property
+    def receipt_ns(self) -> int: ...
+    @property
+    def ack_ns(self) -> int: ...
+    @property
+    def replay_parent(self) -> str | None: ...
+
+
+class MissesView(Protocol):
+    """Attempts of one key that missed in one round: the first of them, and how many."""
+
+    @property
+    def event(self) -> EventView: ...
+    @property
+    def attempt(self) -> AttemptView: ...
+    @property
+    def number(self) -> int: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def last_seq(self) -> int: ...
+
+
+class Missed(NamedTuple):
+    """An attempt that missed. Its times are copied, for the delivery goes on."""
+
+    event: EventView
+    attempt: AttemptView
+    number: int
+    stored_ns: int
+    started_ns: int
+    receipt_ns: int
+    ended_ns: int
+    replay_parent: str | None
+    create_parent: str | None
+
+
+class Settled(NamedTuple):
+    """An event that ended. Not copied, for nothing changes it any more but a late acknowledgement."""
+
+    delivery: DeliveryView
+    create_parent: str | None
+    """The parent of its `create` span; None after a restart, for it is not stored."""
+
+
+class Upgraded(NamedTuple):
+    """An acknowledgement that came after the event had ended by a receipt."""
+
+    delivery: DeliveryView
+    ack_ns: int
+
+
+class Connected(NamedTuple):
+    """A socket whose replay is over. `parent` is its handshake's traceparent, `replay` its replay's."""
+
+    key: Key
+    parent: str | None
+    replay: str
+    started_ns: int
+    ended_ns: int
+    replayed: int
+
+
+SpanRecord = Missed | Settled | Upgraded | Connected

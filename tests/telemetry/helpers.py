@@ -1,0 +1,44 @@
+"""What several tests of telemetry use."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from roundtrip.delivery.spans import Delivery
+from roundtrip.events import EventType
+from roundtrip.identity import BotKey
+from roundtrip.outbox.records import Attempt, Mode, Outcome, StoredEvent
+
+KEY = BotKey("user", "bot")
+
+
+class Drops:
+    def __init__(self) -> None:
+        self.count = 0.0
+        self._lock = threading.Lock()
+
+    def __call__(self, number: float = 1) -> None:
+        with self._lock:
+            self.count += number
+
+
+def acked(traceparent: str) -> Delivery:
+    now = time.time_ns()
+    event = StoredEvent(
+        KEY, 1, "0193a2b4-7c11-7abc-8def-0123456789ab", EventType.CONNECTED, "link", now // 10**6, 0, traceparent, b"{}"
+    )
+    delivery = Delivery(event, Mode.LIVE, now)
+    delivery.started_ns = delivery.ack_ns = now
+    delivery.outcome = Outcome.ACKED
+    delivery.finish(Attempt(at=now // 10**6, mode=Mode.LIVE, sockets=1))
+    return delivery
+
+
+def eventually(condition: Callable[[], Any], within: float = 10.0) -> None:
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)

@@ -1,0 +1,101 @@
+"""Acknowledgements that come after their attempt was given up or its event had ended: their spans still join."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from textwrap import dedent
+
+import pytest
+
+from roundtrip.events import Connected
+from roundtrip.identity import BotKey
+from tests.support.py_client import eventually
+from tests.support.traces import Scene, render, scenes
+
+KEY = BotKey("user", "bot")
+CONNECTED = Connected("+15550100", "Ada", True)
+
+
+@pytest.fixture
+def new_scene() -> Iterator[Callable[..., Scene]]:
+    with scenes() as made:
+        yield made
+
+
+def tree(text: str) -> str:
+    return dedent(text).strip()
+
+
+async def test_an_acknowledgement_after_its_attempt_was_given_up(new_scene: Callable[..., Scene]) -> None:
+    s = new_scene()
+    peer = await s.connect(KEY, "sid", must_ack=True)
+    await s.courier.publish(KEY, "link-1", CONNECTED)
+    await eventually(lambda: s.outbox.rows[KEY][1].attempts)
+    s.ack(peer, 1, 80)
+    assert render(await s.spans()) == tree(
+        """
+        trace
+          create whatsapp_connected [PRODUCER] 0 to 0 ms
+              messaging.message.id=event 1
+              messaging.operation.name=create
+              messaging.operation.type=create
+              roundtrip.event.seq=1
+              roundtrip.link.id=link-1
+            emit whatsapp_connected [CLIENT] 0 to 0 ms → create whatsapp_connected !ack_timeout
+                error.type=ack_timeout
+                messaging.message.id=event 1
+                messaging.operation.name=emit
+                messaging.operation.type=send
+                roundtrip.attempt.mode=live
+                roundtrip.attempt.number=1
+                roundtrip.link.id=link-1
+                roundtrip.miss.reason=ack_timeout
+                roundtrip.sockets.found=1
+              ack whatsapp_connected [CLIENT] 0 to 80 ms → create whatsapp_connected
+                  messaging.message.id=event 1
+                  messaging.operation.name=ack
+                  messaging.operation.type=settle
+                  roundtrip.link.id=link-1
+          create whatsapp_connected [PRODUCER] 0 to 0 ms
+              messaging.message.id=event 1
+              messaging.operation.name=create
+              messaging.operation.type=create
+              roundtrip.event.seq=1
+              roundtrip.link.id=link-1
+            emit whatsapp_connected [CLIENT] 0 to 0 ms → create whatsapp_connected !ack_timeout
+                error.type=ack_timeout
+                messaging.message.id=event 1
+                messaging.operation.name=emit
+                messaging.operation.type=send
+                roundtrip.attempt.mode=live
+                roundtrip.attempt.number=1
+                roundtrip.link.id=link-1
+                roundtrip.miss.reason=ack_timeout
+                roundtrip.sockets.found=1
+              ack whatsapp_connected [CLIENT] 0 to 80 ms → create whatsapp_connected
+                  messaging.message.id=event 1
+                  messaging.operation.name=ack
+                  messaging.operation.type=settle
+                  roundtrip.link.id=link-1
+        trace
+          socket connect [SERVER] 0 to 0 ms
+              roundtrip.socket.mapped=True
+              roundtrip.socket.replayed=0
+        """
+    )
+
+
+async def test_an_acknowledgement_after_a_receipt_had_ended_the_event(new_scene: Callable[..., Scene]) -> None:
+    s = new_scene()
+    peer = await s.connect(KEY, "sid")
+    await s.courier.publish(KEY, "link-1", CONNECTED)
+    s.receipt(peer, 1)
+    await eventually(lambda: s.outbox.rows[KEY][1].resolved_at)
+    s.ack(peer, 1, 700)
+    spans = await s.spans()
+    assert [span.name for span in spans if span.name.startswith(("ack", "receipt"))] == [
+        "receipt whatsapp_connected",
+        "ack whatsapp_connected",
+    ]
+    [emit] = [span for span in spans if span.name.startswith("emit")]
+    assert all(span.parent == emit.context for span in spans if span.name.startswith(("ack", "receipt")))
