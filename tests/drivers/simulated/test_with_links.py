@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from roundtrip.api.problems import STATUS
+from roundtrip.drivers.simulated import SimulateAction, SupportsSimulate, made_up_account, pairing_code, qr_text
 from roundtrip.drivers.simulated.driver import SimulatedDriver, SimulatedSession
-from roundtrip.drivers.simulated.script import PlaysPhone, SimulateAction, pairing_code, person_of, qr_text
 from roundtrip.links.reasons import LinkError
 from roundtrip.links.snapshot import LinkState, Snapshot
 from tests.links.helpers import KEY, OTHER, Stage, staged
@@ -261,13 +261,13 @@ def test_codes_look_real_and_never_repeat() -> None:
 
 
 def test_a_person_is_the_same_for_the_same_seed() -> None:
-    assert person_of("a") == person_of("a")
-    assert len({person_of(f"seed-{n}") for n in range(200)}) > 150
+    assert made_up_account("a") == made_up_account("a")
+    assert len({made_up_account(f"seed-{n}") for n in range(200)}) > 150
 
 
 def test_every_action_is_played() -> None:
-    assert set(SimulatedSession._ACTS) == set(SimulateAction)
-    assert isinstance(SimulatedDriver(), PlaysPhone)
+    assert set(SimulatedSession._ACTIONS) == set(SimulateAction)
+    assert isinstance(SimulatedDriver(), SupportsSimulate)
     contract = "scan disconnect reconnect logout replace ban expire"
     assert set(contract.split()) <= {action.value for action in SimulateAction}
 
@@ -283,7 +283,7 @@ async def test_a_store_that_cannot_be_written_costs_the_pairing_and_nothing_else
     await phone.stage.start()
     await phone.stage.clock.pass_(1.0)
     with monkeypatch.context() as patch:
-        patch.setattr("roundtrip.drivers.simulated.script.write", full)
+        patch.setattr("roundtrip.drivers.simulated.write_account", full)
         with pytest.raises(LinkError):
             await phone.stage.service.simulate(KEY, A.SCAN)
         await phone.stage.clock.pass_(2.0)
