@@ -73,7 +73,7 @@ class FakeClient:
 
 
 class Worker:
-    """A session that runs, and what it said until its process would have ended."""
+    """A session that runs, and what it wrote until its process would have exited."""
 
     def __init__(self, loop: SteppedLoop, **begin: Any) -> None:
         self.loop = loop
@@ -82,10 +82,10 @@ class Worker:
         self.heartbeats = 0
         self.ended: int | None = None
         """The exit code."""
-        self.take: Callable[[bytes], None]
+        self.log_callback: Callable[[bytes], None]
         self.pairing: bool
         self.pair_code: Any = "ABCD-EFGH"
-        self.asked_for: list[str] = []
+        self.requested_for: list[str] = []
         self.pair_takes = 0.0
         self.commands, self._parent = os.pipe()
         library = SimpleNamespace(
@@ -94,9 +94,9 @@ class Worker:
             read_log=self._read_log,
             pair_phone=self._pair_phone,
         )
-        begun = pipe.Begin("one", "/nowhere/one.db", **begin)
+        begin_message = pipe.Begin("one", "/nowhere/one.db", **begin)
         output: Any = SimpleNamespace(write=self._write)
-        self.session = WorkerSession(output, self.commands, begun, self.client, library)
+        self.session = WorkerSession(output, self.commands, begin_message, self.client, library)
         self.task = loop.create_task(self.session.run())
         loop.settle()
         loop.settle()
@@ -109,11 +109,11 @@ class Worker:
         else:
             self.written.append(message)
 
-    def _read_log(self, take: Callable[[bytes], None], *, pairing: bool) -> None:
-        self.take, self.pairing = take, pairing
+    def _read_log(self, callback: Callable[[bytes], None], *, pairing: bool) -> None:
+        self.log_callback, self.pairing = callback, pairing
 
     async def _pair_phone(self, _client: Any, digits: str) -> str:
-        self.asked_for.append(digits)
+        self.requested_for.append(digits)
         await asyncio.sleep(self.pair_takes)
         if isinstance(self.pair_code, Exception):
             raise self.pair_code
@@ -145,7 +145,7 @@ class Worker:
         self.settle()
 
     def log(self, line: bytes) -> None:
-        self.take(line)
+        self.log_callback(line)
         self.settle()
 
     def online(self) -> None:

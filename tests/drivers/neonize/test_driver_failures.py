@@ -59,7 +59,7 @@ async def test_a_handshake_without_an_answer_is_no_refusal(bench: Bench, how: Ho
     assert found == d.Unreachable("the Noise handshake failed: timed out", ConnectStage.HANDSHAKE)
 
 
-async def test_a_network_that_is_lost_after_the_scan_is_told(bench: Bench) -> None:
+async def test_a_network_that_is_lost_after_the_scan_is_reported(bench: Bench) -> None:
     reports = ReportRecorder()
     await bench.driver.start(bench.spec(), reports)
     code = await reports.next(d.QrShown)
@@ -87,7 +87,7 @@ async def login(bench: Bench, reason: int | str, **more: str) -> ReportRecorder:
 
 @pytest.mark.slow
 @pytest.mark.waits
-async def test_every_refusal_is_told_by_its_number_and_leaves_the_keys(bench: Bench) -> None:
+async def test_every_refusal_is_reported_by_its_number_and_leaves_the_keys(bench: Bench) -> None:
     session, _, account = await bench.linked()
     await session.stop()
     for reason in (415, 429, 463, 599):
@@ -121,7 +121,7 @@ async def test_every_ban_is_a_ban(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("reason", [413, 414])
-async def test_what_makes_the_library_panic_is_told_as_a_death(bench: Bench, reason: int) -> None:
+async def test_a_panic_of_the_library_is_reported_as_an_exit(bench: Bench, reason: int) -> None:
     session, _, _ = await bench.linked()
     await session.stop()
     (died,) = (await login(bench, reason)).all

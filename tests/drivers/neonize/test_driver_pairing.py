@@ -67,7 +67,7 @@ async def test_linking_by_a_code_typed_into_the_phone(bench: Bench) -> None:
     assert reports.names == ["PairingCodeShown", "PairSucceeded", "Online"]
 
 
-async def test_codes_are_used_up_after_their_life(bench: Bench) -> None:
+async def test_codes_are_used_up_after_their_lifetime(bench: Bench) -> None:
     reports = ReportRecorder()
     bench.driver = bench.make(code_life=0.5)
     session = await bench.driver.start(bench.spec(), reports)

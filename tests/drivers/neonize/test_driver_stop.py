@@ -23,7 +23,7 @@ async def test_logging_out_removes_the_device_and_the_store(bench: Bench) -> Non
     assert store.stat().st_mode & 0o777 == 0o600
     assert store.parent.stat().st_mode & 0o777 == 0o700
     await session.logout()
-    assert account.device_key == b"", "WhatsApp was told"
+    assert account.device_key == b"", "WhatsApp removed it"
     assert list(store.parent.iterdir()) == []
     assert reports.names[-1] == "Online", "reports stop with the session"
     await gone(session.pid)

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-async def test_a_worker_that_dies_is_noticed_within_a_second(bench: Bench, number: signal.Signals) -> None:
+async def test_a_worker_that_crashes_is_noticed_within_a_second(bench: Bench, number: signal.Signals) -> None:
     session, reports, _ = await bench.linked()
     os.kill(session.pid, number)
     assert (await reports.next(d.WorkerDied, within=1.0)).exit_status in (
@@ -38,7 +38,7 @@ def descriptors(pid: int) -> list[Path]:
     return list(Path(f"/proc/{pid}/fd").iterdir())
 
 
-async def test_a_worker_takes_nothing_along_that_it_does_not_need(bench: Bench) -> None:
+async def test_a_worker_inherits_nothing_that_it_does_not_need(bench: Bench) -> None:
     secret = os.open(bench.folder, os.O_RDONLY)
     os.set_inheritable(secret, True)
     try:
@@ -87,11 +87,11 @@ async def test_a_worker_does_not_outlive_its_parent(bench: Bench) -> None:
     )
     assert parent.stdout is not None
     try:
-        said: list[str] = []
+        lines: list[str] = []
         async with asyncio.timeout(20):
-            while "QrShown" not in said:
-                said.append((await parent.stdout.readline()).decode().strip())
-        pid = next(int(line) for line in said if line.isdigit())
+            while "QrShown" not in lines:
+                lines.append((await parent.stdout.readline()).decode().strip())
+        pid = next(int(line) for line in lines if line.isdigit())
         assert psutil.pid_exists(pid)
         parent.kill()
         assert await gone(pid) < 1.0
@@ -114,7 +114,7 @@ def fake_worker(script: str) -> tuple[str, ...]:
     ],
     ids=["garbage", "endless lines", "a flood"],
 )
-async def test_a_worker_that_talks_nonsense_is_ended(tmp_path: Path, script: str) -> None:
+async def test_a_worker_with_invalid_output_is_killed(tmp_path: Path, script: str) -> None:
     reports = ReportRecorder()
     driver = NeonizeDriver(worker_command=fake_worker(script))
     session = await driver.start(d.SessionSpec("x", tmp_path / "x", None), reports)
@@ -168,7 +168,7 @@ def quick_watch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick_watch")
-async def test_a_worker_that_hangs_is_ended_and_told(bench: Bench) -> None:
+async def test_a_worker_that_hangs_is_killed_and_reported(bench: Bench) -> None:
     session, reports, _ = await bench.linked()
     os.kill(session.pid, signal.SIGSTOP)
     died = await reports.next(d.WorkerDied, within=5)
@@ -188,7 +188,7 @@ async def test_a_worker_that_waits_for_the_network_is_not_ended(bench: Bench) ->
 
 
 @pytest.mark.usefixtures("quick_watch")
-async def test_a_parent_that_did_not_run_blames_no_worker(bench: Bench) -> None:
+async def test_a_parent_that_was_suspended_kills_no_worker(bench: Bench) -> None:
     session, reports, _ = await bench.linked()
     for pause in (3.0, 1.4, 3.0):
         time.sleep(pause)  # noqa: ASYNC251 -- this process' loop stands still, as it does while it is stopped
@@ -198,7 +198,7 @@ async def test_a_parent_that_did_not_run_blames_no_worker(bench: Bench) -> None:
     assert await session.alive() is True
 
 
-async def test_a_worker_that_never_says_anything_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_that_never_sends_anything_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neonize_driver, "HEARTBEAT_INTERVAL", 0.2)
     monkeypatch.setattr(neonize_driver, "FIRST_HEARTBEAT_TIMEOUT", 0.6)
     reports = ReportRecorder()

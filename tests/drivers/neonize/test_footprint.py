@@ -38,7 +38,7 @@ def test_only_what_can_be_read_again_from_its_file() -> None:
     assert untouched_pages(SMAPS) == [(0x7F0000000000, 0x100000)]
 
 
-def test_a_process_that_was_trimmed_goes_on() -> None:
+def test_a_process_goes_on_after_its_memory_was_released() -> None:
     code = (
         "from roundtrip.drivers.neonize.footprint import release_memory; import json; release_memory(); "
         "release_memory(); import sqlite3; print(json.dumps([1]))"
@@ -69,15 +69,15 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.meta_path[:] = finders
 
 
-def test_what_is_left_out_is_imported_hollow_and_fails_when_it_is_called(modules: Path) -> None:
+def test_what_is_left_out_is_imported_as_a_stub_and_fails_when_it_is_called(modules: Path) -> None:
     footprint.install_stubs()
     for name in LEFT_OUT:
-        hollow = importlib.import_module(f"{name}.part")
-        assert hollow.Thing is hollow.Thing
-        assert issubclass(hollow.Thing.Inner, Exception)
+        stub = importlib.import_module(f"{name}.part")
+        assert stub.Thing is stub.Thing
+        assert issubclass(stub.Thing.Inner, Exception)
         with pytest.raises(footprint.StubUsedError, match=r"Thing.*footprint\.py"):
-            hollow.Thing()
-        assert not hasattr(hollow, "__wrapped__")
+            stub.Thing()
+        assert not hasattr(stub, "__wrapped__")
     assert importlib.import_module("json.tool").__file__
 
 
@@ -87,7 +87,7 @@ def test_neonizes_parts_are_loaded_without_the_package_itself(modules: Path) -> 
 
 
 @pytest.mark.parametrize("spec", [None, importlib.machinery.ModuleSpec("neonize", None)])
-def test_a_missing_neonize_is_said(modules: Path, monkeypatch: pytest.MonkeyPatch, spec: Any) -> None:
+def test_a_missing_neonize_is_a_clear_error(modules: Path, monkeypatch: pytest.MonkeyPatch, spec: Any) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: spec)
     with pytest.raises(ModuleNotFoundError, match="not installed"):
         footprint.install_stubs()

@@ -99,7 +99,7 @@ DIAL, HANDSHAKE, UNKNOWN = d.ConnectStage.DIAL, d.ConnectStage.HANDSHAKE, d.Conn
         ("None", "the library ended with an error of no known kind", UNKNOWN),
     ],
 )
-def test_a_start_that_failed_is_told_by_its_stage_without_what_it_names(
+def test_a_start_that_failed_is_reported_by_its_stage_without_addresses(
     text: str, report: str, stage: d.ConnectStage
 ) -> None:
     assert library_events.error_report(text) == d.Unreachable(report, stage)
@@ -127,16 +127,16 @@ def test_an_error_of_no_known_kind_is_never_a_refusal(text: str) -> None:
         ('unsupported proxy scheme "nonsense"', None, d.ConnectFailed("proxy_unsupported")),
     ],
 )
-def test_refusals_that_neonize_cannot_say(text: str, refusal: Refusal | None, report: d.Report) -> None:
+def test_refusals_that_neonize_cannot_decode(text: str, refusal: Refusal | None, report: d.Report) -> None:
     assert library_events.error_report(text, refusal) == report
 
 
 @pytest.mark.parametrize(("total", "lifetime"), [(1, 20), (4, 80), (6, 160), (8, 200)])
-def test_code_times_sum_up_to_the_life_of_all_codes(total: int, lifetime: float) -> None:
+def test_code_times_sum_up_to_the_lifetime_of_all_codes(total: int, lifetime: float) -> None:
     assert library_events.codes_ttl(total) == lifetime
 
 
-def test_what_the_librarys_log_tells() -> None:
+def test_what_the_librarys_log_holds() -> None:
     lost: list[str] = []
     log = LibraryLog(lost.append)
     log.feed(b'\nKUnknown connect failure: <failure location="rva" reason="463"/>\x12\x04WARN')

@@ -51,7 +51,7 @@ def reader(data: bytes, limit: int = pipe.LIMIT) -> asyncio.StreamReader:
         pipe.LoggedOut(True),
     ],
 )
-async def test_what_a_worker_says_comes_through(message: pipe.FromWorker) -> None:
+async def test_messages_of_a_worker_are_read_as_written(message: pipe.FromWorker) -> None:
     lines = pipe.from_worker(reader(pipe.encode(message)))
     assert await lines.next() == message
     assert await lines.next() is None
@@ -61,7 +61,7 @@ async def test_what_a_worker_says_comes_through(message: pipe.FromWorker) -> Non
     "command",
     [pipe.Begin("id", "/x.db", "+447441395830", "http://127.0.0.1:1"), pipe.AliveQuery(1), pipe.Stop(), pipe.LogOut()],
 )
-async def test_what_the_parent_says_comes_through(command: pipe.Command) -> None:
+async def test_commands_of_the_driver_are_read_as_written(command: pipe.Command) -> None:
     assert await pipe.from_driver(reader(pipe.encode(command))).next() == command
 
 
@@ -79,7 +79,7 @@ async def test_what_the_parent_says_comes_through(command: pipe.Command) -> None
         (b"x" * 5000 + b"\n", "too_long"),
     ],
 )
-async def test_garbage_has_a_code_and_its_text_is_not_kept(line: bytes, code: str) -> None:
+async def test_an_invalid_line_has_a_code_and_its_text_is_not_kept(line: bytes, code: str) -> None:
     lines = pipe.from_worker(reader(line, limit=1024))
     found = await lines.next()
     assert found == pipe.InvalidLine(code, len(line))

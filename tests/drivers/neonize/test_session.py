@@ -28,7 +28,7 @@ def test_the_name_is_waited_for_once_and_not_for_ever(worker: Make) -> None:
     assert len(it.written) == 2, "the second time it is not waited for"
 
 
-def test_the_name_that_comes_meanwhile_is_told_at_once(worker: Make) -> None:
+def test_the_name_that_comes_meanwhile_is_reported_at_once(worker: Make) -> None:
     it = worker(paired=True)
     it.client.me.PushName = ""
     it.online()
@@ -47,7 +47,7 @@ def test_what_else_happens_does_not_wait_for_the_name(worker: Make) -> None:
     assert it.written == [d.Online(f"+{PHONE}", ""), d.Offline()]
 
 
-def test_unanswered_pings_are_told_once_until_they_are_answered(worker: Make) -> None:
+def test_unanswered_pings_are_reported_once_until_they_are_answered(worker: Make) -> None:
     it = worker(paired=True)
     it.event("KeepAliveTimeout", ErrorCount=1, LastSuccess=time.time())
     it.online()
@@ -79,7 +79,7 @@ def test_pings_unanswered_for_so_long_that_the_library_reconnects_are_a_loss(wor
     assert it.written[-1] == pipe.AliveReply(1, False)
 
 
-def test_pings_unanswered_for_less_are_told_as_such(worker: Make) -> None:
+def test_pings_unanswered_for_less_are_reported_as_such(worker: Make) -> None:
     it = worker(paired=True)
     it.online()
     it.event("KeepAliveTimeout", ErrorCount=8, LastSuccess=time.time() - 170)
@@ -110,7 +110,7 @@ def test_a_failed_reconnect_after_the_scan_ends_the_session(worker: Make) -> Non
     assert it.ended == 0
 
 
-def test_the_end_of_the_librarys_connection_is_told_with_what_it_logged(worker: Make) -> None:
+def test_the_end_of_the_librarys_connection_is_reported_with_what_it_logged(worker: Make) -> None:
     it = worker(paired=True)
     it.log(b'connect failure: <failure reason="463"/>')
     it.client.connection.set_exception(RuntimeError("proto: required field neonize.ConnectFailure.Reason not set"))

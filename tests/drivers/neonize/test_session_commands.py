@@ -10,7 +10,7 @@ from roundtrip.drivers.neonize import footprint, pipe
 from tests.drivers.neonize.fake_library import ONLINE, Make
 
 
-def test_an_answer_is_given_only_where_the_librarys_word_counts(worker: Make) -> None:
+def test_a_query_is_answered_by_the_library_only_while_authenticated(worker: Make) -> None:
     it = worker(paired=True)
     it.command(pipe.AliveQuery(1))
     it.online()
@@ -67,7 +67,7 @@ def test_a_session_that_is_not_paired_or_not_known_yet_is_ended_without_the_libr
     assert it.ended == 0
 
 
-def test_a_logout_says_whether_the_device_is_gone(worker: Make) -> None:
+def test_a_logout_reports_whether_the_device_is_removed(worker: Make) -> None:
     it = worker(paired=True)
     it.online()
     it.command(pipe.LogOut())
@@ -117,7 +117,7 @@ def test_beats_come_as_often_as_was_asked_for(worker: Make) -> None:
     assert it.heartbeats == 4
 
 
-def test_memory_is_given_back_after_the_first_connection_and_again_later(
+def test_memory_is_released_after_the_first_connection_and_again_later(
     worker: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at: list[float] = []

@@ -10,7 +10,7 @@ from roundtrip.drivers.neonize.library_events import CODES, FIRST_CODE_TTL, LATE
 from tests.drivers.neonize.fake_library import LOST, ONLINE, PHONE, Make
 
 
-def test_codes_are_told_with_their_number_their_total_and_their_time(worker: Make) -> None:
+def test_codes_are_reported_with_their_index_total_and_ttl(worker: Make) -> None:
     it = worker()
     assert it.pairing
     it.code("2@a")
@@ -25,7 +25,7 @@ def test_the_number_of_codes_is_the_one_that_whatsapp_gave(worker: Make) -> None
     assert it.written == [d.QrShown("2@a", 1, 2, LATER_CODE_TTL)]
 
 
-def test_the_codes_are_used_up_by_the_clock_when_the_library_says_nothing(worker: Make) -> None:
+def test_the_codes_are_used_up_by_the_clock_when_the_library_is_silent(worker: Make) -> None:
     it = worker(code_life=50.0)
     it.code()
     it.loop.advance(49.9)
@@ -77,7 +77,7 @@ def test_a_silent_log_leaves_it_to_the_clock_whether_the_last_code_ended(
 
 
 @pytest.mark.parametrize("status", [b"timeout", b"error"])
-def test_the_state_of_the_codes_says_nothing_of_a_paired_account(worker: Make, status: bytes) -> None:
+def test_the_login_status_is_ignored_for_a_paired_account(worker: Make, status: bytes) -> None:
     it = worker(paired=True)
     assert not it.pairing
     it.status(status)
@@ -93,7 +93,7 @@ def test_a_connection_lost_before_the_first_code_is_a_loss(worker: Make) -> None
     assert it.ended == 0
 
 
-def test_other_words_on_the_codes_end_nothing(worker: Make) -> None:
+def test_another_login_status_ends_nothing(worker: Make) -> None:
     it = worker()
     it.code()
     it.status(b"success")
@@ -107,7 +107,7 @@ def test_a_pairing_code_is_shown_in_place_of_codes_to_scan(worker: Make) -> None
     it.loop.advance(3)
     it.settle()
     it.code()
-    assert it.asked_for == [PHONE]
+    assert it.requested_for == [PHONE]
     assert it.written == [d.PairingCodeShown("ABCD-EFGH", 97.0)]
 
 

@@ -95,7 +95,7 @@ def test_what_the_library_prints_goes_to_neither_end_of_the_protocol(tmp_path: P
     assert paths[2].read_text() == "printed;complained;"
 
 
-def test_a_worker_gives_way_where_the_kernel_groups_and_where_it_does_not(
+def test_a_worker_lowers_its_priority_with_and_without_autogroup(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nice: list[int] = []

@@ -27,7 +27,7 @@ def pss(pid: int) -> float:
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) / 1024
-    raise AssertionError("the kernel does not say")
+    raise AssertionError("no Pss in smaps_rollup")
 
 
 async def settled(pid: int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import stat
 from pathlib import Path
 
@@ -75,7 +74,7 @@ async def test_a_pairing_code_lasts_as_long_as_all_codes(tmp_path: Path) -> None
     assert (code.ttl, end, line.at) == (160.0, d.CodesUsedUp(), [0.3, 160.3])
 
 
-async def test_speed_divides_what_is_told_and_what_is_waited(tmp_path: Path) -> None:
+async def test_speed_divides_reported_and_waited_times(tmp_path: Path) -> None:
     line = Line(tmp_path, phone="+4915123456789", speed=10.0)
     await line.start(100.0)
     assert line.at == [0.03, 16.03]
@@ -135,7 +134,7 @@ async def test_a_linked_phone_dials_and_is_in(tmp_path: Path) -> None:
         (A.HANG, [], None),
     ],
 )
-async def test_what_a_linked_phone_says(
+async def test_what_a_linked_phone_reports(
     line: Line, action: SimulateAction, reports: list[d.Report], online: bool | None
 ) -> None:
     assert await line.driver.simulate("link-a", action)
@@ -165,7 +164,7 @@ async def test_what_needs_an_account_is_refused_without_one(tmp_path: Path, acti
 
 
 @pytest.mark.parametrize("action", [A.CRASH, A.HANG])
-async def test_a_dead_or_hung_one_obeys_nothing(line: Line, action: SimulateAction) -> None:
+async def test_a_crashed_or_hung_session_performs_no_action(line: Line, action: SimulateAction) -> None:
     await line.driver.simulate("link-a", action)
     line.new()
     done = {act: line.driver._sessions["link-a"].perform(act) for act in SimulateAction}
@@ -215,7 +214,7 @@ async def test_only_the_link_that_was_cut_off_is(line: Line) -> None:
     assert not await line.driver.simulate("nobody", A.DISCONNECT)
 
 
-async def test_reconnecting_says_so(line: Line) -> None:
+async def test_a_reconnect_is_reported(line: Line) -> None:
     await line.driver.simulate("link-a", A.DISCONNECT)
     line.new()
     assert await line.driver.simulate("link-a", A.RECONNECT)
@@ -224,7 +223,7 @@ async def test_reconnecting_says_so(line: Line) -> None:
 
 @pytest.mark.parametrize("linked", [True, False])
 @pytest.mark.parametrize("end", ["stop", "logout", "close"])
-async def test_an_ended_session_says_nothing_any_more(tmp_path: Path, linked: bool, end: str) -> None:
+async def test_an_ended_session_reports_nothing_more(tmp_path: Path, linked: bool, end: str) -> None:
     line = Line(tmp_path, linked=linked)
     session = await line.start(0.1)  # before its first word
     await (line.driver.close() if end == "close" else getattr(session, end)())
@@ -274,22 +273,6 @@ async def test_keys_that_cannot_be_kept_cost_the_pairing(tmp_path: Path) -> None
     assert await session.alive() is False
     await line.clock.pass_(1000.0)
     assert line.new() == []
-
-
-def test_the_key_file_holds_one_account(tmp_path: Path) -> None:
-    path = tmp_path / "a.db"
-    assert simulated.read_account(path) is None
-    simulated.write_account(path, ADA)
-    simulated.write_account(path, SimulatedAccount("+1", "Other"))
-    assert simulated.read_account(path) == SimulatedAccount("+1", "Other")
-    db = sqlite3.connect(path)
-    assert db.execute("SELECT count(*) FROM account").fetchone() == (1,)
-    db.execute("DELETE FROM account")
-    db.commit()
-    db.close()
-    assert simulated.read_account(path) is None
-    path.write_bytes(b"\xff" * 4000)
-    assert simulated.read_account(path) is None
 
 
 def test_the_times_are_whatsmeows() -> None:

@@ -16,8 +16,7 @@ from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 
 class SimulateAction(enum.StrEnum):
-    """What a simulated phone, or the network to it, can be made to do. The first seven are the HTTP contract's; the
-    rest produce the other reports of `drivers.base`."""
+    """The first seven are the contract's; the rest play the other rows of WhatsApp's table."""  # is in openapi.json
 
     SCAN = "scan"
     DISCONNECT = "disconnect"
