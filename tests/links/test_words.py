@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from roundtrip.drivers.simulated.script import SimulateAction, pairing_code, person_of, qr_text
+from roundtrip.drivers.simulated import SimulateAction, made_up_account, pairing_code, qr_text
 from roundtrip.errors import StorageError
 from roundtrip.links import reasons
 from roundtrip.links.phone import canonical
@@ -136,13 +136,13 @@ def test_an_old_and_a_new_plan_are_one_account_and_its_neighbours_are_not(old: s
 
 
 def test_people_are_plausible_and_their_codes_have_the_real_ones_shape() -> None:
-    people = [person_of(f"seed-{n}") for n in range(2000)]
+    people = [made_up_account(f"seed-{n}") for n in range(2000)]
     for someone in people:
         assert re.fullmatch(r"\+1[2-8]\d{2}55501\d\d", someone.phone_number)
         assert re.fullmatch(r"[A-Z][a-zöá]+ [A-Z][a-zöá]+", someone.display_name)
     assert len({someone.display_name for someone in people}) == 120
     assert len({someone.phone_number for someone in people}) > 800
-    assert person_of("\ud800") == person_of("\ud800"), "a key with half a character has a phone too"
+    assert made_up_account("\ud800") == made_up_account("\ud800"), "a key with half a character has a phone too"
     reference, *keys = qr_text().removeprefix("2@").split(",")
     assert [len(base64.b64decode(key, validate=True)) for key in keys] == [32, 32, 32]
     assert len(base64.b64decode(reference + "==", validate=True)) == 78

@@ -13,7 +13,7 @@ import structlog
 from roundtrip.backoff import Backoff
 from roundtrip.clock import LoopClock, TimerClock
 from roundtrip.drivers.base import Driver
-from roundtrip.drivers.simulated.script import PlaysPhone, SimulateAction
+from roundtrip.drivers.simulated import SimulateAction, SupportsSimulate
 from roundtrip.identity import BotKey
 from roundtrip.links import payloads as faces
 from roundtrip.links import phone
@@ -220,7 +220,7 @@ class LinkService:
     async def simulate(self, key: BotKey, action: SimulateAction) -> Snapshot:
         """Have the simulated phone do something. Raises `LinkError`."""
         driver = self._context.driver
-        if not isinstance(driver, PlaysPhone):
+        if not isinstance(driver, SupportsSimulate):
             raise LinkError("not_simulated", "Only the simulated driver has a phone to play with.")
         self._open_for_commands()
         link = self._links.get(key)
