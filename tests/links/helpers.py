@@ -15,8 +15,8 @@ from roundtrip.drivers.base import Driver, Online, PairSucceeded, QrShown, Repor
 from roundtrip.errors import StorageError
 from roundtrip.events import Payload
 from roundtrip.identity import BotKey
+from roundtrip.links.record import LinkState
 from roundtrip.links.service import LinkService
-from roundtrip.links.snapshot import LinkState
 from roundtrip.links.store import LinkStore
 from roundtrip.settings import Settings
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from roundtrip.drivers import base as d
 from roundtrip.links.policy import FlapDamper
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import LinkState
 from tests.links.helpers import KEY, ONLINE, Stage, staged
 
 

@@ -8,10 +8,9 @@ from typing import Final
 
 from roundtrip.drivers import base as d
 from roundtrip.events import PAYLOADS, EventType, Failure
-from roundtrip.links import payloads as faces
-from roundtrip.links import reasons
+from roundtrip.links import payloads, reasons
 from roundtrip.links.machine import LIVE, TABLE, Input
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import LinkState
 from roundtrip.settings import Settings
 from tests.support.program import ROOT
 
@@ -49,7 +48,7 @@ def said() -> dict[tuple[str, str | None], LinkState]:
         for report in SAID_OF_A_REPORT.get(cause) or (None,):
             for paired in (True, False):
                 why = Input.FLAPPING if cause is Input.FLAPPING else cause
-                code = faces.reason_code(why, report, paired) if failure else None
+                code = payloads.reason_code(why, report, paired) if failure else None
                 pairs[move.says.wire, code] = move.to
     return pairs
 
@@ -72,7 +71,7 @@ def test_who_is_needed_is_true() -> None:
         for person in persons:
             if state in GOES_ON:
                 assert person == "no", pair
-                advice = reasons.advice(code, goes_on=state in LIVE, device=None)
+                advice = reasons.advice(code, retrying=state in LIVE, device=None)
                 assert "Press" not in advice.user_action, pair
             elif (event, code) != (EventType.LOGGED_OUT.wire, "cancelled"):
                 assert person != "no", pair

@@ -20,7 +20,7 @@ from roundtrip.links.link import Link, Order
 from roundtrip.links.machine import Input, Timer
 from roundtrip.links.queue import ExpiredTimer, InputQueue, Timers
 from roundtrip.links.reasons import LinkError
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import LinkState
 from roundtrip.links.store import StoreError
 from tests.links.helpers import KEY, NAME, ONLINE, OTHER, PHONE, QR, FakeClock, Stage, calm, keys_for, staged
 
@@ -460,7 +460,7 @@ async def test_a_start_that_cannot_be_taken_back_is_told_in_the_log(
         assert stage.state() is S.CONNECTING
 
 
-@pytest.mark.parametrize("name", ["condition", "secure", "save_ban", "delete_ban"])
+@pytest.mark.parametrize("name", ["key_state", "secure", "save_ban", "delete_ban"])
 async def test_a_disk_that_does_not_answer_costs_no_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

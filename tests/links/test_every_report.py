@@ -12,7 +12,7 @@ from roundtrip.drivers.key_files import condition
 from roundtrip.events import TYPE_OF, Failure
 from roundtrip.identity import BotKey
 from roundtrip.links.machine import ENDED, LIVE, Input, step
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import LinkState
 from tests.links.helpers import NAME, QR, Stage, calm, keys_for, staged
 from tests.links.test_judge import REPORTS, said
 
@@ -138,7 +138,7 @@ async def test_an_ended_links_session_may_report_what_it_likes(tmp_path: Path, s
         assert session.stopped
         assert (stage.meter.restarts, stage.meter.corrections) == (0, 0)
         if state is not S.CLIENT_OUTDATED:
-            assert not stage.service.client_outdated
+            assert not stage.service._context.outdated
 
 
 async def test_a_predecessor_may_report_what_it_likes(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ async def test_a_predecessor_may_report_what_it_likes(tmp_path: Path) -> None:
         assert stage.service.snapshot(key) == before
         assert len(stage.publisher.said) == events
         assert len(stage.driver.sessions) == 2
-        assert not stage.service.client_outdated
+        assert not stage.service._context.outdated
 
 
 async def test_after_the_end_of_the_program_nothing_is_said_or_started(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from roundtrip.errors import StorageError
 from roundtrip.identity import BotKey
 from roundtrip.links.machine import LIVE, UP, Timer
 from roundtrip.links.reasons import LinkError
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import LinkState
 from tests.links.helpers import FakeSession, Stage, _stores, calm, keys_for
 
 KEYS = (BotKey.parse("user-1", "a"), BotKey.parse("user-1", "b"), BotKey.parse("user-2", "a"))

@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 
 from roundtrip.backoff import Backoff
 from roundtrip.identity import BotKey
+from roundtrip.links.context import LinkContext
 from roundtrip.links.policy import Ban, Bans
-from roundtrip.links.ports import NoMetrics
 from roundtrip.links.queue import StartSlots
 from roundtrip.links.removals import Removals
-from roundtrip.links.shared import LinkContext
 from roundtrip.links.store import LinkStore
-from tests.links.helpers import KEY, OTHER, PHONE, FakeClock, FakeDriver, FakePublisher, settings
+from tests.links.helpers import KEY, OTHER, PHONE, CountingMeter, FakeClock, FakeDriver, FakePublisher, settings
 
 MINE = BotKey.parse(KEY.user_id, "second")
 NEW_PLAN, OLD_PLAN = "+5511987654321", "+551187654321"
@@ -31,7 +30,7 @@ def context(folder: Path, told: list[BotKey]) -> LinkContext:
         driver,
         FakePublisher(),
         store,
-        NoMetrics(),
+        CountingMeter(),
         settings(folder, outdated_retry=100.0),
         clock,
         turns,
@@ -49,16 +48,16 @@ def test_whoever_has_an_account_is_told_of_others_that_get_or_lose_it(tmp_path: 
     shared.claim(NEW_PLAN, KEY)
     shared.claim(NEW_PLAN, KEY)
     assert told == []
-    assert not shared.elsewhere(NEW_PLAN, KEY)
+    assert not shared.linked_elsewhere(NEW_PLAN, KEY)
     shared.claim(OLD_PLAN, OTHER)  # the same account, written the old way
     assert told == [KEY]
-    assert shared.elsewhere(OLD_PLAN, KEY)
-    assert shared.elsewhere(NEW_PLAN, OTHER)
+    assert shared.linked_elsewhere(OLD_PLAN, KEY)
+    assert shared.linked_elsewhere(NEW_PLAN, OTHER)
     shared.claim(OLD_PLAN, OTHER)
     assert told == [KEY], "no news"
     shared.release(NEW_PLAN, OTHER)
     assert told == [KEY, KEY]
-    assert not shared.elsewhere(NEW_PLAN, KEY)
+    assert not shared.linked_elsewhere(NEW_PLAN, KEY)
     shared.release(NEW_PLAN, KEY)
     assert shared.accounts == {}, "nothing is kept of an account that nobody has"
     shared.release(NEW_PLAN, KEY)
@@ -69,33 +68,33 @@ def test_whoever_has_an_account_is_told_of_others_that_get_or_lose_it(tmp_path: 
 def test_whose_number_it_is_is_its_users_business(tmp_path: Path) -> None:
     shared = context(tmp_path, [])
     shared.claim(PHONE, KEY)
-    assert shared.elsewhere(PHONE, MINE)
-    assert shared.elsewhere(PHONE, MINE, own=True)
-    assert shared.elsewhere(PHONE, OTHER)
-    assert not shared.elsewhere(PHONE, OTHER, own=True)
-    assert not shared.elsewhere(PHONE, KEY, own=True)
-    assert not shared.elsewhere(None, OTHER)
-    assert not shared.elsewhere("+14155550199", OTHER)
+    assert shared.linked_elsewhere(PHONE, MINE)
+    assert shared.linked_elsewhere(PHONE, MINE, own=True)
+    assert shared.linked_elsewhere(PHONE, OTHER)
+    assert not shared.linked_elsewhere(PHONE, OTHER, own=True)
+    assert not shared.linked_elsewhere(PHONE, KEY, own=True)
+    assert not shared.linked_elsewhere(None, OTHER)
+    assert not shared.linked_elsewhere("+14155550199", OTHER)
 
 
 def test_while_a_version_is_refused_one_start_now_and_then_finds_out(tmp_path: Path) -> None:
     shared = context(tmp_path, [])
     assert shared.may_start(0.0)
     assert shared.may_start(0.0)
-    assert not shared.closed(0.0)
-    shared.refused(0.0)
-    assert shared.closed(99.9)
+    assert not shared.starts_blocked(0.0)
+    shared.version_refused(0.0)
+    assert shared.starts_blocked(99.9)
     assert not shared.may_start(99.9)
-    assert not shared.closed(100.0)
+    assert not shared.starts_blocked(100.0)
     assert shared.may_start(100.0)
     assert not shared.may_start(100.0), "one"
-    assert shared.closed(199.9)
+    assert shared.starts_blocked(199.9)
     assert shared.may_start(200.0)
-    shared.refused(250.0)
-    assert shared.closed(349.9)
-    assert not shared.closed(350.0)
+    shared.version_refused(250.0)
+    assert shared.starts_blocked(349.9)
+    assert not shared.starts_blocked(350.0)
     shared.outdated = False
-    assert not shared.closed(260.0)
+    assert not shared.starts_blocked(260.0)
     assert shared.may_start(260.0)
 
 

@@ -12,8 +12,7 @@ from msgspec.structs import astuple, replace
 
 from roundtrip.identity import BotKey
 from roundtrip.links.policy import Ban
-from roundtrip.links.record import Device, LinkRecord, Removal
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import DeviceState, LinkRecord, LinkState, Removal
 from roundtrip.links.store import SCHEMA_VERSION, LinkStore, StoreError
 from tests.links.helpers import KEY, NAME, ONLINE, OTHER, PHONE, calm, keys_for, staged
 
@@ -59,7 +58,7 @@ async def test_the_first_releases_records_are_kept(tmp_path: Path) -> None:
     version_1(tmp_path)
     store = LinkStore(tmp_path)
     assert await store.open() == OLD
-    ended = replace(OLD[0], state=LinkState.LOGGED_OUT, device=Device.REMOVING, retry_at=123.5)
+    ended = replace(OLD[0], state=LinkState.LOGGED_OUT, device=DeviceState.REMOVING, retry_at=123.5)
     await store.save(ended)
     await store.save_removal(Removal(KEY, "a" * 32, PHONE, 1.0, 2.0))
     await store.save_ban(PHONE, Ban(101, 1.0, None, 5.0))
@@ -134,7 +133,7 @@ async def test_every_field_survives(tmp_path: Path) -> None:
         {"also_linked": True},
         {"retry_at": 4.5},
     ]
-    changes += [{"device": device} for device in Device]
+    changes += [{"device": device} for device in DeviceState]
     assert {name for change in changes for name in change} == set(bare.__struct_fields__) - {"key", "link_id"}
     store = LinkStore(tmp_path)
     await store.open()

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from roundtrip.drivers.neonize.driver import NeonizeDriver
+from roundtrip.links.payloads import Snapshot
+from roundtrip.links.record import LinkState
 from roundtrip.links.service import LinkService
-from roundtrip.links.snapshot import LinkState, Snapshot
 from roundtrip.links.store import LinkStore
 from tests.links.helpers import KEY, CountingMeter, FakePublisher, settings
 from tests.whatsapp.stand_in import StandIn, stand_in

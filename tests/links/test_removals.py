@@ -41,13 +41,13 @@ class Bench:
         return removals
 
     def removal(self, lasts: float = DAY) -> Removal:
-        keys_for(self.store.path_of("link"))
+        keys_for(self.store.key_file("link"))
         now = self.clock.now()
         return Removal(KEY, "link", PHONE, now, now + lasts)
 
     def session(self) -> FakeSession:
         """One that runs already."""
-        spec = SessionSpec("link", self.store.path_of("link"), None)
+        spec = SessionSpec("link", self.store.key_file("link"), None)
         session = FakeSession(self.driver, spec, lambda _: None)
         session.logout_fails = True
         return session
@@ -60,7 +60,7 @@ class Bench:
 
     @property
     def keys(self) -> bool:
-        return self.store.path_of("link").exists()
+        return self.store.key_file("link").exists()
 
     async def over(self, removed: bool) -> None:
         await calm()
@@ -133,7 +133,7 @@ async def test_whoever_asked_waits_a_little_and_is_told_later(bench: Bench) -> N
 
     removal = bench.removal()
     await bench.removals.add(removal)
-    session = Slow(bench.driver, SessionSpec("link", bench.store.path_of("link"), None), lambda _: None)
+    session = Slow(bench.driver, SessionSpec("link", bench.store.key_file("link"), None), lambda _: None)
     asked = asyncio.create_task(bench.removals.begin(removal, session, online=True))
     await bench.clock.pass_(PATIENCE - 0.1)
     assert not asked.done()
@@ -151,7 +151,7 @@ async def test_a_failed_try_is_followed_by_a_fresh_session(bench: Bench) -> None
     assert bench.driver.sessions == []
     await bench.clock.pass_(TRY)
     (session,) = bench.driver.sessions
-    assert session.spec == SessionSpec("link", bench.store.path_of("link"), None)
+    assert session.spec == SessionSpec("link", bench.store.key_file("link"), None)
     for report in (d.Offline(), d.KeepAliveLost(), d.KeepAliveRestored(), d.StreamFailed("599")):
         session.report(report)
         await bench.goes_on()
@@ -258,7 +258,7 @@ async def test_nobody_dials_while_the_number_is_banned(bench: Bench) -> None:
 
 async def test_without_keys_there_is_no_way_to_remove_it(bench: Bench) -> None:
     removal = bench.removal()
-    bench.store.path_of("link").unlink()
+    bench.store.key_file("link").unlink()
     await bench.removals.add(removal)
     await bench.removals.begin(removal, None, online=True)
     await bench.over(False)
@@ -278,7 +278,7 @@ async def test_a_disk_that_does_not_answer_is_no_missing_key(bench: Bench, monke
     async def broken(link_id: str) -> object:
         raise StoreError("disk")
 
-    monkeypatch.setattr(bench.store, "condition_of", broken)
+    monkeypatch.setattr(bench.store, "key_state", broken)
     await bench.fail_first()
     await bench.clock.pass_(TRY)
     bench.driver.sessions[0].report(ONLINE)
@@ -374,5 +374,5 @@ async def test_its_session_gives_its_turn_back(bench: Bench) -> None:
     [(0.0, 100.0, 30.0, 70.0), (0.0, 100.0, 100.0, 0.0), (0.0, 100.0, 101.0, 0.0), (50.0, 100.0, 0.0, 50.0)],
 )
 def test_what_is_left_of_it(since: float, until: float, now: float, left: float) -> None:
-    assert Removal(KEY, "l", None, since, until).left(now) == left
+    assert Removal(KEY, "l", None, since, until).remaining(now) == left
     assert Ban(101, since, None, until).left(now) == left

@@ -12,7 +12,7 @@ from roundtrip import events as e
 from roundtrip.drivers import base as d
 from roundtrip.errors import StorageError
 from roundtrip.identity import BotKey
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import LinkState
 from tests.links.helpers import KEY, NAME, ONLINE, OTHER, PHONE, QR, Stage, calm, keys_for, staged
 
 THIRD = BotKey.parse("user-3", "bot-1")
@@ -30,15 +30,15 @@ async def test_a_connected_link_comes_back_and_is_connecting_until_then(tmp_path
     async with staged(tmp_path, restore=False) as stage:
         assert stage.state() is LinkState.CONNECTING
         assert stage.service.snapshot(KEY).phone_number == PHONE
-        assert not stage.service.restore_finished
+        assert not stage.service.restoring.finished
         restoring = asyncio.create_task(stage.service.restore())
         await calm()
         assert stage.publisher.said == []  # for the frontend it is no new link
         assert stage.session().spec.link_id == link_id
-        assert not stage.service.restore_finished
+        assert not stage.service.restoring.finished
         await stage.report(ONLINE)
         await restoring
-        assert stage.service.restore_finished
+        assert stage.service.restoring.finished
         assert stage.publisher.types() == ["Connected"]
         assert stage.publisher.last == e.Connected(PHONE, NAME, first=False)
         assert stage.meter.pairings == []
@@ -290,4 +290,4 @@ async def test_a_restart_that_cannot_publish_does_not_hang(tmp_path: Path) -> No
         restoring = asyncio.create_task(stage.service.restore())
         await stage.clock.pass_(60.0)
         await restoring
-        assert stage.service.restore_finished
+        assert stage.service.restoring.finished

@@ -15,7 +15,7 @@ from roundtrip.drivers.simulated.script import SimulateAction
 from roundtrip.errors import StorageError
 from roundtrip.identity import BotKey
 from roundtrip.links.reasons import LinkError
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import LinkState
 from tests.links.helpers import KEY, NAME, ONLINE, OTHER, PHONE, QR, FakePublisher, Stage, calm, keys_for, staged
 
 FULL = StorageError("outbox_full", "full")
@@ -299,7 +299,7 @@ async def test_an_outdated_client_stops_new_starts_everywhere(tmp_path: Path) ->
         await stage.report(d.Outdated(), key=OTHER)
         assert stage.state(OTHER) is LinkState.CLIENT_OUTDATED
         assert stage.state(KEY) is LinkState.CONNECTED
-        assert stage.service.client_outdated
+        assert stage.service._context.outdated
         for key in (OTHER, BotKey.parse("user-3", "x")):
             with pytest.raises(LinkError) as refused:
                 await stage.service.start(key)
@@ -875,10 +875,10 @@ async def test_another_wish_changes_the_code_that_is_asked_for(tmp_path: Path) -
         assert stage.session().spec.phone_number == PHONE
         assert stage.driver.sessions[0].stopped
         await stage.report(d.PairingCodeShown("ABCD-1234", 160.0))
-        assert not stage.service.begins(KEY, PHONE)
+        assert not stage.service.begins_pairing(KEY, PHONE)
         await stage.start(phone=PHONE)  # the same wish: nothing changes
         assert len(stage.driver.sessions) == 2
-        assert stage.service.begins(KEY, "+14155550199")
+        assert stage.service.begins_pairing(KEY, "+14155550199")
         await stage.start(phone="+14155550199")
         assert stage.session().spec.phone_number == "+14155550199"
         await stage.start()

@@ -14,8 +14,9 @@ import pytest
 from roundtrip.api.problems import STATUS
 from roundtrip.drivers.simulated.driver import SimulatedDriver, SimulatedSession
 from roundtrip.drivers.simulated.script import PlaysPhone, SimulateAction, pairing_code, person_of, qr_text
+from roundtrip.links.payloads import Snapshot
 from roundtrip.links.reasons import LinkError
-from roundtrip.links.snapshot import LinkState, Snapshot
+from roundtrip.links.record import LinkState
 from tests.links.helpers import KEY, OTHER, Stage, staged
 
 A = SimulateAction

@@ -10,11 +10,10 @@ from msgspec.structs import replace
 from roundtrip.api.problems import STATUS
 from roundtrip.drivers import base as d
 from roundtrip.identity import BotKey
-from roundtrip.links import startup as starting
+from roundtrip.links import startup
 from roundtrip.links.machine import ENDED, LIVE
 from roundtrip.links.reasons import LinkError
-from roundtrip.links.record import LinkRecord
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import LinkRecord, LinkState
 from tests.links.helpers import KEY, NAME, ONLINE, OTHER, PHONE, QR, calm, keys_for, staged
 
 S = LinkState
@@ -29,8 +28,8 @@ def test_which_links_a_restart_brings_back(state: LinkState, paired: bool, reaso
     record = LinkRecord(KEY, "l", state, 1.0, 1.0, PHONE, NAME, paired, True, reason)
     keys = reason in (None, "worker_crashed")
     wanted = paired and keys and (state in LIVE or state in (S.FAILED, S.CLIENT_OUTDATED))
-    assert starting.comes_back(record) is wanted
-    seen = starting.not_back_yet(record, 7.0)
+    assert startup.restorable(record) is wanted
+    seen = startup.awaiting_restore(record, 7.0)
     assert seen == replace(record, state=S.CONNECTING, since=7.0, reason_code=None)
 
 
@@ -93,21 +92,21 @@ async def test_a_linked_bot_takes_its_own_number_in_any_writing_and_no_other(tmp
 @pytest.mark.parametrize("after", [(), (QR,), (d.PairingCodeShown("ABCD-1234", 160.0),), (d.PairSucceeded(PHONE),)])
 async def test_what_begins_a_pairing(tmp_path: Path, after: tuple[d.Report, ...]) -> None:
     async with staged(tmp_path) as stage:
-        assert stage.service.begins(KEY, None)
-        assert stage.service.begins(KEY, PHONE)
+        assert stage.service.begins_pairing(KEY, None)
+        assert stage.service.begins_pairing(KEY, PHONE)
         await stage.start(phone=PHONE)
         await stage.report(*after)
-        assert not stage.service.begins(KEY, PHONE)
+        assert not stage.service.begins_pairing(KEY, PHONE)
         paired = any(isinstance(report, d.PairSucceeded) for report in after)
-        assert stage.service.begins(KEY, None) is not paired
-        assert stage.service.begins(KEY, ANOTHER) is not paired
+        assert stage.service.begins_pairing(KEY, None) is not paired
+        assert stage.service.begins_pairing(KEY, ANOTHER) is not paired
         if paired:
             return
         before = len(stage.driver.sessions)
         await stage.start(phone=PHONE)
         assert len(stage.driver.sessions) == before
         await stage.service.logout(KEY)
-        assert stage.service.begins(KEY, PHONE)
+        assert stage.service.begins_pairing(KEY, PHONE)
 
 
 async def test_a_code_for_a_banned_number_is_refused_and_the_present_one_stays(tmp_path: Path) -> None:

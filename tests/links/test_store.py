@@ -14,8 +14,7 @@ import pytest
 from roundtrip.drivers import key_files as files
 from roundtrip.drivers.key_files import KeyFileState
 from roundtrip.identity import BotKey
-from roundtrip.links.record import LinkRecord, new_record
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import LinkRecord, LinkState, new_record
 from roundtrip.links.store import LinkStore, StoreError
 from tests.links.helpers import KEY, OTHER, PHONE, keys_for
 
@@ -56,9 +55,9 @@ async def test_only_the_owner_can_read(tmp_path: Path) -> None:
     assert mode(store.sessions) == 0o700
     for path in (tmp_path / "new" / "data").glob("links.db*"):
         assert mode(path) == 0o600, path
-    keys_for(store.path(record))
-    store.path(record).with_name(record.store_name + "-wal").touch(0o644)
-    await store.secure(record)
+    keys_for(store.key_file(record.link_id))
+    store.key_file(record.link_id).with_name(record.store_name + "-wal").touch(0o644)
+    await store.secure(record.link_id)
     assert {mode(path) for path in store.sessions.iterdir()} == {0o600}
     await store.close()
 
@@ -87,9 +86,9 @@ async def test_forgetting_takes_the_companions_too(tmp_path: Path) -> None:
     mine, other = new_record(KEY, 0.0), new_record(OTHER, 0.0)
     for record in (mine, other):
         for suffix in ("", "-wal", "-shm", "-journal"):
-            store.path(record).with_name(record.store_name + suffix).write_bytes(b"x")
-    await store.forget(mine.link_id)
-    await store.forget(mine.link_id)
+            store.key_file(record.link_id).with_name(record.store_name + suffix).write_bytes(b"x")
+    await store.delete_keys(mine.link_id)
+    await store.delete_keys(mine.link_id)
     assert len(list(store.sessions.iterdir())) == 4
     assert await store.sweep(frozenset()) == 1
     assert list(store.sessions.iterdir()) == []
@@ -100,7 +99,7 @@ async def test_the_sweep_leaves_accounts_alone(tmp_path: Path) -> None:
     store = LinkStore(tmp_path)
     await store.open()
     record = new_record(KEY, 0.0)
-    keys_for(store.path(record))
+    keys_for(store.key_file(record.link_id))
     (store.sessions / "README").touch()
     assert await store.sweep(frozenset({record.store_name})) == 0
     assert len(list(store.sessions.iterdir())) == 2

@@ -13,7 +13,7 @@ from roundtrip.errors import StorageError
 from roundtrip.links.link import WatchResult
 from roundtrip.links.machine import Input
 from roundtrip.links.reconciliation import CONFIRM, CONFIRM_ONLINE
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import LinkState
 from tests.links.helpers import KEY, ONLINE, QR, calm, staged
 
 
@@ -169,18 +169,18 @@ async def test_nobody_asks_a_session_about_what_is_not_its_business(tmp_path: Pa
 
         await stage.start()
         stage.session().alive = alive  # type: ignore[method-assign]  # it counts
-        await stage.service.check_truth()  # it has said nothing yet
+        await stage.service.reconcile()  # it has said nothing yet
         assert asked == []
         stage.publisher.fails = StorageError("outbox_full", "full")
         await stage.report(QR)
-        await stage.service.check_truth()
+        await stage.service.reconcile()
         assert asked == []
         stage.publisher.fails = None
         await stage.clock.pass_(5.1)
-        await stage.service.check_truth()
+        await stage.service.reconcile()
         assert asked == ["qr"]
         await stage.report(d.CodesUsedUp())
-        await stage.service.check_truth()
+        await stage.service.reconcile()
         assert asked == ["qr"]
 
 
@@ -191,11 +191,11 @@ async def test_misses_are_in_a_row_and_of_one_session(tmp_path: Path) -> None:
         for answers in ((None, None, True), (None, None, True), (None, None)):
             for answer in answers:
                 stage.session().is_alive = answer
-                await stage.service.check_truth()
+                await stage.service.reconcile()
                 await calm()
         assert len(stage.driver.sessions) == 1
         with capture_logs() as logs:
-            await stage.service.check_truth()
+            await stage.service.reconcile()
             await stage.clock.pass_(1.1)
         assert [entry["misses"] for entry in logs if entry["event"] == "session_silent"] == [3]
         assert len(stage.driver.sessions) == 2
@@ -203,7 +203,7 @@ async def test_misses_are_in_a_row_and_of_one_session(tmp_path: Path) -> None:
         await stage.report(ONLINE)
         stage.session().is_alive = None
         for _ in range(2):
-            await stage.service.check_truth()
+            await stage.service.reconcile()
             await calm()
         assert len(stage.driver.sessions) == 2, "its successor begins anew"
 
@@ -220,7 +220,7 @@ async def test_a_contradiction_is_confirmed_before_it_counts(tmp_path: Path, ans
             await stage.clock.pass_(5.1)
         for changes_its_mind in (True, False):
             stage.session().is_alive = answer
-            check = asyncio.create_task(stage.service.check_truth())
+            check = asyncio.create_task(stage.service.reconcile())
             await stage.clock.pass_(confirm - 0.1)
             assert stage.meter.corrections == 0
             stage.session().is_alive = answer is not changes_its_mind
@@ -233,7 +233,7 @@ async def test_a_contradiction_of_a_session_that_was_replaced_meanwhile_is_none(
     async with staged(tmp_path, truth_interval=1e5) as stage:
         await stage.connect()
         stage.session().is_alive = False
-        check = asyncio.create_task(stage.service.check_truth())
+        check = asyncio.create_task(stage.service.reconcile())
         await stage.clock.pass_(0.1)
         await stage.report(d.WorkerDied(1))
         await stage.clock.pass_(1.1)
@@ -249,12 +249,12 @@ async def test_what_is_known_to_be_away_is_no_contradiction(tmp_path: Path) -> N
         await stage.connect()
         stage.session().is_alive = False
         await stage.report(d.Offline())
-        check = asyncio.create_task(stage.service.check_truth())
+        check = asyncio.create_task(stage.service.reconcile())
         await stage.clock.pass_(3.0)
         await check
         await stage.report(ONLINE, d.Offline())
         assert stage.service.links()[0].flapping
-        check = asyncio.create_task(stage.service.check_truth())
+        check = asyncio.create_task(stage.service.reconcile())
         await stage.clock.pass_(3.0)
         await check
         assert stage.meter.corrections == 0
@@ -268,7 +268,7 @@ async def test_a_session_that_never_answers_holds_nobody_up_for_longer_than_it_m
         await stage.connect()
         stage.session().alive = asyncio.Event().wait  # type: ignore[method-assign]
         async with asyncio.timeout(5):
-            await stage.service.check_truth()
+            await stage.service.reconcile()
         await stage.clock.pass_(1.1)
         assert len(stage.driver.sessions) == 2
         assert stage.meter.exits == ["unresponsive"]

@@ -10,9 +10,9 @@ import pytest
 from roundtrip.drivers.simulated.script import SimulateAction, pairing_code, person_of, qr_text
 from roundtrip.errors import StorageError
 from roundtrip.links import reasons
+from roundtrip.links.payloads import Snapshot, without_codes
 from roundtrip.links.phone import canonical
-from roundtrip.links.record import Device, store_name
-from roundtrip.links.snapshot import LinkState, Snapshot, without_codes
+from roundtrip.links.record import DeviceState, LinkState, store_name
 
 GIVEN_UP_ON = {
     "account_banned",
@@ -67,41 +67,41 @@ def test_reason_codes_and_whether_trying_again_helps() -> None:
     assert {code for code, advice in reasons.ADVICE.items() if advice.retryable is True} == OTHERS
 
 
-@pytest.mark.parametrize("goes_on", [True, False])
+@pytest.mark.parametrize("retrying", [True, False])
 @pytest.mark.parametrize("code", sorted(GIVEN_UP_ON | OTHERS))
-def test_what_is_told_fits_what_happens_next(code: str, goes_on: bool) -> None:
-    advice = reasons.advice(code, goes_on=goes_on, device=None)
+def test_what_is_told_fits_what_happens_next(code: str, retrying: bool) -> None:
+    advice = reasons.advice(code, retrying=retrying, device=None)
     assert advice.retryable is (code not in GIVEN_UP_ON)
     assert re.match(r"[A-Z]", advice.user_action), "a sentence"
-    if not goes_on:
+    if not retrying:
         assert advice == reasons.ADVICE[code]
     elif code in ("unreachable", "connect_failure", "worker_crashed", "pairing_incomplete"):
         assert advice.user_action.startswith("Nothing to do")
 
 
 def test_what_became_of_the_device_is_said_only_of_a_logout_that_was_asked_for() -> None:
-    said = {device: reasons.advice("requested", goes_on=False, device=device) for device in Device}
+    said = {device: reasons.advice("requested", retrying=False, device=device) for device in DeviceState}
     assert all(advice.retryable for advice in said.values())
-    assert "was removed" in said[Device.REMOVED].user_action
-    assert "Linked devices" not in said[Device.REMOVED].user_action
-    for device in (Device.REMOVING, Device.KEPT):
+    assert "was removed" in said[DeviceState.REMOVED].user_action
+    assert "Linked devices" not in said[DeviceState.REMOVED].user_action
+    for device in (DeviceState.REMOVING, DeviceState.KEPT):
         assert "Linked devices" in said[device].user_action
-    assert len({advice.user_action for advice in said.values()}) == len(Device)
-    for device in Device:
-        assert reasons.advice("device_removed", goes_on=False, device=device) == reasons.ADVICE["device_removed"]
-    assert [device.value for device in Device] == ["removing", "removed", "kept"], "they are in links.db"
+    assert len({advice.user_action for advice in said.values()}) == len(DeviceState)
+    for device in DeviceState:
+        assert reasons.advice("device_removed", retrying=False, device=device) == reasons.ADVICE["device_removed"]
+    assert [device.value for device in DeviceState] == ["removing", "removed", "kept"], "they are in links.db"
 
 
 def test_whatsapps_numbers() -> None:
     numbers = range(95, 115)
-    assert {n: reasons.of_ban(n) for n in numbers if reasons.of_ban(n) != "banned"} == {
+    assert {n: reasons.ban_reason(n) for n in numbers if reasons.ban_reason(n) != "banned"} == {
         101: "banned_too_many_people",
         102: "banned_blocked_by_users",
         103: "banned_too_many_groups",
         104: "banned_same_messages",
         106: "banned_broadcast_lists",
     }
-    logouts = {str(n): reasons.of_logout(str(n)) for n in range(395, 420)}
+    logouts = {str(n): reasons.logout_reason(str(n)) for n in range(395, 420)}
     assert {n: code for n, code in logouts.items() if code != "logged_out_by_whatsapp"} == {
         "401": "device_removed",
         "403": "primary_device_gone",
