@@ -1,4 +1,4 @@
-"""Records and key files: what survives, who can read them, and what cannot be guessed."""
+"""Records and key files: what is stored, who can read it, and what cannot be guessed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-async def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
+async def test_a_record_is_read_as_it_was_saved(tmp_path: Path) -> None:
     full = LinkRecord(
         ODD, "f" * 32, LinkState.BANNED, 1.5, 0.25, PHONE, "Ádá 😀", True, True, "banned_broadcast_lists", 99.5, True
     )
@@ -62,7 +62,7 @@ async def test_only_the_owner_can_read(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_open_permissions_are_closed_at_the_start(tmp_path: Path) -> None:
+async def test_wide_permissions_are_restricted_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "sessions").mkdir(mode=0o755)
     (tmp_path / "links.db").touch(0o644)
     store = LinkStore(tmp_path)
@@ -71,7 +71,7 @@ async def test_open_permissions_are_closed_at_the_start(tmp_path: Path) -> None:
     await store.close()
 
 
-def test_a_store_name_says_nothing_and_stays_in_its_folder(tmp_path: Path) -> None:
+def test_a_store_name_reveals_nothing_and_stays_in_its_folder(tmp_path: Path) -> None:
     store = LinkStore(tmp_path)
     names = {new_record(ODD, 0.0).store_name for _ in range(100)}
     assert len(names) == 100
@@ -80,7 +80,7 @@ def test_a_store_name_says_nothing_and_stays_in_its_folder(tmp_path: Path) -> No
         assert (store.sessions / name).resolve().parent == store.sessions.resolve()
 
 
-async def test_forgetting_takes_the_companions_too(tmp_path: Path) -> None:
+async def test_deleting_keys_deletes_the_companion_files(tmp_path: Path) -> None:
     store = LinkStore(tmp_path)
     await store.open()
     mine, other = new_record(KEY, 0.0), new_record(OTHER, 0.0)
@@ -95,7 +95,7 @@ async def test_forgetting_takes_the_companions_too(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_the_sweep_leaves_accounts_alone(tmp_path: Path) -> None:
+async def test_the_sweep_keeps_accounts(tmp_path: Path) -> None:
     store = LinkStore(tmp_path)
     await store.open()
     record = new_record(KEY, 0.0)
@@ -116,7 +116,7 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
+async def test_a_folder_that_cannot_be_created_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     store = LinkStore(tmp_path / "file")
     with pytest.raises(StoreError) as refused:
@@ -133,7 +133,7 @@ async def test_records_that_are_not_open_cannot_be_written(tmp_path: Path) -> No
     await store.close()
 
 
-def test_conditions(tmp_path: Path) -> None:
+def test_the_states_of_a_key_file(tmp_path: Path) -> None:
     path = tmp_path / "odd ?#%.db"
     assert files.condition(path) is KeyFileState.MISSING
     path.touch()

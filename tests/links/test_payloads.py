@@ -1,4 +1,4 @@
-"""How a link looks from outside: payloads, snapshots, the operator's line; and what a step changes in its record."""
+"""How a link is shown outside: reason codes, event payloads, snapshots, the operator's view."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ from roundtrip.clock import rfc3339
 from roundtrip.drivers import base as d
 from roundtrip.events import EventType
 from roundtrip.links import payloads
-from roundtrip.links.machine import Input, step
-from roundtrip.links.payloads import LinkingCode
-from roundtrip.links.policy import Ban
-from roundtrip.links.record import DeviceState, LinkRecord, LinkState, new_record
-from roundtrip.links.transition import after, is_news
+from roundtrip.links.machine import Input
+from roundtrip.links.payloads import LinkingCode, Snapshot, without_codes
+from roundtrip.links.record import DeviceState, LinkRecord, LinkState
 from tests.links.helpers import KEY, NAME, ONLINE, PHONE, QR, staged
 
 S = LinkState
+
+
 NOW = 1_800_000_000.0
+
+
 LINK = LinkRecord(KEY, "link", S.CONNECTED, NOW - 5.0, NOW - 9.0, PHONE, NAME, True, True)
+
+
 UNPAIRED = LinkRecord(KEY, "link", S.QR, NOW - 5.0, NOW - 9.0)
 
-OWN = {
+
+CAUSES = {
     "connection_lost": (Input.OFFLINE, Input.GRACE_OVER, Input.FOUND_OFFLINE, Input.CALM_OFFLINE),
     "keepalive_lost": (Input.KEEPALIVE_LOST, Input.CALM_AILING),
     "replaced": (Input.REPLACED,),
@@ -42,7 +47,7 @@ OWN = {
 
 @pytest.mark.parametrize("cause", Input, ids=lambda c: c.name)
 def test_the_reason_code_of_each_cause(cause: Input) -> None:
-    wanted = {one: code for code, causes in OWN.items() for one in causes}
+    wanted = {one: code for code, causes in CAUSES.items() for one in causes}
     assert payloads.reason_code(cause, None, True) == wanted.get(cause)
 
 
@@ -58,11 +63,11 @@ def test_the_reason_code_of_each_cause(cause: Input) -> None:
         (Input.REFUSED, d.ConnectFailed("400"), True, "connect_failure"),
     ],
 )
-def test_what_a_report_adds_to_it(cause: Input, report: d.Report | None, paired: bool, code: str) -> None:
+def test_the_reason_code_of_a_report(cause: Input, report: d.Report | None, paired: bool, code: str) -> None:
     assert payloads.reason_code(cause, report, paired) == code
 
 
-def test_a_code_ends_on_both_clocks() -> None:
+def test_a_code_expires_on_both_clocks() -> None:
     assert payloads.linking_code(QR, 1000.0, 7.0) == LinkingCode(1060.0, 60.0, 67.0, qr=QR.qr, index=1, total=6)
     shown = d.PairingCodeShown("ABCD-1234", 160.0)
     assert payloads.linking_code(shown, 1000.0, 7.0) == LinkingCode(1160.0, 160.0, 167.0, pairing_code="ABCD-1234")
@@ -70,7 +75,7 @@ def test_a_code_ends_on_both_clocks() -> None:
     assert payloads.linking_code(None, 1000.0, 7.0) is None
 
 
-def test_a_snapshot_shows_a_code_until_it_ends() -> None:
+def test_a_snapshot_shows_a_code_until_it_expires() -> None:
     code = LinkingCode(NOW + 60.0, 60.0, 60.0, qr=QR.qr, index=2, total=6)
     shown = payloads.snapshot(KEY, UNPAIRED, code, NOW, 59.9, shared=False)
     assert (shown.qr, shown.pairing_code, shown.index, shown.total) == (QR.qr, None, 2, 6)
@@ -97,7 +102,7 @@ def test_the_ends_of_a_ban_are_shown_while_it_lasts() -> None:
     assert (later.until, later.retry_at, later.retryable, later.user_action) == (None,) * 4
 
 
-def test_a_second_bot_of_an_account_is_said_where_nothing_is_worse() -> None:
+def test_a_shared_account_is_the_reason_code_only_where_there_is_no_other() -> None:
     shared = payloads.snapshot(KEY, LINK, None, NOW, 0.0, shared=True)
     assert (shared.reason_code, shared.also_linked_elsewhere, shared.retryable) == ("also_linked_elsewhere", True, True)
     alone = payloads.snapshot(KEY, LINK, None, NOW, 0.0, shared=False)
@@ -126,36 +131,36 @@ def test_whether_the_account_still_lists_the_device(
     record = replace(LINK, state=state, reason_code=reason, device=device)
     assert payloads.snapshot(KEY, record, None, NOW, 0.0, shared=False).device_removed is removed
     if state is S.LOGGED_OUT:
-        told = payloads.payload(EventType.LOGGED_OUT, record, None, first=False)
-        assert isinstance(told, e.LoggedOut)
-        assert told.device_removed is removed
+        shown = payloads.payload(EventType.LOGGED_OUT, record, None, first=False)
+        assert isinstance(shown, e.LoggedOut)
+        assert shown.device_removed is removed
 
 
 @pytest.mark.parametrize("state", sorted(set(S) - {S.IDLE}), ids=str)
 def test_every_event_of_a_link_has_its_payload(state: LinkState) -> None:
-    says = EventType[state.name]
+    event_type = EventType[state.name]
     record = replace(LINK, state=state, reason_code="internal_error")
     code = LinkingCode(NOW, 1.0, 1.0, qr="q") if state is S.QR else LinkingCode(NOW, 1.0, 1.0, pairing_code="p")
-    payload = payloads.payload(says, record, code if state in (S.QR, S.PAIRING_CODE) else None, first=True)
-    assert type(payload) is e.PAYLOADS[says]
+    payload = payloads.payload(event_type, record, code if state in (S.QR, S.PAIRING_CODE) else None, first=True)
+    assert type(payload) is e.PAYLOADS[event_type]
     if isinstance(payload, e.Qr):
         assert payload == e.Qr("q", 1, 1, rfc3339(NOW))
 
 
-def test_what_payloads_say() -> None:
+def test_the_fields_of_payloads() -> None:
     failed = replace(LINK, state=S.FAILED, reason_code=None)
-    said = payloads.payload(EventType.FAILED, failed, None, first=False)
-    assert isinstance(said, e.Failed)
-    assert said.reason_code == "internal_error"
+    failure = payloads.payload(EventType.FAILED, failed, None, first=False)
+    assert isinstance(failure, e.Failed)
+    assert failure.reason_code == "internal_error"
     assert payloads.payload(EventType.CONNECTED, LINK, None, first=True) == e.Connected(PHONE, NAME, True, False)
     shared = replace(LINK, also_linked=True, display_name=None)
     assert payloads.payload(EventType.CONNECTED, shared, None, first=False) == e.Connected(PHONE, "", False, True)
     assert payloads.payload(EventType.CONNECTING, shared, None, first=False) == e.Connecting(True)
     assert payloads.payload(EventType.PAIRED, LINK, None, first=False) == e.Paired(PHONE)
     banned = replace(LINK, state=S.BANNED, reason_code="banned", banned_until=NOW + 1.0, retry_at=NOW + 2.0)
-    told = payloads.payload(EventType.BANNED, banned, None, first=False)
-    assert isinstance(told, e.Banned)
-    assert (told.until, told.retry_at, told.retryable) == (rfc3339(NOW + 1.0), rfc3339(NOW + 2.0), False)
+    shown = payloads.payload(EventType.BANNED, banned, None, first=False)
+    assert isinstance(shown, e.Banned)
+    assert (shown.until, shown.retry_at, shown.retryable) == (rfc3339(NOW + 1.0), rfc3339(NOW + 2.0), False)
     no_end = payloads.payload(EventType.BANNED, replace(banned, banned_until=None, retry_at=None), None, first=False)
     assert isinstance(no_end, e.Banned)
     assert (no_end.until, no_end.retry_at) == (None, None)
@@ -167,86 +172,12 @@ def test_what_payloads_say() -> None:
     assert on.user_action != off.user_action, "tried on by itself, or not"
 
 
-def moved(record: LinkRecord, cause: Input, report: d.Report | None = None, ban: Ban | None = None) -> LinkRecord:
-    return after(record, cause, step(record.state, cause), report, NOW, ban)
+def test_a_snapshot_without_codes_is_the_same_in_all_else() -> None:
+    full = Snapshot("u", "b", "l", LinkState.QR, 3, "s", qr="q", pairing_code="p", index=1, total=6, expires_at="e")
+    assert without_codes(full) == Snapshot("u", "b", "l", LinkState.QR, 3, "s", index=1, total=6, expires_at="e")
 
 
-def test_a_state_that_stays_began_when_it_did() -> None:
-    assert moved(LINK, Input.ONLINE, ONLINE).since == LINK.since
-    assert moved(LINK, Input.STREAM_FAILED, d.StreamFailed("1")) == LINK
-    assert moved(LINK, Input.GRACE_OVER) == replace(
-        LINK, state=S.DISCONNECTED, since=NOW, reason_code="connection_lost"
-    )
-
-
-def test_flapping_is_why_whatever_was_the_last_straw() -> None:
-    flapping = after(LINK, Input.OFFLINE, step(S.CONNECTED, Input.FLAPPING), d.Offline(), NOW)
-    assert (flapping.state, flapping.reason_code) == (S.DEGRADED, "flapping")
-
-
-def test_what_pairing_and_logging_in_bring() -> None:
-    paired = moved(UNPAIRED, Input.PAIRED, d.PairSucceeded(PHONE))
-    assert (paired.paired, paired.phone_number, paired.display_name, paired.connected_before) == (
-        True,
-        PHONE,
-        None,
-        False,
-    )
-    online = moved(paired, Input.ONLINE, ONLINE)
-    assert online == replace(paired, state=S.CONNECTED, since=NOW, display_name=NAME, connected_before=True)
-    assert moved(online, Input.ONLINE, d.Online(PHONE, "")).display_name == NAME, "not known yet is not gone"
-    straight = moved(UNPAIRED, Input.ONLINE, ONLINE)
-    assert (straight.paired, straight.phone_number) == (True, PHONE)
-
-
-@pytest.mark.parametrize("cause", [Input.LOGGED_OUT, Input.LOGOUT])
-def test_a_link_that_is_gone_remembers_no_account(cause: Input) -> None:
-    shared = replace(LINK, also_linked=True, device=DeviceState.REMOVING)
-    gone = moved(shared, cause, d.LoggedOutByPhone("401") if cause is Input.LOGGED_OUT else None)
-    assert (gone.state, gone.paired, gone.phone_number, gone.display_name, gone.also_linked) == (
-        S.LOGGED_OUT,
-        False,
-        None,
-        None,
-        False,
-    )
-    assert gone.device is DeviceState.REMOVING
-    ended = replace(gone, reason_code="requested")
-    for told, device in ((Input.DEVICE_REMOVED, DeviceState.REMOVED), (Input.DEVICE_KEPT, DeviceState.KEPT)):
-        assert moved(ended, told) == replace(ended, device=device)
-
-
-def test_a_ban_leaves_its_ends() -> None:
-    ban = Ban(101, NOW, None, NOW + 7.0)
-    banned = moved(LINK, Input.BANNED, d.TemporaryBan(101, None), ban)
-    assert (banned.state, banned.banned_until, banned.retry_at) == (S.BANNED, None, NOW + 7.0)
-    assert banned.reason_code == "banned_too_many_people"
-    assert (banned.paired, banned.phone_number) == (True, PHONE)
-
-
-@pytest.mark.parametrize(
-    ("change", "news"),
-    [
-        ({"phone_number": "+1"}, True),
-        ({"display_name": "B"}, True),
-        ({"reason_code": "banned"}, True),
-        ({"also_linked": True}, True),
-        ({"device": DeviceState.KEPT}, True),
-        ({"since": 1.0}, False),
-        ({"connected_before": False}, False),
-        ({}, False),
-    ],
-)
-def test_what_is_news(change: dict[str, object], news: bool) -> None:
-    assert is_news(LINK, replace(LINK, **change)) is news
-
-
-def test_a_new_record_begins_now() -> None:
-    record = new_record(KEY, 7.0)
-    assert record == LinkRecord(KEY, record.link_id, S.CONNECTING, 7.0, 7.0)
-
-
-async def test_the_operators_line(tmp_path: Path) -> None:
+async def test_the_operators_view(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.connect()
         begun = stage.clock.now()

@@ -71,7 +71,7 @@ async def test_the_first_releases_records_are_kept(tmp_path: Path) -> None:
     await again.close()
 
 
-async def test_the_first_releases_accounts_come_back(tmp_path: Path) -> None:
+async def test_the_first_releases_accounts_are_restored(tmp_path: Path) -> None:
     version_1(tmp_path)
     (tmp_path / "sessions").mkdir()
     for record in OLD[:2]:
@@ -90,7 +90,7 @@ async def test_the_first_releases_accounts_come_back(tmp_path: Path) -> None:
         assert stage.state(OTHER) is LinkState.CONNECTING
 
 
-async def test_a_migration_that_is_cut_short_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_interrupted_migration_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     version_1(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("roundtrip.links.store._SCHEMA", "CREATE TABLE broken (")
@@ -150,7 +150,7 @@ async def test_every_field_survives(tmp_path: Path) -> None:
     await again.close()
 
 
-async def test_bans_that_are_over_are_forgotten_and_lifted_ones_too(tmp_path: Path) -> None:
+async def test_bans_that_are_over_or_lifted_are_deleted(tmp_path: Path) -> None:
     store = LinkStore(tmp_path)
     await store.open()
     bans = {"+1": Ban(101, 1.0, 5.0, 5.0), "+2": Ban(0, 2.0, None, 6.0), "+3": Ban(102, 2.0, 9.0, 9.0)}
@@ -163,7 +163,7 @@ async def test_bans_that_are_over_are_forgotten_and_lifted_ones_too(tmp_path: Pa
     await store.close()
 
 
-async def test_removals_come_back_in_the_order_in_which_they_were_asked_for(tmp_path: Path) -> None:
+async def test_removals_are_read_in_the_order_of_their_requests(tmp_path: Path) -> None:
     store = LinkStore(tmp_path)
     await store.open()
     late, soon = Removal(KEY, "a", None, 9.0, 10.0), Removal(OTHER, "b", PHONE, 3.0, 99.0)

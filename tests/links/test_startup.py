@@ -1,4 +1,4 @@
-"""How a link begins, in every state: what is kept of the one before, and who is refused."""
+"""How a link begins from each state: what remains of the one before, and which starts are refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ANOTHER = "+14155550199"
 @pytest.mark.parametrize("state", S, ids=str)
 @pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize("reason", [None, "store_missing", "store_corrupt", "worker_crashed"])
-def test_which_links_a_restart_brings_back(state: LinkState, paired: bool, reason: str | None) -> None:
+def test_which_links_a_restart_restores(state: LinkState, paired: bool, reason: str | None) -> None:
     record = LinkRecord(KEY, "l", state, 1.0, 1.0, PHONE, NAME, paired, True, reason)
     keys = reason in (None, "worker_crashed")
     wanted = paired and keys and (state in LIVE or state in (S.FAILED, S.CLIENT_OUTDATED))
@@ -90,7 +90,7 @@ async def test_a_linked_bot_takes_its_own_number_in_any_writing_and_no_other(tmp
 
 
 @pytest.mark.parametrize("after", [(), (QR,), (d.PairingCodeShown("ABCD-1234", 160.0),), (d.PairSucceeded(PHONE),)])
-async def test_what_begins_a_pairing(tmp_path: Path, after: tuple[d.Report, ...]) -> None:
+async def test_which_starts_begin_a_pairing(tmp_path: Path, after: tuple[d.Report, ...]) -> None:
     async with staged(tmp_path) as stage:
         assert stage.service.begins_pairing(KEY, None)
         assert stage.service.begins_pairing(KEY, PHONE)
@@ -129,7 +129,7 @@ async def test_a_code_for_a_banned_number_is_refused_and_the_present_one_stays(t
         assert stage.session().spec.phone_number == PHONE
 
 
-async def test_a_banned_bot_may_link_another_number_once_it_let_go_of_the_account(tmp_path: Path) -> None:
+async def test_a_banned_bot_may_link_another_number(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.start(phone=PHONE)
         await stage.report(BAN)
@@ -139,7 +139,7 @@ async def test_a_banned_bot_may_link_another_number_once_it_let_go_of_the_accoun
         assert stage.session().spec.phone_number == ANOTHER
 
 
-async def test_a_start_names_its_own_trace_and_keeps_the_number_that_was_wished(tmp_path: Path) -> None:
+async def test_a_start_has_its_own_trace_and_keeps_the_requested_number(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         for trace in (1, 2):
             await stage.service.start(KEY, PHONE, f"00-{trace:032x}-{8:016x}-01")
@@ -149,7 +149,7 @@ async def test_a_start_names_its_own_trace_and_keeps_the_number_that_was_wished(
             await stage.service.logout(KEY)
 
 
-async def test_patience_with_a_pairing_begins_with_its_start(tmp_path: Path) -> None:
+async def test_the_time_limit_of_a_pairing_begins_with_its_start(tmp_path: Path) -> None:
     async with staged(tmp_path, pairing_patience=100.0) as stage:
         await stage.start()
         await stage.clock.pass_(90.0)
@@ -167,7 +167,7 @@ async def test_patience_with_a_pairing_begins_with_its_start(tmp_path: Path) -> 
         assert stage.state() is S.CONNECTED, "who linked an account is waited for no more"
 
 
-async def test_how_many_links_a_user_may_have_counts_the_living_of_that_user(tmp_path: Path) -> None:
+async def test_the_limit_of_links_counts_the_live_ones_of_that_user(tmp_path: Path) -> None:
     mine = [BotKey.parse("user", f"bot-{n}") for n in range(4)]
     async with staged(tmp_path, max_links_per_user=2) as stage:
         await stage.start(OTHER)
