@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from roundtrip.links.policy import Ban, Bans
-from tests.links.helpers import PHONE, FakeClock
+from tests.support.links import PHONE, FakeClock
 
 NEW_PLAN, OLD_PLAN = "+5511987654321", "+551187654321"
 
@@ -21,11 +21,11 @@ async def test_a_ban_holds_for_every_form_of_a_number_and_ends_on_the_monotonic_
     clock.step(1e6)
     assert bans.left(NEW_PLAN) == 50.0
     clock.step(-2e6)
-    await clock.pass_(49.0)
+    await clock.advance(49.0)
     assert (bans.of(NEW_PLAN), bans.left(NEW_PLAN)) == (ban, 1.0)
-    await clock.pass_(1.0)
+    await clock.advance(1.0)
     assert (bans.of(NEW_PLAN), bans.left(NEW_PLAN)) == (None, 0.0)
-    await clock.pass_(5.0)
+    await clock.advance(5.0)
     assert bans.left(NEW_PLAN) == 0.0
     bans.add(NEW_PLAN, ban._replace(over=clock.now() + 10.0, since=clock.now()))
     assert bans.lift(OLD_PLAN)

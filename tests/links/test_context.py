@@ -12,7 +12,7 @@ from roundtrip.links.policy import Bans
 from roundtrip.links.queue import StartSlots
 from roundtrip.links.removals import Removals
 from roundtrip.links.store import LinkStore
-from tests.links.helpers import KEY, OTHER, PHONE, CountingMeter, FakeClock, FakeDriver, FakePublisher, settings
+from tests.support.links import KEY, OTHER, PHONE, FakeClock, FakeDriver, FakePublisher, RecordingMetrics, settings
 
 MINE = BotKey.parse(KEY.user_id, "second")
 NEW_PLAN, OLD_PLAN = "+5511987654321", "+551187654321"
@@ -25,7 +25,7 @@ def make_context(folder: Path, notified: list[BotKey]) -> LinkContext:
         driver,
         FakePublisher(),
         store,
-        CountingMeter(),
+        RecordingMetrics(),
         settings(folder, outdated_retry=100.0),
         clock,
         start_slots,

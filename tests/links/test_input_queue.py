@@ -6,7 +6,7 @@ import asyncio
 
 from roundtrip.links.machine import Timer
 from roundtrip.links.queue import ExpiredTimer, InputQueue, Timers
-from tests.links.helpers import FakeClock
+from tests.support.links import FakeClock
 
 
 async def test_a_timer_that_was_dropped_after_it_expired_is_void() -> None:
@@ -15,12 +15,12 @@ async def test_a_timer_that_was_dropped_after_it_expired_is_void() -> None:
     timers = Timers(clock, expired.append)
     timers.arm(Timer.GRACE, 5.0)
     timers.arm(Timer.PAIRED, 6.0)
-    await clock.pass_(7.0)
+    await clock.advance(7.0)
     assert [s.timer for s in expired] == [Timer.GRACE, Timer.PAIRED]
     timers.drop(Timer.GRACE)
     timers.arm(Timer.PAIRED, 6.0)
     assert [timers.take(s) for s in expired] == [False, False]
-    await clock.pass_(7.0)
+    await clock.advance(7.0)
     assert timers.take(expired[-1])
     assert not timers.take(expired[-1])
     assert not timers.armed(Timer.PAIRED)

@@ -15,7 +15,7 @@ from roundtrip.links import payloads
 from roundtrip.links.machine import Input
 from roundtrip.links.payloads import LinkingCode, Snapshot, without_codes
 from roundtrip.links.record import DeviceState, LinkRecord, LinkState
-from tests.links.helpers import KEY, NAME, ONLINE, PHONE, QR, staged
+from tests.support.links import KEY, NAME, ONLINE, PHONE, QR, staged
 
 S = LinkState
 
@@ -181,7 +181,7 @@ async def test_the_operators_view(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.connect()
         begun = stage.clock.now()
-        await stage.clock.pass_(10.0)
+        await stage.clock.advance(10.0)
         await stage.report(d.Offline())
         (view,) = stage.service.links()
         assert (view.state, view.since, view.deadlines) == (S.CONNECTED, rfc3339(begun), ("grace",))
@@ -192,6 +192,6 @@ async def test_the_operators_view(tmp_path: Path) -> None:
         (view,) = stage.service.links()
         assert (view.retry_at, view.worker_pid) == (rfc3339(stage.clock.now() + 100.0), None)
         assert view.reason_code == "banned_too_many_people"
-        await stage.clock.pass_(102.0)
+        await stage.clock.advance(102.0)
         (view,) = stage.service.links()
         assert (view.state, view.retry_at) == (S.CONNECTING, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from roundtrip.links.record import LinkRecord, LinkState, new_record, store_name
-from tests.links.helpers import KEY
+from tests.support.links import KEY
 
 
 def test_the_states_are_the_contracts() -> None:

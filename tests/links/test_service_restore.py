@@ -13,7 +13,7 @@ from roundtrip.drivers import base as d
 from roundtrip.errors import StorageError
 from roundtrip.identity import BotKey
 from roundtrip.links.record import LinkState
-from tests.links.helpers import KEY, NAME, ONLINE, OTHER, PHONE, QR, Stage, calm, keys_for, staged
+from tests.support.links import KEY, NAME, ONLINE, OTHER, PHONE, QR, Stage, settle, staged, write_key_file
 
 THIRD = BotKey.parse("user-3", "bot-1")
 
@@ -32,8 +32,8 @@ async def test_a_connected_link_comes_back_and_is_connecting_until_then(tmp_path
         assert stage.service.snapshot(KEY).phone_number == PHONE
         assert not stage.service.restoring.finished
         restoring = asyncio.create_task(stage.service.restore())
-        await calm()
-        assert stage.publisher.said == []  # for the frontend it is no new link
+        await settle()
+        assert stage.publisher.published == []  # for the frontend it is no new link
         assert stage.session().spec.link_id == link_id
         assert not stage.service.restoring.finished
         await stage.report(ONLINE)
@@ -41,14 +41,14 @@ async def test_a_connected_link_comes_back_and_is_connecting_until_then(tmp_path
         assert stage.service.restoring.finished
         assert stage.publisher.types() == ["Connected"]
         assert stage.publisher.last == e.Connected(PHONE, NAME, first=False)
-        assert stage.meter.pairings == []
+        assert stage.metrics.pairings == []
 
 
 async def test_a_start_during_the_restore_finds_the_link_alive(tmp_path: Path) -> None:
     link_id = await run_before(tmp_path, lambda stage: stage.connect())
     async with staged(tmp_path, restore=False) as stage:
         assert (await stage.service.start(KEY)).link_id == link_id
-        assert stage.publisher.said == []
+        assert stage.publisher.published == []
 
 
 async def test_a_logout_during_the_restore(tmp_path: Path) -> None:
@@ -57,12 +57,12 @@ async def test_a_logout_during_the_restore(tmp_path: Path) -> None:
         await stage.service.logout(KEY)
         assert stage.publisher.last.reason_code == "requested"
         await stage.service.restore()
-        await stage.clock.pass_(5.1)
+        await stage.clock.advance(5.1)
         (session,) = stage.driver.sessions  # not for the link, but to remove its device
-        await calm()
+        await settle()
         assert stage.service.snapshot(KEY).device_removed is False
         session.report(ONLINE)
-        await calm()
+        await settle()
         assert session.logged_out
         assert not list(stage.store.sessions.iterdir())
         assert stage.publisher.last.device_removed is True
@@ -79,16 +79,16 @@ async def test_a_few_at_a_time(tmp_path: Path) -> None:
     await run_before(tmp_path, scenario)
     async with staged(tmp_path, restore=False, restore_concurrency=2, start_concurrency=4) as stage:
         restoring = asyncio.create_task(stage.service.restore())
-        await calm()
+        await settle()
         assert len(stage.driver.sessions) == 2
         assert stage.service.restoring == (7, 0, False)
         stage.driver.sessions[0].report(ONLINE)
-        await calm()
+        await settle()
         assert len(stage.driver.sessions) == 3
         assert stage.service.restoring == (7, 1, False)
-        await stage.clock.pass_(10.1)  # one that says nothing holds nobody up for ever
+        await stage.clock.advance(10.1)  # one that says nothing holds nobody up for ever
         assert len(stage.driver.sessions) == 5
-        await stage.clock.pass_(120.0)
+        await stage.clock.advance(120.0)
         await restoring
         assert stage.service.restoring == (7, 7, True)
 
@@ -112,7 +112,7 @@ async def test_a_broken_key_file_fails_one_link_and_advises_the_user(tmp_path: P
     link_id = await run_before(tmp_path, scenario)
     async with staged(tmp_path, restore=False) as stage:
         restoring = asyncio.create_task(stage.service.restore())
-        await calm()
+        await settle()
         await stage.report(d.Online("+14155550143", NAME), key=OTHER)
         await restoring
         assert stage.state(OTHER) is LinkState.CONNECTED
@@ -123,7 +123,7 @@ async def test_a_broken_key_file_fails_one_link_and_advises_the_user(tmp_path: P
         assert stage.publisher.types(KEY) == ["Failed"]
         again = await stage.service.start(KEY)  # the way out
         assert again.link_id != link_id
-        await calm()
+        await settle()
         await stage.report(QR)
         assert stage.state() is LinkState.QR
 
@@ -132,7 +132,7 @@ async def test_a_paired_account_that_is_shown_a_code_lost_its_keys(tmp_path: Pat
     await run_before(tmp_path, lambda stage: stage.connect())
     async with staged(tmp_path, restore=False) as stage:
         restoring = asyncio.create_task(stage.service.restore())
-        await calm()
+        await settle()
         await stage.report(QR)
         await restoring
         assert stage.service.snapshot(KEY).reason_code == "store_missing"
@@ -162,27 +162,27 @@ async def test_paired_but_not_yet_connected_comes_back(tmp_path: Path) -> None:
     await run_before(tmp_path, scenario)
     async with staged(tmp_path, restore=False) as stage:
         restoring = asyncio.create_task(stage.service.restore())
-        await calm()
+        await settle()
         await stage.report(ONLINE)
         await stage.report(ONLINE, key=OTHER)
         await restoring
-        said = [payload for key, payload in stage.publisher.said if key == KEY]
+        said = [payload for key, payload in stage.publisher.published if key == KEY]
         assert e.Connected(PHONE, NAME, first=True, also_linked_elsewhere=True) in said
 
 
 async def test_a_crash_before_the_event_does_not_delete_new_keys(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.start()
-        keys_for(stage.session().spec.store)
+        write_key_file(stage.session().spec.store)
         stage.publisher.fails = StorageError("outbox_unavailable", "down")
         await stage.report(QR, d.PairSucceeded(PHONE))
         stage.publisher.fails = StorageError("outbox_unavailable", "still down")
-        await stage.clock.pass_(70.0)  # the code ended while it waited; the scan is next
+        await stage.clock.advance(70.0)  # the code ended while it waited; the scan is next
     async with staged(tmp_path, restore=False) as stage:
         assert stage.state() is LinkState.CONNECTING
         assert stage.service.snapshot(KEY).phone_number == PHONE
         restoring = asyncio.create_task(stage.service.restore())
-        await calm()
+        await settle()
         await stage.report(ONLINE)
         await restoring
         assert stage.publisher.last == e.Connected(PHONE, NAME, first=True)
@@ -224,9 +224,9 @@ async def test_a_ban_outlives_a_restart_and_ends(tmp_path: Path) -> None:
         for key, number in ((KEY, None), (OTHER, PHONE)):
             with pytest.raises(Exception, match="blocked"):
                 await stage.service.start(key, number)
-        await stage.clock.pass_(3500.0)
+        await stage.clock.advance(3500.0)
         assert stage.driver.sessions == []
-        await stage.clock.pass_(102.0)
+        await stage.clock.advance(102.0)
         assert stage.publisher.types() == ["Connecting"]
         await stage.report(ONLINE)
         assert stage.state() is LinkState.CONNECTED
@@ -240,7 +240,7 @@ async def test_a_clock_set_back_across_a_restart_does_not_ban_for_ever(tmp_path:
 
     await run_before(tmp_path, scenario)
     async with staged(tmp_path) as stage:
-        await stage.clock.pass_(3602.0)
+        await stage.clock.advance(3602.0)
         assert len(stage.driver.sessions) == 1
 
 
@@ -265,7 +265,7 @@ async def test_a_refused_version_does_not_hold_up_the_restore(tmp_path: Path) ->
     await run_before(tmp_path, scenario)
     async with staged(tmp_path, restore=False, restore_concurrency=1) as stage:
         restoring = asyncio.create_task(stage.service.restore())
-        await calm()
+        await settle()
         stage.driver.sessions[0].report(d.Outdated())
         await restoring
         assert {stage.state(key) for key in (KEY, OTHER, THIRD)} == {LinkState.CLIENT_OUTDATED}
@@ -288,6 +288,6 @@ async def test_a_restart_that_cannot_publish_does_not_hang(tmp_path: Path) -> No
     async with staged(tmp_path, restore=False) as stage:
         stage.publisher.full = True
         restoring = asyncio.create_task(stage.service.restore())
-        await stage.clock.pass_(60.0)
+        await stage.clock.advance(60.0)
         await restoring
         assert stage.service.restoring.finished

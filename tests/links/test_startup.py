@@ -14,7 +14,7 @@ from roundtrip.links import startup
 from roundtrip.links.machine import ENDED, LIVE
 from roundtrip.links.reasons import LinkError
 from roundtrip.links.record import LinkRecord, LinkState
-from tests.links.helpers import KEY, NAME, ONLINE, OTHER, PHONE, QR, calm, keys_for, staged
+from tests.support.links import KEY, NAME, ONLINE, OTHER, PHONE, QR, settle, staged, write_key_file
 
 S = LinkState
 BAN = d.TemporaryBan(101, 1000.0)
@@ -57,9 +57,9 @@ async def test_an_account_whose_keys_are_kept_goes_on_and_another_begins_anew(
                 store.unlink()
             else:
                 store.write_bytes(b"\xff" * 5000)
-        await stage.clock.pass_(2.0)
+        await stage.clock.advance(2.0)
         assert stage.state() in ENDED
-        await stage.clock.pass_(100.0)
+        await stage.clock.advance(100.0)
         await stage.start()
         after = stage.service.snapshot(KEY)
         assert (after.state, after.reason_code) == (S.CONNECTING, None)
@@ -69,7 +69,7 @@ async def test_an_account_whose_keys_are_kept_goes_on_and_another_begins_anew(
         assert store.exists() is keys_kept, "worthless keys are deleted"
         assert stage.session().spec.store.name == f"{after.link_id}.db"
         if not keys_kept:
-            keys_for(stage.session().spec.store)
+            write_key_file(stage.session().spec.store)
             await stage.report(QR, d.PairSucceeded(PHONE))
         await stage.report(ONLINE)
         assert stage.publisher.last.first is not keys_kept
@@ -120,11 +120,11 @@ async def test_a_code_for_a_banned_number_is_refused_and_the_present_one_stays(t
         assert (refused.value.code, STATUS[refused.value.code]) == ("banned", 409)
         assert refused.value.retry_after == pytest.approx(1000.0)
         assert stage.state() is S.QR
-        await stage.clock.pass_(990.0)
+        await stage.clock.advance(990.0)
         await stage.start()
         with pytest.raises(LinkError):
             await stage.service.start(KEY, PHONE)
-        await stage.clock.pass_(10.1)
+        await stage.clock.advance(10.1)
         await stage.start(phone=PHONE)
         assert stage.session().spec.phone_number == PHONE
 
@@ -143,7 +143,7 @@ async def test_a_start_has_its_own_trace_and_keeps_the_requested_number(tmp_path
     async with staged(tmp_path) as stage:
         for trace in (1, 2):
             await stage.service.start(KEY, PHONE, f"00-{trace:032x}-{8:016x}-01")
-            await calm()
+            await settle()
             assert stage.publisher.calls[-1]["traceparent"].startswith(f"00-{trace:032x}-")
             assert stage.session().spec.traceparent
             await stage.service.logout(KEY)
@@ -152,18 +152,18 @@ async def test_a_start_has_its_own_trace_and_keeps_the_requested_number(tmp_path
 async def test_the_time_limit_of_a_pairing_begins_with_its_start(tmp_path: Path) -> None:
     async with staged(tmp_path, pairing_patience=100.0) as stage:
         await stage.start()
-        await stage.clock.pass_(90.0)
+        await stage.clock.advance(90.0)
         await stage.start()  # alive: nothing begins anew
         await stage.report(QR)
-        await stage.clock.pass_(9.9)
+        await stage.clock.advance(9.9)
         assert stage.state() is S.QR
-        await stage.clock.pass_(0.2)
+        await stage.clock.advance(0.2)
         assert stage.state() is S.QR_EXPIRED
         await stage.start()
-        keys_for(stage.session().spec.store)
+        write_key_file(stage.session().spec.store)
         await stage.report(QR, d.PairSucceeded(PHONE), ONLINE)
         stage.session().is_alive = True
-        await stage.clock.pass_(500.0)
+        await stage.clock.advance(500.0)
         assert stage.state() is S.CONNECTED, "who linked an account is waited for no more"
 
 
@@ -188,10 +188,10 @@ async def test_the_limit_of_links_counts_the_live_ones_of_that_user(tmp_path: Pa
 async def test_pairing_time_is_from_the_start_to_the_first_connection(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.start()
-        keys_for(stage.session().spec.store)
-        await stage.clock.pass_(7.0)
+        write_key_file(stage.session().spec.store)
+        await stage.clock.advance(7.0)
         await stage.report(QR, d.PairSucceeded(PHONE))
         stage.clock.step(-1000.0)
-        await stage.clock.pass_(3.0)
+        await stage.clock.advance(3.0)
         await stage.report(ONLINE, d.Offline(), ONLINE)
-        assert stage.meter.pairings == [pytest.approx(10.0)]
+        assert stage.metrics.pairings == [pytest.approx(10.0)]

@@ -16,7 +16,7 @@ from roundtrip.drivers.key_files import KeyFileState
 from roundtrip.identity import BotKey
 from roundtrip.links.record import LinkRecord, LinkState, new_record
 from roundtrip.links.store import LinkStore, StoreError
-from tests.links.helpers import KEY, OTHER, PHONE, keys_for
+from tests.support.links import KEY, OTHER, PHONE, write_key_file
 
 ODD = BotKey.parse("../../etc/passwd", "a'; DROP TABLE links; --")
 
@@ -55,7 +55,7 @@ async def test_only_the_owner_can_read(tmp_path: Path) -> None:
     assert mode(store.sessions) == 0o700
     for path in (tmp_path / "new" / "data").glob("links.db*"):
         assert mode(path) == 0o600, path
-    keys_for(store.key_file(record.link_id))
+    write_key_file(store.key_file(record.link_id))
     store.key_file(record.link_id).with_name(record.store_name + "-wal").touch(0o644)
     await store.secure(record.link_id)
     assert {mode(path) for path in store.sessions.iterdir()} == {0o600}
@@ -99,7 +99,7 @@ async def test_the_sweep_keeps_accounts(tmp_path: Path) -> None:
     store = LinkStore(tmp_path)
     await store.open()
     record = new_record(KEY, 0.0)
-    keys_for(store.key_file(record.link_id))
+    write_key_file(store.key_file(record.link_id))
     (store.sessions / "README").touch()
     assert await store.sweep(frozenset({record.store_name})) == 0
     assert len(list(store.sessions.iterdir())) == 2
@@ -140,7 +140,7 @@ def test_the_states_of_a_key_file(tmp_path: Path) -> None:
     assert files.condition(path) is KeyFileState.MISSING
     sqlite3.connect(path).close()
     assert files.condition(path) is KeyFileState.MISSING
-    keys_for(path)
+    write_key_file(path)
     assert files.condition(path) is KeyFileState.GOOD
     whole = path.read_bytes()
     path.write_bytes(whole[:5000])
@@ -153,7 +153,7 @@ def test_the_states_of_a_key_file(tmp_path: Path) -> None:
 
 def test_in_use_is_not_corrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.db"
-    keys_for(path)
+    write_key_file(path)
     holder = sqlite3.connect(path)
     holder.execute("BEGIN EXCLUSIVE")
     connect = sqlite3.connect

@@ -14,7 +14,7 @@ from roundtrip.identity import BotKey
 from roundtrip.links.policy import Ban
 from roundtrip.links.record import DeviceState, LinkRecord, LinkState, Removal
 from roundtrip.links.store import SCHEMA_VERSION, LinkStore, StoreError
-from tests.links.helpers import KEY, NAME, ONLINE, OTHER, PHONE, calm, keys_for, staged
+from tests.support.links import KEY, NAME, ONLINE, OTHER, PHONE, settle, staged, write_key_file
 
 VERSION_1: Final = """
 CREATE TABLE links (
@@ -75,10 +75,10 @@ async def test_the_first_releases_accounts_are_restored(tmp_path: Path) -> None:
     version_1(tmp_path)
     (tmp_path / "sessions").mkdir()
     for record in OLD[:2]:
-        keys_for(tmp_path / "sessions" / record.store_name)
+        write_key_file(tmp_path / "sessions" / record.store_name)
     async with staged(tmp_path, restore=False) as stage:
         restore = asyncio.create_task(stage.service.restore())
-        await calm()
+        await settle()
         assert stage.state(KEY) is LinkState.CONNECTING
         await stage.report(ONLINE)
         await restore
@@ -86,7 +86,7 @@ async def test_the_first_releases_accounts_are_restored(tmp_path: Path) -> None:
         assert stage.service.snapshot(KEY).phone_number == PHONE
         # The end of its ban was long ago.
         assert stage.state(OTHER) is LinkState.BANNED
-        await stage.clock.pass_(2.0)
+        await stage.clock.advance(2.0)
         assert stage.state(OTHER) is LinkState.CONNECTING
 
 

@@ -10,7 +10,7 @@ from roundtrip.links.machine import Input, step
 from roundtrip.links.policy import Ban
 from roundtrip.links.record import DeviceState, LinkRecord, LinkState
 from roundtrip.links.transition import after, is_news
-from tests.links.helpers import KEY, NAME, ONLINE, PHONE
+from tests.support.links import KEY, NAME, ONLINE, PHONE
 
 S = LinkState
 
