@@ -49,12 +49,12 @@ def test_keys_of_an_account_are_notified_when_another_gets_or_loses_it(tmp_path:
     assert shared.linked_elsewhere(OLD_PLAN, KEY)
     assert shared.linked_elsewhere(NEW_PLAN, OTHER)
     shared.claim(OLD_PLAN, OTHER)
-    assert notified == [KEY], "no news"
+    assert notified == [KEY], "no change, no notification"
     shared.release(NEW_PLAN, OTHER)
     assert notified == [KEY, KEY]
     assert not shared.linked_elsewhere(NEW_PLAN, KEY)
     shared.release(NEW_PLAN, KEY)
-    assert shared.accounts == {}, "nothing is kept of an account that nobody has"
+    assert shared.accounts == {}, "an account without a key leaves nothing behind"
     shared.release(NEW_PLAN, KEY)
     shared.release(None, KEY)
     assert notified == [KEY, KEY]

@@ -86,7 +86,7 @@ async def test_a_few_at_a_time(tmp_path: Path) -> None:
         await settle()
         assert len(stage.driver.sessions) == 3
         assert stage.service.restoring == (7, 1, False)
-        await stage.clock.advance(10.1)  # one that says nothing holds nobody up for ever
+        await stage.clock.advance(10.1)  # a session that reports nothing does not hold up the others
         assert len(stage.driver.sessions) == 5
         await stage.clock.advance(120.0)
         await restoring
@@ -121,7 +121,7 @@ async def test_a_broken_key_file_fails_one_link_and_advises_the_user(tmp_path: P
         assert snapshot.reason_code == ("store_missing" if damage in ("missing", "empty") else "store_corrupt")
         assert snapshot.user_action
         assert stage.publisher.types(KEY) == ["Failed"]
-        again = await stage.service.start(KEY)  # the way out
+        again = await stage.service.start(KEY)  # what the advice is
         assert again.link_id != link_id
         await settle()
         await stage.report(QR)
@@ -166,8 +166,8 @@ async def test_paired_but_not_yet_connected_comes_back(tmp_path: Path) -> None:
         await stage.report(ONLINE)
         await stage.report(ONLINE, key=OTHER)
         await restoring
-        said = [payload for key, payload in stage.publisher.published if key == KEY]
-        assert e.Connected(PHONE, NAME, first=True, also_linked_elsewhere=True) in said
+        payloads = [payload for key, payload in stage.publisher.published if key == KEY]
+        assert e.Connected(PHONE, NAME, first=True, also_linked_elsewhere=True) in payloads
 
 
 async def test_a_crash_before_the_event_does_not_delete_new_keys(tmp_path: Path) -> None:

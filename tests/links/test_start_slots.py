@@ -49,7 +49,7 @@ async def test_users_take_turns_and_the_starts_of_one_user_keep_their_order() ->
         if not users.inside:
             break
     await asyncio.gather(*(task for _, task, _ in spawned))
-    assert users.order == ["a", "b", "a", "b", "c", "a"], "whoever had a turn waits behind the others"
+    assert users.order == ["a", "b", "a", "b", "c", "a"], "a user that had a slot waits behind the others"
 
 
 @given(
@@ -80,7 +80,7 @@ def test_slots_never_exceed_the_limit_and_none_leaks(limit: int, actions: list[t
             }
             assert len(users.inside) <= limit + 1
             if len(users.inside) < limit:
-                assert not waiting, "nobody waits while there is room"
+                assert not waiting, "no start waits while there is a free slot"
             assert not {name for name in waiting if name not in users.inside} or len(users.inside) > limit
         for _, _, release in spawned:
             release.set()

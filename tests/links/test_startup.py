@@ -34,17 +34,17 @@ def test_which_links_a_restart_restores(state: LinkState, paired: bool, reason: 
 
 
 @pytest.mark.parametrize(
-    ("last", "keys_kept"),
+    ("last", "has_keys"),
     [
         ([d.StreamReplaced()], True),
         ([d.LoggedOutByPhone("401")], False),
-        (["keys are gone", d.WorkerDied(1)], False),
+        (["keys are missing", d.WorkerDied(1)], False),
         (["keys are broken", d.WorkerDied(1)], False),
     ],
     ids=["replaced", "logged out", "missing", "corrupt"],
 )
-async def test_an_account_whose_keys_are_kept_goes_on_and_another_begins_anew(
-    tmp_path: Path, last: list[object], keys_kept: bool
+async def test_an_account_that_has_its_keys_logs_in_and_another_is_linked_anew(
+    tmp_path: Path, last: list[object], has_keys: bool
 ) -> None:
     async with staged(tmp_path) as stage:
         await stage.connect()
@@ -53,7 +53,7 @@ async def test_an_account_whose_keys_are_kept_goes_on_and_another_begins_anew(
         for step in last:
             if isinstance(step, d.Report):
                 await stage.report(step)
-            elif "gone" in str(step):
+            elif "missing" in str(step):
                 store.unlink()
             else:
                 store.write_bytes(b"\xff" * 5000)
@@ -63,16 +63,16 @@ async def test_an_account_whose_keys_are_kept_goes_on_and_another_begins_anew(
         await stage.start()
         after = stage.service.snapshot(KEY)
         assert (after.state, after.reason_code) == (S.CONNECTING, None)
-        assert (after.link_id == before.link_id) is keys_kept
-        assert after.phone_number == (PHONE if keys_kept else None)
+        assert (after.link_id == before.link_id) is has_keys
+        assert after.phone_number == (PHONE if has_keys else None)
         assert after.since > before.since
-        assert store.exists() is keys_kept, "worthless keys are deleted"
+        assert store.exists() is has_keys, "useless keys are deleted"
         assert stage.session().spec.store.name == f"{after.link_id}.db"
-        if not keys_kept:
+        if not has_keys:
             write_key_file(stage.session().spec.store)
             await stage.report(QR, d.PairSucceeded(PHONE))
         await stage.report(ONLINE)
-        assert stage.publisher.last.first is not keys_kept
+        assert stage.publisher.last.first is not has_keys
         assert stage.service.snapshot(KEY).also_linked_elsewhere is None, "the one before has let it go"
 
 

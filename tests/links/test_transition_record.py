@@ -53,7 +53,9 @@ def test_pairing_and_logging_in_add_the_account() -> None:
     )
     online = record_after(paired, Input.ONLINE, ONLINE)
     assert online == replace(paired, state=S.CONNECTED, since=NOW, display_name=NAME, connected_before=True)
-    assert record_after(online, Input.ONLINE, d.Online(PHONE, "")).display_name == NAME, "not known yet is not gone"
+    assert record_after(online, Input.ONLINE, d.Online(PHONE, "")).display_name == NAME, (
+        "a name that is not reported is not deleted"
+    )
     straight = record_after(UNPAIRED, Input.ONLINE, ONLINE)
     assert (straight.paired, straight.phone_number) == (True, PHONE)
 
@@ -61,16 +63,22 @@ def test_pairing_and_logging_in_add_the_account() -> None:
 @pytest.mark.parametrize("cause", [Input.LOGGED_OUT, Input.LOGOUT])
 def test_a_link_that_ended_keeps_no_account(cause: Input) -> None:
     shared = replace(LINK, also_linked=True, device=DeviceState.REMOVING)
-    gone = record_after(shared, cause, d.LoggedOutByPhone("401") if cause is Input.LOGGED_OUT else None)
-    assert (gone.state, gone.paired, gone.phone_number, gone.display_name, gone.also_linked) == (
+    logged_out = record_after(shared, cause, d.LoggedOutByPhone("401") if cause is Input.LOGGED_OUT else None)
+    assert (
+        logged_out.state,
+        logged_out.paired,
+        logged_out.phone_number,
+        logged_out.display_name,
+        logged_out.also_linked,
+    ) == (
         S.LOGGED_OUT,
         False,
         None,
         None,
         False,
     )
-    assert gone.device is DeviceState.REMOVING
-    ended = replace(gone, reason_code="requested")
+    assert logged_out.device is DeviceState.REMOVING
+    ended = replace(logged_out, reason_code="requested")
     for outcome, device in ((Input.DEVICE_REMOVED, DeviceState.REMOVED), (Input.DEVICE_KEPT, DeviceState.KEPT)):
         assert record_after(ended, outcome) == replace(ended, device=device)
 

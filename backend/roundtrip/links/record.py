@@ -60,7 +60,7 @@ class LinkRecord(msgspec.Struct, frozen=True):
     banned_until: float | None = None
     """End of a ban as WhatsApp named it, None when it named none."""
     also_linked: bool = False
-    """The newest event said that the same WhatsApp account is linked under another key too."""
+    """The newest event reported that the same WhatsApp account is linked under another key too."""
     retry_at: float | None = None
     """When a banned account is tried again."""
     device: DeviceState | None = None

@@ -41,7 +41,7 @@ _CONCURRENT_CHECKS: Final = 8
 
 
 class RestoreProgress(NamedTuple):
-    """How many links a restart interrupted, and how many of them had their turn."""
+    """How many links a restart interrupted, and for how many of them the attempt to restore them is over."""
 
     total: int
     done: int
@@ -109,11 +109,11 @@ class LinkService:
         swept = await context.store.sweep(frozenset(needed | {store_name(removal.link_id) for removal in removals}))
         self._restoring = RestoreProgress(len(self._interrupted), 0, False)
         log.info("links_opened", links=len(records), to_restore=len(self._interrupted), swept=swept)
-        self._spawn(self._reconcile_periodically(), "links-truth")
+        self._spawn(self._reconcile_periodically(), "links-reconciliation")
 
     async def restore(self) -> None:
-        """Restore each link that a restart interrupted, `restore_concurrency` at a time. Returns when all had their
-        turn. A link that fails does not hinder the others.
+        """Restore each link that a restart interrupted, `restore_concurrency` at a time. Returns when all attempts are
+        over. A link that fails does not hinder the others.
         """
         limit = asyncio.Semaphore(self._settings.restore_concurrency)
 
@@ -232,12 +232,12 @@ class LinkService:
 
     @property
     def crashing(self) -> int:
-        """Number of links whose worker died more than `restart_limit` times within `restart_window`."""
+        """Number of links whose worker crashed more than `restart_limit` times within `restart_window`."""
         now = self._clock.monotonic()
         return sum(link.lifecycle.policy.dying(now) for link in self._links.values())
 
     async def reconcile(self) -> None:
-        """Compare every link with its driver's session, `_CONCURRENT_CHECKS` at a time."""
+        """Compare every link with its driver's session, a few at a time."""
         limit = asyncio.Semaphore(_CONCURRENT_CHECKS)
 
         async def check(link: Link) -> None:

@@ -17,7 +17,7 @@ from roundtrip.links.record import LinkRecord, LinkState, new_record
 from roundtrip.links.transition import Lifecycle
 
 _KEYS_LOST: Final = frozenset({"store_missing", "store_corrupt"})
-"""Reason codes of an account that has to be linked anew."""
+"""Reason codes of an account that has to be linked again."""
 
 
 async def start(
