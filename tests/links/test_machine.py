@@ -22,7 +22,7 @@ from roundtrip.links.machine import (
     Transition,
     step,
 )
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import LinkState
 
 # One line per input: what each live state becomes. `.` stays; a state's name, then `!` if its event is said;
 # `/fate`, `+TIMER` to arm, `-TIMER` to drop. The columns are those of COLUMNS.
@@ -237,6 +237,6 @@ def test_every_reason_code_says_what_to_do() -> None:
     for code, advice in reasons.ADVICE.items():
         assert code == code.lower()
         assert advice.user_action.endswith(".")
-    assert {reasons.of_logout(n) for n in ("401", "403", "406", "x")} <= set(reasons.ADVICE)
-    assert {reasons.of_ban(n) for n in (101, 102, 103, 104, 106, 999)} <= set(reasons.ADVICE)
+    assert {reasons.logout_reason(n) for n in ("401", "403", "406", "x")} <= set(reasons.ADVICE)
+    assert {reasons.ban_reason(n) for n in (101, 102, 103, 104, 106, 999)} <= set(reasons.ADVICE)
     assert sum(issubclass(payload, Failure) for payload in TYPE_OF) == 7

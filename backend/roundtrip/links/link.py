@@ -18,14 +18,13 @@ from roundtrip.drivers.key_files import KeyFileState
 from roundtrip.identity import BotKey
 from roundtrip.links import payloads as faces
 from roundtrip.links import startup as starting
+from roundtrip.links.context import LinkContext
 from roundtrip.links.machine import ENDED, Input, Timer
-from roundtrip.links.payloads import LinkView
+from roundtrip.links.payloads import LinkView, Snapshot
 from roundtrip.links.policy import meaning
 from roundtrip.links.queue import ExpiredTimer, InputQueue
 from roundtrip.links.reasons import LinkError
-from roundtrip.links.record import LinkRecord
-from roundtrip.links.shared import LinkContext
-from roundtrip.links.snapshot import LinkState, Snapshot
+from roundtrip.links.record import LinkRecord, LinkState
 from roundtrip.links.transition import LOOK_AGAIN, Lifecycle
 from roundtrip.telemetry import redaction
 
@@ -91,8 +90,8 @@ class Link:
         self._waiters: set[asyncio.Future[None]] = set()
         self.inbox: InputQueue[Item] = InputQueue(self._handle, self._broken)
         self.lifecycle = Lifecycle(key, context, record, self.report, self.inbox.put, self._stall)
-        if record is not None and starting.comes_back(record):
-            self.lifecycle.record = starting.not_back_yet(record, context.clock.now())
+        if record is not None and starting.restorable(record):
+            self.lifecycle.record = starting.awaiting_restore(record, context.clock.now())
 
     # what others see
 
@@ -239,7 +238,7 @@ class Link:
     async def _hear(self, report: Report, record: LinkRecord) -> None:
         report, now = meaning(report), self._clock.monotonic()
         if isinstance(report, d.Outdated):
-            self._context.refused(now)
+            self._context.version_refused(now)
         _note(record.link_id, report)
         await self.lifecycle.happen(self.lifecycle.policy.classify(report, record.paired, now), report)
 
@@ -258,12 +257,12 @@ class Link:
             case Order.LOGOUT:
                 await self.lifecycle.log_out()
             case Order.RESTORE:
-                await starting.come_back(self.lifecycle, self._context)
+                await starting.restore(self.lifecycle, self._context)
 
     async def _checked(self, cause: Input) -> None:
         if cause is not Input.WORKER_DIED:
             log.warning("link_corrected", link_id=self._id, state=self.state.value, found=cause.name.lower())
-            self._context.meter.correction()
+            self._context.metrics.correction()
         if cause in (Input.WORKER_DIED, Input.WORKER_HUNG):
             paired = self.lifecycle.record is not None and self.lifecycle.record.paired
             cause = self.lifecycle.policy.died(cause, paired, self._clock.monotonic())
@@ -320,8 +319,8 @@ class Link:
         if record is None or self.lifecycle.rejected:
             return False
         if record.state is LinkState.CLIENT_OUTDATED:
-            return not self._context.closed(self._clock.monotonic())
-        return await self.lifecycle.writer.condition(record) is KeyFileState.GOOD
+            return not self._context.starts_blocked(self._clock.monotonic())
+        return await self.lifecycle.writer.key_state(record) is KeyFileState.GOOD
 
 
 def _shutting_down() -> LinkError:

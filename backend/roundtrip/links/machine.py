@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from roundtrip.drivers import base as d
 from roundtrip.events import EventType
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import LinkState
 
 _S = LinkState
 _E = EventType

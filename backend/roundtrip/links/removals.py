@@ -116,7 +116,7 @@ class Removals:
             removed = await self._try_on(removal, session, tried)
             log.info("device_removal_ended", link_id=removal.link_id, removed=removed)
             try:
-                await self._store.forget(removal.link_id)
+                await self._store.delete_keys(removal.link_id)
                 await self._store.delete_removal(removal.link_id)
             except StoreError:
                 log.warning("device_removal_left", link_id=removal.link_id)  # the next life of the program ends it
@@ -127,7 +127,7 @@ class Removals:
 
     async def _try_on(self, removal: Removal, session: Session | None, tried: Callable[[], None]) -> bool:
         """Whether it was removed, in the end. `tried` is called when the first attempt failed."""
-        end = self._clock.monotonic() + removal.left(self._clock.now())
+        end = self._clock.monotonic() + removal.remaining(self._clock.now())
         attempt = 0
         while True:
             if session is not None and await self._log_out(removal, session):
@@ -145,14 +145,14 @@ class Removals:
 
     async def _condition(self, removal: Removal) -> KeyFileState:
         try:
-            return await self._store.condition_of(removal.link_id)
+            return await self._store.key_state(removal.link_id)
         except StoreError:
             return KeyFileState.GOOD
 
     async def _log_in(self, removal: Removal) -> tuple[bool | None, Session | None]:
         """A session that is online; or that there is nothing to remove any more (True), or no way to (False)."""
         heard: asyncio.Queue[Report | None] = asyncio.Queue()
-        spec = SessionSpec(removal.link_id, self._store.path_of(removal.link_id), None)
+        spec = SessionSpec(removal.link_id, self._store.key_file(removal.link_id), None)
         async with self._turns.turn(removal.key.user_id):
             try:
                 session = await self._driver.start(spec, heard.put_nowait)

@@ -20,7 +20,7 @@ from roundtrip.drivers.key_files import KeyFileState
 from roundtrip.events import SECRET_TYPES
 from roundtrip.identity import BotKey
 from roundtrip.links import payloads as faces
-from roundtrip.links.journal import LinkWriter
+from roundtrip.links.context import LinkContext
 from roundtrip.links.machine import (
     ENDED,
     LIVE,
@@ -34,13 +34,12 @@ from roundtrip.links.machine import (
     Transition,
     step,
 )
-from roundtrip.links.payloads import Code
+from roundtrip.links.payloads import LinkingCode
 from roundtrip.links.policy import Ban, FlapDamper, RetryPolicy
 from roundtrip.links.queue import ExpiredTimer, Timers
-from roundtrip.links.record import Device, LinkRecord, Removal
+from roundtrip.links.record import DeviceState, LinkRecord, LinkState, Removal
 from roundtrip.links.session import SessionRunner
-from roundtrip.links.shared import LinkContext
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.writer import LinkWriter
 
 log = structlog.get_logger(__name__)
 
@@ -89,10 +88,10 @@ class Lifecycle:
         self._clock = context.clock
         self._seed = hashlib.sha256(msgspec.json.encode(key)).hexdigest()
         self.record = record
-        self.code: Code | None = None
+        self.code: LinkingCode | None = None
         self.timers = Timers(context.clock, strike)
         self.runner = SessionRunner(
-            context.driver, context.turns, key.user_id, context.clock, report, context.meter, context.tracer
+            context.driver, context.start_slots, key.user_id, context.clock, report, context.metrics, context.tracer
         )
         self.policy = RetryPolicy(context.settings, context.retries)
         self.damper = FlapDamper(context.settings.flap_limit, context.settings.flap_window)
@@ -124,7 +123,7 @@ class Lifecycle:
         if not self._context.may_start(self._clock.monotonic()):
             await self.happen(Input.OUTDATED, None)
             return
-        if record.paired and (condition := await self.writer.condition(record)) is not KeyFileState.GOOD:
+        if record.paired and (condition := await self.writer.key_state(record)) is not KeyFileState.GOOD:
             missing = condition is KeyFileState.MISSING
             await self.happen(Input.STORE_MISSING if missing else Input.STORE_CORRUPT, None)
             return
@@ -134,7 +133,7 @@ class Lifecycle:
         if Timer.UNREACHED in timers and not self.timers.armed(Timer.UNREACHED):
             self.timers.arm(Timer.UNREACHED, self._context.settings.unreachable_after)
         phone = None if record.paired else self.phone_wanted
-        path = self._context.store.path(record)
+        path = self._context.store.key_file(record.link_id)
         self.runner.begin(d.SessionSpec(record.link_id, path, phone, self.traceparent, self._seed), delay)
 
     def wait_on(self) -> None:
@@ -173,9 +172,9 @@ class Lifecycle:
         self.ailing = False
         self._context.outdated = False
         if self.damper.came(self._clock.monotonic()):
-            self._context.meter.flap()
+            self._context.metrics.flap()
         if isinstance(report, d.Online):
-            await self.writer.lift(report.phone_number)
+            await self.writer.lift_ban(report.phone_number)
 
     async def _damp(self, cause: Input, move: Transition, *, changed: bool) -> None:
         """Something that a flapping link says nobody."""
@@ -200,7 +199,7 @@ class Lifecycle:
         if move.to is not LinkState.BANNED or self.state is LinkState.BANNED:
             return
         if (number := record.phone_number if record.paired else self.phone_wanted) is not None:
-            await self.writer.ban(number, ban)
+            await self.writer.save_ban(number, ban)
         await self.apply(Input.BANNED, move, d.TemporaryBan(ban.code, None), ban)
 
     async def apply(self, cause: Input, move: Transition, report: Report | None, ban: Ban | None = None) -> None:
@@ -210,7 +209,7 @@ class Lifecycle:
         self.rejected = cause is Input.KEYS_REJECTED
         code = None
         if move.says in SECRET_TYPES:
-            code = faces.code_of(report, self._clock.now(), self._clock.monotonic())
+            code = faces.linking_code(report, self._clock.now(), self._clock.monotonic())
         if new.phone_number is not None and new.phone_number != record.phone_number:
             self._context.release(record.phone_number, self._key)
             self._context.claim(new.phone_number, self._key)
@@ -218,7 +217,7 @@ class Lifecycle:
         says = None if move.if_news and not is_news(record, new) else move.says
         if says is not None or new != record:
             payload = None if says is None else faces.payload(says, new, code, first=not record.connected_before)
-            ends = None if code is None else code.ends
+            ends = None if code is None else code.expires_at
             await self.writer.write(record, new, payload, ends, self.traceparent)
         if record.paired and not new.paired:
             self._context.release(record.phone_number, self._key)
@@ -233,8 +232,8 @@ class Lifecycle:
         asked for: what others link is nobody's business.
         """
         if record.paired:
-            return self._context.elsewhere(record.phone_number, self._key)
-        return record.state in LIVE and self._context.elsewhere(self.phone_wanted, self._key, own=True)
+            return self._context.linked_elsewhere(record.phone_number, self._key)
+        return record.state in LIVE and self._context.linked_elsewhere(self.phone_wanted, self._key, own=True)
 
     async def log_out(self) -> None:
         """Somebody ends the link. The device is removed at once, or soon, or as soon as WhatsApp can be reached.
@@ -249,21 +248,21 @@ class Lifecycle:
             self.record = msgspec.structs.replace(record, device=await self._remove(record))
         await self.apply(Input.LOGOUT, step(self.state, Input.LOGOUT), None)
 
-    async def _remove(self, record: LinkRecord) -> Device:
+    async def _remove(self, record: LinkRecord) -> DeviceState:
         removals = self._context.removals
-        if self.runner.session is None and await self.writer.condition(record) is KeyFileState.MISSING:
-            return Device.KEPT
+        if self.runner.session is None and await self.writer.key_state(record) is KeyFileState.MISSING:
+            return DeviceState.KEPT
         now = self._clock.now()
         until = now + self._context.settings.removal_period
         removal = Removal(self._key, record.link_id, record.phone_number, now, until)
-        await self.writer.removal(removal)
+        await self.writer.save_removal(removal)
         online = self.damper.online
         removed = await removals.begin(removal, await self.runner.hand_over(), online=online)
         if removed is None:
-            return Device.REMOVING
-        return Device.REMOVED if removed else Device.KEPT
+            return DeviceState.REMOVING
+        return DeviceState.REMOVED if removed else DeviceState.KEPT
 
-    def enter(self, new: LinkRecord, move: Transition, code: Code | None) -> None:
+    def enter(self, new: LinkRecord, move: Transition, code: LinkingCode | None) -> None:
         """The state moves: what depends on it follows."""
         before = self.state
         self.record = new
@@ -274,7 +273,7 @@ class Lifecycle:
             if move.to is not LinkState.DEGRADED:
                 self.damper.flapping = False
             reason = move.reason.value if move.reason else ""
-            self._context.meter.transition(move.to, reason)
+            self._context.metrics.transition(move.to, reason)
             log.info("link_state", link_id=new.link_id, state=move.to.value, reason=reason, before=before.value)
         if code is not None:
             last = code.index is None or code.total is None or code.index >= code.total
@@ -288,7 +287,7 @@ class Lifecycle:
         if move.to in ENDED:
             self.damper.reset()
         if move.to is LinkState.CONNECTED and self.started is not None:
-            self._context.meter.pairing_seconds(self._clock.monotonic() - self.started)
+            self._context.metrics.pairing_seconds(self._clock.monotonic() - self.started)
             self.started = None
         self.moved.set()
 
@@ -346,25 +345,25 @@ class Lifecycle:
             case Effect.RETRY:
                 await self._retry(record, cause)
             case Effect.CHECK:
-                self._context.check_soon(self._key)
+                self._context.request_check(self._key)
             case Effect.LOGOUT:
                 await self.runner.stop(record.link_id)
-                await self.writer.forget(record)
+                await self.writer.delete_keys(record)
             case Effect.STOP | Effect.FORGET:
                 await self.runner.stop(record.link_id)
                 if effect is Effect.FORGET or not record.paired:
-                    await self.writer.forget(record)
+                    await self.writer.delete_keys(record)
 
     async def _retry(self, record: LinkRecord, cause: Input) -> None:
         await self.runner.stop(record.link_id, Exit.UNRESPONSIVE if cause is Input.WORKER_HUNG else Exit.STOPPED)
         self.damper.online = self.ailing = False  # the next session has to say it anew
         if cause is not Input.CHANGE:
             self.restarts += 1
-            self._context.meter.restart()
+            self._context.metrics.restart()
         await self.begin(self.policy.delay(self._clock.monotonic()))
 
 
-_DEVICE: Final = {Input.DEVICE_REMOVED: Device.REMOVED, Input.DEVICE_KEPT: Device.KEPT}
+_DEVICE: Final = {Input.DEVICE_REMOVED: DeviceState.REMOVED, Input.DEVICE_KEPT: DeviceState.KEPT}
 
 
 def after(
