@@ -14,8 +14,9 @@ import pytest
 from roundtrip.api.problems import STATUS
 from roundtrip.drivers.simulated import SimulateAction
 from roundtrip.drivers.simulated.driver import SimulatedDriver
+from roundtrip.links.payloads import Snapshot
 from roundtrip.links.reasons import LinkError
-from roundtrip.links.record import LinkState, Snapshot
+from roundtrip.links.record import LinkState
 from tests.support.links import KEY, OTHER, Stage, staged
 
 A = SimulateAction
