@@ -26,7 +26,7 @@ class Cycle:
 async def test_collections_are_measured_and_everything_is_looked_at_now_and_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "EVERY", 0.01)
+    monkeypatch.setattr(module, "FULL_INTERVAL", 0.01)
     pauses: list[float] = []
     collector = GarbageCollection(pauses.append)
     collector.start()
@@ -47,15 +47,15 @@ async def test_collections_are_measured_and_everything_is_looked_at_now_and_then
 
 
 async def test_a_look_that_would_take_too_long_is_put_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "EVERY", 0.01)
-    monkeypatch.setattr(module, "LONGEST", 1e-9)
+    monkeypatch.setattr(module, "FULL_INTERVAL", 0.01)
+    monkeypatch.setattr(module, "MAX_PAUSE", 1e-9)
     pauses: list[float] = []
     collector = GarbageCollection(pauses.append)
     collector.start()
     try:
         kept = [[number] for number in range(1000)]
         async with asyncio.timeout(5):
-            while collector.put_off < 3:
+            while collector.postponed < 3:
                 await asyncio.sleep(0.01)
         assert collector.expected() > 1e-9
         assert not [pause for pause in pauses if pause > 1], kept[:1]

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roundtrip.auth.authenticators import TrustedAuthenticator
-from roundtrip.limits.addresses import Proxies, who
-from roundtrip.limits.rates import Buckets, Limited, Limits, Places, Rate, Rules
+from roundtrip.limits.addresses import Proxies, address_group
+from roundtrip.limits.rates import Buckets, Limited, Limits, Rate, Rules, Slots
 from roundtrip.sockets.access import Admission, Handshake, Refusal
 from tests.support.api import api
 
@@ -59,20 +59,20 @@ def test_never_more_than_the_burst_and_the_rate_allow(gaps: list[float], per_sec
 
 
 def test_memory_is_bounded() -> None:
-    buckets = Buckets(Rate(1, 1), Clock(), most=100)
+    buckets = Buckets(Rate(1, 1), Clock(), max_callers=100)
     for number in range(10_000):
         buckets.take(str(number))
     assert len(buckets) == 100
 
 
-def test_places_are_given_back_and_forgotten() -> None:
-    places = Places(2)
-    assert [places.enter("a"), places.enter("a"), places.enter("a"), places.enter("b")] == [True, True, False, True]
-    places.leave("a")
-    assert places.enter("a")
+def test_slots_are_given_back_and_forgotten() -> None:
+    slots = Slots(2)
+    assert [slots.acquire("a"), slots.acquire("a"), slots.acquire("a"), slots.acquire("b")] == [True, True, False, True]
+    slots.release("a")
+    assert slots.acquire("a")
     for _ in range(3):
-        places.leave("a")
-    assert (places.held("a"), places.held("b")) == (0, 1)
+        slots.release("a")
+    assert (slots.held("a"), slots.held("b")) == (0, 1)
 
 
 def test_each_refusal_is_counted_under_its_limit() -> None:
@@ -155,12 +155,12 @@ def test_whatever_is_forwarded_an_address_comes_out(headers: list[str]) -> None:
 
 
 def test_an_ipv6_customer_is_one_whatever_address_he_takes() -> None:
-    assert who("2001:db8:1:2::1") == who("2001:db8:1:2:ffff:ffff:ffff:ffff") == "2001:db8:1:2::/64"
-    assert who("2001:db8:1:3::1") != who("2001:db8:1:2::1")
-    assert who("::ffff:192.0.2.7") == who("192.0.2.7") == "192.0.2.7"
-    assert who("192.0.2.7") != who("192.0.2.8")
-    assert who("fe80::1%eth0") == "fe80::/64"
-    assert who("") == ""
+    assert address_group("2001:db8:1:2::1") == address_group("2001:db8:1:2:ffff:ffff:ffff:ffff") == "2001:db8:1:2::/64"
+    assert address_group("2001:db8:1:3::1") != address_group("2001:db8:1:2::1")
+    assert address_group("::ffff:192.0.2.7") == address_group("192.0.2.7") == "192.0.2.7"
+    assert address_group("192.0.2.7") != address_group("192.0.2.8")
+    assert address_group("fe80::1%eth0") == "fe80::/64"
+    assert address_group("") == ""
     assert Proxies(["10.0.0.0/8"]).trusts("::ffff:10.1.2.3")
 
 
@@ -186,10 +186,10 @@ def test_a_refusal_names_its_limit_and_says_why() -> None:
 
 
 def test_a_place_given_back_is_one_place() -> None:
-    places = Places(3)
+    slots = Slots(3)
     for _ in range(3):
-        assert places.enter("a")
+        assert slots.acquire("a")
     for left in (2, 1, 0):
-        places.leave("a")
-        assert places.held("a") == left
-    assert not places._held  # who holds none is forgotten
+        slots.release("a")
+        assert slots.held("a") == left
+    assert not slots._held  # who holds none is forgotten

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from roundtrip.api import health
-from roundtrip.api.health import PROBE_BYTES, Health, room_in
+from roundtrip.api.health import PROBE_BYTES, Readiness, probe_disk
 from roundtrip.links.store import LinkStore, StoreError
 from tests.support.program import Program, api, running
 
@@ -28,29 +28,29 @@ async def test_those_who_ask_meanwhile_get_the_same_look() -> None:
         looks += 1
         await gate.wait()
 
-    looker = Health({"outbox": count})
-    asking = [asyncio.create_task(looker.look()) for _ in range(50)]
+    readiness = Readiness({"outbox": count})
+    asking = [asyncio.create_task(readiness.check()) for _ in range(50)]
     await asyncio.sleep(0)
     asking[0].cancel()  # a prober that hangs up takes nobody's answer away
     gate.set()
     assert all(found.ready for found in await asyncio.gather(*asking[1:]))
     assert looks == 1
-    await looker.look()
+    await readiness.check()
     assert looks == 2
 
 
 async def test_the_gauge_follows_without_anybody_probing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(health, "EVERY", 0.01)
+    monkeypatch.setattr(health, "INTERVAL", 0.01)
     told: dict[str, bool] = {}
     wrong: list[str] = []
 
     async def links() -> str | None:
         return wrong[0] if wrong else None
 
-    looker = Health({"outbox": well, "links": links}, lambda check, ok: told.update({check: ok}))
-    watching = asyncio.create_task(looker.watch())
+    readiness = Readiness({"outbox": well, "links": links}, lambda check, ok: told.update({check: ok}))
+    watching = asyncio.create_task(readiness.poll())
     try:
         for reasons, expected in ((["The disk is full."], False), ([], True), (["Again."], False)):
             wrong[:] = reasons
@@ -66,9 +66,9 @@ async def test_the_gauge_follows_without_anybody_probing(
 
 
 def test_room_is_looked_for_and_given_back(tmp_path: Path) -> None:
-    assert room_in(tmp_path) is None
+    assert probe_disk(tmp_path) is None
     assert list(tmp_path.iterdir()) == []
-    assert room_in(tmp_path / "gone") == "The data directory cannot be written: No such file or directory."
+    assert probe_disk(tmp_path / "gone") == "The data directory cannot be written: No such file or directory."
     assert PROBE_BYTES > 4096
 
 

@@ -16,8 +16,9 @@ import pytest
 import uvloop
 from aiohttp import web
 
-from roundtrip.api.listener import Port, PortRules, listen
-from roundtrip.runtime import Reserve, room_for
+from roundtrip.api.listener import listen
+from roundtrip.limits.connections import ConnectionLimits, ConnectionRules
+from roundtrip.runtime import Reserve, connection_capacity
 from tests.support.program import BACKEND, api, running
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -51,7 +52,7 @@ async def listening(**rules: int | bool) -> AsyncIterator[tuple[int, list[str]]]
     app = web.Application()
     app.router.add_get("/", answer)
     refused: list[str] = []
-    runner = await listen(app, "127.0.0.1", 0, Port(PortRules(**rules), None, refused.append), 0.1)  # type: ignore[arg-type]
+    runner = await listen(app, "127.0.0.1", 0, ConnectionLimits(ConnectionRules(**rules), None, refused.append), 0.1)  # type: ignore[arg-type]
     try:
         yield runner.addresses[0][1], refused
     finally:
@@ -119,7 +120,7 @@ async def test_a_reserve_serves_the_admin_listener_and_beyond_it_nothing_spins()
 
 def test_a_reserve_takes_back_what_it_gave() -> None:
     reserve = Reserve(3)
-    assert [reserve.give() for _ in range(4)] == [True, True, True, False]
+    assert [reserve.release() for _ in range(4)] == [True, True, True, False]
     reserve.refill()
     assert len(reserve) == 3
     reserve.close()
@@ -132,16 +133,16 @@ def test_the_soft_limit_is_raised_as_far_as_needed_and_what_is_missing_is_said(
     limits = [(256, 4096)]
     monkeypatch.setattr(resource, "getrlimit", lambda _kind: limits[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda _kind, pair: limits.append(pair))
-    assert room_for(1000) == 1000
+    assert connection_capacity(1000) == 1000
     assert limits[-1] == (1512, 4096)
     assert "descriptors_too_few" not in "".join(capsys.readouterr())
-    assert room_for(20_000) == 4096 - 512
+    assert connection_capacity(20_000) == 4096 - 512
     assert limits[-1] == (4096, 4096)
     said = "".join(capsys.readouterr())
     for figure in ("descriptors_too_few", "4096", "20512", "3584"):
         assert figure in said
     limits.append((100, 100))
-    assert room_for(20_000) == 50
+    assert connection_capacity(20_000) == 50
 
 
 async def test_a_public_listener_that_is_full_leaves_the_admin_one_in_reach(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ async def test_ready_when_every_check_is_well() -> None:
 
 
 async def test_not_ready_when_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "DEADLINE", 0.1)
+    monkeypatch.setattr(health, "CHECK_TIMEOUT", 0.1)
 
     async def down() -> None:
         raise OutboxError("outbox_unavailable", "The outbox cannot be written: no space left.")

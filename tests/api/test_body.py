@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from roundtrip.api.problems import Problem
-from roundtrip.api.requests import BodyLimits, depth_of, parse_object
+from roundtrip.api.routes import BodyLimits, nesting, parse_object
 from roundtrip.api.schemas import LinkRequest
 from tests.support.api import Api, api
 
@@ -75,9 +75,9 @@ async def test_a_body_that_does_not_come_is_given_up(served: Api) -> None:
 
 
 def test_brackets_in_strings_do_not_nest() -> None:
-    assert depth_of(b'{"a": "[[[[[[\\"[[["}', 2) <= 2
-    assert depth_of(b'[["[",[[]]]]', 10) == 0  # too few brackets to be too deep
-    assert depth_of(b'[["[",[[]]]]', 3) == 4
+    assert nesting(b'{"a": "[[[[[[\\"[[["}', 2) <= 2
+    assert nesting(b'[["[",[[]]]]', 10) == 0  # too few brackets to be too deep
+    assert nesting(b'[["[",[[]]]]', 3) == 4
 
 
 @settings(max_examples=300, deadline=None)

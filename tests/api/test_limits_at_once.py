@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from roundtrip.api.requests import BodyLimits
+from roundtrip.api.routes import BodyLimits
 from roundtrip.limits.addresses import Proxies
 from roundtrip.limits.rates import Limits, Rate, Rules
 from roundtrip.links.snapshot import LinkState, Snapshot

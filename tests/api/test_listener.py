@@ -12,13 +12,16 @@ import pytest
 from aiohttp import web
 
 from roundtrip.api.http_handler import HttpHandler
-from roundtrip.api.listener import MAX_HEAD, Connection, Port, PortRules, listen
+from roundtrip.api.listener import MAX_HEAD, ConnectionGuard, listen
 from roundtrip.limits.addresses import Proxies
+from roundtrip.limits.connections import ConnectionLimits, ConnectionRules
 from tests.support.py_client import eventually
 
 
 @asynccontextmanager
-async def listening(proxies: Proxies | None = None, **rules: Any) -> AsyncIterator[tuple[int, Port, list[str]]]:
+async def listening(
+    proxies: Proxies | None = None, **rules: Any
+) -> AsyncIterator[tuple[int, ConnectionLimits, list[str]]]:
     """A port that answers with the length of what it was sent, or echoes over a websocket."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -33,7 +36,9 @@ async def listening(proxies: Proxies | None = None, **rules: Any) -> AsyncIterat
     app = web.Application(client_max_size=1 << 24)
     app.router.add_route("*", "/{rest:.*}", answer)
     refused: list[str] = []
-    port = Port(PortRules(**rules), proxies, refused.append, lambda reason: refused.append(f"malformed: {reason}"))
+    port = ConnectionLimits(
+        ConnectionRules(**rules), proxies, refused.append, lambda reason: refused.append(f"malformed: {reason}")
+    )
     runner = await listen(app, "127.0.0.1", 0, port, 0.1)
     try:
         yield runner.addresses[0][1], port, refused
@@ -286,11 +291,11 @@ async def test_malformed_requests_are_each_counted_and_seldom_logged(capsys: pyt
 
 
 def test_connections_of_one_ipv6_network_are_counted_together() -> None:
-    port = Port(PortRules(per_address=2))
-    assert [port.enter(f"2001:db8::{number}") for number in range(3)] == [True, True, False]
-    assert port.enter("2001:db8:0:1::1")
-    port.leave("2001:db8::1")
-    assert port.enter("2001:db8::9")
+    port = ConnectionLimits(ConnectionRules(per_address=2))
+    assert [port.acquire(f"2001:db8::{number}") for number in range(3)] == [True, True, False]
+    assert port.acquire("2001:db8:0:1::1")
+    port.release("2001:db8::1")
+    assert port.acquire("2001:db8::9")
     assert port.open == 3
 
 
@@ -298,7 +303,7 @@ async def test_a_closed_connection_is_freed_by_counting_alone() -> None:
     """The collector runs seldom: what a connection leaves in a cycle stays for minutes."""
 
     def there() -> int:
-        return sum(isinstance(one, Connection | HttpHandler) for one in gc.get_objects())
+        return sum(isinstance(one, ConnectionGuard | HttpHandler) for one in gc.get_objects())
 
     async with listening() as (number, port, _):
         gc.collect()

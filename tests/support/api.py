@@ -16,17 +16,18 @@ from prometheus_client import CollectorRegistry, Counter
 
 from roundtrip.api.admin import AdminParts, make_admin_app
 from roundtrip.api.debug.timeline import TraceViewer
-from roundtrip.api.health import Health, ReadyCheck
-from roundtrip.api.listener import Port, PortRules, listen
+from roundtrip.api.health import Readiness, ReadyCheck
+from roundtrip.api.listener import listen
 from roundtrip.api.public import PublicParts, make_public_app
-from roundtrip.api.requests import BodyLimits, CallerIdentification
-from roundtrip.auth.authenticators import Authenticator, TrustedAuthenticator
+from roundtrip.api.routes import BodyLimits
+from roundtrip.auth.authenticators import Authenticator, CallerIdentification, TrustedAuthenticator
 from roundtrip.auth.service_keys import ServiceKeys
 from roundtrip.drivers.simulated.script import SimulateAction
 from roundtrip.events import Connecting, Payload
 from roundtrip.faults import Faults
 from roundtrip.identity import BotKey
 from roundtrip.limits.addresses import Proxies
+from roundtrip.limits.connections import ConnectionLimits, ConnectionRules
 from roundtrip.limits.rates import Limits
 from roundtrip.links.machine import LIVE
 from roundtrip.links.payloads import LinkView
@@ -177,7 +178,7 @@ async def stored(outbox: MemoryOutbox, key: BotKey, payload: Payload) -> StoredE
 @asynccontextmanager
 async def serving(app: web.Application) -> AsyncIterator[str]:
     """An application on a free loopback port, served as the program does; yields its address."""
-    runner = await listen(app, "127.0.0.1", 0, Port(PortRules()), shutdown_timeout=0.1)
+    runner = await listen(app, "127.0.0.1", 0, ConnectionLimits(ConnectionRules()), shutdown_timeout=0.1)
     try:
         yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
@@ -207,7 +208,7 @@ async def api(
     public = make_public_app(
         PublicParts(
             links=links,
-            ledger=outbox,
+            outbox=outbox,
             callers=CallerIdentification(
                 authenticator or TrustedAuthenticator(), services or ServiceKeys(), trusted=trusted
             ),
@@ -227,9 +228,9 @@ async def api(
             metrics=metrics,
             sockets=registry,
             links=links,
-            ledger=outbox,
+            outbox=outbox,
             faults=faults,
-            ready=Health(ready or {}),
+            readiness=Readiness(ready or {}),
             key=admin_key,
             viewer=viewer or TraceViewer(),
         )

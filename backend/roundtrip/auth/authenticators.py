@@ -1,15 +1,21 @@
-"""Who is calling: believed on loopback, proven by a token elsewhere."""
+"""Who is calling: believed on loopback, proven by a token elsewhere, or a service with a key of its own.
+
+Sockets authenticate `Credentials`, HTTP requests go through `CallerIdentification`, which adds service keys.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
 import jwt
 import msgspec
+from aiohttp import web
 
 from roundtrip.auth import jwks
 from roundtrip.auth.jwks import KeySource, KeysUnavailable, VerifyingKey
+from roundtrip.auth.service_keys import ALL_SCOPES, Scope, ServiceKeys
 from roundtrip.clock import SYSTEM
 from roundtrip.errors import RoundtripError
 from roundtrip.identity import IdentityError, Principal, parse_user_id
@@ -156,3 +162,54 @@ def make_authenticator(settings: Settings) -> Authenticator:
         authorized_parties=frozenset(settings.jwt_authorized_parties),
         leeway=settings.jwt_leeway,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The user whose bots the call is about, and what may be done with them. `service` names a service caller."""
+
+    user_id: str
+    scopes: frozenset[Scope] = ALL_SCOPES
+    service: str | None = None
+
+    def require(self, scope: Scope) -> None:
+        """Raises `AuthError` with `forbidden`."""
+        if scope not in self.scopes:
+            raise AuthError("forbidden", f"This key was not given the scope {scope}.")
+
+
+class CallerIdentification:
+    """Finds out who sends an HTTP request: a user, or a service that acts for one.
+
+    `trusted` takes the user from `X-User-Id`, else a bearer token proves it. `X-Api-Key` always names a service.
+    """
+
+    def __init__(self, authenticator: Authenticator, services: ServiceKeys, *, trusted: bool) -> None:
+        self._authenticator = authenticator
+        self._services = services
+        self._trusted = trusted
+
+    async def identify(self, request: web.Request) -> Caller:
+        """Raises `AuthError`, or `IdentityError` with `user_id_invalid`."""
+        claimed = request.headers.get("X-User-Id")
+        api_key = request.headers.get("X-Api-Key")
+        if api_key is not None:
+            return self._service(api_key, claimed)
+        if self._trusted:
+            if claimed is None:
+                raise AuthError("unauthorized", "Say who you are in the header X-User-Id.")
+            principal = await self._authenticator.user(Credentials(user_id=claimed))
+        else:
+            principal = await self._authenticator.user(Credentials(_bearer(request), claimed))
+        return Caller(principal.user_id)
+
+    def _service(self, api_key: str, claimed: str | None) -> Caller:
+        service = self._services.find(api_key)
+        if service is None:
+            raise AuthError("unauthorized", "The service key is not known here.")
+        return Caller(parse_user_id(claimed), service.scopes, service.name)
+
+
+def _bearer(request: web.Request) -> str | None:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None

@@ -121,7 +121,7 @@ class SocketAccess:
         """The place is free again."""
         self._told.discard(peer.sid)
         if self._limits is not None:
-            self._limits.sockets.leave(peer.key.user_id)
+            self._limits.sockets.release(peer.key.user_id)
 
     def forget(self, eio_sid: str) -> None:
         """A connection went, mapped or not."""

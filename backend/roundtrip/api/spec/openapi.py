@@ -10,21 +10,21 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from roundtrip.api.links import Links
 from roundtrip.api.problems import CONTENT_TYPE, STATUS, ProblemDocument
-from roundtrip.api.public import PublicParts, routes
-from roundtrip.api.requests import CallerIdentification
+from roundtrip.api.public import PublicParts, public_routes
 from roundtrip.api.routes import NoInput, Route
-from roundtrip.api.schemas import Ledger, Links
-from roundtrip.auth.authenticators import TrustedAuthenticator
+from roundtrip.auth.authenticators import CallerIdentification, TrustedAuthenticator
 from roundtrip.auth.service_keys import ServiceKeys
 from roundtrip.faults import Faults
 from roundtrip.identity import MAX_ID_LENGTH
+from roundtrip.outbox.base import Outbox
 
 REF: Final = "#/components/schemas/{name}"
 
-_OF_CALLERS: Final = ("unauthorized", "forbidden", "unavailable", "user_id_invalid")
-_OF_BODIES: Final = ("body_invalid", "body_too_large", "json_too_deep", "slow_request")
-_OF_BOTS: Final = ("bot_id_missing", "bot_id_invalid")
+_CALLER_PROBLEMS: Final = ("unauthorized", "forbidden", "unavailable", "user_id_invalid")
+_BODY_PROBLEMS: Final = ("body_invalid", "body_too_large", "json_too_deep", "slow_request")
+_BOT_PROBLEMS: Final = ("bot_id_missing", "bot_id_invalid")
 
 _PARAMETERS: Final = {
     "bot_id": {
@@ -37,12 +37,12 @@ _PARAMETERS: Final = {
 
 def public_rows() -> tuple[Route, ...]:
     """The rows of the public API as `jwt` serves them; nothing behind them is ever called."""
-    nobody = CallerIdentification(TrustedAuthenticator(), ServiceKeys(), trusted=False)
-    return routes(
+    callers = CallerIdentification(TrustedAuthenticator(), ServiceKeys(), trusted=False)
+    return public_routes(
         PublicParts(
             links=cast("Links", None),
-            ledger=cast("Ledger", None),
-            callers=nobody,
+            outbox=cast("Outbox", None),
+            callers=callers,
             faults=Faults(allowed=False),
             driver="neonize",
             trusted=False,
@@ -100,9 +100,9 @@ def codes_of(row: Route) -> tuple[str, ...]:
     """Every code that a route may answer with."""
     return (
         "internal_error",
-        *(_OF_CALLERS if row.scope else ()),
-        *(_OF_BODIES if row.body is not NoInput else ()),
-        *(_OF_BOTS if "{bot_id}" in row.path else ()),
+        *(_CALLER_PROBLEMS if row.scope else ()),
+        *(_BODY_PROBLEMS if row.body is not NoInput else ()),
+        *(_BOT_PROBLEMS if "{bot_id}" in row.path else ()),
         *row.problems,
     )
 
