@@ -4,8 +4,19 @@
 WhatsApp driver → links → courier → outbox, then sockets → receipt or acknowledgement → outbox
 ```
 
-`Backend.start` is the whole program on one screen. Each phase makes its parts from those before it, and pushes what
-ends them onto one exit stack. A stop, or a start that fails half way, unwinds the stack: the last phase ends first.
+The phases of a start, in order. Each makes its parts from those before it and pushes what ends them onto one exit
+stack; a stop, or a start that fails half way, unwinds the stack, so that the last phase ends first.
+
+| phase            | makes                                                           | ends with                     |
+|------------------|-----------------------------------------------------------------|-------------------------------|
+| _start_telemetry | logs, metrics, traces, the lag of the event loop                | last exports                  |
+| _start_delivery  | fault switches, outbox, registry of sockets, courier, its clock | timers ended, outbox flushed  |
+| _start_links     | WhatsApp driver, link store, link service                       | workers ended                 |
+| _start_faults    | what follows the switches: gauges, outbox, flapping links       | flapping ended                |
+| _start_sockets   | identity, limits, replay, Socket.IO server                      | sockets closed                |
+| _start_admin     | readiness; listener of metrics, health and debug pages          | listener closed               |
+| _start_public    | listener of the API, the page and Socket.IO                     | clients drained, then workers |
+| _start_tasks     | restore of links, sweep of sockets, readiness gauge             | tasks cancelled               |
 """
 
 from __future__ import annotations
@@ -81,14 +92,14 @@ class Backend:
         """Start every part; links are restored after this returned. Raises `StartError`."""
         try:
             async with AsyncExitStack() as stack:
-                self._start_telemetry(stack)  # logs, metrics, traces
-                await self._start_delivery(stack)  # outbox, registry of sockets, courier
-                await self._start_links(stack)  # WhatsApp driver, link store, link service
-                self._start_faults(stack)  # switches that break the parts above, for development
-                self._start_sockets(stack)  # identity, limits, replay, Socket.IO server
-                await self._start_admin_listener(stack)  # metrics, readiness, debug pages
-                await self._start_public_listener(stack)  # API, page, sockets; its end drains the clients
-                self._start_tasks(stack)  # restore of links, sweep of sockets, readiness gauge
+                self._start_telemetry(stack)
+                await self._start_delivery(stack)
+                await self._start_links(stack)
+                self._start_faults(stack)
+                self._start_sockets(stack)
+                await self._start_admin(stack)
+                await self._start_public(stack)
+                self._start_tasks(stack)
                 self._stack = stack.pop_all()
         except (StorageError, FaultError, OSError) as error:
             raise StartError(str(error)) from error
@@ -206,7 +217,7 @@ class Backend:
         )
         stack.push_async_callback(self.sockets.close)
 
-    async def _start_admin_listener(self, stack: AsyncExitStack) -> None:
+    async def _start_admin(self, stack: AsyncExitStack) -> None:
         settings, metrics = self.settings, self.telemetry.metrics
         self.checks = ReadinessChecks(self.outbox, self.store, settings.data_dir)
         self.readiness = Readiness(self.checks.all(), lambda check, ok: metrics.ready[check].set(ok))
@@ -221,7 +232,7 @@ class Backend:
             AdminParts.of(settings, registry, self.registry, self.links, self.outbox, self.faults, self.readiness)
         )
 
-    async def _start_public_listener(self, stack: AsyncExitStack) -> None:
+    async def _start_public(self, stack: AsyncExitStack) -> None:
         settings = self.settings
         proxies = Proxies(settings.forwarded_allow_ips)
         tracer = self.telemetry.tracer

@@ -13,8 +13,8 @@ from roundtrip.api.routes import BodyLimits
 from roundtrip.limits.addresses import Proxies
 from roundtrip.limits.rates import Limits, Rate, Rules
 from roundtrip.links.snapshot import LinkState, Snapshot
-from tests.api.test_listener import connected, ended, listening
 from tests.support.api import Api, PretendedLinks, api
+from tests.support.listener import connected, ended, listening
 from tests.support.program import api as program_api
 from tests.support.program import running
 from tests.support.py_client import eventually

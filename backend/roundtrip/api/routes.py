@@ -220,7 +220,7 @@ def parse_object(body: bytes, kind: type[_T], limits: BodyLimits) -> _T:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem("body_invalid", f"The body must be a JSON object: {_reason(error)}.", 400) from None
+        raise Problem("body_invalid", f"The body must be a JSON object: {_cause(error)}.", 400) from None
 
 
 def parse_query(request: web.Request, kind: type[_T]) -> _T:
@@ -228,7 +228,7 @@ def parse_query(request: web.Request, kind: type[_T]) -> _T:
     try:
         return msgspec.convert(dict(request.query), kind, strict=False)
     except msgspec.ValidationError as error:
-        raise Problem("query_invalid", f"The query is wrong: {_reason(error)}.", 400) from None
+        raise Problem("query_invalid", f"The query is wrong: {_cause(error)}.", 400) from None
 
 
 def nesting(body: bytes, limit: int) -> int:
@@ -261,5 +261,5 @@ def _too_large(limits: BodyLimits) -> Problem:
     return Problem("body_too_large", f"The body may have {limits.size} bytes.", 413, headers={"Connection": "close"})
 
 
-def _reason(error: Exception) -> str:
+def _cause(error: Exception) -> str:
     return mask_quoted(str(error)).rstrip(".") if isinstance(error, msgspec.MsgspecError) else "it is not UTF-8 JSON"

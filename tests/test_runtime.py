@@ -1,13 +1,16 @@
+"""Garbage collection that is kept short, file descriptors in reserve, and their limit."""
+
 from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 from collections.abc import Iterator
 
 import pytest
 
 from roundtrip import runtime as module
-from roundtrip.runtime import GarbageCollection
+from roundtrip.runtime import GarbageCollection, Reserve, connection_capacity
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +64,30 @@ async def test_a_look_that_would_take_too_long_is_put_off(monkeypatch: pytest.Mo
         assert not [pause for pause in pauses if pause > 1], kept[:1]
     finally:
         collector.stop()
+
+
+def test_a_reserve_takes_back_what_it_gave() -> None:
+    reserve = Reserve(3)
+    assert [reserve.release() for _ in range(4)] == [True, True, True, False]
+    reserve.refill()
+    assert len(reserve) == 3
+    reserve.close()
+    assert len(reserve) == 0
+
+
+def test_the_soft_limit_is_raised_as_far_as_needed_and_what_is_missing_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = [(256, 4096)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _kind: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _kind, pair: limits.append(pair))
+    assert connection_capacity(1000) == 1000
+    assert limits[-1] == (1512, 4096)
+    assert "descriptors_too_few" not in "".join(capsys.readouterr())
+    assert connection_capacity(20_000) == 4096 - 512
+    assert limits[-1] == (4096, 4096)
+    said = "".join(capsys.readouterr())
+    for figure in ("descriptors_too_few", "4096", "20512", "3584"):
+        assert figure in said
+    limits.append((100, 100))
+    assert connection_capacity(20_000) == 50

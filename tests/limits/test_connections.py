@@ -1,4 +1,4 @@
-"""No descriptor for a connection: said, counted, answered where it can be, and never a busy loop."""
+"""Connections of a listener: quotas; one without a descriptor is counted, answered if possible, never a busy loop."""
 
 from __future__ import annotations
 
@@ -18,8 +18,17 @@ from aiohttp import web
 
 from roundtrip.api.listener import listen
 from roundtrip.limits.connections import ConnectionLimits, ConnectionRules
-from roundtrip.runtime import Reserve, connection_capacity
 from tests.support.program import BACKEND, api, running
+
+
+def test_connections_of_one_ipv6_network_are_counted_together() -> None:
+    port = ConnectionLimits(ConnectionRules(per_address=2))
+    assert [port.acquire(f"2001:db8::{number}") for number in range(3)] == [True, True, False]
+    assert port.acquire("2001:db8:0:1::1")
+    port.release("2001:db8::1")
+    assert port.acquire("2001:db8::9")
+    assert port.open == 3
+
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -116,33 +125,6 @@ async def test_a_reserve_serves_the_admin_listener_and_beyond_it_nothing_spins()
                 assert 1 <= len(refused) <= 4
                 first[0].shutdown(socket.SHUT_RDWR)
                 assert b"served" in await waiting  # the descriptor that came back went to the one who waited
-
-
-def test_a_reserve_takes_back_what_it_gave() -> None:
-    reserve = Reserve(3)
-    assert [reserve.release() for _ in range(4)] == [True, True, True, False]
-    reserve.refill()
-    assert len(reserve) == 3
-    reserve.close()
-    assert len(reserve) == 0
-
-
-def test_the_soft_limit_is_raised_as_far_as_needed_and_what_is_missing_is_said(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    limits = [(256, 4096)]
-    monkeypatch.setattr(resource, "getrlimit", lambda _kind: limits[-1])
-    monkeypatch.setattr(resource, "setrlimit", lambda _kind, pair: limits.append(pair))
-    assert connection_capacity(1000) == 1000
-    assert limits[-1] == (1512, 4096)
-    assert "descriptors_too_few" not in "".join(capsys.readouterr())
-    assert connection_capacity(20_000) == 4096 - 512
-    assert limits[-1] == (4096, 4096)
-    said = "".join(capsys.readouterr())
-    for figure in ("descriptors_too_few", "4096", "20512", "3584"):
-        assert figure in said
-    limits.append((100, 100))
-    assert connection_capacity(20_000) == 50
 
 
 async def test_a_public_listener_that_is_full_leaves_the_admin_one_in_reach(tmp_path: Path) -> None:
