@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 
 from roundtrip.auth import jwks as jwks_module
-from roundtrip.auth.jwks import KeySet, KeysUnavailable, OneKey, fetch, read
+from roundtrip.auth.jwks import KeySet, KeysUnavailable, OneKey, fetch, parse_jwks
 from tests.support.api import serving
 from tests.support.tokens import jwk, jwks, private_key, public_pem
 
@@ -21,7 +21,7 @@ class Issuer:
         self.fetches = 0
         self.now = 1000.0
         self.keys = KeySet(
-            self.fetch, max_age=600, least_gap=10, outage=200_000, empty_grace=300, clock=lambda: self.now
+            self.fetch, max_age=600, min_interval=10, outage=200_000, empty_grace=300, clock=lambda: self.now
         )
 
     async def fetch(self) -> bytes:
@@ -194,14 +194,14 @@ def test_only_keys_that_are_used_here_are_read() -> None:
         {"kid": 7, **{k: v for k, v in rsa.items() if k != "kid"}},
         {},
     )
-    keys = read(document)
+    keys = parse_jwks(document)
     assert {str(kid): key.algorithm for kid, key in keys.items()} == {"rsa": "RS256", "ec": "ES256", "ed": "EdDSA"}
 
 
 @pytest.mark.parametrize("document", [b"", b"[]", b"{}", b'{"keys": 1}', b"<html>", b'{"keys": [1]}'])
 def test_what_is_no_key_document(document: bytes) -> None:
     with pytest.raises((ValueError, msgspec.DecodeError)):
-        read(document)
+        parse_jwks(document)
 
 
 @pytest.mark.parametrize("pem", ["", "rubbish", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----"])
@@ -234,7 +234,7 @@ async def test_fetching_has_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     app = web.Application()
     for handler in (good, moved, huge, slow):
         app.router.add_get(f"/{handler.__name__}", handler)
-    monkeypatch.setattr(jwks_module, "DEADLINE", 0.2)
+    monkeypatch.setattr(jwks_module, "FETCH_TIMEOUT", 0.2)
     async with serving(app) as url:
         assert await fetch(f"{url}/good") == b"{}" * 100
         with pytest.raises(ValueError, match="302"):

@@ -150,7 +150,7 @@ class SocketRequestGuard:
             except TimeoutError:
                 if not limit.expired():
                     raise
-            if limit.expired():  # python-engineio swallows the cancellation and answers OK
+            if limit.expired():  # python-engineio swallows the cancellation and responds OK
                 detail = f"The packets must arrive within {self._post_seconds:g} s."
                 raise Problem("slow_request", detail, 408, headers={"Connection": "close"})
             return response

@@ -75,7 +75,7 @@ class Admission:
     async def identify(self, shake: Handshake) -> Principal:
         """Who it is, without counting it: for a socket that renews its token. Raises as a call does."""
         try:
-            return await self._identity.user(Credentials(shake.token, shake.user_id))
+            return await self._identity.authenticate(Credentials(shake.token, shake.user_id))
         except AuthError as error:
             raise Refusal(error.code, error.message) from None
 

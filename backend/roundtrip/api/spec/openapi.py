@@ -1,4 +1,4 @@
-"""OpenAPI 3.1 of the public HTTP API, from the rows that serve it."""
+"""OpenAPI 3.1 of the public HTTP API, from the routes that serve it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _PARAMETERS: Final = {
 
 
 def public_rows() -> tuple[Route, ...]:
-    """The rows of the public API as `jwt` serves them; nothing behind them is ever called."""
+    """The routes of the public API as served with `jwt`; their handlers are never called."""
     callers = CallerIdentification(TrustedAuthenticator(), ServiceKeys(), trusted=False)
     return public_routes(
         PublicParts(
@@ -61,7 +61,7 @@ def openapi(rows: Sequence[Route] | None = None) -> dict[str, Any]:
         paths[row.path][row.method.lower()] = _operation(row, components)
     for kind in types:
         if any(row.query is kind for row in rows):
-            del components[kind.__name__]  # spelled out as parameters
+            del components[kind.__name__]  # listed as parameters
     return {
         "openapi": "3.1.0",
         "info": {
@@ -97,7 +97,7 @@ def openapi(rows: Sequence[Route] | None = None) -> dict[str, Any]:
 
 
 def codes_of(row: Route) -> tuple[str, ...]:
-    """Every code that a route may answer with."""
+    """Every problem code that a route may respond with."""
     return (
         "internal_error",
         *(_CALLER_PROBLEMS if row.scope else ()),
