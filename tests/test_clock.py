@@ -18,28 +18,28 @@ DAY = 86_400
 def test_a_step_is_told_before_the_time_is(seconds: float) -> None:
     clock = SteppedClock()
     watched = WatchedClock(clock)
-    told: list[int] = []
-    watched.on_step += [told.append, lambda _: told.append(watched.wall_ns())]
+    steps: list[int] = []
+    watched.on_step += [steps.append, lambda _: steps.append(watched.wall_ns())]
     before = watched.wall()
     clock.step(seconds)
     assert watched.wall() == clock.wall()
-    assert told == [int(seconds * 1e9), clock.wall_ns()]
-    assert watched.wall() - told[0] / 1e9 == pytest.approx(before, abs=1e-3)
-    assert len(told) == 2
+    assert steps == [int(seconds * 1e9), clock.wall_ns()]
+    assert watched.wall() - steps[0] / 1e9 == pytest.approx(before, abs=1e-3)
+    assert len(steps) == 2
 
 
 def test_slewing_and_time_that_passes_are_no_steps() -> None:
     clock = SteppedClock()
     watched = WatchedClock(clock)
-    told: list[int] = []
-    watched.on_step.append(told.append)
+    steps: list[int] = []
+    watched.on_step.append(steps.append)
     for _ in range(1000):
         clock.advance(1)
         clock.step(-0.0005)  # as fast as a kernel slews
         assert watched.wall() == clock.wall()
     clock.advance(30 * DAY)
     assert watched.wall() == clock.wall()
-    assert told == []
+    assert steps == []
 
 
 def test_a_offset_goes_on_evenly_until_it_is_told() -> None:
@@ -67,32 +67,32 @@ def test_a_pause_between_the_two_clocks_says_nothing() -> None:
 
     clock = Pausing()
     watched = WatchedClock(clock)
-    told: list[int] = []
-    watched.on_step.append(told.append)
+    steps: list[int] = []
+    watched.on_step.append(steps.append)
     clock.pause = 3.0  # this thread is stopped just there
     assert watched.wall() == pytest.approx(SteppedClock.wall(clock), abs=0.001)
-    assert told == []
+    assert steps == []
 
 
 def test_one_listener_that_fails_leaves_the_others_their_step() -> None:
     clock = SteppedClock()
     watched = WatchedClock(clock)
-    told: list[int] = []
+    steps: list[int] = []
 
     def broken(_ns: int) -> None:
         raise ZeroDivisionError
 
-    watched.on_step += [broken, told.append]
+    watched.on_step += [broken, steps.append]
     clock.step(5)
     watched.wall_ns()
-    assert told == [5 * 10**9]
+    assert steps == [5 * 10**9]
 
 
 def test_it_looks_by_itself() -> None:
     loop = SteppedLoop()
     watched = WatchedClock(loop.clock)
-    told: list[int] = []
-    watched.on_step.append(told.append)
+    steps: list[int] = []
+    watched.on_step.append(steps.append)
 
     async def start() -> None:
         watched.start()
@@ -101,16 +101,16 @@ def test_it_looks_by_itself() -> None:
         loop.run(start())
         loop.clock.step(DAY)
         loop.advance(CHECK_INTERVAL)
-        assert len(told) == 1
+        assert len(steps) == 1
         loop.clock.step(-DAY)
         loop.advance(CHECK_INTERVAL)
-        assert len(told) == 2
+        assert len(steps) == 2
         loop.clock.step(7)
         watched.stop()
-        assert len(told) == 3
+        assert len(steps) == 3
         loop.clock.step(7)
         loop.advance(5 * CHECK_INTERVAL)
-        assert len(told) == 3
+        assert len(steps) == 3
     finally:
         loop.close()
 

@@ -86,8 +86,8 @@ def test_the_soft_limit_is_raised_as_far_as_needed_and_what_is_missing_is_said(
     assert "descriptors_too_few" not in "".join(capsys.readouterr())
     assert connection_capacity(20_000) == 4096 - 512
     assert limits[-1] == (4096, 4096)
-    said = "".join(capsys.readouterr())
+    logged = "".join(capsys.readouterr())
     for figure in ("descriptors_too_few", "4096", "20512", "3584"):
-        assert figure in said
+        assert figure in logged
     limits.append((100, 100))
     assert connection_capacity(20_000) == 50

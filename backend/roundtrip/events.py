@@ -157,7 +157,7 @@ PAYLOADS: Final[dict[EventType, type[Payload]]] = {
 TYPE_OF: Final[dict[type[Payload], EventType]] = {payload: type_ for type_, payload in PAYLOADS.items()}
 
 SECRET_TYPES: Final = frozenset({EventType.QR, EventType.PAIRING_CODE})
-"""Their payload is the key to somebody's account: wiped when they end, never replayed once expired."""
+"""Their payload is the key to somebody's account: wiped when it is resolved, never replayed once expired."""
 
 _T = EventType
 _PAIRING_CODES: Final = frozenset({_T.QR, _T.PAIRING_CODE})
@@ -167,7 +167,7 @@ _BEFORE_CONNECTED: Final = _TRANSIENT | {_T.QR_EXPIRED}
 SUPERSEDES_ALWAYS: Final[dict[EventType, frozenset[EventType]]] = {
     type_: _PAIRING_CODES for type_ in EventType if type_ is not _T.DEGRADED
 }
-"""A secret ends with the next step of its link, delivered or not: the newest code is the only one that works."""
+"""A secret is superseded by its link's next event, delivered or not: only the newest code works."""
 
 SUPERSEDES_UNSEEN: Final[dict[EventType, frozenset[EventType]]] = {
     _T.QR: frozenset({_T.CONNECTING, _T.QR_EXPIRED}),
@@ -177,4 +177,4 @@ SUPERSEDES_UNSEEN: Final[dict[EventType, frozenset[EventType]]] = {
     _T.DEGRADED: frozenset({_T.CONNECTING, _T.DEGRADED}),
     _T.DISCONNECTED: _TRANSIENT,
 }
-"""Passing states that a snapshot makes pointless, while nobody was connected to see them. Results never end so."""
+"""Transient states that a newer event makes obsolete while no socket is connected. Results are never superseded so."""

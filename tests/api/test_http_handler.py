@@ -18,7 +18,7 @@ SECRET = b"s3cr3t-of-the-sender"
 
 
 @pytest.mark.parametrize(
-    ("sent", "status", "code"),
+    ("data", "status", "code"),
     [
         (b"rubbish " + SECRET + b"\r\n\r\n", 400, "request_malformed"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + SECRET + b"\x00\r\n\r\n", 400, "request_malformed"),
@@ -45,10 +45,10 @@ SECRET = b"s3cr3t-of-the-sender"
     ],
 )
 async def test_what_is_no_request_gets_a_problem_document_that_repeats_nothing(
-    sent: bytes, status: int, code: str | None, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    data: bytes, status: int, code: str | None, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with listening() as (number, port, refused), connected(number) as (reader, writer):
-        writer.write(sent)
+        writer.write(data)
         answer = (await reader.readuntil(b"\r\n\r\n")).decode()
         body = await reader.readexactly(int(answer.lower().partition("content-length: ")[2].partition("\r")[0]))
         assert answer.startswith((f"HTTP/1.1 {status} ", f"HTTP/1.0 {status} ")), answer
@@ -85,24 +85,24 @@ async def test_malformed_requests_are_each_counted_and_seldom_logged(capsys: pyt
 async def test_a_closed_connection_is_freed_by_counting_alone() -> None:
     """The collector runs seldom: what a connection leaves in a cycle stays for minutes."""
 
-    def there() -> int:
+    def live_connections() -> int:
         return sum(isinstance(one, ConnectionGuard | HttpHandler) for one in gc.get_objects())
 
     async with listening() as (number, port, _):
         gc.collect()
         gc.disable()
         try:
-            for sent in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"rubbish\r\n\r\n", b"GET / HT", b""):
+            for data in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"rubbish\r\n\r\n", b"GET / HT", b""):
                 for _ in range(5):
                     async with connected(number) as (reader, writer):
-                        writer.write(sent)
-                        if len(sent) > 10:
+                        writer.write(data)
+                        if len(data) > 10:
                             await reader.readline()
                 await eventually(lambda: port.open == 0)
             async with aiohttp.ClientSession() as session, session.ws_connect(f"http://127.0.0.1:{number}/") as ws:
                 await ws.send_str("a")
                 await ws.receive_str()
             await eventually(lambda: port.open == 0)
-            await eventually(lambda: there() == 0)
+            await eventually(lambda: live_connections() == 0)
         finally:
             gc.enable()

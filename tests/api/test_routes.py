@@ -30,7 +30,7 @@ async def served() -> AsyncIterator[Api]:
 async def test_what_is_no_object_of_the_kind(served: Api, body: bytes) -> None:
     status, data, _ = await served.call("PUT", LINK, data=body)
     assert (status, data["code"]) == (400, "body_invalid")
-    assert not served.links.asked
+    assert not served.links.commands
 
 
 async def test_too_large_is_refused_before_it_is_read_and_while_it_comes(served: Api) -> None:
@@ -71,7 +71,7 @@ async def test_a_body_that_does_not_come_is_given_up(served: Api) -> None:
         writer.close()
         await writer.wait_closed()
     assert b" 408 " in answer.splitlines()[0]
-    assert not served.links.asked
+    assert not served.links.commands
 
 
 def test_brackets_in_strings_do_not_nest() -> None:

@@ -15,13 +15,13 @@ async def test_handshakes_are_limited_by_the_address_that_trusted_proxies_name()
     limits = Limits(rules(), lambda _limit: None, Clock())
     async with api(limits=limits, proxies=Proxies(["127.0.0.1"])) as served:
         for client in ("10.0.0.1", "10.0.0.2"):
-            seen = []
+            statuses = []
             for _ in range(3):
                 status, data, headers = await served.call(
                     "GET", "/socket.io/?EIO=4&transport=polling", headers={"X-Forwarded-For": client}
                 )
-                seen.append(status)
-            assert seen == [404, 404, 429]  # no Socket.IO is attached here
+                statuses.append(status)
+            assert statuses == [404, 404, 429]  # no Socket.IO is attached here
             assert data["code"] == "rate_limited"
             assert headers["Retry-After"] == "1"
         status, _, _ = await served.call("GET", "/socket.io/?EIO=4&transport=polling&sid=x")
@@ -61,9 +61,9 @@ async def test_handshakes_of_one_ipv6_network_are_counted_together() -> None:
     limits = Limits(rules(), lambda _limit: None, Clock())
     async with api(limits=limits, proxies=Proxies(["127.0.0.1"])) as served:
 
-        async def shake(client: str) -> int:
+        async def handshake(client: str) -> int:
             headers = {"X-Forwarded-For": client}
             return (await served.call("GET", "/socket.io/?EIO=4&transport=polling", headers=headers))[0]
 
-        assert [await shake(f"2001:db8::{number}") for number in range(3)] == [404, 404, 429]
-        assert await shake("2001:db8:0:1::1") == 404
+        assert [await handshake(f"2001:db8::{number}") for number in range(3)] == [404, 404, 429]
+        assert await handshake("2001:db8:0:1::1") == 404

@@ -76,7 +76,7 @@ def clients(stack: ExitStack, count: int) -> list[socket.socket]:
     return made
 
 
-async def ask(client: socket.socket, number: int, within: float = 5) -> bytes:
+async def request(client: socket.socket, number: int, within: float = 5) -> bytes:
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(within):
         await loop.sock_connect(client, ("127.0.0.1", number))
@@ -92,11 +92,11 @@ async def refused_and_served_again() -> None:
         async with listening() as (number, refused):
             crowd, later = clients(stack, 20), clients(stack, 1)
             with without_descriptors():
-                answers = await asyncio.gather(*(ask(client, number) for client in crowd))
+                answers = await asyncio.gather(*(request(client, number) for client in crowd))
                 assert not [answer for answer in answers if b"served" in answer]
                 assert [answer for answer in answers if answer.startswith(b"HTTP/1.1 429 ")]
                 assert refused == ["descriptors"] * 20
-            assert b"served" in await ask(later[0], number)
+            assert b"served" in await request(later[0], number)
 
 
 async def test_who_cannot_be_accepted_is_told_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,13 +112,13 @@ def test_the_same_on_the_loop_that_the_program_runs_on() -> None:
 async def test_a_reserve_serves_the_admin_listener_and_beyond_it_nothing_spins() -> None:
     with ExitStack() as stack:
         async with listening(reserve=3, serve_reserve=True) as (number, refused):
-            first, late = clients(stack, 3), clients(stack, 1)[0]
+            first, waiting_client = clients(stack, 3), clients(stack, 1)[0]
             with without_descriptors():
-                answers = await asyncio.gather(*(ask(client, number) for client in first))
+                answers = await asyncio.gather(*(request(client, number) for client in first))
                 assert all(b"served" in answer for answer in answers)
                 assert refused == []
                 cpu = time.process_time()
-                waiting = asyncio.create_task(ask(late, number, within=20))
+                waiting = asyncio.create_task(request(waiting_client, number, within=20))
                 await asyncio.sleep(1.2)
                 assert time.process_time() - cpu < 0.6
                 assert not waiting.done()
@@ -133,7 +133,7 @@ async def test_a_public_listener_that_is_full_leaves_the_admin_one_in_reach(tmp_
         assert '"descriptors_too_few"' in program.text().replace(" ", "")
         port = int(program.url.rpartition(":")[2])
         with ExitStack() as stack:
-            answers = await asyncio.gather(*(ask(client, port) for client in clients(stack, 260)))
+            answers = await asyncio.gather(*(request(client, port) for client in clients(stack, 260)))
             assert 100 <= sum(answer.startswith(b"HTTP/1.1 200 ") for answer in answers) <= 180
             assert sum(answer.startswith(b"HTTP/1.1 429 ") for answer in answers) >= 50
             metrics = await user.metrics()

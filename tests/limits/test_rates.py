@@ -60,11 +60,11 @@ def test_slots_are_given_back_and_forgotten() -> None:
 def test_each_refusal_is_counted_under_its_limit() -> None:
     counted: list[str] = []
     limits = Limits(rules(), counted.append, Clock())
-    for ask in (limits.handshake_from, limits.handshake_of, limits.pairing, limits.socket):
-        ask("somebody")
-        ask("somebody")
+    for acquire in (limits.handshake_from, limits.handshake_of, limits.pairing, limits.socket):
+        acquire("somebody")
+        acquire("somebody")
         with pytest.raises(Limited):
-            ask("somebody")
+            acquire("somebody")
     assert [limits.message("sid") for _ in range(3)] == [True, True, False]
     assert limits.message("another")
     assert counted == [
@@ -78,13 +78,13 @@ def test_each_refusal_is_counted_under_its_limit() -> None:
 
 async def test_a_user_who_connects_too_often_is_refused() -> None:
     admission = Admission(TrustedAuthenticator(), Limits(rules(), lambda _limit: None, Clock()))
-    shake = Handshake(None, "ada", "bot", must_ack=False, traceparent=None, remote="127.0.0.1")
+    handshake = Handshake(None, "ada", "bot", must_ack=False, traceparent=None, remote="127.0.0.1")
     for _ in range(2):
-        assert (await admission(shake)).user_id == "ada"
+        assert (await admission(handshake)).user_id == "ada"
     with pytest.raises(Refusal) as caught:
-        await admission(shake)
+        await admission(handshake)
     assert caught.value.code == "rate_limited"
-    assert (await admission.identify(shake)).user_id == "ada"
+    assert (await admission.identify(handshake)).user_id == "ada"
 
 
 async def test_pairings_are_limited_but_asking_again_is_not() -> None:

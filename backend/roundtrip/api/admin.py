@@ -36,8 +36,7 @@ ADMIN_CONNECTIONS: Final = ConnectionRules(connections=256, per_address=256, res
 
 @dataclass(frozen=True, slots=True)
 class AdminParts:
-    """What the admin application is made of. `readiness` answers `/readyz`; without a `key` none is asked
-    for."""
+    """The parts of the admin application. `readiness` serves `/readyz`; without a `key` none is demanded."""
 
     metrics: CollectorRegistry
     sockets: Registry

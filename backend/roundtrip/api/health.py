@@ -25,10 +25,10 @@ ReadyCheck = Callable[[], Awaitable[str | None]]
 """Returns None when all is well, else a sentence without anything private."""
 
 CHECK_TIMEOUT: Final = 2.0
-"""Seconds that one check may take: who probes has a deadline of its own."""
+"""Seconds that one check may take: a probe has a timeout of its own."""
 
 INTERVAL: Final = 5.0
-"""Seconds between two runs for the gauge's sake, when nobody probes."""
+"""Seconds between two runs for the gauge's sake, without probes."""
 
 PROBE_BYTES: Final = 65_536
 """Written to the disk as a probe. A store that only rewrites its own pages does not notice that the disk is full."""
@@ -47,7 +47,7 @@ class ReadinessReport(ApiModel, frozen=True):
 
 
 class Readiness:
-    """Runs the checks, all at once, and one run at a time: who asks meanwhile gets the same report."""
+    """Runs the checks, all at once, and one run at a time: concurrent callers share its report."""
 
     def __init__(
         self, checks: Mapping[str, ReadyCheck], on_result: Callable[[str, bool], None] = lambda _check, _ok: None
@@ -77,7 +77,7 @@ class Readiness:
         return ReadinessReport(all(result.ok for result in results), dict(zip(self._checks, results, strict=True)))
 
     async def poll(self) -> None:
-        """Run for ever, so that the gauge is current where nobody probes."""
+        """Run for ever, so that the gauge is current without probes."""
         while True:
             await self.check()
             await asyncio.sleep(INTERVAL)
@@ -112,7 +112,7 @@ class ReadinessChecks:
     """The checks of this program. `draining` is set when a stop begins, `restore` to the task that restores links."""
 
     def __init__(self, outbox: Outbox, store: LinkStore, folder: Path) -> None:
-        """`folder` is where both stores live."""
+        """`folder` is of both stores."""
         self._outbox = outbox
         self._store = store
         self._folder = folder

@@ -242,6 +242,6 @@ async def listen(
 
 
 def url_of(runner: web.AppRunner) -> str:
-    """The address that a listener answers at, with the port that it got."""
+    """The URL of a listener, with the port that it was given."""
     host, port = runner.addresses[0][:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"

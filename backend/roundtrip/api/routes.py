@@ -88,15 +88,15 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One row. `path` has its parameters in braces. `scope` None lets anybody in. `problems` are the codes of this
-    route's own, beside those that every route has."""
+    """One row. `path` has its parameters in braces. Without a `scope` the caller is not identified. `problems` are the
+    codes of this route's own, besides those that every route has."""
 
     method: str
     path: str
     name: str
     summary: str
     handle: Callable[[Call], Awaitable[msgspec.Struct]]
-    answer: type[msgspec.Struct]
+    response: type[msgspec.Struct]
     status: int = 200
     scope: Scope | None = None
     query: type[msgspec.Struct] = NoInput
@@ -164,12 +164,12 @@ class Dispatcher:
     async def _respond(self, route: Route, request: web.Request, traceparent: str | None) -> web.Response:
         try:
             call = await self._check(route, request, traceparent)
-            answer = await route.handle(call)
+            result = await route.handle(call)
         except Exception as error:  # noqa: BLE001  # every error becomes a problem document, the unforeseen is logged
             response = problem_of(error).response()
         else:
             response = web.Response(
-                body=msgspec.json.encode(answer), status=route.status, content_type="application/json"
+                body=msgspec.json.encode(result), status=route.status, content_type="application/json"
             )
         response.headers.update(NO_STORE)
         return response

@@ -1,4 +1,4 @@
-"""Who is calling: believed on loopback, proven by a token elsewhere, or a service with a key of its own.
+"""Authentication: a claimed id on loopback, a verified token elsewhere, or the key of a service.
 
 Sockets authenticate `Credentials`, HTTP requests go through `CallerIdentification`, which adds service keys.
 """
@@ -179,7 +179,7 @@ class Caller:
 
 
 class CallerIdentification:
-    """Finds out who sends an HTTP request: a user, or a service that acts for one.
+    """Identifies the caller of an HTTP request: a user, or a service that acts for one.
 
     `trusted` takes the user from `X-User-Id`, else a bearer token proves it. `X-Api-Key` always names a service.
     """

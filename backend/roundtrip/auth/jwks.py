@@ -180,7 +180,7 @@ class _Document(msgspec.Struct):
 
 
 def parse_jwks(document: bytes) -> dict[str | None, VerifyingKey]:
-    """The supported keys of a JWKS document by key id, maybe none. Raises `msgspec.DecodeError` for another document."""
+    """The supported keys of a JWKS document by key id, maybe none. Raises `msgspec.DecodeError` for others."""
     entries = msgspec.json.decode(document, type=_Document).keys
     keys: dict[str | None, VerifyingKey] = {}
     for entry in entries[:MAX_KEYS]:

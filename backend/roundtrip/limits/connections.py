@@ -143,7 +143,7 @@ class Acceptor(asyncio.AbstractServer):
         refused: Callable[[], None],
         full: Callable[[int], bool] = lambda _starting: False,
     ) -> None:
-        """`full(starting)` is asked before anything is made for a connection, with the number of those on their way;
+        """`full(starting)` is called before anything is made for a connection, with the number of those being set up;
         True refuses it. It counts that itself."""
         self.sockets = tuple(sockets)
         self._loop = asyncio.get_running_loop()

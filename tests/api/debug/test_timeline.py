@@ -28,7 +28,7 @@ async def served() -> AsyncIterator[Api]:
         yield it
 
 
-async def told(served: Api) -> dict[str, Any]:
+async def missed_then_acked(served: Api) -> dict[str, Any]:
     """A missed and then acknowledged event, as its owner reads it."""
     event = await served.event(KEY)
     at = event.created_at
@@ -44,8 +44,8 @@ async def told(served: Api) -> dict[str, Any]:
 
 
 async def test_an_events_timeline(served: Api) -> None:
-    story = await told(served)
-    assert [(step["kind"], step["sinceCreated"], step["sincePrevious"]) for step in story["steps"]] == [
+    view = await missed_then_acked(served)
+    assert [(step["kind"], step["sinceCreated"], step["sincePrevious"]) for step in view["steps"]] == [
         ("created", 0, 0),
         ("missed", 1, 1),
         ("sent", 500, 499),
@@ -53,11 +53,11 @@ async def test_an_events_timeline(served: Api) -> None:
         ("ack", 510, 7),
         ("resolved", 510, 0),
     ]
-    assert story["steps"][1]["text"] == "Looked for the bot 'bot'; the user's sockets say 'other'."
-    assert story["attempts"][0]["connected"] == ["other"]
-    assert story["attempts"][1]["sids"] == ["s1", "s2"]
-    assert (story["outcome"], story["traceId"]) == ("acked", "0123456789abcdef0123456789abcdef")
-    assert story["traceUrl"] == ("https://traces.example.test/trace/0123456789abcdef0123456789abcdef?from=roundtrip")
+    assert view["steps"][1]["text"] == "Looked for the bot 'bot'; the user's sockets say 'other'."
+    assert view["attempts"][0]["connected"] == ["other"]
+    assert view["attempts"][1]["sids"] == ["s1", "s2"]
+    assert (view["outcome"], view["traceId"]) == ("acked", "0123456789abcdef0123456789abcdef")
+    assert view["traceUrl"] == ("https://traces.example.test/trace/0123456789abcdef0123456789abcdef?from=roundtrip")
 
 
 async def test_attempts_that_are_not_kept_are_counted(served: Api) -> None:
@@ -66,14 +66,14 @@ async def test_attempts_that_are_not_kept_are_counted(served: Api) -> None:
     attempts = [Attempt(at + n, Mode.LIVE, reason=MissReason.JUST_DISCONNECTED) for n in range(1, 1001)]
     shorten(attempts)
     served.outbox.record(KEY, event.seq, attempts)
-    _, story, _ = await served.call("GET", f"/api/events/{event.id}")
+    _, view, _ = await served.call("GET", f"/api/events/{event.id}")
     _, ledger, _ = await served.call("GET", EVENTS)
     kept = FIRST_KEPT + LAST_KEPT
-    for view in (story, ledger["events"][0]):
-        assert len(view["attempts"]) == kept
-        assert view["attemptsOmitted"] == 1000 - kept
-        assert [a["omitted"] for a in view["attempts"] if "omitted" in a] == [1000 - kept]
-    steps = [(step["kind"], step.get("attempt")) for step in story["steps"]]
+    for shown in (view, ledger["events"][0]):
+        assert len(shown["attempts"]) == kept
+        assert shown["attemptsOmitted"] == 1000 - kept
+        assert [a["omitted"] for a in shown["attempts"] if "omitted" in a] == [1000 - kept]
+    steps = [(step["kind"], step.get("attempt")) for step in view["steps"]]
     numbers = [1, 2, 3, *range(1000 - LAST_KEPT + 1, 1001)]
     assert [number for kind, number in steps if kind == "missed"] == numbers
     assert steps[FIRST_KEPT + 1] == ("omitted", None)
@@ -84,9 +84,9 @@ async def test_attempts_that_are_not_kept_are_counted(served: Api) -> None:
 
 
 async def test_all_attempts_of_an_ordinary_event_are_there(served: Api) -> None:
-    story = await told(served)
-    assert "attemptsOmitted" not in story
-    assert not [attempt for attempt in story["attempts"] if "omitted" in attempt]
+    view = await missed_then_acked(served)
+    assert "attemptsOmitted" not in view
+    assert not [attempt for attempt in view["attempts"] if "omitted" in attempt]
 
 
 @pytest.mark.parametrize("reason", list(MissReason))

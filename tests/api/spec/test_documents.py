@@ -75,11 +75,11 @@ async def test_the_document_names_every_api_route_that_is_served() -> None:
     from roundtrip.auth.service_keys import ServiceKeys
     from roundtrip.faults import Faults
     from roundtrip.outbox.memory import MemoryOutbox
-    from tests.support.api import PretendedLinks
+    from tests.support.api import FakeLinks
 
     app = make_public_app(
         PublicParts(
-            links=PretendedLinks(),
+            links=FakeLinks(),
             outbox=MemoryOutbox(),
             callers=CallerIdentification(TrustedAuthenticator(), ServiceKeys(), trusted=False),
             faults=Faults(allowed=False),

@@ -1,5 +1,5 @@
 """Routes for developers: sockets, links, events and fault switches. Debug pages are served on the admin listener only,
-for they name users; they are JSON for programs and HTML where a browser asks for it."""
+for they name users; they are JSON for programs and HTML for browsers."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def public_rows() -> tuple[Route, ...]:
 def openapi(rows: Sequence[Route] | None = None) -> dict[str, Any]:
     """The document."""
     rows = public_rows() if rows is None else rows
-    kinds: set[type[msgspec.Struct]] = {kind for row in rows for kind in (row.answer, row.body, row.query)}
+    kinds: set[type[msgspec.Struct]] = {kind for row in rows for kind in (row.response, row.body, row.query)}
     types = sorted((kinds | {ProblemDocument}) - {NoInput}, key=lambda kind: kind.__name__)
     _, components = msgspec.json.schema_components(types, ref_template=REF)
     paths: dict[str, dict[str, Any]] = defaultdict(dict)
@@ -115,7 +115,7 @@ def _operation(row: Route, components: dict[str, Any]) -> dict[str, Any]:
         "responses": {
             str(row.status): {
                 "description": http.HTTPStatus(row.status).phrase,
-                "content": {"application/json": {"schema": {"$ref": REF.format(name=row.answer.__name__)}}},
+                "content": {"application/json": {"schema": {"$ref": REF.format(name=row.response.__name__)}}},
             },
             **_problems(codes_of(row)),
         },
@@ -156,7 +156,7 @@ def _problems(codes: Iterable[str]) -> dict[str, Any]:
 
 
 def _problem(status: int, codes: list[str]) -> dict[str, Any]:
-    answer: dict[str, Any] = {
+    response: dict[str, Any] = {
         "description": ", ".join(codes),
         "content": {
             CONTENT_TYPE: {
@@ -168,5 +168,5 @@ def _problem(status: int, codes: list[str]) -> dict[str, Any]:
         },
     }
     if status in {429, 503}:
-        answer["headers"] = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
-    return answer
+        response["headers"] = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
+    return response
