@@ -53,13 +53,13 @@ def test_where_they_are_not_allowed_none_moves() -> None:
 
 
 def test_observers_hear_of_what_is_on_and_of_every_move() -> None:
-    heard: list[tuple[str, bool]] = []
+    calls: list[tuple[str, bool]] = []
     faults = Faults(allowed=True)
     faults.switch_on("drop_acks")
-    faults.subscribe(lambda name, active: heard.append((name, active)))
+    faults.subscribe(lambda name, active: calls.append((name, active)))
     faults.switch_on("slow_outbox", 2)
     faults.switch_off("drop_acks")
-    assert heard == [("drop_acks", True), ("slow_outbox", True), ("drop_acks", False)]
+    assert calls == [("drop_acks", True), ("slow_outbox", True), ("drop_acks", False)]
 
 
 def test_the_settings_text() -> None:

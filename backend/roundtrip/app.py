@@ -1,8 +1,22 @@
-"""The program: which parts there are, the order in which they start, and how they stop. The first file to read.
+"""The program: which parts there are, in which order they start, and how they stop. The first file to read.
 
 ```
 WhatsApp driver → links → courier → outbox, then sockets → receipt or acknowledgement → outbox
 ```
+
+The phases of a start, in order. Each makes its parts from those before it and pushes what ends them onto one exit
+stack; a stop, or a start that fails half way, unwinds the stack, so that the last phase ends first.
+
+| phase            | makes                                                           | ends with                     |
+|------------------|-----------------------------------------------------------------|-------------------------------|
+| _start_telemetry | logs, metrics, traces, the lag of the event loop                | last exports                  |
+| _start_delivery  | fault switches, outbox, registry of sockets, courier, its clock | timers ended, outbox flushed  |
+| _start_links     | WhatsApp driver, link store, link service                       | workers ended                 |
+| _start_faults    | what follows the switches: gauges, outbox, flapping links       | flapping ended                |
+| _start_sockets   | identity, limits, replay, Socket.IO server                      | sockets closed                |
+| _start_admin     | readiness; listener of metrics, health and debug pages          | listener closed               |
+| _start_public    | listener of the API, the page and Socket.IO                     | clients drained, then workers |
+| _start_tasks     | restore of links, sweep of sockets, readiness gauge             | tasks cancelled               |
 """
 
 from __future__ import annotations
@@ -14,14 +28,11 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from roundtrip.api.admin import AdminParts, make_admin_app
-from roundtrip.api.debug.timeline import TraceViewer
-from roundtrip.api.health import Health, ReadyChecks
-from roundtrip.api.listener import Port, PortRules, listen
+from roundtrip.api.admin import ADMIN_CONNECTIONS, AdminParts, make_admin_app
+from roundtrip.api.health import Readiness, ReadinessChecks
+from roundtrip.api.listener import listen, url_of
 from roundtrip.api.public import PublicParts, make_public_app
-from roundtrip.api.requests import BodyLimits, CallerIdentification
 from roundtrip.auth.authenticators import make_authenticator
-from roundtrip.auth.service_keys import ServiceKeys
 from roundtrip.backoff import Backoff
 from roundtrip.clock import SYSTEM, WatchedClock
 from roundtrip.delivery.courier import Courier
@@ -31,10 +42,11 @@ from roundtrip.drivers.base import Driver
 from roundtrip.drivers.neonize.driver import NeonizeDriver
 from roundtrip.drivers.simulated.driver import SimulatedDriver
 from roundtrip.drivers.simulated.flapper import Flapper
-from roundtrip.errors import StorageError
+from roundtrip.errors import StartError, StorageError
 from roundtrip.events import EventType
 from roundtrip.faults import FaultError, Faults
 from roundtrip.limits.addresses import Proxies
+from roundtrip.limits.connections import ConnectionLimits, ConnectionRules
 from roundtrip.limits.rates import Limits, Rules
 from roundtrip.links.machine import Reason
 from roundtrip.links.metrics import LinkCounters
@@ -44,7 +56,7 @@ from roundtrip.links.store import LinkStore
 from roundtrip.outbox.base import ledger_reading
 from roundtrip.outbox.records import MissReason, Outcome
 from roundtrip.outbox.sqlite.outbox import SqliteOutbox
-from roundtrip.runtime import release, room_for
+from roundtrip.runtime import connection_capacity, program_version
 from roundtrip.settings import Settings
 from roundtrip.sockets.access import Admission, SocketAccess
 from roundtrip.sockets.messages import SocketCounters
@@ -55,37 +67,29 @@ from roundtrip.telemetry.labels import LabelSets
 
 log = structlog.get_logger(__name__)
 
-RETRY_CAP: Final = 60.0
+MAX_RETRY_DELAY: Final = 60.0
 """Most seconds between two attempts at a client that does not acknowledge."""
 
-LAST_ACKS: Final = 2.0
+ACK_GRACE: Final = 2.0
 """Seconds that a stop waits for acknowledgements that are under way."""
 
-DRAIN: Final = 2.0
+DRAIN_TIME: Final = 2.0
 """Seconds over which a stop closes its clients."""
-
-ADMIN_PORT: Final = PortRules(connections=256, per_address=256, reserve=8, serve_reserve=True)
-"""Few need the admin listener, and they need it most when the public one is full."""
-
-
-class StartError(Exception):
-    """The program cannot start; the message is one line for the person who started it."""
 
 
 class Backend:
-    """All parts. `start` makes them in the order in which they need each other; whatever it entered is left in reverse,
-    by `stop` as well as after a start that failed half way."""
+    """All parts of one process."""
 
     def __init__(self, settings: Settings, driver: Driver | None = None) -> None:
-        """`driver` stands in for the one that the settings name, for tests."""
+        """`driver` replaces the one that the settings name, for tests."""
         self.settings = settings
-        self._driver = driver
-        self._entered = AsyncExitStack()
         self.url = ""
         self.admin_url = ""
+        self._driver = driver
+        self._stack = AsyncExitStack()
 
     async def start(self) -> None:
-        """Start every part, the listeners last; links are restored afterwards. Raises `StartError`."""
+        """Start every part; links are restored after this returned. Raises `StartError`."""
         try:
             async with AsyncExitStack() as stack:
                 self._start_telemetry(stack)
@@ -93,27 +97,26 @@ class Backend:
                 await self._start_links(stack)
                 self._start_faults(stack)
                 self._start_sockets(stack)
-                await self._listen(stack)
+                await self._start_admin(stack)
+                await self._start_public(stack)
                 self._start_tasks(stack)
-                self._entered = stack.pop_all()
+                self._stack = stack.pop_all()
         except (StorageError, FaultError, OSError) as error:
             raise StartError(str(error)) from error
-        settings = self.settings
-        log.info("started", url=self.url, admin=self.admin_url, driver=settings.whatsapp_driver, auth=settings.auth)
+        driver, auth = self.settings.whatsapp_driver, self.settings.auth
+        log.info("started", url=self.url, admin=self.admin_url, driver=driver, auth=auth)
 
     async def stop(self) -> None:
-        """Stop cleanly: no newcomers, last acknowledgements, clients told in batches, workers, outbox, telemetry."""
+        """End every part, the listeners first and telemetry last."""
         log.info("stopping", sockets=len(self.registry))
-        await self._entered.aclose()
-
-    # the phases of a start, each with what ends it
+        await self._stack.aclose()
 
     def _start_telemetry(self, stack: AsyncExitStack) -> None:
         settings = self.settings
         hash_key = settings.pii_hash_key
         self.telemetry = setup.start(
             label_sets(),
-            release(),
+            program_version(),
             level=settings.log_level,
             format_=settings.log_format,
             hash_key=None if hash_key is None else hash_key.get_secret_value(),
@@ -124,7 +127,7 @@ class Backend:
 
     async def _start_delivery(self, stack: AsyncExitStack) -> None:
         settings, metrics, event_spans = self.settings, self.telemetry.metrics, self.telemetry.event_spans
-        self.faults = Faults(allowed=settings.auth == "trusted" or settings.allow_faults)
+        self.faults = Faults(allowed=settings.faults_allowed)
         self.outbox = SqliteOutbox(
             settings.data_dir, retention=settings.outbox_retention, max_bytes=settings.outbox_max_bytes, clock=SYSTEM
         )
@@ -146,7 +149,7 @@ class Backend:
             self.faults,
             event_ttl=settings.event_ttl,
             ack_timeout=settings.ack_timeout,
-            backoff=Backoff(settings.ack_timeout, max(RETRY_CAP, settings.ack_timeout)),
+            backoff=Backoff(settings.ack_timeout, max(MAX_RETRY_DELAY, settings.ack_timeout)),
             clock=self.clock,
         )
         stack.callback(self.courier.close)
@@ -172,15 +175,14 @@ class Backend:
         metrics.presence.links = lambda: {state.value: count for state, count in self.links.counts().items()}
 
     def _start_faults(self, stack: AsyncExitStack) -> None:
-        gauges = self.telemetry.metrics.fault_active
-        self.faults.subscribe(lambda name, active: gauges[name].set(active))
-        self.faults.subscribe(self._play_outbox_fault)
+        self.faults.subscribe(lambda name, active: self.telemetry.metrics.fault_active[name].set(active))
+        self.faults.subscribe(self._apply_outbox_faults)
         self.flapper = Flapper(self.faults, self.links)
         stack.callback(self.flapper.stop)
         self.faults.subscribe(self.flapper.switched)
         self.faults.apply(self.settings.faults)
 
-    def _play_outbox_fault(self, _name: str, _active: bool) -> None:
+    def _apply_outbox_faults(self, _name: str, _active: bool) -> None:
         self.outbox.fault_delay = self.faults.slow_outbox or 0.0
         self.outbox.fault_down = self.faults.outbox_down
 
@@ -215,74 +217,36 @@ class Backend:
         )
         stack.push_async_callback(self.sockets.close)
 
-    async def _listen(self, stack: AsyncExitStack) -> None:
-        settings = self.settings
-        self.readiness = ReadyChecks(self.outbox, self.store, settings.data_dir)
-        gauges = self.telemetry.metrics.ready
-        self.health = Health(self.readiness.checks(), lambda check, ok: gauges[check].set(ok))
-        viewer = TraceViewer(settings.trace_url_template)
-        proxies = Proxies(settings.forwarded_allow_ips)
-        admin = await self._serve(
-            self._admin_app(viewer), settings.admin_host, settings.admin_port, self._port(ADMIN_PORT), stack
-        )
-        rules = PortRules(
-            room_for(settings.max_connections), settings.max_connections_per_address, settings.header_timeout
-        )
-        public = await self._serve(
-            self._public_app(viewer, proxies), settings.host, settings.port, self._port(rules, proxies), stack
-        )
-        self.admin_url, self.url = url_of(admin), url_of(public)
-        stack.push_async_callback(self.links.close)  # workers end while the admin listener still answers
-        stack.push_async_callback(self._drain, public)
+    async def _start_admin(self, stack: AsyncExitStack) -> None:
+        settings, metrics = self.settings, self.telemetry.metrics
+        self.checks = ReadinessChecks(self.outbox, self.store, settings.data_dir)
+        self.readiness = Readiness(self.checks.all(), lambda check, ok: metrics.ready[check].set(ok))
+        limits = ConnectionLimits(ADMIN_CONNECTIONS, None, self._count_refusal, self._count_malformed)
+        runner = await listen(self._admin_app(), settings.admin_host, settings.admin_port, limits, shutdown_timeout=1.0)
+        stack.push_async_callback(runner.cleanup)
+        self.admin_url = url_of(runner)
 
-    def _public_app(self, viewer: TraceViewer, proxies: Proxies) -> web.Application:
+    def _admin_app(self) -> web.Application:
+        settings, registry = self.settings, self.telemetry.metrics.registry
+        return make_admin_app(
+            AdminParts.of(settings, registry, self.registry, self.links, self.outbox, self.faults, self.readiness)
+        )
+
+    async def _start_public(self, stack: AsyncExitStack) -> None:
         settings = self.settings
-        keys = settings.api_keys
-        trusted = settings.auth == "trusted"
-        services = ServiceKeys() if keys is None else ServiceKeys.parse(keys.get_secret_value())
+        proxies = Proxies(settings.forwarded_allow_ips)
+        tracer = self.telemetry.tracer
         app = make_public_app(
-            PublicParts(
-                links=self.links,
-                ledger=self.outbox,
-                callers=CallerIdentification(self.identity, services, trusted=trusted),
-                faults=self.faults,
-                driver=settings.whatsapp_driver,
-                trusted=trusted,
-                tracer=self.telemetry.tracer,
-                cors_origins=settings.cors_origins,
-                viewer=viewer,
-                limits=self.limits,
-                proxies=proxies,
-                body_limits=BodyLimits(settings.max_body, settings.max_json_depth, settings.body_timeout),
-            )
+            PublicParts.of(settings, self.links, self.outbox, self.identity, self.faults, tracer, self.limits, proxies)
         )
         self.sockets.attach(app)
-        return app
-
-    def _admin_app(self, viewer: TraceViewer) -> web.Application:
-        key = self.settings.admin_key
-        return make_admin_app(
-            AdminParts(
-                metrics=self.telemetry.metrics.registry,
-                sockets=self.registry,
-                links=self.links,
-                ledger=self.outbox,
-                faults=self.faults,
-                ready=self.health,
-                key=None if key is None else key.get_secret_value(),
-                viewer=viewer,
-            )
-        )
-
-    def _port(self, rules: PortRules, proxies: Proxies | None = None) -> Port:
-        return Port(rules, proxies, self._count_refusal, self._count_malformed)
-
-    async def _serve(
-        self, app: web.Application, host: str, number: int, port: Port, stack: AsyncExitStack
-    ) -> web.AppRunner:
-        runner = await listen(app, host, number, port, shutdown_timeout=1.0)
+        rules = ConnectionRules.of(settings, connection_capacity(settings.max_connections))
+        limits = ConnectionLimits(rules, proxies, self._count_refusal, self._count_malformed)
+        runner = await listen(app, settings.host, settings.port, limits, shutdown_timeout=1.0)
         stack.push_async_callback(runner.cleanup)
-        return runner
+        self.url = url_of(runner)
+        stack.push_async_callback(self.links.close)  # workers end while the admin listener still answers
+        stack.push_async_callback(self._drain, runner)
 
     def _count_refusal(self, limit: str) -> None:
         self.telemetry.metrics.rate_limited[limit].inc()
@@ -290,42 +254,31 @@ class Backend:
     def _count_malformed(self, reason: str) -> None:
         self.telemetry.metrics.malformed_requests[reason].inc()
 
+    async def _drain(self, public: web.AppRunner) -> None:
+        """Accept no more, let deliveries under way be confirmed, then close the clients one after the other."""
+        self.checks.draining = True
+        for site in list(public.sites):
+            await site.stop()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + ACK_GRACE
+        while self.courier.in_flight() and loop.time() < deadline:  # noqa: ASYNC110  # at the end only
+            await asyncio.sleep(0.05)
+        await self.sockets.drain(DRAIN_TIME if len(self.registry) > 1 else 0.0)
+
     def _start_tasks(self, stack: AsyncExitStack) -> None:
-        """What runs until the stop; a task that dies is never silent."""
-        self.readiness.restore = asyncio.create_task(self.links.restore(), name="restore")
-        tasks = (
-            asyncio.create_task(self.sockets.sweep(), name="socket-sweep"),
-            self.readiness.restore,
-            asyncio.create_task(self.health.watch(), name="readiness"),
-        )
-        for task in tasks:
-            task.add_done_callback(self._task_ended)
+        """Run what runs until the stop."""
+        create = asyncio.create_task
+        self.checks.restore = restore = create(self.links.restore(), name="restore")
+        sweep = create(self.sockets.sweep(), name="socket-sweep")
+        for task in (restore, sweep, create(self.readiness.poll(), name="readiness")):
+            task.add_done_callback(self._on_task_done)
             stack.callback(task.cancel)
 
-    def _task_ended(self, task: asyncio.Task[None]) -> None:
-        """A background task that dies is never silent."""
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        """Log and count a background task that failed."""
         if not task.cancelled() and (error := task.exception()) is not None:
             self.telemetry.metrics.task_failures.inc()
             log.error("task_died", task=task.get_name(), exc_info=error)
-
-    async def _drain(self, public: web.AppRunner) -> None:
-        """No newcomers; what is under way is confirmed, then each client is told in its turn."""
-        self.readiness.draining = True
-        for site in list(public.sites):
-            await site.stop()
-        await self._last_acks()
-        await self.sockets.drain(DRAIN if len(self.registry) > 1 else 0.0)
-
-    async def _last_acks(self) -> None:
-        """Give what is under way a moment to be confirmed."""
-        deadline = asyncio.get_running_loop().time() + LAST_ACKS
-        while self.courier.in_flight() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110  # at the end only
-            await asyncio.sleep(0.05)
-
-
-def url_of(runner: web.AppRunner) -> str:
-    host, port = runner.addresses[0][:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def label_sets() -> LabelSets:

@@ -1,4 +1,4 @@
-"""How long to wait before a session is started again, and when to stop trying. Pure."""
+"""Delays between retries, and how often something may happen within a window. No timer of its own."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Doubling delays with full upper-half jitter: many links that fell together do not come back together.
+    """Exponential backoff with jitter over the upper half of each delay, to spread retries that began together.
 
-    `first` and `cap` are in seconds.
+    `first` and `cap` are in seconds; `draw` returns a number in [0, 1).
     """
 
     first: float
@@ -21,8 +21,8 @@ class Backoff:
 
     def delay(self, failures: int) -> float:
         """Seconds to wait after `failures` (≥ 1) failures in a row."""
-        whole = min(self.cap, self.first * 2.0 ** min(failures - 1, 32))
-        return whole * (0.5 + self.draw() / 2)
+        full = min(self.cap, self.first * 2.0 ** min(failures - 1, 32))
+        return full * (0.5 + self.draw() / 2)
 
     def longest(self) -> float:
         """The cap, with the same jitter."""
@@ -31,26 +31,26 @@ class Backoff:
 
 @dataclass(slots=True)
 class Budget:
-    """How often something may happen within `window` seconds. Times are monotonic."""
+    """At most `limit` occurrences within `window` seconds. Times are monotonic."""
 
     limit: int
     window: float
     _times: deque[float] = field(default_factory=deque)
 
     def spend(self, now: float) -> bool:
-        """Note that it happened at `now`; False when that was once too often."""
+        """Count one occurrence at `now`; False when it was one too many."""
         self._times.append(now)
-        self._forget(now)
+        self._drop_old(now)
         return len(self._times) <= self.limit
 
     def spent(self, now: float) -> int:
-        """How often it happened within the window."""
-        self._forget(now)
+        """Occurrences within the window that ends at `now`."""
+        self._drop_old(now)
         return len(self._times)
 
     def clear(self) -> None:
         self._times.clear()
 
-    def _forget(self, now: float) -> None:
+    def _drop_old(self, now: float) -> None:
         while self._times and self._times[0] <= now - self.window:
             self._times.popleft()

@@ -1,7 +1,7 @@
-"""Time: a wall clock that may step, and a monotonic one that never does. The one seam through which tests step both.
+"""Clocks: a wall clock that may step, and a monotonic one that never does. Tests replace both through these types.
 
-Whoever measures an interval (a deadline, a budget, a backoff) asks `monotonic`. Whoever names a moment to others (a
-timestamp, a token's end) asks `wall`. Timers are the event loop's, whose time is monotonic too.
+Intervals (deadlines, budgets, backoff) are measured with `monotonic`. Moments that others see (timestamps, a token's
+expiry) come from `wall`. Timers are the event loop's, whose time is monotonic too.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import structlog
 
 
 class Clock(Protocol):
-    """The two clocks of a machine, which move apart when somebody sets the time."""
+    """The two clocks of a machine, which drift apart when the time is set."""
 
     def monotonic(self) -> float:
-        """Seconds since some fixed moment; never goes back."""
+        """Seconds since some fixed moment; never decreases."""
 
     def wall(self) -> float:
         """Seconds since the epoch; may step either way."""
@@ -29,7 +29,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's own."""
+    """The clocks of this machine."""
 
     monotonic = staticmethod(time.monotonic)
     wall = staticmethod(time.time)
@@ -40,13 +40,13 @@ SYSTEM: Final[Clock] = SystemClock()
 
 
 class Handle(Protocol):
-    """A call to come."""
+    """A scheduled call."""
 
     def cancel(self) -> None: ...
 
 
 class TimerClock(Protocol):
-    """All times are in seconds; `now` counts from the epoch and may step, `monotonic` never goes back."""
+    """A clock with timers. Times are in seconds; `now` is since the epoch and may step, `monotonic` never decreases."""
 
     def now(self) -> float: ...
 
@@ -58,7 +58,7 @@ class TimerClock(Protocol):
 
 
 class LoopClock:
-    """The real one, on the running event loop. `clock` is the machine's, or a test's."""
+    """A `TimerClock` on the running event loop."""
 
     def __init__(self, clock: Clock = SYSTEM) -> None:
         self._clock = clock
@@ -78,7 +78,7 @@ class LoopClock:
 
 def rfc3339(seconds: float) -> str:
     """Seconds since the epoch as RFC 3339 UTC with milliseconds."""
-    # Rounded first: isoformat cuts, and 12.3 must not become 12.299.
+    # Rounded first: isoformat truncates, and 12.3 must not become 12.299.
     moment = datetime.fromtimestamp(round(seconds, 3), UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -86,15 +86,15 @@ def rfc3339(seconds: float) -> str:
 log = structlog.get_logger(__name__)
 
 STEP: Final = 0.5
-"""Seconds by which the wall clock must jump between two looks to have been stepped; less is slewing."""
+"""Seconds that the wall clock must jump between two readings to count as a step; less is slewing."""
 
-LOOK_EVERY: Final = 1.0
-"""Seconds between two looks when nobody asks for the time."""
+CHECK_INTERVAL: Final = 1.0
+"""Seconds between two checks for a step while the time is not read."""
 
 
 def steady(clock: Clock) -> Callable[[], float]:
-    """Seconds that no setting of the clock moves. On the machine's own clock a suspend counts, for it is time that
-    passed; `monotonic` alone would make it look like a step."""
+    """A function that returns seconds on a clock that setting the time does not move. On the machine's own clock it
+    includes suspends, which `monotonic` does not: they would look like a step of the wall clock."""
     boot = getattr(time, "CLOCK_BOOTTIME", None)
     if clock is not SYSTEM or boot is None:
         return clock.monotonic
@@ -102,9 +102,9 @@ def steady(clock: Clock) -> Callable[[], float]:
 
 
 class SteppedOffset:
-    """The wall clock as it was last set: it follows slewing, and goes on evenly over a step until `moved`.
+    """The wall clock as it was last set: it follows slewing, and continues evenly over a step until `apply_step`.
 
-    For one thread. What it gives never runs ahead of what steady time explains.
+    For one thread. Its time never runs ahead of the steady clock.
     """
 
     __slots__ = ("_clock", "_offset", "_steady")
@@ -114,29 +114,29 @@ class SteppedOffset:
         self._steady = steady(clock)
         self._offset = clock.wall_ns() - int(self._steady() * 1e9)
 
-    def look(self) -> tuple[int, int]:
-        """The wall clock as last set, and how far the real one is from it: 0, or a step. Both in nanoseconds."""
+    def read(self) -> tuple[int, int]:
+        """The wall clock as last set, and the step by which the real one differs, else 0. Both in nanoseconds."""
         before = self._steady()
         wall = self._clock.wall_ns()
-        apart = wall - int(before * 1e9) - self._offset
-        if abs(apart) < STEP * 1e9:
-            self._offset += apart
+        difference = wall - int(before * 1e9) - self._offset
+        if abs(difference) < STEP * 1e9:
+            self._offset += difference
             return wall, 0
         after = self._steady()
-        if after - before > STEP / 2:  # this thread was stopped between the two clocks: that says nothing
+        if after - before > STEP / 2:  # the thread was suspended between the two readings: no evidence of a step
             return int(after * 1e9) + self._offset, 0
-        return wall - apart, apart
+        return wall - difference, difference
 
     def now_ms(self) -> int:
         """Milliseconds since the epoch, on the wall clock as it was last set."""
-        return self.look()[0] // 1_000_000
+        return self.read()[0] // 1_000_000
 
-    def moved(self, ns: int) -> None:
-        """Take a step over."""
+    def apply_step(self, ns: int) -> None:
+        """Continue from the wall clock as it is after a step of `ns`."""
         self._offset += ns
 
-    def follow(self, offset: int) -> None:
-        """Take the clock over as another frame of the same clock has it."""
+    def set_offset(self, offset: int) -> None:
+        """Adopt the `offset` of another instance over the same clock."""
         self._offset = offset
 
     @property
@@ -146,24 +146,21 @@ class SteppedOffset:
 
 
 class WatchedClock:
-    """A `Clock` that looks for a step whenever it is asked for the wall time, and tells `on_step` before it answers.
+    """A `Clock` that checks for a step whenever the wall time is read, and notifies `on_step` before it returns.
 
-    For the event loop's thread. Times that were read before a step are made comparable with those after it by adding
-    the growth of `stepped_ns`.
+    For the event loop's thread.
     """
 
     def __init__(self, clock: Clock = SYSTEM) -> None:
-        self._frame = SteppedOffset(clock)
+        self._offset = SteppedOffset(clock)
         self.monotonic = clock.monotonic
         self.on_step: list[Callable[[int], object]] = []
-        """Each is told a step in nanoseconds, negative when the clock was set back."""
-        self.stepped_ns = 0
-        """The sum of all steps so far."""
+        """Called with each step in nanoseconds, negative when the clock was set back."""
         self._timer: asyncio.TimerHandle | None = None
 
     def wall_ns(self) -> int:
         """As `Clock.wall_ns`."""
-        now, step = self._frame.look()
+        now, step = self._offset.read()
         if step:
             self._step(step)
             now += step
@@ -174,22 +171,21 @@ class WatchedClock:
         return self.wall_ns() / 1e9
 
     def _step(self, step: int) -> None:
-        self._frame.moved(step)
-        self.stepped_ns += step
+        self._offset.apply_step(step)
         log.warning("clock_stepped", seconds=round(step / 1e9, 3))
-        for tell in self.on_step:
+        for callback in self.on_step:
             try:
-                tell(step)
-            except Exception:  # the others must follow the step all the same
+                callback(step)
+            except Exception:  # the other callbacks must be notified all the same
                 log.exception("clock_step_not_followed")
 
     def start(self) -> None:
-        """Look now and then, for as long as the loop runs or until `stop`."""
+        """Check at intervals, for as long as the loop runs or until `stop`."""
         self.wall_ns()
-        self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY, self.start)
+        self._timer = asyncio.get_running_loop().call_later(CHECK_INTERVAL, self.start)
 
     def stop(self) -> None:
-        """Look once more, and then no longer by itself."""
+        """Check once more, then no longer at intervals."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

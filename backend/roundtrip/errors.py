@@ -1,13 +1,13 @@
-"""What can go wrong for a caller: one base for all parts. The HTTP status of a code is decided in `api/problems.py`."""
+"""The base of all errors that reach a caller. The HTTP status of a code is decided in `api/problems.py`."""
 
 from __future__ import annotations
 
 
 class RoundtripError(Exception):
-    """A refusal or a failure that a caller is told of.
+    """A refusal or a failure that is reported to the caller.
 
-    `code` is public and for programs, `message` a sentence for people that holds no secret, `retry_after` the seconds
-    after which it may be tried again, None where waiting does not help or nobody knows.
+    `code` is public and for programs, `message` a sentence for users that holds no secret, `retry_after` the seconds
+    after which a retry may succeed, None where waiting does not help or the time is unknown.
     """
 
     def __init__(self, code: str, message: str, retry_after: float | None = None) -> None:
@@ -17,6 +17,10 @@ class RoundtripError(Exception):
         self.retry_after = retry_after
 
 
+class StartError(Exception):
+    """The program cannot start; the message is one line for whoever started it."""
+
+
 class StorageError(RoundtripError):
-    """It could not be stored or read, and nothing was changed. Codes: `outbox_full`, `outbox_unavailable`,
+    """A store could not be written or read; nothing was changed. Codes: `outbox_full`, `outbox_unavailable`,
     `store_unavailable`."""

@@ -1,4 +1,15 @@
-"""The event contract: every type that reaches a frontend, its own fields, and what supersedes what."""
+"""The event contract: every type that reaches a frontend, its own fields, and what supersedes what.
+
+To add an event type, touch:
+
+- here: a member of `EventType` with the next number, a `Payload` with its fields, its row in `PAYLOADS`, and its place
+  in `SUPERSEDES_UNSEEN` and `SECRET_TYPES` if it has one;
+- `links/`: the state that it announces (`machine.py`) and its payload (`payloads.py`);
+- `web/words.js`: what the demo page shows for it; `docs/`: when it is sent and what a frontend does with it;
+- generated: `python -m roundtrip.api.spec` (docs/asyncapi.json) and `python -m dashboards`.
+
+Labels of metrics follow from the enum.
+"""
 
 from __future__ import annotations
 
@@ -146,24 +157,24 @@ PAYLOADS: Final[dict[EventType, type[Payload]]] = {
 TYPE_OF: Final[dict[type[Payload], EventType]] = {payload: type_ for type_, payload in PAYLOADS.items()}
 
 SECRET_TYPES: Final = frozenset({EventType.QR, EventType.PAIRING_CODE})
-"""Their payload is the key to somebody's account: wiped when they end, never replayed once expired."""
+"""Their payload is the key to somebody's account: wiped when it is resolved, never replayed once expired."""
 
 _T = EventType
-_ENDS_PAIRING: Final = frozenset({_T.QR, _T.PAIRING_CODE})
-_PASSING: Final = frozenset({_T.CONNECTING, _T.DEGRADED, _T.DISCONNECTED})
-_BEFORE_CONNECTED: Final = _PASSING | {_T.QR_EXPIRED}
+_PAIRING_CODES: Final = frozenset({_T.QR, _T.PAIRING_CODE})
+_TRANSIENT: Final = frozenset({_T.CONNECTING, _T.DEGRADED, _T.DISCONNECTED})
+_BEFORE_CONNECTED: Final = _TRANSIENT | {_T.QR_EXPIRED}
 
 SUPERSEDES_ALWAYS: Final[dict[EventType, frozenset[EventType]]] = {
-    type_: _ENDS_PAIRING for type_ in EventType if type_ is not _T.DEGRADED
+    type_: _PAIRING_CODES for type_ in EventType if type_ is not _T.DEGRADED
 }
-"""A secret ends with the next step of its link, delivered or not: the newest code is the only one that works."""
+"""A secret is superseded by its link's next event, delivered or not: only the newest code works."""
 
 SUPERSEDES_UNSEEN: Final[dict[EventType, frozenset[EventType]]] = {
     _T.QR: frozenset({_T.CONNECTING, _T.QR_EXPIRED}),
     _T.PAIRING_CODE: frozenset({_T.CONNECTING, _T.QR_EXPIRED}),
-    _T.PAIRED: _PASSING | {_T.QR_EXPIRED},
+    _T.PAIRED: _TRANSIENT | {_T.QR_EXPIRED},
     _T.CONNECTED: _BEFORE_CONNECTED,
     _T.DEGRADED: frozenset({_T.CONNECTING, _T.DEGRADED}),
-    _T.DISCONNECTED: _PASSING,
+    _T.DISCONNECTED: _TRANSIENT,
 }
-"""Passing states that a snapshot makes pointless, while nobody was connected to see them. Results never end so."""
+"""Transient states that a newer event makes obsolete while no socket is connected. Results are never superseded so."""

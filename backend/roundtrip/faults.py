@@ -1,6 +1,14 @@
-"""Named failure switches, for development only: each breaks one thing, and says what one should then see.
+"""Named failure switches, for development only: each breaks one thing, and names what should then be observed.
 
-Parts read a plain attribute of `Faults` on their path; whoever must act when a switch moves subscribes.
+A part reads a plain attribute of `Faults` where it is affected; a part that must act when a switch changes subscribes.
+
+To add a fault, touch:
+
+- here: its row in `FAULTS` and its attribute of `Faults`;
+- the part that it breaks: a read of the attribute, or a subscriber that `app.py` connects;
+- `telemetry/context.py`: its name among the label values of `fault_active`;
+- `dashboards/`: the panel and the alert that show it, then `python -m dashboards`;
+- `docs/operations.md`: its row; `tests/stack/test_faults_proof.py`: the proof that panel, alert and trace show it.
 """
 
 from __future__ import annotations
@@ -18,18 +26,18 @@ log = structlog.get_logger(__name__)
 
 
 class FaultError(RoundtripError):
-    """A switch that cannot be moved: `fault_unknown`, `fault_parameter_invalid`, `faults_forbidden`."""
+    """A switch that cannot be changed: `fault_unknown`, `fault_parameter_invalid`, `faults_forbidden`."""
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """One switch of the contract. `unit` says what its parameter counts, None when it has none."""
+    """One switch. `unit` is that of its parameter, None without one. A parameter is 0 to `maximum`, else `default`."""
 
     name: str
     description: str
     expect: str
     unit: str | None = None
     default: float = 0.0
-    most: float = 0.0
+    maximum: float = 0.0
 
 
 FAULTS: Final = (
@@ -59,7 +67,7 @@ FAULTS: Final = (
         "socket_lifetime_seconds collapses, socket_disconnects_total rises, events miss with just_disconnected.",
         unit="milliseconds",
         default=200.0,
-        most=600_000.0,
+        maximum=600_000.0,
     ),
     Fault(
         "slow_outbox",
@@ -67,7 +75,7 @@ FAULTS: Final = (
         "outbox_write_seconds and delivery_seconds move up together, nothing is lost.",
         unit="seconds",
         default=0.5,
-        most=60.0,
+        maximum=60.0,
     ),
     Fault(
         "outbox_down",
@@ -80,16 +88,16 @@ FAULTS: Final = (
         "link_transitions_total between connected and disconnected rises, links{state} wavers.",
         unit="seconds",
         default=5.0,
-        most=3_600.0,
+        maximum=3_600.0,
     ),
 )
-"""Every switch, in the contract's order."""
+"""Every switch, in the order in which they are documented."""
 
 _BY_NAME: Final = {fault.name: fault for fault in FAULTS}
 
 
 class FaultView(msgspec.Struct, frozen=True, rename="camel"):
-    """A switch as the API shows it. `parameter` is None while it is off or where there is none."""
+    """A switch as the API returns it. `parameter` is None while it is off or where there is none."""
 
     name: str
     active: bool
@@ -104,9 +112,9 @@ class FaultList(msgspec.Struct, frozen=True):
 
 
 class Faults:
-    """The switches of one process. `allowed` is False in production: then none can be moved.
+    """The switches of one process. `allowed` is False in production: then none can be changed.
 
-    The attributes are what the parts read: True or a number while the switch is on, False or None while it is off.
+    There is an attribute per fault: True or the parameter while it is on, False or None while it is off.
     """
 
     def __init__(self, *, allowed: bool) -> None:
@@ -125,17 +133,17 @@ class Faults:
         self._observers: list[Callable[[str, bool], None]] = []
 
     def active(self, name: str) -> bool:
-        """Whether a switch is on. Raises `FaultError` for a name that is none."""
-        value = getattr(self, _known(name).name)
+        """Whether a switch is on. Raises `FaultError` for an unknown name."""
+        value = getattr(self, _fault(name).name)
         return value is not None and value is not False
 
     def parameter(self, name: str) -> float | None:
         """A switch's parameter; None while it is off, or where there is none."""
-        value = getattr(self, _known(name).name)
+        value = getattr(self, _fault(name).name)
         return None if isinstance(value, bool) else value
 
     def subscribe(self, observer: Callable[[str, bool], None]) -> None:
-        """Call `observer(name, active)` whenever a switch moves, and now for each that is on."""
+        """Call `observer(name, active)` whenever a switch changes, and now for each that is on."""
         self._observers.append(observer)
         for fault in FAULTS:
             if self.active(fault.name):
@@ -143,49 +151,49 @@ class Faults:
 
     def switch_on(self, name: str, parameter: float | None = None) -> FaultView:
         """Switch on, or change the parameter of one that is on. Raises `FaultError`."""
-        fault = _known(name)
-        self._permit()
-        plain = fault.unit is None and parameter is None
-        setattr(self, name, True if plain else _parameter(fault, parameter))
-        self._moved(name)
+        fault = _fault(name)
+        self._check_allowed()
+        without_parameter = fault.unit is None and parameter is None
+        setattr(self, name, True if without_parameter else _parameter(fault, parameter))
+        self._notify(name)
         return self.view(name)
 
     def switch_off(self, name: str) -> FaultView:
         """Switch off; harmless when it is off. Raises `FaultError`."""
-        fault = _known(name)
-        self._permit()
+        fault = _fault(name)
+        self._check_allowed()
         setattr(self, name, False if fault.unit is None else None)
-        self._moved(name)
+        self._notify(name)
         return self.view(name)
 
     def apply(self, specs: Iterable[str]) -> None:
-        """Switch on what the settings name: `drop_acks`, or `slow_outbox=2` with a parameter. Raises `FaultError`."""
-        for name, parameter in map(read, specs):
+        """Switch on what the settings list: `drop_acks`, or `slow_outbox=2` with a parameter. Raises `FaultError`."""
+        for name, parameter in map(parse, specs):
             self.switch_on(name, parameter)
 
     def view(self, name: str) -> FaultView:
-        fault = _known(name)
+        fault = _fault(name)
         active = self.active(name)
         return FaultView(name, active, self.parameter(name), fault.unit, fault.description, fault.expect)
 
     def views(self) -> FaultList:
         return FaultList(tuple(self.view(fault.name) for fault in FAULTS))
 
-    def _permit(self) -> None:
+    def _check_allowed(self) -> None:
         if not self.allowed:
             raise FaultError("faults_forbidden", "Faults are for development; this backend does not allow them.")
 
-    def _moved(self, name: str) -> None:
+    def _notify(self, name: str) -> None:
         active = self.active(name)
         log.warning("fault_switched", fault=name, active=active, parameter=self.parameter(name))
         for observer in self._observers:
             observer(name, active)
 
 
-def read(spec: str) -> tuple[str, float | None]:
-    """Read `name` or `name=parameter`. Raises `FaultError`."""
+def parse(spec: str) -> tuple[str, float | None]:
+    """Parse `name` or `name=parameter`. Raises `FaultError`."""
     name, equals, text = spec.partition("=")
-    fault = _known(name.strip())
+    fault = _fault(name.strip())
     if not equals:
         return fault.name, None
     try:
@@ -194,7 +202,7 @@ def read(spec: str) -> tuple[str, float | None]:
         raise FaultError("fault_parameter_invalid", f"The parameter of {fault.name} must be a number.") from None
 
 
-def _known(name: str) -> Fault:
+def _fault(name: str) -> Fault:
     fault = _BY_NAME.get(name)
     if fault is None:
         raise FaultError("fault_unknown", f"There is no such fault. There are: {', '.join(_BY_NAME)}.")
@@ -205,6 +213,6 @@ def _parameter(fault: Fault, given: float | None) -> float:
     if fault.unit is None:
         raise FaultError("fault_parameter_invalid", f"{fault.name} takes no parameter.")
     value = fault.default if given is None else given
-    if not math.isfinite(value) or not 0 <= value <= fault.most:
-        raise FaultError("fault_parameter_invalid", f"{fault.name} takes 0 to {fault.most:g} {fault.unit}.")
+    if not math.isfinite(value) or not 0 <= value <= fault.maximum:
+        raise FaultError("fault_parameter_invalid", f"{fault.name} takes 0 to {fault.maximum:g} {fault.unit}.")
     return value

@@ -1,4 +1,4 @@
-"""Who an event is for. The one place where a socket's key is made."""
+"""User and bot ids. The one place where the key of sockets and events is made."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class IdentityError(RoundtripError):
 
 
 class BotKey(NamedTuple):
-    """A user's bot: what sockets are mapped under and events are addressed to.
+    """A user's bot: what sockets are registered under and events are addressed to.
 
     The pair is the key. It is never joined into one string, so `a_b`+`c` and `a`+`b_c` stay different.
-    Make it with `BotKey.parse`, which checks both ids. A tuple, for it is hashed several times per event.
+    Make it with `BotKey.parse`, which checks both ids. A tuple, because it is hashed several times per event.
     """
 
     user_id: str
@@ -39,7 +39,7 @@ class BotKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who is calling, as `auth.py` found out. `expires_at` is in seconds since the epoch, None without end."""
+    """An authenticated user, as `roundtrip.auth` returns it. `expires_at`: seconds since the epoch, None for never."""
 
     user_id: str
     expires_at: float | None = None

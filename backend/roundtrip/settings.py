@@ -1,4 +1,13 @@
-"""Every setting, read once from the environment (prefix `ROUNDTRIP_`) and handed on."""
+"""Every setting, read once from the environment (prefix `ROUNDTRIP_`). Values only: this module imports no part.
+
+To add a setting, touch:
+
+- here: a field of `Settings` with its bounds and description, which `--help` prints, and a validator if values must
+  agree with each other; a value that only its part can parse gets a row in `cli.py`'s `_PARSERS`;
+- `app.py`: hand it to the part that uses it;
+- `docs/`: its row in the page of that part; `docker-compose.yml` if the stack sets it;
+- `tests/test_settings_table.py`: a test that it has an effect.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +22,17 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "ROUNDTRIP_"
 
-HALF_THE_CORES = max(1, (os.cpu_count() or 2) // 2)
-"""A session that starts takes a core for itself; deliveries need one too."""
+DEFAULT_START_CONCURRENCY = max(1, (os.cpu_count() or 2) // 2)
+"""Half of the cores: a session that starts keeps a core busy, and deliveries need one too."""
 
-LEAST_SECRET: Final = 16
-"""Characters of a secret that others could otherwise guess."""
+MIN_SECRET_LENGTH: Final = 16
+"""Characters of a secret; a shorter one could be guessed."""
 
 CommaList = Annotated[tuple[str, ...], NoDecode]
 
 
 class SettingsError(ValueError):
-    """A wrong setting, said in one line."""
+    """A wrong setting; the message is one line."""
 
 
 class Settings(BaseSettings):
@@ -57,7 +66,7 @@ class Settings(BaseSettings):
 
     # links
     start_concurrency: int = Field(
-        HALF_THE_CORES, ge=1, description="WhatsApp sessions that may be starting at once; half of the cores"
+        DEFAULT_START_CONCURRENCY, ge=1, description="WhatsApp sessions that may be starting at once; half of the cores"
     )
     restore_concurrency: int = Field(3, ge=1, description="Links brought back at once after a restart")
     max_links_per_user: int = Field(20, ge=1, description="Links that one user may have at once")
@@ -198,8 +207,8 @@ class Settings(BaseSettings):
     )
     @classmethod
     def _refuse_empty(cls, value: object) -> object:
-        """A compose file passes on a variable that nobody set as an empty text: it must neither open a door nor turn
-        a check off. Runs before `_split`, which is defined above it."""
+        """Compose passes an unset variable on as an empty string, which must neither grant access nor disable a check.
+        Runs before `_split`, which is defined above it."""
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
         if isinstance(text, str) and not text.strip(" \t\r\n,"):
             raise ValueError("is set but empty: give it a value, or leave it out")
@@ -211,8 +220,8 @@ class Settings(BaseSettings):
         text = None if value is None else value.get_secret_value()
         if text is not None and text != text.strip():
             raise ValueError("must not begin or end with spaces")
-        if text is not None and len(text) < LEAST_SECRET:
-            raise ValueError(f"must have at least {LEAST_SECRET} characters")
+        if text is not None and len(text) < MIN_SECRET_LENGTH:
+            raise ValueError(f"must have at least {MIN_SECRET_LENGTH} characters")
         return value
 
     @field_validator("jwks_url")

@@ -12,12 +12,12 @@ from tests.support.api import api
 KEY = "the admin key"
 
 
-async def well() -> None:
+async def passing() -> None:
     return None
 
 
 async def test_ready_when_every_check_is_well() -> None:
-    async with api(ready={"outbox": well, "engine": well}) as served:
+    async with api(ready={"outbox": passing, "engine": passing}) as served:
         status, data, headers = await served.call("GET", "/readyz", admin=True)
     assert (status, data["ready"]) == (200, True)
     assert data["checks"]["outbox"] == {"ok": True, "detail": "ok"}
@@ -25,7 +25,7 @@ async def test_ready_when_every_check_is_well() -> None:
 
 
 async def test_not_ready_when_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "DEADLINE", 0.1)
+    monkeypatch.setattr(health, "CHECK_TIMEOUT", 0.1)
 
     async def down() -> None:
         raise OutboxError("outbox_unavailable", "The outbox cannot be written: no space left.")
@@ -36,10 +36,10 @@ async def test_not_ready_when_one_is_not(monkeypatch: pytest.MonkeyPatch) -> Non
     async def breaks() -> None:
         raise RuntimeError("+4915112345678")
 
-    async def says() -> str:
+    async def failing() -> str:
         return "Links are being restored."
 
-    checks = {"outbox": down, "hangs": hangs, "breaks": breaks, "restore": says, "engine": well}
+    checks = {"outbox": down, "hangs": hangs, "breaks": breaks, "restore": failing, "engine": passing}
     async with api(ready=checks) as served:
         status, data, _ = await served.call("GET", "/readyz", admin=True)
     assert (status, data["ready"]) == (503, False)

@@ -9,13 +9,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from roundtrip.api.requests import BodyLimits
+from roundtrip.api.routes import BodyLimits
 from roundtrip.limits.addresses import Proxies
 from roundtrip.limits.rates import Limits, Rate, Rules
 from roundtrip.links.payloads import Snapshot
 from roundtrip.links.record import LinkState
-from tests.api.test_listener import connected, ended, listening
-from tests.support.api import Api, PretendedLinks, api
+from tests.support.api import Api, FakeLinks, api
+from tests.support.listener import connected, ended, listening
 from tests.support.program import api as program_api
 from tests.support.program import running
 from tests.support.py_client import eventually
@@ -68,13 +68,13 @@ async def test_pairings_of_a_user() -> None:
 async def test_one_pairing_asked_for_many_times_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """A start takes a moment; a second click meanwhile costs nothing, as one after it costs nothing."""
     gate = asyncio.Event()
-    plain = PretendedLinks.start
+    plain = FakeLinks.start
 
-    async def slowly(self: PretendedLinks, *arguments: Any) -> Snapshot:
+    async def slowly(self: FakeLinks, *arguments: Any) -> Snapshot:
         await gate.wait()
         return await plain(self, *arguments)
 
-    monkeypatch.setattr(PretendedLinks, "start", slowly)
+    monkeypatch.setattr(FakeLinks, "start", slowly)
     async with api(limits=limits()) as served:
         asking = asyncio.create_task(at_once(served, "PUT", ["/api/bots/one/link"] * SEVERAL))
         await asyncio.sleep(0.1)
@@ -115,7 +115,7 @@ async def test_bodies_that_are_too_large_too_deep_or_too_slow() -> None:
         answers = await asyncio.gather(*(slow() for _ in range(SEVERAL)))
         assert all(answer.startswith(b"HTTP/1.1 408 ") for answer in answers)
         assert asyncio.get_running_loop().time() - began < 4
-        assert served.links.asked == []
+        assert served.links.commands == []
 
 
 async def test_heads_that_do_not_come() -> None:

@@ -25,7 +25,7 @@ async def test_put_starts_a_link_and_says_its_id_and_state(served: Api) -> None:
     status, data, headers = await served.call("PUT", LINK)
     assert (status, data) == (202, {"linkId": "link-of-bot", "state": "connecting"})
     assert headers["Cache-Control"] == "no-store"
-    assert served.links.asked == [("start", KEY, None)]
+    assert served.links.commands == [("start", KEY, None)]
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b" ", b'{"unknown": 1}', b'{"phoneNumber": null}'])
@@ -37,7 +37,7 @@ async def test_the_body_is_optional(served: Api, body: bytes) -> None:
 async def test_a_phone_number_asks_for_a_pairing_code(served: Api) -> None:
     status, _, _ = await served.call("PUT", LINK, json={"phoneNumber": "+4915112345678"})
     assert status == 202
-    assert served.links.asked == [("start", KEY, "+4915112345678")]
+    assert served.links.commands == [("start", KEY, "+4915112345678")]
 
 
 async def test_a_request_is_a_span_whose_context_goes_on_to_the_link(served: Api) -> None:
@@ -79,14 +79,14 @@ async def test_delete_logs_out(served: Api) -> None:
 async def test_simulate_passes_the_action_on(served: Api) -> None:
     status, _, _ = await served.call("POST", f"{LINK}/simulate", json={"action": "scan"})
     assert status == 200
-    assert served.links.asked == [("simulate", KEY, "scan")]
+    assert served.links.commands == [("simulate", KEY, "scan")]
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"action":"dance"}', b'{"action":1}', b"[]", b'"scan"'])
 async def test_simulate_refuses_what_the_phone_cannot_do(served: Api, body: bytes) -> None:
     status, data, _ = await served.call("POST", f"{LINK}/simulate", data=body)
     assert (status, data["code"]) == (400, "body_invalid")
-    assert not served.links.asked
+    assert not served.links.commands
 
 
 async def test_a_links_error_is_its_problem(served: Api) -> None:
@@ -111,7 +111,7 @@ async def test_a_wrong_bot_id_is_refused_with_its_code(served: Api, path: str, c
     for method in ("GET", "PUT", "DELETE"):
         status, data, _ = await served.call(method, path)
         assert (status, data["code"]) == (400, code), method
-    assert not served.links.asked
+    assert not served.links.commands
 
 
 async def test_a_slash_may_be_part_of_a_bot_id(served: Api) -> None:
@@ -133,4 +133,4 @@ async def test_what_decodes_is_taken_as_it_is(served: Api) -> None:
         url = URL(f"{served.url}/api/bots/{bot}/link", encoded=True)
         async with served.session.put(url, headers={"X-User-Id": "ada"}) as response:
             assert response.status == 202
-    assert [key.bot_id for _, key, _ in served.links.asked] == ["%FF", "ä", "a/b", "100%"]
+    assert [key.bot_id for _, key, _ in served.links.commands] == ["%FF", "ä", "a/b", "100%"]

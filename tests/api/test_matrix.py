@@ -118,7 +118,7 @@ async def test_every_route_with_every_kind_of_caller(served: Api, row: Route, ki
         assert status == row.status
     elif kind.refused is not None:
         assert (status, data["code"]) == kind.refused
-        assert served.links.asked == []
+        assert served.links.commands == []
     elif kind.user == USER:
         assert status == row.status
     else:
@@ -128,7 +128,7 @@ async def test_every_route_with_every_kind_of_caller(served: Api, row: Route, ki
 
 async def learns_nothing(served: Api, row: Route, kind: Kind, answer: tuple[int, Any], event_id: str) -> None:
     """Another user's answer is the very one that they would get if the owner did not exist."""
-    assert all(key.user_id == kind.user for _, key, _ in served.links.asked)
+    assert all(key.user_id == kind.user for _, key, _ in served.links.commands)
     assert "connected" not in str(answer[1]).replace("'connected': []", "") or row.name == "readConfig"
     never = event_id[:-1] + ("0" if event_id[-1] != "0" else "1")
     async with api(authenticator=IDENTITY, services=SERVICES, trusted=False) as empty:

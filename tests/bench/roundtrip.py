@@ -17,7 +17,7 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from roundtrip.api.listener import Port, PortRules, listen
+from roundtrip.api.listener import listen
 from roundtrip.app import label_sets
 from roundtrip.backoff import Backoff
 from roundtrip.delivery.courier import Courier
@@ -26,6 +26,7 @@ from roundtrip.delivery.replay import Replayer
 from roundtrip.delivery.spans import Delivery
 from roundtrip.events import Degraded
 from roundtrip.faults import Faults
+from roundtrip.limits.connections import ConnectionLimits, ConnectionRules
 from roundtrip.limits.rates import Limits, Rules
 from roundtrip.outbox.sqlite.outbox import SqliteOutbox
 from roundtrip.runtime import GarbageCollection
@@ -102,7 +103,7 @@ async def main(sockets: int, seconds: float) -> None:
         app = web.Application()
         server.attach(app)
         if limited:
-            runner = await listen(app, "127.0.0.1", 0, Port(PortRules()), shutdown_timeout=1)
+            runner = await listen(app, "127.0.0.1", 0, ConnectionLimits(ConnectionRules()), shutdown_timeout=1)
         else:
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
             await runner.setup()

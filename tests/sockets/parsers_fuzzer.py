@@ -13,7 +13,7 @@ with atheris.instrument_imports(include=["roundtrip", "engineio", "socketio"]):
     from socketio.packet import Packet as Message
 
     from roundtrip.api.problems import Problem
-    from roundtrip.api.requests import BodyLimits, parse_object
+    from roundtrip.api.routes import BodyLimits, parse_object
     from roundtrip.api.schemas import LinkRequest, SimulateRequest
     from roundtrip.identity import BotKey, IdentityError
     from roundtrip.limits.addresses import Proxies

@@ -1,4 +1,4 @@
-"""The two HTTP applications on real ports, over an outbox in memory and links that are only pretended."""
+"""The two HTTP applications on real ports, over an outbox in memory and fake links."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from prometheus_client import CollectorRegistry, Counter
 
 from roundtrip.api.admin import AdminParts, make_admin_app
 from roundtrip.api.debug.timeline import TraceViewer
-from roundtrip.api.health import Health, ReadyCheck
-from roundtrip.api.listener import Port, PortRules, listen
+from roundtrip.api.health import Readiness, ReadyCheck
+from roundtrip.api.listener import listen
 from roundtrip.api.public import PublicParts, make_public_app
-from roundtrip.api.requests import BodyLimits, CallerIdentification
-from roundtrip.auth.authenticators import Authenticator, TrustedAuthenticator
+from roundtrip.api.routes import BodyLimits
+from roundtrip.auth.authenticators import Authenticator, CallerIdentification, TrustedAuthenticator
 from roundtrip.auth.service_keys import ServiceKeys
 from roundtrip.drivers.simulated import SimulateAction
 from roundtrip.events import Connecting, Payload
 from roundtrip.faults import Faults
 from roundtrip.identity import BotKey
 from roundtrip.limits.addresses import Proxies
+from roundtrip.limits.connections import ConnectionLimits, ConnectionRules
 from roundtrip.limits.rates import Limits
 from roundtrip.links.machine import LIVE
 from roundtrip.links.payloads import LinkView, Snapshot
@@ -40,19 +41,19 @@ from roundtrip.sockets.registry import Registry
 SINCE = "2026-01-01T00:00:00.000Z"
 
 
-class PretendedLinks:
-    """Remembers what it was asked; `error` is raised by the next command."""
+class FakeLinks:
+    """Records its commands; `error` is raised by the next one."""
 
     def __init__(self) -> None:
         self.states: dict[BotKey, LinkState] = {}
-        self.asked: list[tuple[str, BotKey, str | None]] = []
+        self.commands: list[tuple[str, BotKey, str | None]] = []
         self.traceparents: list[str | None] = []
         self.error: Exception | None = None
         self.codes: dict[BotKey, tuple[str | None, str | None]] = {}
         """A key's QR and pairing code."""
 
     async def start(self, key: BotKey, phone_number: str | None, traceparent: str | None) -> Snapshot:
-        self._ask("start", key, phone_number)
+        self._record("start", key, phone_number)
         self.traceparents.append(traceparent)
         self.states.setdefault(key, LinkState.CONNECTING)
         return self.snapshot(key)
@@ -67,14 +68,14 @@ class PretendedLinks:
         return Snapshot(key.user_id, key.bot_id, link_id, state, 0, SINCE, qr=qr, pairing_code=pairing_code)
 
     async def logout(self, key: BotKey) -> Snapshot:
-        self._ask("logout", key, None)
+        self._record("logout", key, None)
         if key not in self.states:
             raise LinkError("link_not_found", "There is no link to end.")
         self.states[key] = LinkState.LOGGED_OUT
         return self.snapshot(key)
 
     async def simulate(self, key: BotKey, action: SimulateAction) -> Snapshot:
-        self._ask("simulate", key, action.value)
+        self._record("simulate", key, action.value)
         return self.snapshot(key)
 
     def links(self) -> Sequence[LinkView]:
@@ -97,14 +98,14 @@ class PretendedLinks:
             for key, state in self.states.items()
         ]
 
-    def _ask(self, what: str, key: BotKey, detail: str | None) -> None:
-        self.asked.append((what, key, detail))
+    def _record(self, command: str, key: BotKey, detail: str | None) -> None:
+        self.commands.append((command, key, detail))
         if self.error is not None:
             error, self.error = self.error, None
             raise error
 
 
-class NotedStep:
+class RecordedSpan:
     def __init__(self, traceparent: str) -> None:
         self.traceparent = traceparent
         self.attributes: dict[str, str | int] = {}
@@ -117,32 +118,32 @@ class NotedStep:
         self.error = error_type
 
 
-class NotedTracer:
-    """Notes each request's span."""
+class RecordingTracer:
+    """Records the span of each request."""
 
     def __init__(self) -> None:
-        self.spans: list[tuple[str, str | None, NotedStep]] = []
+        self.spans: list[tuple[str, str | None, RecordedSpan]] = []
 
     @contextmanager
-    def span(self, name: str, parent: str | None = None, kind: SpanKind = SpanKind.INTERNAL) -> Iterator[NotedStep]:
+    def span(self, name: str, parent: str | None = None, kind: SpanKind = SpanKind.INTERNAL) -> Iterator[RecordedSpan]:
         assert kind is SpanKind.SERVER
-        step = NotedStep(f"00-{'a' * 32}-{len(self.spans) + 1:016x}-01")
-        self.spans.append((name, parent, step))
-        yield step
+        span = RecordedSpan(f"00-{'a' * 32}-{len(self.spans) + 1:016x}-01")
+        self.spans.append((name, parent, span))
+        yield span
 
 
 @dataclass
 class Api:
-    """Both listeners and what is behind them. `url` and `admin_url` have no slash at their end."""
+    """Both listeners and the parts behind them. `url` and `admin_url` have no slash at their end."""
 
     url: str
     admin_url: str
     session: aiohttp.ClientSession
-    links: PretendedLinks
+    links: FakeLinks
     outbox: MemoryOutbox
     registry: Registry
     faults: Faults
-    tracer: NotedTracer
+    tracer: RecordingTracer
     metrics: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     async def call(
@@ -164,20 +165,20 @@ class Api:
 
 
 async def stored(outbox: MemoryOutbox, key: BotKey, payload: Payload) -> StoredEvent:
-    done: list[StoredEvent | OutboxError] = []
+    results: list[StoredEvent | OutboxError] = []
     now = time.time_ns() // 1_000_000
     traceparent = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
-    outbox.append(Draft(key, f"link-of-{key.bot_id}", payload, now, now + 60_000, traceparent), done.append)
-    while not done:
+    outbox.append(Draft(key, f"link-of-{key.bot_id}", payload, now, now + 60_000, traceparent), results.append)
+    while not results:
         await outbox.last_seq(key)
-    assert isinstance(done[0], StoredEvent)
-    return done[0]
+    assert isinstance(results[0], StoredEvent)
+    return results[0]
 
 
 @asynccontextmanager
 async def serving(app: web.Application) -> AsyncIterator[str]:
     """An application on a free loopback port, served as the program does; yields its address."""
-    runner = await listen(app, "127.0.0.1", 0, Port(PortRules()), shutdown_timeout=0.1)
+    runner = await listen(app, "127.0.0.1", 0, ConnectionLimits(ConnectionRules()), shutdown_timeout=0.1)
     try:
         yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
@@ -200,14 +201,14 @@ async def api(
     ready: Mapping[str, ReadyCheck] | None = None,
     viewer: TraceViewer | None = None,
 ) -> AsyncIterator[Api]:
-    links, outbox, registry, faults = PretendedLinks(), MemoryOutbox(), Registry(), Faults(allowed=allow_faults)
-    tracer = NotedTracer()
+    links, outbox, registry, faults = FakeLinks(), MemoryOutbox(), Registry(), Faults(allowed=allow_faults)
+    tracer = RecordingTracer()
     metrics = CollectorRegistry()
     Counter("roundtrip_pretended", "A metric.", registry=metrics).inc(exemplar={"trace_id": "abc"})
     public = make_public_app(
         PublicParts(
             links=links,
-            ledger=outbox,
+            outbox=outbox,
             callers=CallerIdentification(
                 authenticator or TrustedAuthenticator(), services or ServiceKeys(), trusted=trusted
             ),
@@ -227,9 +228,9 @@ async def api(
             metrics=metrics,
             sockets=registry,
             links=links,
-            ledger=outbox,
+            outbox=outbox,
             faults=faults,
-            ready=Health(ready or {}),
+            readiness=Readiness(ready or {}),
             key=admin_key,
             viewer=viewer or TraceViewer(),
         )

@@ -12,7 +12,6 @@ import msgspec
 import uvloop
 from aiohttp import web
 
-from roundtrip.api.debug.timeline import TraceViewer
 from roundtrip.app import Backend
 from roundtrip.cli import serve
 from roundtrip.events import Connected, Degraded, Payload
@@ -33,8 +32,8 @@ class Wanted(msgspec.Struct, rename="camel"):
 
 
 class PublishingBackend(Backend):
-    def _admin_app(self, viewer: TraceViewer) -> web.Application:
-        app = super()._admin_app(viewer)
+    def _admin_app(self) -> web.Application:
+        app = super()._admin_app()
         app.router.add_post("/test/publish", self._publish)
         return app
 

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 from aiohttp import web
@@ -15,31 +16,52 @@ from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CollectorRegistry
 from prometheus_client.aiohttp import make_aiohttp_handler
 
-from roundtrip.api import health
-from roundtrip.api.debug.routes import Debug
+from roundtrip.api.debug.routes import DebugRoutes, FaultRoutes
 from roundtrip.api.debug.timeline import TraceViewer
-from roundtrip.api.faults import FaultRoutes
+from roundtrip.api.health import Readiness
+from roundtrip.api.links import Links
 from roundtrip.api.middleware import RequestGuard
 from roundtrip.api.problems import Problem
-from roundtrip.api.requests import BodyLimits
-from roundtrip.api.routes import Call, Dispatcher, Route
-from roundtrip.api.schemas import Health as Alive
-from roundtrip.api.schemas import Ledger, Links, SocketMap
+from roundtrip.api.routes import BodyLimits, Call, Dispatcher, Route
+from roundtrip.api.schemas import Health
 from roundtrip.faults import Faults
+from roundtrip.limits.connections import ConnectionRules
+from roundtrip.outbox.base import Outbox
+from roundtrip.settings import Settings
+from roundtrip.sockets.registry import Registry
+
+ADMIN_CONNECTIONS: Final = ConnectionRules(connections=256, per_address=256, reserve=8, serve_reserve=True)
+"""The admin listener has few clients, and is needed most when the public one is full."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdminParts:
-    """What the admin application is made of. `ready` answers `/readyz`; `key` None asks nobody."""
+    """The parts of the admin application. `readiness` serves `/readyz`; without a `key` none is demanded."""
 
     metrics: CollectorRegistry
-    sockets: SocketMap
+    sockets: Registry
     links: Links
-    ledger: Ledger
+    outbox: Outbox
     faults: Faults
-    ready: health.Health
+    readiness: Readiness
     key: str | None = None
     viewer: TraceViewer = field(default_factory=TraceViewer)
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        metrics: CollectorRegistry,
+        sockets: Registry,
+        links: Links,
+        outbox: Outbox,
+        faults: Faults,
+        readiness: Readiness,
+    ) -> AdminParts:
+        """The parts as the settings combine them."""
+        key = None if settings.admin_key is None else settings.admin_key.get_secret_value()
+        viewer = TraceViewer(settings.trace_url_template)
+        return cls(metrics, sockets, links, outbox, faults, readiness, key, viewer)
 
 
 def make_admin_app(parts: AdminParts) -> web.Application:
@@ -47,29 +69,29 @@ def make_admin_app(parts: AdminParts) -> web.Application:
     RequestGuard(loopback_only=parts.key is None).install(app)
     if parts.key is not None:
         AdminKey(parts.key, free=("/healthz", "/readyz")).install(app)
-    Dispatcher(None, None, BodyLimits(size=4096)).add(app, routes(parts))
-    app.router.add_get("/readyz", parts.ready.answer)
+    Dispatcher(None, None, BodyLimits(size=4096)).add(app, admin_routes(parts))
+    app.router.add_get("/readyz", parts.readiness.handle)
     app.router.add_get("/metrics", make_aiohttp_handler(parts.metrics))
-    Debug(parts.sockets, parts.links, parts.ledger, parts.viewer).add(app)
+    DebugRoutes(parts.sockets, parts.links, parts.outbox, parts.viewer).add(app)
     return app
 
 
-def routes(parts: AdminParts) -> tuple[Route, ...]:
-    async def alive(_call: Call) -> msgspec.Struct:
-        return Alive("ok")
+def admin_routes(parts: AdminParts) -> tuple[Route, ...]:
+    async def health(_call: Call) -> msgspec.Struct:
+        return Health("ok")
 
     return (
-        Route("GET", "/healthz", "adminHealth", "Whether the event loop answers", alive, Alive),
+        Route("GET", "/healthz", "adminHealth", "Whether the event loop answers", health, Health),
         *FaultRoutes(parts.faults).routes("/debug/faults"),
     )
 
 
 class AdminKey:
-    """Asks for the key: as a bearer token (Prometheus), or as the password that a browser asks its user for."""
+    """Middleware that demands the key, as a bearer token (Prometheus) or as the password of basic auth (browsers)."""
 
     def __init__(self, key: str, free: Collection[str]) -> None:
-        """`free` are paths that need no key: probes have none. Raises `ValueError` for an empty key, which would let
-        everybody in."""
+        """`free` are paths that need no key: probes have none. Raises `ValueError` for an empty key, which any request
+        would match."""
         if not key:
             raise ValueError("an empty key opens to everybody")
         self._digest = _digest(key)
@@ -80,8 +102,8 @@ class AdminKey:
 
     def _middleware(self) -> Middleware:
         @web.middleware
-        async def ask(request: web.Request, handler: Handler) -> web.StreamResponse:
-            if request.path not in self._free and not self._opens(request.headers.get("Authorization", "")):
+        async def require_key(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if request.path not in self._free and not self._accepts(request.headers.get("Authorization", "")):
                 raise Problem(
                     "unauthorized",
                     "The admin key is needed.",
@@ -90,14 +112,15 @@ class AdminKey:
                 )
             return await handler(request)
 
-        return ask
+        return require_key
 
-    def _opens(self, authorization: str) -> bool:
-        given = _given(authorization)
-        return given is not None and hmac.compare_digest(_digest(given), self._digest)
+    def _accepts(self, authorization: str) -> bool:
+        key = _key_in(authorization)
+        return key is not None and hmac.compare_digest(_digest(key), self._digest)
 
 
-def _given(authorization: str) -> str | None:
+def _key_in(authorization: str) -> str | None:
+    """The bearer token or the basic password of an `Authorization` header, None without one."""
     scheme, _, rest = authorization.partition(" ")
     match scheme.lower():
         case "bearer":

@@ -1,14 +1,14 @@
-"""aiohttp's handler of one connection, with answers of ours where aiohttp speaks for itself.
+"""aiohttp's handler of one connection, with problem documents in place of aiohttp's own error responses.
 
-What the parser refuses never reaches the application. aiohttp answers it in plain text, repeats what was sent (a
-malformed Authorization header too) and names its version; here it is a problem document that repeats nothing.
+A request that the parser refuses never reaches the application. aiohttp's response to it is plain text, repeats what
+was sent (a malformed Authorization header too) and names its version; the problem document repeats nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 from aiohttp import HttpVersion10, HttpVersion11, StreamReader, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
@@ -20,27 +20,23 @@ MAX_LINE: Final = 16_384
 """Bytes of a request's first line: a long id is refused by name, not by the parser."""
 
 MAX_FIELD: Final = 12_288
-"""Bytes of one header: a token has 8 KiB at the most. Not `MAX_LINE`, so that one can tell which it was."""
+"""Bytes of one header: a token has 8 KiB at most. Not `MAX_LINE`, so that the parser's error tells the two apart."""
 
-_SPOKEN: Final = frozenset({HttpVersion10, HttpVersion11})
-
-
-class Malformed(Protocol):
-    """Told why a request could not be taken: `malformed`, `line_too_long`, `header_too_long` or `http_version`."""
-
-    def __call__(self, reason: str) -> None: ...
+_SUPPORTED: Final = frozenset({HttpVersion10, HttpVersion11})
 
 
 class HttpHandler(web.RequestHandler):
-    """One connection. `server` is aiohttp's, whose settings it takes over."""
+    """One connection."""
 
     __slots__ = ("_handle", "_malformed")
 
-    def __init__(self, server: web.Server, malformed: Malformed) -> None:
+    def __init__(self, server: web.Server, malformed: Callable[[str], None]) -> None:
+        """`server` is aiohttp's, whose settings it adopts. `malformed(reason)` is called with one of `malformed`,
+        `line_too_long`, `header_too_long`, `http_version`."""
         super().__init__(server, loop=asyncio.get_running_loop(), **server._kwargs)
         self._malformed = malformed
         self._handle: Callable[[Any], Any] = cast("Callable[[Any], Any]", server.request_handler)
-        self._request_handler = self._answer
+        self._request_handler = self._respond
 
     @property
     def parsed(self) -> int:
@@ -49,70 +45,70 @@ class HttpHandler(web.RequestHandler):
 
     @property
     def busy(self) -> bool:
-        """Whether a request is being answered, or waits for it."""
+        """Whether a request is being handled, or waits to be."""
         return self._request_in_progress or bool(self._messages)
 
     @property
     def upgraded(self) -> bool:
-        """Whether the connection speaks something else than HTTP now."""
+        """Whether the connection has switched to another protocol."""
         return self._upgraded or self._payload_parser is not None
 
     @property
     def newest_body(self) -> StreamReader | None:
-        """The body of the request that was parsed last, None without one. Ask straight after it was parsed."""
+        """The body of the request that was parsed last, None without one. Valid right after it was parsed."""
         body = self._messages[-1][1] if self._messages else EMPTY_PAYLOAD
         return None if body is EMPTY_PAYLOAD else body
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request._version not in _SPOKEN:
+    async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request._version not in _SUPPORTED:
             return self._refuse_version(request)
         try:
             response: web.StreamResponse = await self._handle(request)
         except web.HTTPException as error:  # raised before the application's own middlewares, as 417 is
             if error.status < 400:
                 raise
-            return _bare(problem_of(error))
+            return _response(problem_of(error))
         return response
 
     def _refuse_version(self, request: web.BaseRequest) -> web.StreamResponse:
         old = request._version < HttpVersion10
-        request._version = HttpVersion10  # in which the answer is written; `request.version` would keep the other
+        request._version = HttpVersion10  # that of the response; `request.version` would keep the unsupported one
         self._malformed("http_version")
-        return _bare(Problem("http_version", "HTTP/1.1 is spoken here.", 400 if old else 505), close=True)
+        return _response(Problem("http_version", "HTTP/1.1 is spoken here.", 400 if old else 505), close=True)
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        """The answer to what the parser refused, and to what nobody caught."""
+        """The response to a request that the parser refused, or whose exception nothing caught."""
         if request.writer.output_size > 0:
-            raise ConnectionError("an answer was begun already")
+            raise ConnectionError("the response has begun already")
         if isinstance(exc, HttpProcessingError):
             # Its traceback holds the frame that holds the error: a cycle that keeps the whole connection
             exc.__traceback__ = exc.__context__ = exc.__cause__ = None
         if isinstance(exc, LineTooLong):
             too_long = _too_long(exc)
             self._malformed("line_too_long" if too_long.status == 414 else "header_too_long")
-            return _bare(too_long, close=True)
+            return _response(too_long, close=True)
         if isinstance(exc, HttpProcessingError):
             self._malformed("malformed")
-            return _bare(Problem("request_malformed", "This is not a well-formed HTTP request.", 400), close=True)
+            return _response(Problem("request_malformed", "This is not a well-formed HTTP request.", 400), close=True)
         if isinstance(exc, Exception):
-            return _bare(problem_of(exc), close=True)
-        return _bare(Problem("request_failed", "The request could not be answered.", status), close=True)
+            return _response(problem_of(exc), close=True)
+        return _response(Problem("request_failed", "The request could not be answered.", status), close=True)
 
 
-class _Bare(web.Response):
-    """An answer outside the application: without the server's name and version."""
+class _Response(web.Response):
+    """A response outside the application: without the server's name and version."""
 
     async def _prepare_headers(self) -> None:
         await super()._prepare_headers()
         self.headers.popall(hdrs.SERVER, None)
 
 
-def _bare(problem: Problem, *, close: bool = False) -> web.Response:
-    made = problem.response()
-    headers = {name: value for name, value in made.headers.items() if name != hdrs.CONTENT_TYPE}
-    response = _Bare(body=made.body, status=made.status, content_type=CONTENT_TYPE, headers=headers)
+def _response(problem: Problem, *, close: bool = False) -> web.Response:
+    inner = problem.response()
+    headers = {name: value for name, value in inner.headers.items() if name != hdrs.CONTENT_TYPE}
+    response = _Response(body=inner.body, status=inner.status, content_type=CONTENT_TYPE, headers=headers)
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Cache-Control"] = "no-store"
     if close:

@@ -1,32 +1,55 @@
-"""Links over HTTP: start, look, end, and what the simulated phone does."""
+"""Routes of one bot's link: start, read, log out, and steer the simulated phone."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 
 from roundtrip.api.routes import Call, Route
-from roundtrip.api.schemas import Ledger, LinkAccepted, LinkRequest, Links, SimulateRequest
+from roundtrip.api.schemas import LinkAccepted, LinkRequest, SimulateRequest
 from roundtrip.auth.service_keys import Scope
+from roundtrip.drivers.simulated import SimulateAction
 from roundtrip.identity import BotKey
 from roundtrip.limits.rates import Limits
-from roundtrip.links.payloads import Snapshot, without_codes
+from roundtrip.links.payloads import LinkView, Snapshot, without_codes
+from roundtrip.outbox.base import Outbox
 
 _LINK = "/api/bots/{bot_id}/link"
 
 
+class Links(Protocol):
+    """The link service as HTTP needs it; tests serve the API over one of their own. Commands raise `LinkError`."""
+
+    async def start(self, key: BotKey, phone_number: str | None, traceparent: str | None) -> Snapshot: ...
+
+    def begins_pairing(self, key: BotKey, phone_number: str | None) -> bool:
+        """Whether a start would begin a new pairing."""
+
+    def snapshot(self, key: BotKey) -> Snapshot: ...
+
+    async def logout(self, key: BotKey) -> Snapshot: ...
+
+    async def simulate(self, key: BotKey, action: SimulateAction) -> Snapshot: ...
+
+    def links(self) -> Sequence[LinkView]: ...
+
+
 class LinkRoutes:
-    def __init__(self, links: Links, ledger: Ledger, limits: Limits | None) -> None:
+    """`limits` None counts no pairings."""
+
+    def __init__(self, links: Links, outbox: Outbox, limits: Limits | None) -> None:
         self._links = links
-        self._ledger = ledger
+        self._outbox = outbox
         self._limits = limits
         self._starting: Counter[BotKey] = Counter()
         """Starts under way: a second one for the same bot is the same pairing."""
 
     async def start(self, call: Call) -> msgspec.Struct:
         key = call.key()
-        phone_number = call.says(LinkRequest).phone_number
+        phone_number = call.body_as(LinkRequest).phone_number
         if self._limits is not None and not self._starting[key] and self._links.begins_pairing(key, phone_number):
             self._limits.pairing(key.user_id)
         self._starting[key] += 1
@@ -38,20 +61,20 @@ class LinkRoutes:
                 del self._starting[key]
         return LinkAccepted(snapshot.link_id, snapshot.state)
 
-    async def look(self, call: Call) -> msgspec.Struct:
+    async def read(self, call: Call) -> msgspec.Struct:
         return await self._with_seq(call, self._links.snapshot(call.key()))
 
-    async def end(self, call: Call) -> msgspec.Struct:
+    async def log_out(self, call: Call) -> msgspec.Struct:
         return await self._with_seq(call, await self._links.logout(call.key()))
 
     async def simulate(self, call: Call) -> msgspec.Struct:
-        action = call.says(SimulateRequest).action
+        action = call.body_as(SimulateRequest).action
         return await self._with_seq(call, await self._links.simulate(call.key(), action))
 
     async def _with_seq(self, call: Call, snapshot: Snapshot) -> Snapshot:
         if Scope.LINKS_CODES not in call.user.scopes:
             snapshot = without_codes(snapshot)
-        return msgspec.structs.replace(snapshot, seq=await self._ledger.last_seq(call.key()))
+        return msgspec.structs.replace(snapshot, seq=await self._outbox.last_seq(call.key()))
 
     def routes(self) -> tuple[Route, ...]:
         return (
@@ -79,13 +102,13 @@ class LinkRoutes:
                     "shutting_down",
                 ),
             ),
-            Route("GET", _LINK, "readLink", "What is true of a link now", self.look, Snapshot, scope=Scope.LINKS_READ),
+            Route("GET", _LINK, "readLink", "What is true of a link now", self.read, Snapshot, scope=Scope.LINKS_READ),
             Route(
                 "DELETE",
                 _LINK,
                 "endLink",
                 "Log out: remove the device from the account",
-                self.end,
+                self.log_out,
                 Snapshot,
                 scope=Scope.LINKS_WRITE,
                 traced=True,

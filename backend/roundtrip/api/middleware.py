@@ -1,4 +1,5 @@
-"""What stands around every request: hosts, origins, headers, and errors as problem documents."""
+"""Middlewares of every request: host check, CORS, security headers, errors as problem documents; and the limits of
+Socket.IO requests."""
 
 from __future__ import annotations
 
@@ -36,8 +37,11 @@ _ALLOWED_HEADERS: Final = "Authorization, Content-Type, X-User-Id, X-Api-Key, tr
 
 
 class RequestGuard:
-    """`loopback_only` refuses requests that name another host: a page of another site that made its name point here
-    would else be the same origin as this one (DNS rebinding)."""
+    """Checks the host, answers CORS preflights, sets security headers, and turns every error into a problem document.
+
+    `loopback_only` refuses requests that name another host: another site whose name is made to resolve to this machine
+    would else be the same origin as this one (DNS rebinding).
+    """
 
     def __init__(self, *, cors_origins: Collection[str] = (), loopback_only: bool = False) -> None:
         self._origins = frozenset(cors_origins)
@@ -49,7 +53,7 @@ class RequestGuard:
 
     def _middleware(self) -> Middleware:
         @web.middleware
-        async def shield(request: web.Request, handler: Handler) -> web.StreamResponse:
+        async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
             try:
                 self._check_host(request)
                 if _is_preflight(request):
@@ -58,7 +62,7 @@ class RequestGuard:
             except Exception as error:  # noqa: BLE001  # every error becomes a problem document
                 return problem_of(error).response()
 
-        return shield
+        return guard
 
     def _check_host(self, request: web.Request) -> None:
         if self._loopback_only and not _names_loopback(request.host):
@@ -117,6 +121,8 @@ def _names_loopback(host: str) -> bool:
 
 
 class SocketRequestGuard:
+    """Finds each Socket.IO request's client address, counts new handshakes by it, and bounds the time of a POST."""
+
     def __init__(self, proxies: Proxies, limits: Limits | None, post_seconds: float) -> None:
         """A polling client's packets must be there within `post_seconds`. `limits` None counts nothing."""
         self._proxies = proxies
@@ -128,7 +134,7 @@ class SocketRequestGuard:
 
     def _middleware(self) -> Middleware:
         @web.middleware
-        async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
+        async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
             if not request.path.startswith(SOCKET_PATH):
                 return await handler(request)
             address = self._proxies.client(request.remote, request.headers.getall("X-Forwarded-For", ()))
@@ -140,13 +146,13 @@ class SocketRequestGuard:
             limit = asyncio.timeout(self._post_seconds)
             try:
                 async with limit:
-                    answer = await handler(request)
+                    response = await handler(request)
             except TimeoutError:
                 if not limit.expired():
                     raise
-            if limit.expired():  # python-engineio swallows the cancellation and answers OK
+            if limit.expired():  # python-engineio swallows the cancellation and responds OK
                 detail = f"The packets must arrive within {self._post_seconds:g} s."
                 raise Problem("slow_request", detail, 408, headers={"Connection": "close"})
-            return answer
+            return response
 
-        return gate
+        return guard

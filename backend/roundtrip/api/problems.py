@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem documents. The one place where an exception becomes an answer."""
+"""Errors as RFC 9457 problem documents: the one place where an exception becomes a response."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from roundtrip.errors import RoundtripError
 log = structlog.get_logger(__name__)
 
 CONTENT_TYPE: Final = "application/problem+json"
-
 
 STATUS: Final = {
     "action_impossible": 409,
@@ -49,10 +48,10 @@ STATUS: Final = {
     "unavailable": 503,
     "user_id_invalid": 400,
 }
-"""The one place where a code gets its HTTP status."""
+"""The HTTP status of each code of a `RoundtripError`. No other module decides one."""
 
 _RETRY_AFTER: Final = {"rate_limited": 60.0, "outbox_full": 5.0, "outbox_unavailable": 5.0, "store_unavailable": 5.0}
-"""Seconds, where whoever raised it named none."""
+"""Default of `Retry-After`, in seconds, where the error has none."""
 
 
 class ProblemDocument(msgspec.Struct, frozen=True):
@@ -65,7 +64,7 @@ class ProblemDocument(msgspec.Struct, frozen=True):
     code: str
 
 
-class Problem(Exception):  # noqa: N818  # it is an answer, not a fault
+class Problem(Exception):  # noqa: N818  # a response, not a fault
     """A request that is refused. `retry_after` is in seconds."""
 
     def __init__(
@@ -103,7 +102,7 @@ class Problem(Exception):  # noqa: N818  # it is an answer, not a fault
 
 
 def problem_of(error: Exception) -> Problem:
-    """The answer to an error. What nobody foresaw is logged, and the caller learns nothing of it."""
+    """The response to an error. An unforeseen one is logged, and its response reveals nothing of it."""
     match error:
         case Problem():
             return error

@@ -1,4 +1,7 @@
-"""The page and the libraries it loads: one table of files, nothing else of the disk is reachable."""
+"""The public application: the API's routes, the demo page with its libraries, and the middlewares around both.
+
+Of the disk only the files of the page's table are reachable.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +13,35 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
+from roundtrip.api.debug.routes import FaultRoutes
 from roundtrip.api.debug.timeline import TraceViewer
 from roundtrip.api.events import EventRoutes
-from roundtrip.api.faults import FaultRoutes
-from roundtrip.api.links import LinkRoutes
+from roundtrip.api.links import LinkRoutes, Links
 from roundtrip.api.middleware import RequestGuard, SocketRequestGuard
 from roundtrip.api.problems import Problem
-from roundtrip.api.requests import BodyLimits, CallerIdentification
-from roundtrip.api.routes import Call, Dispatcher, Route
-from roundtrip.api.schemas import Config, Health, Ledger, Links, RequestTracer
+from roundtrip.api.routes import BodyLimits, Call, Dispatcher, Route, Tracer
+from roundtrip.api.schemas import Config, Health
+from roundtrip.auth.authenticators import Authenticator, CallerIdentification
+from roundtrip.auth.service_keys import ServiceKeys
 from roundtrip.drivers.simulated import SimulateAction
 from roundtrip.faults import Faults
 from roundtrip.limits.addresses import Proxies
 from roundtrip.limits.rates import Limits
+from roundtrip.outbox.base import Outbox
+from roundtrip.settings import Settings
 
-_HERE: Final = Path(__file__).resolve().parent.parent
-WEB: Final = _HERE / "web"
-NODE_MODULES: Final = _HERE.parent.parent / "node_modules"
+_PACKAGE: Final = Path(__file__).resolve().parents[1]
+WEB: Final = _PACKAGE / "web"
+NODE_MODULES: Final = _PACKAGE.parents[1] / "node_modules"
 
 VENDOR: Final = {
     "socket.io.esm.min.js": "socket.io-client/dist/socket.io.esm.min.js",
     "socket.io.esm.min.js.map": "socket.io-client/dist/socket.io.esm.min.js.map",
     "qrcode.mjs": "qrcode-generator/dist/qrcode.mjs",
 }
+"""Libraries of the page by their served name; paths are within `node_modules`."""
 
-_TYPES: Final = {
+_CONTENT_TYPES: Final = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -47,10 +54,12 @@ _TYPES: Final = {
 
 
 class Page:
-    """Serves `/`, `/static/…` and `/vendor/…`."""
+    """Serves the demo page at `/`, its files at `/static/…` and its libraries at `/vendor/…`."""
 
     def __init__(self, web_folder: Path = WEB, node_modules: Path = NODE_MODULES) -> None:
-        self._files = {path.name: path for path in web_folder.glob("*") if path.suffix in _TYPES and path.is_file()}
+        self._files = {
+            path.name: path for path in web_folder.glob("*") if path.suffix in _CONTENT_TYPES and path.is_file()
+        }
         self._vendor = {name: node_modules / path for name, path in VENDOR.items()}
 
     def add(self, app: web.Application) -> None:
@@ -74,7 +83,7 @@ class Page:
 def _file(path: Path | None) -> web.StreamResponse:
     if path is None:
         raise Problem("not_found", "There is nothing at this address.", 404)
-    return web.FileResponse(path, headers={"Content-Type": _TYPES[path.suffix], "Cache-Control": "no-cache"})
+    return web.FileResponse(path, headers={"Content-Type": _CONTENT_TYPES[path.suffix], "Cache-Control": "no-cache"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +92,12 @@ class PublicParts:
     not counted."""
 
     links: Links
-    ledger: Ledger
+    outbox: Outbox
     callers: CallerIdentification
     faults: Faults
     driver: str
     trusted: bool
-    tracer: RequestTracer | None = None
+    tracer: Tracer | None = None
     cors_origins: Collection[str] = ()
     viewer: TraceViewer = field(default_factory=TraceViewer)
     body_limits: BodyLimits = field(default_factory=BodyLimits)
@@ -96,26 +105,67 @@ class PublicParts:
     proxies: Proxies = field(default_factory=Proxies)
     page: Page = field(default_factory=Page)
 
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        links: Links,
+        outbox: Outbox,
+        identity: Authenticator,
+        faults: Faults,
+        tracer: Tracer,
+        limits: Limits,
+        proxies: Proxies,
+    ) -> PublicParts:
+        """The parts as the settings combine them."""
+        trusted = settings.auth == "trusted"
+        keys = settings.api_keys
+        services = ServiceKeys() if keys is None else ServiceKeys.parse(keys.get_secret_value())
+        return cls(
+            links,
+            outbox,
+            CallerIdentification(identity, services, trusted=trusted),
+            faults,
+            settings.whatsapp_driver,
+            trusted,
+            tracer,
+            settings.cors_origins,
+            TraceViewer(settings.trace_url_template),
+            BodyLimits(settings.max_body, settings.max_json_depth, settings.body_timeout),
+            limits,
+            proxies,
+        )
 
-def routes(parts: PublicParts) -> tuple[Route, ...]:
+
+def make_public_app(parts: PublicParts) -> web.Application:
+    """The application, ready for Socket.IO to be attached and a listener to be started."""
+    app = web.Application(client_max_size=parts.body_limits.size)
+    RequestGuard(cors_origins=parts.cors_origins, loopback_only=parts.trusted).install(app)
+    SocketRequestGuard(parts.proxies, parts.limits, parts.body_limits.seconds).install(app)
+    Dispatcher(parts.callers, parts.tracer, parts.body_limits).add(app, public_routes(parts))
+    parts.page.add(app)
+    return app
+
+
+def public_routes(parts: PublicParts) -> tuple[Route, ...]:
     """Every row of the public API."""
     rows = (
-        *LinkRoutes(parts.links, parts.ledger, parts.limits).routes(),
-        *EventRoutes(parts.ledger, parts.viewer).routes(),
-        *_common(parts),
+        *LinkRoutes(parts.links, parts.outbox, parts.limits).routes(),
+        *EventRoutes(parts.outbox, parts.viewer).routes(),
+        *_process_routes(parts),
     )
     if parts.trusted and parts.faults.allowed:
         rows += FaultRoutes(parts.faults).routes("/api/faults")
     return rows
 
 
-def _common(parts: PublicParts) -> tuple[Route, ...]:
-    simulated = parts.driver == "simulated"
+def _process_routes(parts: PublicParts) -> tuple[Route, ...]:
+    """What is known of the process itself: its configuration, and that it answers."""
     config = Config(
         "trusted" if parts.trusted else "jwt",
         parts.driver,
         parts.trusted and parts.faults.allowed,
-        tuple(SimulateAction) if simulated else (),
+        tuple(SimulateAction) if parts.driver == "simulated" else (),
     )
 
     async def read_config(_call: Call) -> msgspec.Struct:
@@ -128,13 +178,3 @@ def _common(parts: PublicParts) -> tuple[Route, ...]:
         Route("GET", "/api/config", "readConfig", "How this backend identifies callers and links", read_config, Config),
         Route("GET", "/healthz", "health", "Whether the event loop answers", health, Health),
     )
-
-
-def make_public_app(parts: PublicParts) -> web.Application:
-    """The application, ready for Socket.IO to be attached and a listener to be started."""
-    app = web.Application(client_max_size=parts.body_limits.size)
-    RequestGuard(cors_origins=parts.cors_origins, loopback_only=parts.trusted).install(app)
-    SocketRequestGuard(parts.proxies, parts.limits, parts.body_limits.seconds).install(app)
-    Dispatcher(parts.callers, parts.tracer, parts.body_limits).add(app, routes(parts))
-    parts.page.add(app)
-    return app

@@ -1,22 +1,16 @@
-"""What goes over HTTP, as types: requests, answers, and the ledger as the public sees it."""
+"""Request and response bodies of the HTTP API as types, and the conversion of stored events into them."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import msgspec
-from opentelemetry.trace import SpanKind
 
 from roundtrip.clock import rfc3339
 from roundtrip.drivers.simulated import SimulateAction
-from roundtrip.identity import BotKey
-from roundtrip.links.payloads import LinkView, Snapshot
 from roundtrip.links.record import LinkState
 from roundtrip.outbox.records import Attempt, LedgerEntry, MissReason, Mode, Outcome, omitted
-from roundtrip.sockets.registry import RegistryView
 
 Time = Annotated[str, msgspec.Meta(description="RFC 3339, UTC, with milliseconds")]
 
@@ -117,16 +111,6 @@ class Health(ApiModel, frozen=True):
     status: str
 
 
-class Check(ApiModel, frozen=True):
-    ok: bool
-    detail: str
-
-
-class Readiness(ApiModel, frozen=True):
-    ready: bool
-    checks: dict[str, Check]
-
-
 def time_of(at_ms: int) -> str:
     """Milliseconds since the epoch as text."""
     return rfc3339(at_ms / 1000)
@@ -164,53 +148,3 @@ def ledger_event(entry: LedgerEntry) -> LedgerEvent:
         tuple(attempt_view(attempt) for attempt in entry.attempts),
         omitted(entry.attempts),
     )
-
-
-class Links(Protocol):
-    """Commands on links. All raise `LinkError`."""
-
-    async def start(self, key: BotKey, phone_number: str | None, traceparent: str | None) -> Snapshot: ...
-
-    def begins_pairing(self, key: BotKey, phone_number: str | None) -> bool: ...
-
-    def snapshot(self, key: BotKey) -> Snapshot: ...
-
-    async def logout(self, key: BotKey) -> Snapshot: ...
-
-    async def simulate(self, key: BotKey, action: SimulateAction) -> Snapshot: ...
-
-    def links(self) -> Sequence[LinkView]: ...
-
-
-class Ledger(Protocol):
-    """The readable side of the outbox. All raise `OutboxError`."""
-
-    async def last_seq(self, key: BotKey) -> int: ...
-
-    async def ledger(self, key: BotKey, after: int, limit: int) -> list[LedgerEntry]: ...
-
-    async def find(self, event_id: str) -> LedgerEntry | None: ...
-
-    async def check(self) -> None: ...
-
-
-class SocketMap(Protocol):
-    def view(self) -> RegistryView: ...
-
-
-class RequestStep(Protocol):
-    """A request's span. `traceparent` is what to hand on to whatever the request causes."""
-
-    @property
-    def traceparent(self) -> str: ...
-
-    def set(self, name: str, value: str | int) -> None: ...
-
-    def fail(self, error_type: str) -> None: ...
-
-
-class RequestTracer(Protocol):
-    def span(
-        self, name: str, parent: str | None = None, kind: SpanKind = SpanKind.INTERNAL
-    ) -> AbstractContextManager[RequestStep]:
-        """A span around a block. `name` is a template, never an id; `parent` a traceparent, even a wrong one."""

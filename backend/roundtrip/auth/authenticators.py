@@ -1,55 +1,61 @@
-"""Who is calling: believed on loopback, proven by a token elsewhere."""
+"""Authentication: a claimed id on loopback, a verified token elsewhere, or the key of a service.
+
+Sockets authenticate `Credentials`, HTTP requests go through `CallerIdentification`, which adds service keys.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
 import jwt
 import msgspec
+from aiohttp import web
 
 from roundtrip.auth import jwks
 from roundtrip.auth.jwks import KeySource, KeysUnavailable, VerifyingKey
+from roundtrip.auth.service_keys import ALL_SCOPES, Scope, ServiceKeys
 from roundtrip.clock import SYSTEM
 from roundtrip.errors import RoundtripError
 from roundtrip.identity import IdentityError, Principal, parse_user_id
 from roundtrip.settings import Settings
 
 MAX_TOKEN: Final = 8192
-"""Longest token that is looked at, in characters."""
+"""Longest token that is parsed, in characters."""
 
-LONGEST_LIFE: Final = 10 * 366 * 86_400.0
-"""Seconds that a token may still have: what is further away is a mistake, and no date that anybody could show."""
+MAX_LIFETIME: Final = 10 * 366 * 86_400.0
+"""Seconds that a token may still be valid: a later expiry is a mistake, and may not be representable as a date."""
 
 
 class AuthError(RoundtripError):
-    """The caller is not let in: `unauthorized`, `forbidden` or `unavailable`.
+    """The caller is refused: `unauthorized`, `forbidden` or `unavailable`.
 
-    The message is for the caller, and says nothing of anybody else's bots.
+    The message is for the caller, and reveals nothing about other users' bots.
     """
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """What a caller brings, unchecked: a token, and the user that it says it is."""
+    """What a caller presents, unchecked: a token, and the user id that it claims."""
 
     token: object = None
     user_id: object = None
 
 
 class Authenticator(Protocol):
-    """Turns credentials into a caller."""
+    """Turns credentials into a principal."""
 
-    async def user(self, credentials: Credentials) -> Principal:
+    async def authenticate(self, credentials: Credentials) -> Principal:
         """Raises `AuthError`, or `IdentityError` with `user_id_invalid`."""
 
     async def close(self) -> None:
-        """End what runs in the background."""
+        """Cancel background work."""
 
 
 class TrustedAuthenticator:
-    """Believes what it is told. Only for listeners that nobody but this machine reaches."""
+    """Takes the claimed user id as it is. Only for listeners that only this machine can reach."""
 
-    async def user(self, credentials: Credentials) -> Principal:
+    async def authenticate(self, credentials: Credentials) -> Principal:
         return Principal(parse_user_id(credentials.user_id))
 
     async def close(self) -> None:
@@ -63,7 +69,7 @@ class _Claims(msgspec.Struct):
 
 
 class JwtAuthenticator:
-    """Verifies tokens: signature, issuer, audience, life, and that a claimed user id is the token's own."""
+    """Verifies tokens: signature, issuer, audience, expiry, and that a claimed user id is the token's subject."""
 
     def __init__(
         self,
@@ -75,14 +81,14 @@ class JwtAuthenticator:
         leeway: float = 30.0,
     ) -> None:
         """`leeway` is in seconds, for clocks that differ. A token's `azp` must be one of `authorized_parties`, if any
-        are given: Clerk puts the page's origin there."""
+        are given; Clerk puts the page's origin there."""
         self._keys = keys
         self._issuer = issuer
         self._audience = audience
         self._parties = authorized_parties
         self._leeway = leeway
 
-    async def user(self, credentials: Credentials) -> Principal:
+    async def authenticate(self, credentials: Credentials) -> Principal:
         claims = await self._claims(credentials.token)
         try:
             user_id = parse_user_id(claims.sub)
@@ -90,7 +96,7 @@ class JwtAuthenticator:
             raise AuthError("unauthorized", "The token names no usable user.") from None
         if credentials.user_id is not None and credentials.user_id != user_id:
             raise AuthError("forbidden", "The userId given is not the token's own.")
-        if not claims.exp <= SYSTEM.wall() + LONGEST_LIFE:
+        if not claims.exp <= SYSTEM.wall() + MAX_LIFETIME:
             raise AuthError("unauthorized", "The token's end is too far away to be meant.")
         return Principal(user_id, claims.exp)
 
@@ -107,7 +113,7 @@ class JwtAuthenticator:
             decoded = jwt.decode(
                 token,
                 key.key,
-                algorithms=[key.algorithm],  # the key's own: the token has no say in it
+                algorithms=[key.algorithm],  # the key's own: never the one that the token names
                 issuer=self._issuer,
                 audience=self._audience,
                 leeway=self._leeway,
@@ -137,7 +143,7 @@ class JwtAuthenticator:
 
 
 def make_authenticator(settings: Settings) -> Authenticator:
-    """How callers prove who they are. Raises `ValueError` for a public key that cannot be read."""
+    """The authenticator that the settings name. Raises `ValueError` for a public key that cannot be read."""
     if settings.auth == "trusted":
         return TrustedAuthenticator()
     keys: jwks.KeySource
@@ -148,7 +154,7 @@ def make_authenticator(settings: Settings) -> Authenticator:
     elif settings.jwt_public_key is not None:
         keys = jwks.OneKey(settings.jwt_public_key.get_secret_value())
     else:
-        raise ValueError("jwt needs keys to verify tokens with")  # the settings see to it
+        raise ValueError("jwt needs keys to verify tokens with")  # the settings were validated
     return JwtAuthenticator(
         keys,
         issuer=settings.jwt_issuer,
@@ -156,3 +162,54 @@ def make_authenticator(settings: Settings) -> Authenticator:
         authorized_parties=frozenset(settings.jwt_authorized_parties),
         leeway=settings.jwt_leeway,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The user whose bots the call is about, and what may be done with them. `service` names a service caller."""
+
+    user_id: str
+    scopes: frozenset[Scope] = ALL_SCOPES
+    service: str | None = None
+
+    def require(self, scope: Scope) -> None:
+        """Raises `AuthError` with `forbidden`."""
+        if scope not in self.scopes:
+            raise AuthError("forbidden", f"This key was not given the scope {scope}.")
+
+
+class CallerIdentification:
+    """Identifies the caller of an HTTP request: a user, or a service that acts for one.
+
+    `trusted` takes the user from `X-User-Id`, else a bearer token proves it. `X-Api-Key` always names a service.
+    """
+
+    def __init__(self, authenticator: Authenticator, services: ServiceKeys, *, trusted: bool) -> None:
+        self._authenticator = authenticator
+        self._services = services
+        self._trusted = trusted
+
+    async def identify(self, request: web.Request) -> Caller:
+        """Raises `AuthError`, or `IdentityError` with `user_id_invalid`."""
+        claimed = request.headers.get("X-User-Id")
+        api_key = request.headers.get("X-Api-Key")
+        if api_key is not None:
+            return self._service(api_key, claimed)
+        if self._trusted:
+            if claimed is None:
+                raise AuthError("unauthorized", "Say who you are in the header X-User-Id.")
+            principal = await self._authenticator.authenticate(Credentials(user_id=claimed))
+        else:
+            principal = await self._authenticator.authenticate(Credentials(_bearer(request), claimed))
+        return Caller(principal.user_id)
+
+    def _service(self, api_key: str, claimed: str | None) -> Caller:
+        service = self._services.find(api_key)
+        if service is None:
+            raise AuthError("unauthorized", "The service key is not known here.")
+        return Caller(parse_user_id(claimed), service.scopes, service.name)
+
+
+def _bearer(request: web.Request) -> str | None:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None

@@ -1,4 +1,4 @@
-"""The token issuer's public keys: one from the settings, or a set from its JWKS address, cached."""
+"""The token issuer's public keys: one from the settings, or a cached set from its JWKS address."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from roundtrip.telemetry.redaction import message_of
 
 log = structlog.get_logger(__name__)
 
-DEADLINE: Final = 3.0
+FETCH_TIMEOUT: Final = 3.0
 """Seconds that fetching the keys may take."""
 
 MAX_BYTES: Final = 256 * 1024
 MAX_KEYS: Final = 100
-LEAST_RSA_BITS: Final = 2048
-_KINDS: Final = f"RSA from {LEAST_RSA_BITS} bits, P-256 or Ed25519"
+MIN_RSA_BITS: Final = 2048
+_SUPPORTED: Final = f"RSA from {MIN_RSA_BITS} bits, P-256 or Ed25519"
 _TYPES: Final = frozenset({"RSA", "EC", "OKP"})
 
 
-class KeysUnavailable(Exception):  # noqa: N818  # it is an answer, not a fault
+class KeysUnavailable(Exception):  # noqa: N818  # an outcome, not a fault
     """No key was ever fetched. `retry_after` is in seconds."""
 
     def __init__(self, retry_after: float) -> None:
@@ -51,18 +51,18 @@ class KeySource(Protocol):
         """The key of that id, None if there is none. Raises `KeysUnavailable`."""
 
     async def close(self) -> None:
-        """End what runs in the background."""
+        """Cancel background work."""
 
 
 class OneKey:
-    """The key of the settings, whatever id a token names."""
+    """The key of the settings, whichever key id a token names."""
 
     def __init__(self, pem: str) -> None:
-        """Raises `ValueError` for what is not a public key of a kind that is used here."""
+        """Raises `ValueError` for anything but a public key of a supported type."""
         try:
-            self._key = _usable(load_pem_public_key(pem.replace("\\n", "\n").encode()))
+            self._key = _verifying_key(load_pem_public_key(pem.replace("\\n", "\n").encode()))
         except (ValueError, UnsupportedAlgorithm):
-            raise ValueError(f"must be a public key in PEM: {_KINDS}") from None
+            raise ValueError(f"must be a public key in PEM: {_SUPPORTED}") from None
 
     async def key(self, kid: object) -> VerifyingKey | None:
         return self._key
@@ -72,11 +72,10 @@ class OneKey:
 
 
 class KeySet:
-    """The keys of a JWKS address. A new key is found at most `least_gap` seconds late.
+    """The keys of a JWKS address. A new key is found at most `min_interval` seconds late.
 
-    What they were is kept through an outage, for `outage` seconds: an issuer that cannot be asked cannot take back a
-    key either. An issuer that says that it has no key is believed after `empty_grace` seconds, for which a mistake may
-    be mended.
+    Keys are kept through an outage of the issuer, for `outage` seconds. An empty key set is applied after `empty_grace`
+    seconds only, so that an issuer's mistake can be corrected before anybody is refused.
     """
 
     def __init__(
@@ -84,7 +83,7 @@ class KeySet:
         fetch: Callable[[], Awaitable[bytes]],
         *,
         max_age: float = 3600.0,
-        least_gap: float = 10.0,
+        min_interval: float = 10.0,
         outage: float = 86_400.0,
         empty_grace: float = 300.0,
         clock: Callable[[], float] = time.monotonic,
@@ -92,28 +91,28 @@ class KeySet:
         """Times are in seconds. `fetch` returns the JWKS document or raises."""
         self._fetch = fetch
         self._max_age = max_age
-        self._least_gap = least_gap
+        self._min_interval = min_interval
         self._outage = outage
         self._empty_grace = empty_grace
         self._clock = clock
         self._keys: dict[str | None, VerifyingKey] = {}
         self._fetched_at: float | None = None
         self._empty_since: float | None = None
-        self._tried_at: float | None = None
+        self._attempted_at: float | None = None
         self._refreshing: asyncio.Task[None] | None = None
 
     async def key(self, kid: object) -> VerifyingKey | None:
         if kid is not None and not isinstance(kid, str):
             return None
-        self._let_go()
+        self._drop_expired()
         found = self._find(kid)
-        if found is None and self._may_try():
+        if found is None and self._may_fetch():
             await asyncio.shield(self._refresh())
             found = self._find(kid)
-        elif found is not None and self._is_old() and self._may_try():
-            self._refresh()  # the old key does meanwhile
+        elif found is not None and self._is_old() and self._may_fetch():
+            self._refresh()  # in the background: the old key is used meanwhile
         if found is None and self._fetched_at is None:
-            raise KeysUnavailable(self._least_gap)
+            raise KeysUnavailable(self._min_interval)
         return found
 
     async def close(self) -> None:
@@ -121,8 +120,8 @@ class KeySet:
             self._refreshing.cancel()
             await asyncio.gather(self._refreshing, return_exceptions=True)
 
-    def _let_go(self) -> None:
-        """Forget keys that nobody has confirmed for too long, or that were taken back."""
+    def _drop_expired(self) -> None:
+        """Drop keys that were not confirmed for too long, or that the issuer withdrew."""
         now = self._clock()
         if self._fetched_at is not None and now - self._fetched_at >= self._outage:
             log.error("jwks_keys_too_old", kept_for=round(now - self._fetched_at), dropped=len(self._keys))
@@ -133,33 +132,35 @@ class KeySet:
             self._keys = {}
 
     def _find(self, kid: str | None) -> VerifyingKey | None:
-        """A token without a key id is verified where there is no choice."""
+        """The key of that id; a token without one is verified with the only key, if there is just one."""
         if kid is None and len(self._keys) == 1:
             return next(iter(self._keys.values()))
         return self._keys.get(kid)
 
     def _is_old(self) -> bool:
         if self._fetched_at is None or self._empty_since is not None:
-            return True  # an issuer without keys is asked again soon
+            return True  # an issuer without keys is polled again soon
         return self._clock() - self._fetched_at >= self._max_age
 
-    def _may_try(self) -> bool:
-        """One fetch at a time, and not again at once: tokens with made-up key ids must not flood the issuer."""
+    def _may_fetch(self) -> bool:
+        """One fetch at a time, `min_interval` apart: tokens with made-up key ids must not flood the issuer."""
         return (
-            self._refreshing is not None or self._tried_at is None or self._clock() - self._tried_at >= self._least_gap
+            self._refreshing is not None
+            or self._attempted_at is None
+            or self._clock() - self._attempted_at >= self._min_interval
         )
 
     def _refresh(self) -> asyncio.Task[None]:
         if self._refreshing is None:
-            self._tried_at = self._clock()
+            self._attempted_at = self._clock()
             self._refreshing = asyncio.create_task(self._load())
         return self._refreshing
 
     async def _load(self) -> None:
         try:
-            async with asyncio.timeout(DEADLINE):
+            async with asyncio.timeout(FETCH_TIMEOUT):
                 document = await self._fetch()
-            keys = read(document)
+            keys = parse_jwks(document)
             self._fetched_at = self._clock()
             if keys:
                 self._keys = keys
@@ -168,7 +169,7 @@ class KeySet:
             elif self._keys and self._empty_since is None:
                 self._empty_since = self._fetched_at
                 log.error("jwks_empty", kept=len(self._keys), grace=self._empty_grace)
-        except Exception as error:  # noqa: BLE001  # whatever the network or the document has: the old keys stay
+        except Exception as error:  # noqa: BLE001  # whatever went wrong with the network or the document: the old keys stay
             log.warning("jwks_fetch_failed", reason=message_of(error), kept=len(self._keys))
         finally:
             self._refreshing = None
@@ -178,8 +179,8 @@ class _Document(msgspec.Struct):
     keys: list[dict[str, Any]]
 
 
-def read(document: bytes) -> dict[str | None, VerifyingKey]:
-    """The usable keys of a JWKS document by their id, maybe none. Raises `msgspec.DecodeError` when it is none."""
+def parse_jwks(document: bytes) -> dict[str | None, VerifyingKey]:
+    """The supported keys of a JWKS document by key id, maybe none. Raises `msgspec.DecodeError` for others."""
     entries = msgspec.json.decode(document, type=_Document).keys
     keys: dict[str | None, VerifyingKey] = {}
     for entry in entries[:MAX_KEYS]:
@@ -187,16 +188,16 @@ def read(document: bytes) -> dict[str | None, VerifyingKey]:
             continue
         kid = entry.get("kid")
         try:
-            key = _usable(jwt.PyJWK(entry).key)
+            key = _verifying_key(jwt.PyJWK(entry).key)
         except (jwt.PyJWTError, ValueError, TypeError, KeyError):
-            continue  # of a kind that is not used here
+            continue  # of an unsupported type
         if (kid is None or isinstance(kid, str)) and entry.get("alg", key.algorithm) in {key.algorithm, "Ed25519"}:
             keys[kid] = key
     return keys
 
 
 def _verifies(entry: dict[str, Any]) -> bool:
-    """Whether an entry says that it verifies signatures, or says nothing against it."""
+    """Whether an entry may verify signatures: declared so, or without a declaration."""
     operations = entry.get("key_ops", ["verify"])
     return (
         entry.get("use", "sig") == "sig"
@@ -206,19 +207,19 @@ def _verifies(entry: dict[str, Any]) -> bool:
     )
 
 
-def _usable(key: object) -> VerifyingKey:
-    if isinstance(key, rsa.RSAPublicKey) and key.key_size >= LEAST_RSA_BITS:
+def _verifying_key(key: object) -> VerifyingKey:
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size >= MIN_RSA_BITS:
         return VerifyingKey(key, "RS256")
     if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
         return VerifyingKey(key, "ES256")
     if isinstance(key, ed25519.Ed25519PublicKey):
         return VerifyingKey(key, "EdDSA")
-    raise ValueError(f"of a kind that is not used here, which are: {_KINDS}")
+    raise ValueError(f"of a kind that is not used here, which are: {_SUPPORTED}")
 
 
 async def fetch(url: str) -> bytes:
-    """Get a JWKS document. Raises `aiohttp.ClientError` or `ValueError`."""
-    timeout = aiohttp.ClientTimeout(total=DEADLINE)
+    """Fetch a JWKS document. Raises `aiohttp.ClientError` or `ValueError`."""
+    timeout = aiohttp.ClientTimeout(total=FETCH_TIMEOUT)
     async with (
         aiohttp.ClientSession(timeout=timeout, trust_env=True) as session,
         session.get(url, headers={"Accept": "application/json"}, allow_redirects=False) as response,

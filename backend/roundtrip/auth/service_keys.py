@@ -1,4 +1,4 @@
-"""Keys of service callers: programs that act for users, with the scopes they were given."""
+"""API keys of services: programs that act for users, with the scopes that they were granted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Scope(enum.StrEnum):
 
     LINKS_READ = "links.read"
     LINKS_CODES = "links.codes"
-    """QR and pairing codes too: who has one can link the account to a device of their own."""
+    """QR and pairing codes too: whoever has one can link the account to a device of their own."""
     LINKS_WRITE = "links.write"
     EVENTS_READ = "events.read"
 
@@ -45,28 +45,30 @@ class ServiceKeys:
     @classmethod
     def parse(cls, text: str) -> ServiceKeys:
         """Raises `ValueError` with a sentence that quotes no key."""
-        keys = tuple(_one(part.strip(), place) for place, part in enumerate(text.split(","), 1) if part.strip())
+        keys = tuple(
+            _parse_key(part.strip(), position) for position, part in enumerate(text.split(","), 1) if part.strip()
+        )
         if len({key.name for key in keys}) != len(keys):
             raise ValueError("two service keys have the same name")
         return cls(keys)
 
     def find(self, key: str) -> ServiceKey | None:
-        """Compares with every key in constant time."""
+        """The key's owner, None if it is unknown. Compares with every key, in constant time."""
         digest = hashlib.sha256(key.encode(errors="surrogatepass")).digest()
-        found = None
+        match = None
         for candidate in self._keys:
             if hmac.compare_digest(candidate.digest, digest):
-                found = candidate
-        return found
+                match = candidate
+        return match
 
 
-def _one(text: str, place: int) -> ServiceKey:
+def _parse_key(text: str, position: int) -> ServiceKey:
     parts = text.split(":")
     if len(parts) != 3:
-        raise ValueError(f"service key {place} must be name:scope+scope:sha256hex")
+        raise ValueError(f"service key {position} must be name:scope+scope:sha256hex")
     name, scopes, digest = parts
     if not _NAME.fullmatch(name):
-        raise ValueError(f"the name of service key {place} must be 1 to 32 of a-z, 0-9, _ and -")
+        raise ValueError(f"the name of service key {position} must be 1 to 32 of a-z, 0-9, _ and -")
     if not _DIGEST.fullmatch(digest):
         raise ValueError(f"service key {name!r} needs the SHA-256 of its key, as 64 lower-case hex digits")
     try:

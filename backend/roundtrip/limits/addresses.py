@@ -1,4 +1,4 @@
-"""A client's address, seen through the proxies that the settings name and no others."""
+"""Client addresses: as seen through trusted proxies only, and grouped where they are counted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 from aiohttp import web
 
 ADDRESS: Final = web.RequestKey("address", str)
-"""Where a request keeps its client's address, as seen through the proxies that are trusted."""
+"""Where a request keeps its client's address, as found by `Proxies.client`."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -22,7 +22,7 @@ class Proxies:
         self._networks: tuple[Network, ...] = tuple(ipaddress.ip_network(text, strict=False) for text in allowed)
 
     def client(self, peer: str | None, forwarded: Iterable[str]) -> str:
-        """The nearest address that is no proxy of ours. `forwarded` are the `X-Forwarded-For` headers, in order."""
+        """The nearest address that is no trusted proxy. `forwarded` are the `X-Forwarded-For` headers, in order."""
         address = peer or ""
         if not self._networks or not self.trusts(address):
             return address
@@ -30,25 +30,25 @@ class Proxies:
         for hop in reversed(hops):
             text = _address(hop)
             if text is None:
-                return address  # a proxy of ours would not write this: trust the last hop that was understood
+                return address  # no trusted proxy writes this: keep the last hop that could be read
             address = text
             if not self.trusts(address):
                 break
         return address
 
     def trusts(self, address: str) -> bool:
-        """Whether an address is one of ours."""
+        """Whether an address is that of a trusted proxy."""
         try:
             parsed = ipaddress.ip_address(address)
         except ValueError:
             return False
         if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-            parsed = parsed.ipv4_mapped  # a listener on both families sees IPv4 like this
+            parsed = parsed.ipv4_mapped  # how a dual-stack listener sees IPv4
         return any(parsed in network for network in self._networks)
 
 
 def _address(hop: str) -> str | None:
-    """An address, which some proxies write with its port."""
+    """The address of one hop, with or without a port; None if it is none."""
     for text in (hop, hop.rpartition(":")[0].strip("[]"), hop.strip("[]")):
         try:
             return str(ipaddress.ip_address(text))
@@ -58,9 +58,9 @@ def _address(hop: str) -> str | None:
 
 
 @functools.lru_cache(8192)
-def who(address: str) -> str:
-    """Whom an address stands for, where addresses are counted: an IPv6 customer is given a /64 at the least, and has
-    as many addresses as he likes."""
+def address_group(address: str) -> str:
+    """What an address is counted as: IPv4 addresses by themselves, IPv6 by their /64, which is the least that one
+    customer is given."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

@@ -1,4 +1,4 @@
-"""How much one caller may ask for. Bounded in memory: whoever is forgotten begins afresh."""
+"""Rate limits and quotas per caller. Memory is bounded: a caller that is evicted starts with a full burst."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Final
 import msgspec
 
 from roundtrip.errors import RoundtripError
-from roundtrip.limits.addresses import who
+from roundtrip.limits.addresses import address_group
 from roundtrip.settings import Settings
 
-REMEMBERED: Final = 50_000
-"""Callers that one limit knows at once."""
+MAX_CALLERS: Final = 50_000
+"""Callers that one limit tracks at once."""
 
 
-class Limited(RoundtripError):  # noqa: N818  # it is an answer, not a fault
-    """Too much: `rate_limited`. `limit` names the limit."""
+class Limited(RoundtripError):  # noqa: N818  # a refusal, not a fault
+    """Over a limit: `rate_limited`. `limit` names it."""
 
     def __init__(self, limit: str, message: str, retry_after: float | None) -> None:
         super().__init__("rate_limited", message, retry_after)
@@ -35,11 +35,11 @@ class Rate(msgspec.Struct, frozen=True):
 class Buckets:
     """A token bucket per caller, as one number each: the time at which the bucket will be full again (GCRA)."""
 
-    def __init__(self, rate: Rate, clock: Callable[[], float] = time.monotonic, most: int = REMEMBERED) -> None:
+    def __init__(self, rate: Rate, clock: Callable[[], float] = time.monotonic, max_callers: int = MAX_CALLERS) -> None:
         self._gap = 1.0 / rate.per_second
-        self._room = rate.burst * self._gap
+        self._burst_time = rate.burst * self._gap
         self._clock = clock
-        self._most = most
+        self._max_callers = max_callers
         self._full_at: OrderedDict[str, float] = OrderedDict()
 
     def __len__(self) -> int:
@@ -49,34 +49,34 @@ class Buckets:
         """Take one token: 0.0, or the seconds until there is one."""
         now = self._clock()
         full_at = max(self._full_at.get(caller, now), now) + self._gap
-        if full_at - now > self._room + 1e-9:
-            return full_at - now - self._room
+        if full_at - now > self._burst_time + 1e-9:
+            return full_at - now - self._burst_time
         self._full_at[caller] = full_at
         self._full_at.move_to_end(caller)
-        if len(self._full_at) > self._most:
-            self._full_at.popitem(last=False)  # whoever was quiet for longest
+        if len(self._full_at) > self._max_callers:
+            self._full_at.popitem(last=False)  # the caller that was idle for longest
         return 0.0
 
     def forget(self, caller: str) -> None:
-        """The caller is gone, and will not come back under this name."""
+        """Drop a caller that will not come back under this name."""
         self._full_at.pop(caller, None)
 
 
-class Places:
-    """How many places each caller holds, at most so many."""
+class Slots:
+    """A quota: each caller holds at most `limit` slots at once."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self._held: Counter[str] = Counter()
 
-    def enter(self, caller: str) -> bool:
-        if self._held[caller] >= self.most:
+    def acquire(self, caller: str) -> bool:
+        if self._held[caller] >= self.limit:
             return False
         self._held[caller] += 1
         return True
 
-    def leave(self, caller: str) -> None:
-        """Give a place back; forgets a caller who holds none."""
+    def release(self, caller: str) -> None:
+        """Free a slot; a caller that holds none is dropped."""
         if self._held[caller] <= 1:
             del self._held[caller]
         else:
@@ -87,7 +87,7 @@ class Places:
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """What is allowed, as the settings say."""
+    """The limits that the settings name. Rates are per second unless named otherwise."""
 
     handshakes_per_address: Rate
     handshakes_per_user: Rate
@@ -118,17 +118,20 @@ class Limits:
         hourly = Rate(rules.pairings_per_hour / 3600.0, rules.pairings_per_hour)
         self._pairings = Buckets(hourly, clock)
         self._messages = Buckets(rules.events_per_socket, clock)
-        self.sockets = Places(rules.sockets_per_user)
+        self.sockets = Slots(rules.sockets_per_user)
         """By user id."""
 
     def handshake_from(self, address: str) -> None:
-        """A client begins to connect; the addresses of one IPv6 /64 are one client's. Raises `Limited`."""
+        """A client begins a handshake; the addresses of one IPv6 /64 count as one. Raises `Limited`."""
         self._take(
-            self._address, who(address), "handshakes_per_address", "Too many connections come from your address."
+            self._address,
+            address_group(address),
+            "handshakes_per_address",
+            "Too many connections come from your address.",
         )
 
     def handshake_of(self, user_id: str) -> None:
-        """A user proved who they are. Raises `Limited`."""
+        """A handshake was authenticated as this user. Raises `Limited`."""
         self._take(self._user, user_id, "handshakes_per_user", "You connect too often.")
 
     def pairing(self, user_id: str) -> None:
@@ -136,20 +139,20 @@ class Limits:
         self._take(self._pairings, user_id, "pairings_per_hour", "You start too many pairings; WhatsApp would mind.")
 
     def socket(self, user_id: str) -> None:
-        """A user takes a place for a socket, to be given back with `sockets.leave`. Raises `Limited`."""
-        if not self.sockets.enter(user_id):
+        """Take a slot for a socket of this user, freed with `sockets.release`. Raises `Limited`."""
+        if not self.sockets.acquire(user_id):
             self._refused("connections_per_user")
-            raise Limited("connections_per_user", f"You have {self.sockets.most} sockets already; close one.", None)
+            raise Limited("connections_per_user", f"You have {self.sockets.limit} sockets already; close one.", None)
 
     def message(self, socket: str) -> bool:
-        """A socket sends something: False for one too many."""
+        """Count a message of a socket: False for one too many."""
         if self._messages.take(socket) == 0.0:
             return True
         self._refused("events_per_socket")
         return False
 
     def socket_gone(self, socket: str) -> None:
-        """A socket went: nothing of it is remembered."""
+        """Drop what is counted for a closed socket."""
         self._messages.forget(socket)
 
     def _take(self, buckets: Buckets, caller: str, limit: str, message: str) -> None:

@@ -153,7 +153,7 @@ class MemoryOutbox:
         """As `Outbox.moved`. At once: nothing here is on another thread."""
         ms = ns // 1_000_000
         self._work_off()
-        self._frame.moved(ns)
+        self._frame.apply_step(ns)
         self._moved_ns += ns
         for row in self._pending():
             row.event = row.event.moved(ms)

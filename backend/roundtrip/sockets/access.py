@@ -75,7 +75,7 @@ class Admission:
     async def identify(self, shake: Handshake) -> Principal:
         """Who it is, without counting it: for a socket that renews its token. Raises as a call does."""
         try:
-            return await self._identity.user(Credentials(shake.token, shake.user_id))
+            return await self._identity.authenticate(Credentials(shake.token, shake.user_id))
         except AuthError as error:
             raise Refusal(error.code, error.message) from None
 
@@ -121,7 +121,7 @@ class SocketAccess:
         """The place is free again."""
         self._told.discard(peer.sid)
         if self._limits is not None:
-            self._limits.sockets.leave(peer.key.user_id)
+            self._limits.sockets.release(peer.key.user_id)
 
     def forget(self, eio_sid: str) -> None:
         """A connection went, mapped or not."""

@@ -1,8 +1,10 @@
-"""The developer's pages as HTML."""
+"""The debug pages as HTML. htpy escapes every text and attribute."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
 from urllib.parse import quote
 
 import htpy as h
@@ -14,8 +16,10 @@ from roundtrip.links.payloads import LinkView
 from roundtrip.links.record import LinkState
 from roundtrip.sockets.registry import KeyView, MissView, RegistryView
 
-_GOOD = frozenset({OutcomeName.ACKED, OutcomeName.RECEIVED, OutcomeName.SUPERSEDED})
-_BAD_STATES = frozenset(
+STYLESHEET: Final = Path(__file__).resolve().parents[2] / "web" / "debug.css"
+
+_GOOD_OUTCOMES: Final = frozenset({OutcomeName.ACKED, OutcomeName.RECEIVED, OutcomeName.SUPERSEDED})
+_BAD_STATES: Final = frozenset(
     {
         LinkState.DISCONNECTED,
         LinkState.LOGGED_OUT,
@@ -133,7 +137,7 @@ def link(view: LinkView, events: Sequence[LedgerEvent]) -> str:
                     event_link(event.id, event.type),
                     event.created_at,
                     outcome(event.outcome),
-                    attempts_in_short(event.attempts),
+                    summary(event.attempts),
                 )
                 for event in events
             ),
@@ -142,19 +146,19 @@ def link(view: LinkView, events: Sequence[LedgerEvent]) -> str:
     )
 
 
-def event(story: Timeline, viewer: TraceViewer) -> str:
+def event(timeline: Timeline, viewer: TraceViewer) -> str:
     return page(
-        story.type,
+        timeline.type,
         facts(
             (
-                ("Outcome", outcome(story.outcome)),
-                ("Seq", story.seq),
-                ("User", code(story.user_id)),
-                ("Bot", code(story.bot_id)),
-                ("Link", anchor(f"/debug/links/{quote(story.link_id, safe='')}", story.link_id)),
-                ("Event", code(story.id)),
-                ("Lives until", story.expires_at),
-                ("Created in trace", trace(story.trace_id, viewer)),
+                ("Outcome", outcome(timeline.outcome)),
+                ("Seq", timeline.seq),
+                ("User", code(timeline.user_id)),
+                ("Bot", code(timeline.bot_id)),
+                ("Link", anchor(f"/debug/links/{quote(timeline.link_id, safe='')}", timeline.link_id)),
+                ("Event", code(timeline.id)),
+                ("Lives until", timeline.expires_at),
+                ("Created in trace", trace(timeline.trace_id, viewer)),
             )
         ),
         h.h2["What happened"],
@@ -168,7 +172,7 @@ def event(story: Timeline, viewer: TraceViewer) -> str:
                     step.text,
                     step.attempt,
                 )
-                for step in story.steps
+                for step in timeline.steps
             ),
             "Nothing.",
         ),
@@ -182,9 +186,9 @@ def event(story: Timeline, viewer: TraceViewer) -> str:
                     attempt.mode,
                     tag(attempt.reason or attempt.result, good=attempt.reason is None),
                     ", ".join(attempt.sids) or str(attempt.sockets),
-                    trace(attempt.trace_id or story.trace_id, viewer),
+                    trace(attempt.trace_id or timeline.trace_id, viewer),
                 )
-                for number, attempt in numbered(story.attempts)
+                for number, attempt in numbered(timeline.attempts)
             ),
             "None has ended yet.",
         ),
@@ -192,14 +196,14 @@ def event(story: Timeline, viewer: TraceViewer) -> str:
 
 
 def numbered(attempts: Sequence[AttemptView]) -> Iterator[tuple[int, AttemptView]]:
-    """Each with its number; those that are not kept have theirs too."""
+    """Each attempt with its number, from 1; omitted attempts count too."""
     number = 1
     for attempt in attempts:
         yield number, attempt
         number += 1 + attempt.omitted
 
 
-def attempts_in_short(attempts: Sequence[AttemptView]) -> str:
+def summary(attempts: Sequence[AttemptView]) -> str:
     """For example: missed (never_connected), 12 more, sent."""
     parts: list[str] = []
     for a in attempts:
@@ -210,7 +214,7 @@ def attempts_in_short(attempts: Sequence[AttemptView]) -> str:
 
 
 def outcome(name: OutcomeName) -> Renderable:
-    return h.span[name] if name is OutcomeName.PENDING else tag(name, good=name in _GOOD)
+    return h.span[name] if name is OutcomeName.PENDING else tag(name, good=name in _GOOD_OUTCOMES)
 
 
 def tag(text: str, *, good: bool) -> Renderable:
@@ -242,16 +246,16 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Node]], empty: str) -
 
 
 def facts(pairs: Iterable[tuple[str, Node]]) -> Renderable:
-    """A list of names and values; what has no value is left out."""
+    """A list of names and values, without those whose value is None."""
     return h.dl[(h.div[h.dt[name], h.dd[value]] for name, value in pairs if value is not None)]
 
 
-def anchor(to: str, text: str) -> Renderable:
-    return h.a(href=to)[text]
+def anchor(href: str, text: str) -> Renderable:
+    return h.a(href=href)[text]
 
 
 def page(title: str, *parts: Node) -> str:
-    """A whole document."""
+    """A whole document, to which each page adds its parts."""
     return str(
         h.html(lang="en")[
             h.head[

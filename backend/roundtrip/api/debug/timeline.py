@@ -1,4 +1,4 @@
-"""One event's story, from its creation to its end, with the times between."""
+"""The timeline of one event: created, each attempt and its confirmation, resolved, with the times between."""
 
 from __future__ import annotations
 
@@ -67,6 +67,7 @@ class TraceViewer(msgspec.Struct, frozen=True):
 
 
 def timeline(entry: LedgerEntry, viewer: TraceViewer) -> Timeline:
+    """The timeline of a stored event."""
     trace_id = trace_id_of(entry.traceparent)
     return Timeline(
         entry.id,
@@ -93,39 +94,39 @@ def trace_id_of(traceparent: str) -> str | None:
 
 
 def _steps(entry: LedgerEntry) -> Iterator[Step]:
-    moments: list[tuple[int, StepKind, str, int | None]] = [
+    steps: list[tuple[int, StepKind, str, int | None]] = [
         (entry.created_at, StepKind.CREATED, f"Stored as number {entry.seq} of its key.", None)
     ]
     number = 1
     for attempt in entry.attempts:
-        moments += ((at, kind, text, number) for at, kind, text in _attempt(entry, attempt))
+        steps += ((at, kind, text, number) for at, kind, text in _attempt_steps(entry, attempt))
         if attempt.omitted:
             text = f"{attempt.omitted} more attempts, which are not kept."
-            moments.append((attempt.at, StepKind.OMITTED, text, None))
+            steps.append((attempt.at, StepKind.OMITTED, text, None))
         number += 1 + attempt.omitted
     if entry.outcome is not Outcome.PENDING:
-        at = entry.resolved_at if entry.resolved_at is not None else moments[-1][0]
-        moments.append((at, StepKind.RESOLVED, _ENDS[entry.outcome], None))
-    moments.sort(key=lambda moment: moment[0])  # stable: what happened in one millisecond keeps its order
+        at = entry.resolved_at if entry.resolved_at is not None else steps[-1][0]
+        steps.append((at, StepKind.RESOLVED, _RESOLUTIONS[entry.outcome], None))
+    steps.sort(key=lambda step: step[0])  # stable: steps within one millisecond keep their order
     previous = entry.created_at
-    for at, kind, text, which in moments:
-        yield Step(time_of(at), kind, text, at - entry.created_at, at - previous, which)
+    for at, kind, text, attempt_number in steps:
+        yield Step(time_of(at), kind, text, at - entry.created_at, at - previous, attempt_number)
         previous = at
 
 
-def _attempt(entry: LedgerEntry, attempt: Attempt) -> Iterator[tuple[int, StepKind, str]]:
-    how = "Sent" if attempt.mode == "live" else "Sent again"
+def _attempt_steps(entry: LedgerEntry, attempt: Attempt) -> Iterator[tuple[int, StepKind, str]]:
+    verb = "Sent" if attempt.mode == "live" else "Sent again"
     if attempt.reason is None:
-        yield attempt.at, StepKind.SENT, f"{how} to {_sockets(attempt.sockets)}."
+        yield attempt.at, StepKind.SENT, f"{verb} to {_socket_count(attempt.sockets)}."
     else:
-        yield attempt.at, StepKind.MISSED, _why(entry, attempt, attempt.reason)
+        yield attempt.at, StepKind.MISSED, _miss_text(entry, attempt, attempt.reason)
     if attempt.receipt_at is not None:
         yield attempt.receipt_at, StepKind.RECEIPT, "The client's transport confirmed that it has the bytes."
     if attempt.ack_at is not None:
         yield attempt.ack_at, StepKind.ACK, "The client's application acknowledged it."
 
 
-def _why(entry: LedgerEntry, attempt: Attempt, reason: MissReason) -> str:
+def _miss_text(entry: LedgerEntry, attempt: Attempt, reason: MissReason) -> str:
     looked = f"Looked for the bot {entry.key.bot_id!r}"
     match reason:
         case MissReason.KEY_MISMATCH:
@@ -138,18 +139,18 @@ def _why(entry: LedgerEntry, attempt: Attempt, reason: MissReason) -> str:
         case MissReason.DISCONNECTED:
             return f"{looked}; its last socket had left."
         case MissReason.ACK_TIMEOUT:
-            return f"Written to {_sockets(attempt.sockets)}, but nobody confirmed it in time."
+            return f"Written to {_socket_count(attempt.sockets)}, but nobody confirmed it in time."
         case MissReason.QUEUE_FULL:
             return "The socket read too slowly and was closed."
         case MissReason.SEND_FAILED:
             return "Writing to the socket failed."
 
 
-def _sockets(count: int) -> str:
+def _socket_count(count: int) -> str:
     return "1 socket" if count == 1 else f"{count} sockets"
 
 
-_ENDS = {
+_RESOLUTIONS = {
     Outcome.ACKED: "Done: acknowledged by the application.",
     Outcome.RECEIVED: "Done: received by the transport.",
     Outcome.SUPERSEDED: "A newer event took its place.",

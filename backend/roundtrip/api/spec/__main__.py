@@ -1,6 +1,6 @@
-"""The contract as documents: OpenAPI for HTTP, AsyncAPI for Socket.IO, both made from the code's own types.
+"""Generates the public contract: OpenAPI for HTTP, AsyncAPI for Socket.IO, both from the types that the code uses.
 
-`python -m roundtrip.api.spec` writes them to docs/; a test says when they are out of date.
+`python -m roundtrip.api.spec` writes them to docs/; a test fails when they are out of date.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DOCS: Final = Path(__file__).resolve().parents[4] / "docs"
 
 
 def documents() -> dict[str, bytes]:
-    """The documents by their file's name."""
+    """The documents by file name."""
     return {"openapi.json": _json(openapi()), "asyncapi.json": _json(asyncapi())}
 
 

@@ -1,4 +1,4 @@
-"""OpenAPI 3.1 of the public HTTP API, from the rows that serve it."""
+"""OpenAPI 3.1 of the public HTTP API, from the routes that serve it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from roundtrip.api.links import Links
 from roundtrip.api.problems import CONTENT_TYPE, STATUS, ProblemDocument
-from roundtrip.api.public import PublicParts, routes
-from roundtrip.api.requests import CallerIdentification
+from roundtrip.api.public import PublicParts, public_routes
 from roundtrip.api.routes import NoInput, Route
-from roundtrip.api.schemas import Ledger, Links
-from roundtrip.auth.authenticators import TrustedAuthenticator
+from roundtrip.auth.authenticators import CallerIdentification, TrustedAuthenticator
 from roundtrip.auth.service_keys import ServiceKeys
 from roundtrip.faults import Faults
 from roundtrip.identity import MAX_ID_LENGTH
+from roundtrip.outbox.base import Outbox
 
 REF: Final = "#/components/schemas/{name}"
 
-_OF_CALLERS: Final = ("unauthorized", "forbidden", "unavailable", "user_id_invalid")
-_OF_BODIES: Final = ("body_invalid", "body_too_large", "json_too_deep", "slow_request")
-_OF_BOTS: Final = ("bot_id_missing", "bot_id_invalid")
+_CALLER_PROBLEMS: Final = ("unauthorized", "forbidden", "unavailable", "user_id_invalid")
+_BODY_PROBLEMS: Final = ("body_invalid", "body_too_large", "json_too_deep", "slow_request")
+_BOT_PROBLEMS: Final = ("bot_id_missing", "bot_id_invalid")
 
 _PARAMETERS: Final = {
     "bot_id": {
@@ -36,13 +36,13 @@ _PARAMETERS: Final = {
 
 
 def public_rows() -> tuple[Route, ...]:
-    """The rows of the public API as `jwt` serves them; nothing behind them is ever called."""
-    nobody = CallerIdentification(TrustedAuthenticator(), ServiceKeys(), trusted=False)
-    return routes(
+    """The routes of the public API as served with `jwt`; their handlers are never called."""
+    callers = CallerIdentification(TrustedAuthenticator(), ServiceKeys(), trusted=False)
+    return public_routes(
         PublicParts(
             links=cast("Links", None),
-            ledger=cast("Ledger", None),
-            callers=nobody,
+            outbox=cast("Outbox", None),
+            callers=callers,
             faults=Faults(allowed=False),
             driver="neonize",
             trusted=False,
@@ -53,7 +53,7 @@ def public_rows() -> tuple[Route, ...]:
 def openapi(rows: Sequence[Route] | None = None) -> dict[str, Any]:
     """The document."""
     rows = public_rows() if rows is None else rows
-    kinds: set[type[msgspec.Struct]] = {kind for row in rows for kind in (row.answer, row.body, row.query)}
+    kinds: set[type[msgspec.Struct]] = {kind for row in rows for kind in (row.response, row.body, row.query)}
     types = sorted((kinds | {ProblemDocument}) - {NoInput}, key=lambda kind: kind.__name__)
     _, components = msgspec.json.schema_components(types, ref_template=REF)
     paths: dict[str, dict[str, Any]] = defaultdict(dict)
@@ -61,7 +61,7 @@ def openapi(rows: Sequence[Route] | None = None) -> dict[str, Any]:
         paths[row.path][row.method.lower()] = _operation(row, components)
     for kind in types:
         if any(row.query is kind for row in rows):
-            del components[kind.__name__]  # spelled out as parameters
+            del components[kind.__name__]  # listed as parameters
     return {
         "openapi": "3.1.0",
         "info": {
@@ -97,12 +97,12 @@ def openapi(rows: Sequence[Route] | None = None) -> dict[str, Any]:
 
 
 def codes_of(row: Route) -> tuple[str, ...]:
-    """Every code that a route may answer with."""
+    """Every problem code that a route may respond with."""
     return (
         "internal_error",
-        *(_OF_CALLERS if row.scope else ()),
-        *(_OF_BODIES if row.body is not NoInput else ()),
-        *(_OF_BOTS if "{bot_id}" in row.path else ()),
+        *(_CALLER_PROBLEMS if row.scope else ()),
+        *(_BODY_PROBLEMS if row.body is not NoInput else ()),
+        *(_BOT_PROBLEMS if "{bot_id}" in row.path else ()),
         *row.problems,
     )
 
@@ -115,7 +115,7 @@ def _operation(row: Route, components: dict[str, Any]) -> dict[str, Any]:
         "responses": {
             str(row.status): {
                 "description": http.HTTPStatus(row.status).phrase,
-                "content": {"application/json": {"schema": {"$ref": REF.format(name=row.answer.__name__)}}},
+                "content": {"application/json": {"schema": {"$ref": REF.format(name=row.response.__name__)}}},
             },
             **_problems(codes_of(row)),
         },
@@ -156,7 +156,7 @@ def _problems(codes: Iterable[str]) -> dict[str, Any]:
 
 
 def _problem(status: int, codes: list[str]) -> dict[str, Any]:
-    answer: dict[str, Any] = {
+    response: dict[str, Any] = {
         "description": ", ".join(codes),
         "content": {
             CONTENT_TYPE: {
@@ -168,5 +168,5 @@ def _problem(status: int, codes: list[str]) -> dict[str, Any]:
         },
     }
     if status in {429, 503}:
-        answer["headers"] = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
-    return answer
+        response["headers"] = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
+    return response

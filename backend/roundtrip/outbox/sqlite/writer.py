@@ -204,7 +204,7 @@ class Writer:
         if batch.moved is not None:
             self._moved_ns += batch.moved.ns
             self._ahead_ns = max(0, self._ahead_ns + batch.moved.ns)
-            self._frame.follow(batch.moved.offset)
+            self._frame.set_offset(batch.moved.offset)
             self._expiry = None
         self._keys.committed()
         self._kept.succeeded()

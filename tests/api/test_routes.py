@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from roundtrip.api.problems import Problem
-from roundtrip.api.requests import BodyLimits, depth_of, parse_object
+from roundtrip.api.routes import BodyLimits, nesting, parse_object
 from roundtrip.api.schemas import LinkRequest
 from tests.support.api import Api, api
 
@@ -30,7 +30,7 @@ async def served() -> AsyncIterator[Api]:
 async def test_what_is_no_object_of_the_kind(served: Api, body: bytes) -> None:
     status, data, _ = await served.call("PUT", LINK, data=body)
     assert (status, data["code"]) == (400, "body_invalid")
-    assert not served.links.asked
+    assert not served.links.commands
 
 
 async def test_too_large_is_refused_before_it_is_read_and_while_it_comes(served: Api) -> None:
@@ -71,13 +71,13 @@ async def test_a_body_that_does_not_come_is_given_up(served: Api) -> None:
         writer.close()
         await writer.wait_closed()
     assert b" 408 " in answer.splitlines()[0]
-    assert not served.links.asked
+    assert not served.links.commands
 
 
 def test_brackets_in_strings_do_not_nest() -> None:
-    assert depth_of(b'{"a": "[[[[[[\\"[[["}', 2) <= 2
-    assert depth_of(b'[["[",[[]]]]', 10) == 0  # too few brackets to be too deep
-    assert depth_of(b'[["[",[[]]]]', 3) == 4
+    assert nesting(b'{"a": "[[[[[[\\"[[["}', 2) <= 2
+    assert nesting(b'[["[",[[]]]]', 10) == 0  # too few brackets to be too deep
+    assert nesting(b'[["[",[[]]]]', 3) == 4
 
 
 @settings(max_examples=300, deadline=None)

@@ -1,4 +1,4 @@
-"""No descriptor for a connection: said, counted, answered where it can be, and never a busy loop."""
+"""Connections of a listener: quotas; one without a descriptor is counted, answered if possible, never a busy loop."""
 
 from __future__ import annotations
 
@@ -16,9 +16,19 @@ import pytest
 import uvloop
 from aiohttp import web
 
-from roundtrip.api.listener import Port, PortRules, listen
-from roundtrip.runtime import Reserve, room_for
+from roundtrip.api.listener import listen
+from roundtrip.limits.connections import ConnectionLimits, ConnectionRules
 from tests.support.program import BACKEND, api, running
+
+
+def test_connections_of_one_ipv6_network_are_counted_together() -> None:
+    port = ConnectionLimits(ConnectionRules(per_address=2))
+    assert [port.acquire(f"2001:db8::{number}") for number in range(3)] == [True, True, False]
+    assert port.acquire("2001:db8:0:1::1")
+    port.release("2001:db8::1")
+    assert port.acquire("2001:db8::9")
+    assert port.open == 3
+
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -51,7 +61,7 @@ async def listening(**rules: int | bool) -> AsyncIterator[tuple[int, list[str]]]
     app = web.Application()
     app.router.add_get("/", answer)
     refused: list[str] = []
-    runner = await listen(app, "127.0.0.1", 0, Port(PortRules(**rules), None, refused.append), 0.1)  # type: ignore[arg-type]
+    runner = await listen(app, "127.0.0.1", 0, ConnectionLimits(ConnectionRules(**rules), None, refused.append), 0.1)  # type: ignore[arg-type]
     try:
         yield runner.addresses[0][1], refused
     finally:
@@ -66,7 +76,7 @@ def clients(stack: ExitStack, count: int) -> list[socket.socket]:
     return made
 
 
-async def ask(client: socket.socket, number: int, within: float = 5) -> bytes:
+async def request(client: socket.socket, number: int, within: float = 5) -> bytes:
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(within):
         await loop.sock_connect(client, ("127.0.0.1", number))
@@ -82,11 +92,11 @@ async def refused_and_served_again() -> None:
         async with listening() as (number, refused):
             crowd, later = clients(stack, 20), clients(stack, 1)
             with without_descriptors():
-                answers = await asyncio.gather(*(ask(client, number) for client in crowd))
+                answers = await asyncio.gather(*(request(client, number) for client in crowd))
                 assert not [answer for answer in answers if b"served" in answer]
                 assert [answer for answer in answers if answer.startswith(b"HTTP/1.1 429 ")]
                 assert refused == ["descriptors"] * 20
-            assert b"served" in await ask(later[0], number)
+            assert b"served" in await request(later[0], number)
 
 
 async def test_who_cannot_be_accepted_is_told_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,13 +112,13 @@ def test_the_same_on_the_loop_that_the_program_runs_on() -> None:
 async def test_a_reserve_serves_the_admin_listener_and_beyond_it_nothing_spins() -> None:
     with ExitStack() as stack:
         async with listening(reserve=3, serve_reserve=True) as (number, refused):
-            first, late = clients(stack, 3), clients(stack, 1)[0]
+            first, waiting_client = clients(stack, 3), clients(stack, 1)[0]
             with without_descriptors():
-                answers = await asyncio.gather(*(ask(client, number) for client in first))
+                answers = await asyncio.gather(*(request(client, number) for client in first))
                 assert all(b"served" in answer for answer in answers)
                 assert refused == []
                 cpu = time.process_time()
-                waiting = asyncio.create_task(ask(late, number, within=20))
+                waiting = asyncio.create_task(request(waiting_client, number, within=20))
                 await asyncio.sleep(1.2)
                 assert time.process_time() - cpu < 0.6
                 assert not waiting.done()
@@ -117,40 +127,13 @@ async def test_a_reserve_serves_the_admin_listener_and_beyond_it_nothing_spins()
                 assert b"served" in await waiting  # the descriptor that came back went to the one who waited
 
 
-def test_a_reserve_takes_back_what_it_gave() -> None:
-    reserve = Reserve(3)
-    assert [reserve.give() for _ in range(4)] == [True, True, True, False]
-    reserve.refill()
-    assert len(reserve) == 3
-    reserve.close()
-    assert len(reserve) == 0
-
-
-def test_the_soft_limit_is_raised_as_far_as_needed_and_what_is_missing_is_said(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    limits = [(256, 4096)]
-    monkeypatch.setattr(resource, "getrlimit", lambda _kind: limits[-1])
-    monkeypatch.setattr(resource, "setrlimit", lambda _kind, pair: limits.append(pair))
-    assert room_for(1000) == 1000
-    assert limits[-1] == (1512, 4096)
-    assert "descriptors_too_few" not in "".join(capsys.readouterr())
-    assert room_for(20_000) == 4096 - 512
-    assert limits[-1] == (4096, 4096)
-    said = "".join(capsys.readouterr())
-    for figure in ("descriptors_too_few", "4096", "20512", "3584"):
-        assert figure in said
-    limits.append((100, 100))
-    assert room_for(20_000) == 50
-
-
 async def test_a_public_listener_that_is_full_leaves_the_admin_one_in_reach(tmp_path: Path) -> None:
     command = ("sh", "-c", 'ulimit -n 360; exec "$@"', "sh")
     async with running(tmp_path, command=(*command, *BACKEND), max_connections=5000) as program, api(program) as user:
         assert '"descriptors_too_few"' in program.text().replace(" ", "")
         port = int(program.url.rpartition(":")[2])
         with ExitStack() as stack:
-            answers = await asyncio.gather(*(ask(client, port) for client in clients(stack, 260)))
+            answers = await asyncio.gather(*(request(client, port) for client in clients(stack, 260)))
             assert 100 <= sum(answer.startswith(b"HTTP/1.1 200 ") for answer in answers) <= 180
             assert sum(answer.startswith(b"HTTP/1.1 429 ") for answer in answers) >= 50
             metrics = await user.metrics()

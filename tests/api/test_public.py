@@ -26,7 +26,9 @@ async def test_the_page_and_its_files(served: Api) -> None:
 
 
 async def test_no_other_file_can_be_reached(served: Api) -> None:
-    for name in ("..%2fauth.py", "..%2f..%2fauth.py", "%2Fetc%2Fpasswd", "nothing.js", "%00", "__init__.py"):
+    assert (WEB.parent / "settings.py").is_file()
+    assert (WEB.parent.parent / "__main__.py").is_file()
+    for name in ("..%2fsettings.py", "..%2f..%2f__main__.py", "%2Fetc%2Fpasswd", "nothing.js", "%00", "__init__.py"):
         for folder in ("static", "vendor"):
             status, _, _ = await served.call("GET", f"/{folder}/{name}", user=None)
             assert status == 404, name

@@ -10,65 +10,65 @@ import aiohttp
 import pytest
 
 from roundtrip.api import health
-from roundtrip.api.health import PROBE_BYTES, Health, room_in
+from roundtrip.api.health import PROBE_BYTES, Readiness, probe_disk
 from roundtrip.links.store import LinkStore, StoreError
 from tests.support.program import Program, api, running
 
 
-async def well() -> None:
+async def passing() -> None:
     return None
 
 
 async def test_those_who_ask_meanwhile_get_the_same_look() -> None:
-    looks = 0
+    runs = 0
     gate = asyncio.Event()
 
     async def count() -> None:
-        nonlocal looks
-        looks += 1
+        nonlocal runs
+        runs += 1
         await gate.wait()
 
-    looker = Health({"outbox": count})
-    asking = [asyncio.create_task(looker.look()) for _ in range(50)]
+    readiness = Readiness({"outbox": count})
+    callers = [asyncio.create_task(readiness.check()) for _ in range(50)]
     await asyncio.sleep(0)
-    asking[0].cancel()  # a prober that hangs up takes nobody's answer away
+    callers[0].cancel()  # a prober that hangs up takes nobody's answer away
     gate.set()
-    assert all(found.ready for found in await asyncio.gather(*asking[1:]))
-    assert looks == 1
-    await looker.look()
-    assert looks == 2
+    assert all(report.ready for report in await asyncio.gather(*callers[1:]))
+    assert runs == 1
+    await readiness.check()
+    assert runs == 2
 
 
 async def test_the_gauge_follows_without_anybody_probing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(health, "EVERY", 0.01)
-    told: dict[str, bool] = {}
-    wrong: list[str] = []
+    monkeypatch.setattr(health, "INTERVAL", 0.01)
+    results: dict[str, bool] = {}
+    failures: list[str] = []
 
     async def links() -> str | None:
-        return wrong[0] if wrong else None
+        return failures[0] if failures else None
 
-    looker = Health({"outbox": well, "links": links}, lambda check, ok: told.update({check: ok}))
-    watching = asyncio.create_task(looker.watch())
+    readiness = Readiness({"outbox": passing, "links": links}, lambda check, ok: results.update({check: ok}))
+    polling = asyncio.create_task(readiness.poll())
     try:
         for reasons, expected in ((["The disk is full."], False), ([], True), (["Again."], False)):
-            wrong[:] = reasons
+            failures[:] = reasons
             async with asyncio.timeout(5):
-                while told.get("links") is not expected:
+                while results.get("links") is not expected:
                     await asyncio.sleep(0.005)
-            assert told["outbox"] is True
+            assert results["outbox"] is True
     finally:
-        watching.cancel()
-    said = "".join(capsys.readouterr())
-    assert said.count("ready_changed") == 3  # changes are logged, not looks
-    assert "The disk is full." in said
+        polling.cancel()
+    logged = "".join(capsys.readouterr())
+    assert logged.count("ready_changed") == 3  # changes are logged, not looks
+    assert "The disk is full." in logged
 
 
 def test_room_is_looked_for_and_given_back(tmp_path: Path) -> None:
-    assert room_in(tmp_path) is None
+    assert probe_disk(tmp_path) is None
     assert list(tmp_path.iterdir()) == []
-    assert room_in(tmp_path / "gone") == "The data directory cannot be written: No such file or directory."
+    assert probe_disk(tmp_path / "gone") == "The data directory cannot be written: No such file or directory."
     assert PROBE_BYTES > 4096
 
 

@@ -71,17 +71,16 @@ def test_every_row_has_a_status_for_its_codes() -> None:
 
 async def test_the_document_names_every_api_route_that_is_served() -> None:
     from roundtrip.api.public import PublicParts, make_public_app
-    from roundtrip.api.requests import CallerIdentification
-    from roundtrip.auth.authenticators import TrustedAuthenticator
+    from roundtrip.auth.authenticators import CallerIdentification, TrustedAuthenticator
     from roundtrip.auth.service_keys import ServiceKeys
     from roundtrip.faults import Faults
     from roundtrip.outbox.memory import MemoryOutbox
-    from tests.support.api import PretendedLinks
+    from tests.support.api import FakeLinks
 
     app = make_public_app(
         PublicParts(
-            links=PretendedLinks(),
-            ledger=MemoryOutbox(),
+            links=FakeLinks(),
+            outbox=MemoryOutbox(),
             callers=CallerIdentification(TrustedAuthenticator(), ServiceKeys(), trusted=False),
             faults=Faults(allowed=False),
             driver="neonize",

@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 
 from roundtrip.auth import jwks as jwks_module
-from roundtrip.auth.jwks import KeySet, KeysUnavailable, OneKey, fetch, read
+from roundtrip.auth.jwks import KeySet, KeysUnavailable, OneKey, fetch, parse_jwks
 from tests.support.api import serving
 from tests.support.tokens import jwk, jwks, private_key, public_pem
 
@@ -21,7 +21,7 @@ class Issuer:
         self.fetches = 0
         self.now = 1000.0
         self.keys = KeySet(
-            self.fetch, max_age=600, least_gap=10, outage=200_000, empty_grace=300, clock=lambda: self.now
+            self.fetch, max_age=600, min_interval=10, outage=200_000, empty_grace=300, clock=lambda: self.now
         )
 
     async def fetch(self) -> bytes:
@@ -31,42 +31,42 @@ class Issuer:
             raise OSError("unreachable")
         return self.document
 
-    async def knows(self, kid: str) -> bool:
+    async def has_key(self, kid: str) -> bool:
         return await self.keys.key(kid) is not None
 
 
 async def test_fetched_once_for_many_at_once() -> None:
     issuer = Issuer()
-    assert all(await asyncio.gather(*(issuer.knows("old") for _ in range(50))))
+    assert all(await asyncio.gather(*(issuer.has_key("old") for _ in range(50))))
     assert issuer.fetches == 1
 
 
 async def test_an_unknown_key_is_looked_up_but_not_over_and_over() -> None:
     issuer = Issuer()
-    assert await issuer.knows("old")
+    assert await issuer.has_key("old")
     for _ in range(100):
-        assert not await issuer.knows("made up")
+        assert not await issuer.has_key("made up")
     assert issuer.fetches == 1  # the set is fresh: 10 s have not passed
     issuer.document = jwks(jwk(private_key("ES256"), "old"), jwk(private_key("ES256", 1), "new"))
-    assert not await issuer.knows("new")
+    assert not await issuer.has_key("new")
     issuer.now += 10
-    assert await issuer.knows("new")
+    assert await issuer.has_key("new")
     assert issuer.fetches == 2
 
 
 async def test_kept_through_an_outage() -> None:
     issuer = Issuer()
-    assert await issuer.knows("old")
+    assert await issuer.has_key("old")
     issuer.down = True
     issuer.now += 100_000
     for _ in range(5):
-        assert await issuer.knows("old")
+        assert await issuer.has_key("old")
         await asyncio.sleep(0.01)
     assert issuer.fetches == 2
     issuer.document = jwks(jwk(private_key("ES256", 1), "new"))
     issuer.down = False
     issuer.now += 10
-    assert await issuer.knows("new")
+    assert await issuer.has_key("new")
 
 
 async def settled(issuer: Issuer) -> None:
@@ -78,17 +78,17 @@ async def settled(issuer: Issuer) -> None:
 
 async def test_an_outage_is_outlived_only_for_so_long(capsys: pytest.CaptureFixture[str]) -> None:
     issuer = Issuer()
-    assert await issuer.knows("old")
+    assert await issuer.has_key("old")
     issuer.down = True
     issuer.now += 199_999
-    assert await issuer.knows("old")
+    assert await issuer.has_key("old")
     await settled(issuer)
     issuer.now += 1
     with pytest.raises(KeysUnavailable):  # for the caller: try again, it is not your token
         await issuer.keys.key("old")
     issuer.now += 10
     issuer.down = False
-    assert await issuer.knows("old")
+    assert await issuer.has_key("old")
     assert "".join(capsys.readouterr()).count("jwks_keys_too_old") == 1
 
 
@@ -97,53 +97,53 @@ async def test_an_issuer_without_keys_is_believed_after_a_grace(
     nothing: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     issuer = Issuer()
-    assert await issuer.knows("old")
+    assert await issuer.has_key("old")
     issuer.document = nothing
     issuer.now += 600
-    assert await issuer.knows("old")
+    assert await issuer.has_key("old")
     await settled(issuer)
     fetches = issuer.fetches
     for _ in range(29):
         issuer.now += 10
-        assert await issuer.knows("old")
+        assert await issuer.has_key("old")
         await settled(issuer)
     assert issuer.fetches == fetches + 29  # asked again soon: a mistake is mended within seconds
     issuer.now += 10
-    assert not await issuer.knows("old")  # no KeysUnavailable: it was said that there is no key
-    said = "".join(capsys.readouterr())
-    assert (said.count("jwks_empty"), said.count("jwks_keys_withdrawn")) == (1, 1)
+    assert not await issuer.has_key("old")  # no KeysUnavailable: it was said that there is no key
+    logged = "".join(capsys.readouterr())
+    assert (logged.count("jwks_empty"), logged.count("jwks_keys_withdrawn")) == (1, 1)
     issuer.document = jwks(jwk(private_key("ES256"), "old"))
     issuer.now += 10
-    assert await issuer.knows("old")
+    assert await issuer.has_key("old")
 
 
 async def test_an_issuer_that_mends_a_mistake_in_time_loses_nobody() -> None:
     issuer = Issuer()
-    assert await issuer.knows("old")
+    assert await issuer.has_key("old")
     for document in (jwks(), jwks(jwk(private_key("ES256"), "old")), jwks()):
         issuer.document = document
         for _ in range(2):
             issuer.now += 600 if not issuer.keys._empty_since else 140
-            assert await issuer.knows("old")
+            assert await issuer.has_key("old")
             await settled(issuer)
 
 
 async def test_an_issuer_that_never_had_a_key_lets_nobody_in() -> None:
     issuer = Issuer()
     issuer.document = jwks()
-    assert not await issuer.knows("old")
+    assert not await issuer.has_key("old")
 
 
 async def test_an_old_set_is_renewed_while_it_still_serves() -> None:
     issuer = Issuer()
-    assert await issuer.knows("old")
+    assert await issuer.has_key("old")
     issuer.document = jwks(jwk(private_key("ES256", 1), "new"))
     issuer.now += 600
-    assert await issuer.knows("old")  # nobody waits
+    assert await issuer.has_key("old")  # nobody waits
     async with asyncio.timeout(5):
-        while await issuer.knows("old"):
+        while await issuer.has_key("old"):
             await asyncio.sleep(0)
-    assert await issuer.knows("new")  # a key that was withdrawn is gone
+    assert await issuer.has_key("new")  # a key that was withdrawn is gone
 
 
 async def test_no_key_was_ever_fetched() -> None:
@@ -156,7 +156,7 @@ async def test_no_key_was_ever_fetched() -> None:
     assert issuer.fetches == 1
     issuer.down = False
     issuer.now += 10
-    assert await issuer.knows("old")
+    assert await issuer.has_key("old")
 
 
 async def test_a_token_without_a_key_id_where_there_is_no_choice() -> None:
@@ -194,14 +194,14 @@ def test_only_keys_that_are_used_here_are_read() -> None:
         {"kid": 7, **{k: v for k, v in rsa.items() if k != "kid"}},
         {},
     )
-    keys = read(document)
+    keys = parse_jwks(document)
     assert {str(kid): key.algorithm for kid, key in keys.items()} == {"rsa": "RS256", "ec": "ES256", "ed": "EdDSA"}
 
 
 @pytest.mark.parametrize("document", [b"", b"[]", b"{}", b'{"keys": 1}', b"<html>", b'{"keys": [1]}'])
 def test_what_is_no_key_document(document: bytes) -> None:
     with pytest.raises((ValueError, msgspec.DecodeError)):
-        read(document)
+        parse_jwks(document)
 
 
 @pytest.mark.parametrize("pem", ["", "rubbish", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----"])
@@ -234,7 +234,7 @@ async def test_fetching_has_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     app = web.Application()
     for handler in (good, moved, huge, slow):
         app.router.add_get(f"/{handler.__name__}", handler)
-    monkeypatch.setattr(jwks_module, "DEADLINE", 0.2)
+    monkeypatch.setattr(jwks_module, "FETCH_TIMEOUT", 0.2)
     async with serving(app) as url:
         assert await fetch(f"{url}/good") == b"{}" * 100
         with pytest.raises(ValueError, match="302"):

@@ -39,13 +39,13 @@ def authenticator(algorithm: str = "RS256", **options: Any) -> JwtAuthenticator:
 
 async def refused(auth: Authenticator, token: object, user_id: object = None) -> str:
     with pytest.raises(AuthError) as caught:
-        await auth.user(Credentials(token, user_id))
+        await auth.authenticate(Credentials(token, user_id))
     return caught.value.code
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 async def test_a_token_as_clerk_makes_it(algorithm: str) -> None:
-    principal = await authenticator(algorithm).user(Credentials(token(algorithm=algorithm)))
+    principal = await authenticator(algorithm).authenticate(Credentials(token(algorithm=algorithm)))
     assert principal.user_id == USER
     assert principal.expires_at is not None
     assert 50 < principal.expires_at - time.time() < 61
@@ -54,7 +54,7 @@ async def test_a_token_as_clerk_makes_it(algorithm: str) -> None:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 async def test_the_settings_own_key(algorithm: str) -> None:
     auth = JwtAuthenticator(OneKey(public_pem(private_key(algorithm))), issuer=None, audience=None)
-    assert (await auth.user(Credentials(token(algorithm=algorithm, kid=None)))).user_id == USER
+    assert (await auth.authenticate(Credentials(token(algorithm=algorithm, kid=None)))).user_id == USER
     assert await refused(auth, token(private_key(algorithm, 1), algorithm=algorithm)) == "unauthorized"
 
 
@@ -92,27 +92,27 @@ async def test_claims_that_do_not_hold(claims: dict[str, Any]) -> None:
 
 
 async def test_a_token_for_years_is_a_token() -> None:
-    principal = await authenticator().user(Credentials(token(exp=int(time.time()) + 9 * 366 * 86_400)))
+    principal = await authenticator().authenticate(Credentials(token(exp=int(time.time()) + 9 * 366 * 86_400)))
     assert principal.expires_at is not None
 
 
 async def test_clocks_may_differ_by_the_leeway() -> None:
     late = token(exp=int(time.time()) - 20, nbf=int(time.time()) + 20)
-    assert (await authenticator().user(Credentials(late))).user_id == USER
+    assert (await authenticator().authenticate(Credentials(late))).user_id == USER
     assert await refused(authenticator(leeway=0.0), late) == "unauthorized"
 
 
 async def test_the_audience() -> None:
     auth = authenticator(audience="roundtrip")
-    assert (await auth.user(Credentials(token(aud=["x", "roundtrip"])))).user_id == USER
+    assert (await auth.authenticate(Credentials(token(aud=["x", "roundtrip"])))).user_id == USER
     assert await refused(auth, token(aud="x")) == "unauthorized"
     assert await refused(auth, token()) == "unauthorized"
-    assert (await authenticator().user(Credentials(token(aud="anything")))).user_id == USER
+    assert (await authenticator().authenticate(Credentials(token(aud="anything")))).user_id == USER
 
 
 async def test_authorized_parties() -> None:
     auth = authenticator(authorized_parties=frozenset({"https://app.example.test"}))
-    assert (await auth.user(Credentials(token()))).user_id == USER
+    assert (await auth.authenticate(Credentials(token()))).user_id == USER
     assert await refused(auth, token(azp="https://evil.example.test")) == "unauthorized"
     assert await refused(auth, token(azp=None)) == "unauthorized"
 
@@ -158,14 +158,14 @@ async def test_rubbish(rubbish: object) -> None:
 async def test_a_key_not_ones_own_is_forbidden() -> None:
     assert await refused(authenticator(), token(), "somebody else") == "forbidden"
     assert await refused(authenticator(), token(), 7) == "forbidden"
-    assert (await authenticator().user(Credentials(token(), USER))).user_id == USER
+    assert (await authenticator().authenticate(Credentials(token(), USER))).user_id == USER
 
 
 async def test_trusted_believes_a_well_formed_id() -> None:
-    assert (await TrustedAuthenticator().user(Credentials(user_id="ada"))).user_id == "ada"
+    assert (await TrustedAuthenticator().authenticate(Credentials(user_id="ada"))).user_id == "ada"
     for wrong in (None, "", 7, "u" * 129):
         with pytest.raises(IdentityError) as caught:
-            await TrustedAuthenticator().user(Credentials(user_id=wrong))
+            await TrustedAuthenticator().authenticate(Credentials(user_id=wrong))
         assert caught.value.code == "user_id_invalid"
 
 
@@ -173,19 +173,19 @@ async def test_the_settings_choose() -> None:
     assert isinstance(authenticator_of(Settings(auth="trusted")), TrustedAuthenticator)
     pem = SecretStr(public_pem(private_key("ES256")).replace("\n", "\\n"))
     auth = authenticator_of(Settings(auth="jwt", jwt_public_key=pem, jwt_issuer=ISSUER))
-    assert (await auth.user(Credentials(token(algorithm="ES256")))).user_id == USER
+    assert (await auth.authenticate(Credentials(token(algorithm="ES256")))).user_id == USER
     assert await refused(auth, token(algorithm="ES256", iss="x")) == "unauthorized"
 
 
 async def test_a_check_with_cached_keys_takes_under_a_millisecond() -> None:
     auth = authenticator()
     made = token()
-    await auth.user(Credentials(made))
+    await auth.authenticate(Credentials(made))
     best = 1.0
     for _ in range(5):
         began = time.perf_counter()
         for _ in range(20):
-            await auth.user(Credentials(made))
+            await auth.authenticate(Credentials(made))
         best = min(best, (time.perf_counter() - began) / 20)
     print(f"one token checked in {best * 1e6:.0f} µs")
     assert best < 0.001
@@ -194,16 +194,16 @@ async def test_a_check_with_cached_keys_takes_under_a_millisecond() -> None:
 async def test_a_token_has_a_bound_though_it_is_signed() -> None:
     auth = authenticator()
     assert await refused(auth, token(padding="x" * MAX_TOKEN)) == "unauthorized"
-    assert (await auth.user(Credentials(token(padding="x" * (MAX_TOKEN // 2))))).user_id == USER
+    assert (await auth.authenticate(Credentials(token(padding="x" * (MAX_TOKEN // 2))))).user_id == USER
 
 
 async def test_without_keys_a_token_cannot_be_checked_and_the_caller_may_come_back() -> None:
     async def down() -> bytes:
         raise OSError("no route")
 
-    auth = JwtAuthenticator(KeySet(down, least_gap=7.0), issuer=ISSUER, audience=None)
+    auth = JwtAuthenticator(KeySet(down, min_interval=7.0), issuer=ISSUER, audience=None)
     with pytest.raises(AuthError) as caught:
-        await auth.user(Credentials(token()))
+        await auth.authenticate(Credentials(token()))
     assert (caught.value.code, STATUS[caught.value.code], caught.value.retry_after) == ("unavailable", 503, 7.0)
 
 
@@ -220,7 +220,7 @@ async def test_the_close_ends_a_fetch_of_keys_under_way() -> None:
 
     auth = JwtAuthenticator(KeySet(hanging), issuer=ISSUER, audience=None)
     await auth.close()  # nothing is under way
-    asking = asyncio.ensure_future(auth.user(Credentials(token())))
+    asking = asyncio.ensure_future(auth.authenticate(Credentials(token())))
     async with asyncio.timeout(5):
         await begun.wait()
         await auth.close()
