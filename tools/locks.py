@@ -23,13 +23,7 @@ class Locked(msgspec.Struct, frozen=True, order=True):
     name: str
     version: str
     hashes: tuple[str, ...]
-    optional: bool = False
     conditional: bool = False
-
-    @property
-    def purl(self) -> str:
-        name = self.name.replace("@", "%40", 1) if self.name.startswith("@") else self.name
-        return f"pkg:{self.ecosystem}/{name}@{self.version.replace('!', '%21').replace('+', '%2B')}"
 
 
 def python(path: Path = ROOT / "requirements.lock") -> list[Locked]:
@@ -63,7 +57,6 @@ def npm(path: Path = ROOT / "package-lock.json") -> list[Locked]:
             where.rpartition("node_modules/")[2],
             package["version"],
             (package["integrity"],) if "integrity" in package else (),
-            bool(package.get("dev")),
         )
         for where, package in packages.items()
         if where

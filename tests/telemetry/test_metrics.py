@@ -73,7 +73,7 @@ class TestCatalogue:
             if family.name.startswith("roundtrip_"):
                 assert family.documentation.endswith("."), family.name
 
-    def test_promtool_has_nothing_to_say(self, metrics: Metrics) -> None:
+    def test_promtool_finds_no_fault(self, metrics: Metrics) -> None:
         promtool = require("promtool", "apt-get install --no-install-recommends prometheus")
         metrics.transition("qr", "scanned")
         text = generate_latest(metrics.registry)

@@ -37,7 +37,7 @@ class TestWithoutAnEndpoint:
         event_spans = traces.event_spans
         context = event_spans.context(None)
         event_spans.settled(acked(context))
-        assert not traces.exports
+        assert traces._pipeline is None
         assert event_spans.exemplar(context, True) is None
         assert event_spans.replay(KEY, "sid", None) is None
         assert context.endswith("-00"), "nobody downstream is told that this trace is kept"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -49,4 +50,28 @@ def test_a_region_is_a_run_of_statements_that_never_ran(tmp_path: Path, monkeypa
     assert [(region.size, region.first, region.last, region.text) for region in found] == [
         (2, 2, 4, "b"),
         (1, 6, 6, "e"),
+    ]
+
+
+@pytest.mark.parametrize(("taken", "status"), [(92, 0), (91, 1)])
+def test_the_share_of_branches_has_a_floor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], taken: int, status: int
+) -> None:
+    (tmp_path / "backend").mkdir()
+    (tmp_path / "backend" / "a.py").write_text("a\nb\n")
+    one = {"executed_lines": [1], "missing_lines": [2], "summary": {"num_branches": 100, "covered_branches": taken}}
+    other = {"executed_lines": [], "missing_lines": [], "summary": {"num_branches": 100, "covered_branches": 0}}
+
+    class Measured:
+        def load(self) -> None: ...
+
+        def json_report(self, outfile: str) -> None:
+            Path(outfile).write_text(json.dumps({"files": {"backend/a.py": one, "dashboards/b.py": other}}))
+
+    monkeypatch.setattr("tools.branches.coverage.Coverage", Measured)
+    monkeypatch.setattr(branches, "ROOT", tmp_path)
+    assert branches.main() == status
+    assert capsys.readouterr().out.splitlines() == [
+        "   1 statements never run: backend/a.py:2-2  b",
+        f"branch coverage of the program: {taken}.0% ({taken} of 100)",
     ]

@@ -215,13 +215,11 @@ def _try_all(order: Sequence[Mutant], coverage_map: CoverageMap, plan: Plan, tal
     trial.at_import([*again, *at_import[: round(len(at_import) * share)]], tests_of, tally.on_verdict, workers, last)
 
 
-def _in_place(
-    order: Sequence[Mutant], coverage_map: CoverageMap, tests_of: trial.TestsOf, tally: Tally, workers: int
-) -> int:
+def _in_place(order: Sequence[Mutant], tests: CoverageMap, tests_of: trial.TestsOf, tally: Tally, workers: int) -> int:
     """In a fork, since collecting imports the program; how many were tried."""
     before = len(tally.results)
     unfit = WORK / "unfit"
-    files = sorted({name.partition("::")[0] for name in coverage_map.names})
+    files = sorted({name.partition("::")[0] for name in tests.names})
 
     def work() -> int:
         trial.in_place(order, files, tests_of, tally.on_verdict, workers, tally.deadline)

@@ -76,13 +76,11 @@ class SpanPipeline:
         builder: SpanBuilder,
         processor: BoundedProcessor,
         dropped: Callable[[float], None],
-        size: int | None = None,
     ) -> None:
         """`dropped` counts losses: a record that found the queue full is one, however many spans it stood for."""
         self._builder = builder
         self._processor = processor
         self._dropped = dropped
-        self._size = MAX_RECORDS if size is None else size
         self._records: deque[SpanRecord] = deque()
         self._wake = threading.Event()
         self._closing = False
@@ -92,7 +90,7 @@ class SpanPipeline:
     def put(self, record: SpanRecord) -> None:
         """Queue a record or drop it; never waits."""
         records = self._records
-        if len(records) >= self._size:
+        if len(records) >= MAX_RECORDS:
             self._dropped(1)
             return
         records.append(record)

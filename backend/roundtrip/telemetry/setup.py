@@ -103,11 +103,6 @@ class Tracing:
         self.tracer = tracer
         self._pipeline = pipeline
 
-    @property
-    def exports(self) -> bool:
-        """Whether spans are built and exported."""
-        return self._pipeline is not None
-
     def close(self, timeout: float = 3.0) -> None:
         """Export what is queued, within `timeout` seconds. Blocks: call it off the event loop."""
         if self._pipeline is not None:
