@@ -33,6 +33,8 @@ START_NS = 1_800_000_000_000_000_000
 LEFT_OUT = {"messaging.system", "messaging.destination.template", "user.hash", "roundtrip.key.hash"}
 """The same on every span; a test of its own sees to them."""
 
+QUICK = Backoff(0.02, 0.02)
+
 LABEL_SETS = LabelSets(
     tuple(type_.wire for type_ in EventType),
     tuple(outcome.wire for outcome in Outcome if outcome is not Outcome.PENDING),
@@ -87,7 +89,9 @@ class FakePeer:
 class Scene:
     """One run of the process: courier, event spans and metrics over an outbox that outlives it."""
 
-    def __init__(self, clock: Clock, outbox: MemoryOutbox, bits: Callable[[int], int], **environ: str) -> None:
+    def __init__(
+        self, clock: Clock, outbox: MemoryOutbox, bits: Callable[[int], int], backoff: Backoff, **environ: str
+    ) -> None:
         self.clock = clock
         self.outbox = outbox
         self.exporter = InMemorySpanExporter()
@@ -105,7 +109,7 @@ class Scene:
             self.faults,
             event_ttl=3600.0,
             ack_timeout=0.05,
-            backoff=Backoff(0.02, 0.02),
+            backoff=backoff,
             clock=clock,
         )
         self.replayer = Replayer(outbox, self.courier, event_spans, idle, watermark=1 << 20, clock=clock)
@@ -154,8 +158,8 @@ def scenes() -> Iterator[Callable[..., Scene]]:
         number = next(bits)
         return (number << 128 | number << 64 | number) & (1 << count) - 1
 
-    def new_scene(**environ: str) -> Scene:
-        return Scene(clock, outbox, fixed_bits, **environ)
+    def new_scene(backoff: Backoff = QUICK, **environ: str) -> Scene:
+        return Scene(clock, outbox, fixed_bits, backoff, **environ)
 
     yield new_scene
     redaction.configure(None)

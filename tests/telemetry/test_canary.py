@@ -1,4 +1,4 @@
-"""The whole life of a link with canaries for everything private, and a look at all that leaves the process."""
+"""The whole lifecycle of a link with canaries for everything private, and a look at all that leaves the process."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def refused(session: aiohttp.ClientSession, url: str, outlets: Outlets) ->
             outlets.add("their headers", str(dict(response.headers)))
 
 
-async def new_scene(own: Api, bot: str, url: str) -> set[str]:
+async def link_lifecycle(own: Api, bot: str, url: str) -> set[str]:
     """Link, scan, lose, regain and log out with a socket there and a while without; the secrets that were shown."""
     secrets: set[str] = set()
     await own.link(bot)
@@ -106,7 +106,7 @@ def kinds(receiver: Receiver) -> set[str]:
 
 
 @pytest.mark.slow
-async def test_nothing_private_leaves_in_the_whole_life_of_a_link(
+async def test_nothing_private_leaves_in_the_whole_lifecycle_of_a_link(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     outlets = Outlets()
@@ -120,7 +120,7 @@ async def test_nothing_private_leaves_in_the_whole_life_of_a_link(
             "OTEL_BLRP_SCHEDULE_DELAY": 100,
         }
         async with running(tmp_path, **settings) as program, api(program, USER) as own, aiohttp.ClientSession() as web:
-            secrets = await new_scene(own, BOT, program.url)
+            secrets = await link_lifecycle(own, BOT, program.url)
             secrets.add(await pairing(own, f"{BOT}-2"))
             await refused(web, program.url, outlets)
             await eventually(
@@ -147,7 +147,7 @@ async def test_nothing_private_leaves_in_the_whole_life_of_a_link(
 
 @pytest.mark.slow
 async def test_nothing_private_leaves_when_everything_goes_wrong(tmp_path: Path) -> None:
-    """The outbox is down while people link, connect and ask: every line of an error is looked at."""
+    """The outbox is down while users link, connect and ask: every line of an error is looked at."""
     outlets = Outlets()
     async with running(tmp_path, log_level="DEBUG") as program, api(program, USER) as own:
         await own.link(BOT)
@@ -200,7 +200,7 @@ async def test_nothing_private_leaves_with_the_real_library_and_its_workers(
             await own.state("connected", BOT, 20)
             whatsapp.logout_from_phone(phone)
             await own.state("logged_out", BOT, 20)
-            await eventually(lambda: "worker" in kinds(receiver), 20)  # the worker has ended, and that was told
+            await eventually(lambda: "worker" in kinds(receiver), 20)  # the worker has ended, and its span was exported
             program.terminate()
             await program.ended()
         outlets.add("the log", program.text())

@@ -1,4 +1,4 @@
-"""Which events' traces are kept, and what the courier gets of the recorder."""
+"""Which events' traces are kept, and the recorder as the courier sees it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class TestKeeping:
         s.ack(peer, 1, 1001)
         assert [span.name.split()[0] for span in await s.spans()] == ["create", "emit", "ack"]
 
-    async def test_one_that_says_that_the_link_is_unwell_is(self, new_scene: Callable[..., Scene]) -> None:
+    async def test_one_that_reports_trouble_with_the_link_is(self, new_scene: Callable[..., Scene]) -> None:
         s = new_scene(**self.OFF)
         peer = await s.connect(KEY, "sid")
         await s.courier.publish(KEY, "link-1", Degraded())
@@ -63,10 +63,10 @@ class TestKeeping:
         wanted = [f"{what} whatsapp_degraded" for what in ("create", "emit", "ack")]
         assert [span.name for span in await s.spans()] == wanted
 
-    def test_the_unwell_are_event_types(self) -> None:
+    def test_those_always_kept_are_event_types(self) -> None:
         assert {one.wire for one in EventType} > ALWAYS_KEPT
 
-    async def test_a_trace_that_is_not_kept_is_nobodys_exemplar(self, new_scene: Callable[..., Scene]) -> None:
+    async def test_a_trace_that_is_not_kept_is_no_exemplar(self, new_scene: Callable[..., Scene]) -> None:
         off, on = new_scene(**self.OFF), new_scene()
         plain = off.tracing.event_spans.context(None)
         assert off.tracing.event_spans.exemplar(plain, False) is None

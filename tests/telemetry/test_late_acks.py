@@ -7,6 +7,7 @@ from textwrap import dedent
 
 import pytest
 
+from roundtrip.backoff import Backoff
 from roundtrip.events import Connected
 from roundtrip.identity import BotKey
 from tests.support.py_client import eventually
@@ -27,7 +28,7 @@ def tree(text: str) -> str:
 
 
 async def test_an_acknowledgement_after_its_attempt_was_given_up(new_scene: Callable[..., Scene]) -> None:
-    s = new_scene()
+    s = new_scene(backoff=Backoff(60.0, 60.0))  # the acknowledgement comes before the next attempt
     peer = await s.connect(KEY, "sid", must_ack=True)
     await s.courier.publish(KEY, "link-1", CONNECTED)
     await eventually(lambda: s.outbox.rows[KEY][1].attempts)

@@ -1,4 +1,4 @@
-"""What comes out of a log call: one JSON line, with ids and without a person."""
+"""What comes out of a log call: one JSON line, with ids and without personal data."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_warnings_are_lines_too(out: Lines) -> None:
     assert out.only()["logger"] == "py.warnings"
 
 
-def test_a_level_that_is_off_says_nothing(out: Lines) -> None:
+def test_a_level_that_is_off_logs_nothing(out: Lines) -> None:
     logging.configure("INFO", "json", out)
     structlog.get_logger().debug("emit_attempt")
     assert out.getvalue() == ""

@@ -159,12 +159,12 @@ class TestErrors:
         ],
     )
     def test_the_data_that_was_wrong_is_not_said(self, error: Exception) -> None:
-        said = message_of(error)
-        assert said.startswith(type(error).__name__)
-        assert "canary" not in said
-        assert "1234567" not in said
+        message = message_of(error)
+        assert message.startswith(type(error).__name__)
+        assert "canary" not in message
+        assert "1234567" not in message
 
-    def test_what_the_program_says_itself_is(self) -> None:
+    def test_the_programs_own_messages_are_whole(self) -> None:
         assert message_of(IdentityError("bot_id_missing", "A botId is needed.")) == "IdentityError: A botId is needed."
         quoting = IdentityError("bot_id_missing", "'botId' is missing.")
         assert message_of(quoting) == "IdentityError: 'botId' is missing.", "the program's own errors quote no data"

@@ -40,7 +40,7 @@ class TestWithoutAnEndpoint:
         assert traces._pipeline is None
         assert event_spans.exemplar(context, True) is None
         assert event_spans.replay(KEY, "sid", None) is None
-        assert context.endswith("-00"), "nobody downstream is told that this trace is kept"
+        assert context.endswith("-00"), "downstream must not take this trace for a sampled one"
         assert threading.active_count() == threads
         traces.close()
 

@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     steady()
     try:
         coverage_map = _coverage_map(plan, options.workers, begin + options.budget, again=not options.keep_map)
-    except NoTimeError as error:  # a machine that is too slow or too busy says nothing against the program
+    except NoTimeError as error:  # a machine that is too slow or too busy is no verdict on the program
         _print(f"mutation: NO VERDICT within {options.budget:.0f} s: {error}")
         return 0
     parts = {path: part for part, paths in files.items() for path in paths}

@@ -34,7 +34,7 @@ class Job(Generic[T]):
 def run(jobs: Iterable[Job[T]], at_once: int, log: Path, until: float = math.inf) -> Iterator[tuple[T, int]]:
     """Each job's name and exit status (`LATE` past its limit; negative signal numbers count as late too), in the order
     in which they end. What the children print goes to `log`. At `until`, on the monotonic clock, what still runs is
-    ended and no more is said of it."""
+    ended without a status."""
     waiting = iter(jobs)
     running: dict[int, tuple[Job[T], float]] = {}
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -73,7 +73,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the walk is: the outermost function, and the statement that a person would look at."""
+    """Where the walk is: the outermost function, and the statement that a reader would look at."""
 
     scope: str = ""
     function: str = ""
@@ -195,13 +195,13 @@ def _shown(node: ast.AST) -> str:
 
 
 def _is_skipped(node: ast.AST) -> bool:
-    """What no test of behaviour should hang on: documentation, the words of logs and errors, types."""
+    """What no test of behaviour should hang on: documentation, the texts of logs and errors, types."""
     match node:
         case ast.Expr(value=ast.Constant()):
             return True
-        case ast.Constant(value=str() as text) if " " in text:  # a sentence for people
+        case ast.Constant(value=str() as text) if " " in text:  # a sentence for readers
             return True
-        case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id="log")) | ast.Name(id="say"))):
+        case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id="log")) | ast.Name(id="say" | "log_event"))):
             return True
         case ast.Import() | ast.ImportFrom() | ast.Global() | ast.Nonlocal() | ast.JoinedStr():
             return True

@@ -137,10 +137,10 @@ class Deadlines(Generic[T]):
 class MissRecorder:
     """Ends attempts as misses. Their events stay pending, and whoever asks can see why."""
 
-    def __init__(self, outbox: Outbox, sockets: Sockets, spans: DeliverySpans, meter: DeliveryMetrics) -> None:
+    def __init__(self, outbox: Outbox, sockets: Sockets, journal: DeliverySpans, meter: DeliveryMetrics) -> None:
         self._outbox = outbox
         self._sockets = sockets
-        self._spans = spans
+        self._journal = journal
         self._meter = meter
         self._round: dict[tuple[BotKey, MissReason], Misses] = {}
 
@@ -160,7 +160,7 @@ class MissRecorder:
         delivery.finish(attempt)
         self._outbox.record(event.key, event.seq, delivery.attempts)
         self._meter.missed(delivery, attempt)
-        self._spans.attempted(delivery, attempt)
+        self._journal.attempted(delivery, attempt)
         self._sockets.missed(looked_for or event.key, event.type.wire, event.id, miss)
         misses = self._round.get((event.key, miss.reason))
         if misses is None:
@@ -171,4 +171,4 @@ class MissRecorder:
     def tell(self, key: BotKey | None = None) -> None:
         """A round is over, of one key or of all: one line for each key and reason."""
         for which in [which for which in self._round if key is None or which[0] == key]:
-            self._spans.round_missed(self._round.pop(which))
+            self._journal.round_missed(self._round.pop(which))

@@ -64,7 +64,7 @@ class Courier:
         self,
         outbox: Outbox,
         sockets: Sockets,
-        spans: DeliverySpans,
+        journal: DeliverySpans,
         meter: DeliveryMetrics,
         switches: Switches,
         *,
@@ -76,14 +76,14 @@ class Courier:
         """`event_ttl` and `ack_timeout` are in seconds."""
         self._outbox = outbox
         self._sockets = sockets
-        self._spans = spans
+        self._journal = journal
         self._meter = meter
         self._switches = switches
         self._ttl_ms = int(event_ttl * 1000)
         self._backoff = backoff
         self._clock = clock
         self._now_ns = clock.wall_ns
-        self._misses = MissRecorder(outbox, sockets, spans, meter)
+        self._misses = MissRecorder(outbox, sockets, journal, meter)
         self._pace = ReplayThrottle(clock)
         self._debug = debug_on()
         self._loop = asyncio.get_running_loop()
@@ -149,7 +149,7 @@ class Courier:
             payload,
             now,
             end if expires_at is None else min(end, expires_at),
-            self._spans.context(traceparent),
+            self._journal.context(traceparent),
             _SUPERSEDES[TYPE_OF[type(payload)], bool(self._sockets.of(key))],
         )
 
@@ -247,7 +247,7 @@ class Courier:
             delivery.ack_ns = self._now_ns()
             self._outbox.upgrade(peer.key, seq, delivery.ack_ns // 1_000_000)
             self._meter.upgraded(delivery)
-            self._spans.upgraded(delivery)
+            self._journal.upgraded(delivery)
 
     def received(self, peer: Socket, sent: Sequence[Confirmable]) -> None:
         """A client's engine has read these. That ends them, unless the client owes an acknowledgement."""
@@ -300,7 +300,7 @@ class Courier:
             delivery.attempts[-1].ack_at = ack_at
         self._outbox.resolve(Resolution(event.key, event.seq, outcome, ack_at or receipt_at or 0, delivery.attempts))
         self._meter.delivered(delivery)
-        self._spans.settled(delivery)
+        self._journal.settled(delivery)
 
     def _overdue(self, delivery: Delivery) -> None:
         """Nobody confirmed an attempt in time: that says "unknown", not "lost"."""
@@ -360,7 +360,7 @@ class Courier:
                 self._misses.miss(delivery, Miss(MissReason.ACK_TIMEOUT))
         self._settling.discard(delivery)
         delivery.outcome = end.outcome
-        self._spans.settled(delivery)
+        self._journal.settled(delivery)
 
     def moved(self, ns: int) -> None:
         """The clock was set by `ns` nanoseconds: what is in memory follows."""

@@ -11,7 +11,7 @@ from roundtrip.telemetry.metrics import Exemplar, Metrics
 
 
 class DeliveryCounters:
-    """Implements `spans.DeliveryMetrics` over the catalogue."""
+    """Implements `journal.Meter` over the catalogue."""
 
     __slots__ = ("_delivery", "_kept", "_metrics", "_missed", "_reasons", "_sent")
 

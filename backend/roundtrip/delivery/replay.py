@@ -37,7 +37,7 @@ class Replayer:
         self,
         outbox: Outbox,
         courier: Courier,
-        spans: DeliverySpans,
+        journal: DeliverySpans,
         snapshot: Callable[[BotKey, int], msgspec.Struct],
         *,
         watermark: int,
@@ -47,7 +47,7 @@ class Replayer:
         backlog past which a replay waits for its client to read."""
         self._outbox = outbox
         self._courier = courier
-        self._spans = spans
+        self._journal = journal
         self._snapshot = snapshot
         self._watermark = watermark
         self._clock = clock
@@ -63,7 +63,7 @@ class Replayer:
         Raises `OutboxError` when the outbox cannot be read.
         """
         started = self._clock.wall_ns()
-        parent = self._spans.replay(peer.key, peer.sid, connect_parent)
+        parent = self._journal.replay(peer.key, peer.sid, connect_parent)
         count = 0
         try:
             await self.status(peer)
@@ -94,7 +94,7 @@ class Replayer:
             if peer.live:  # else `Courier.left` needs to know what was held back
                 channel.replay_over(peer.sid)
             self._courier.told(peer.key)
-            self._spans.replayed(peer.key, parent, started, count)
+            self._journal.replayed(peer.key, parent, started, count)
 
     def _send(self, peer: Socket, channel: KeyInFlight, event: StoredEvent, parent: str | None, now_ns: int) -> bool:
         delivery = channel.inflight.get(event.seq)

@@ -53,7 +53,7 @@ _PLAIN_EXEMPLAR_EVERY: Final = 0.05
 
 
 class EventSpanRecorder:
-    """Implements `delivery.spans.DeliverySpans`. Without a queue nothing is recorded, and contexts are not sampled."""
+    """Implements delivery's `DeliverySpans`. Without a queue nothing is recorded, and no context is sampled."""
 
     def __init__(
         self, contexts: Contexts, queue: Callable[[SpanRecord], None] | None, now_ns: Callable[[], int] = time.time_ns
