@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from roundtrip.auth.authenticators import TrustedAuthenticator
 from roundtrip.limits.addresses import Proxies, who
 from roundtrip.limits.rates import Buckets, Limited, Limits, Places, Rate, Rules
-from roundtrip.sockets.access import Admission, Handshake, Refusal
+from roundtrip.sockets.access import Admission
+from roundtrip.sockets.handshake import Handshake, Refusal
 from tests.support.api import api
 
 

@@ -62,7 +62,7 @@ async def client(url: str, made: str, bot: str = "bot") -> AsyncIterator[tuple[P
 
 
 async def look(s: Stage, door: SocketAccess) -> None:
-    await door.look(list(s.registry.of(KEY)))
+    await door.check_expiry(list(s.registry.of(KEY)))
 
 
 async def test_a_socket_whose_token_ran_out_is_told_once_and_closed_after_the_grace() -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from roundtrip.events import Connected
 from roundtrip.identity import BotKey
-from roundtrip.sockets.engineio import socket as engine_socket
-from roundtrip.sockets.engineio.socketio import ATTACHMENTS
+from roundtrip.sockets.engineio import transports
+from roundtrip.sockets.engineio.server import ATTACHMENTS
 from tests.sockets.raw import POLLING, connect, raw_polling, raw_socket
 from tests.support.py_client import eventually, py_client
 from tests.support.sockets import stage
@@ -49,19 +49,19 @@ async def test_a_packet_that_does_not_belong_there_closes_a_polling_session(pack
 
 async def test_a_body_of_many_upgrades_queues_nothing() -> None:
     async with stage() as s, raw_polling(s.url) as client:
-        [lane] = s.server.engine.lanes.values()
+        [connection] = s.server.engine.connections.values()
         assert await client.post(*["5"] * 30_000) == 400
-        assert lane.queue.qsize() <= 2  # the end of the session
+        assert connection.queue.qsize() <= 2  # the end of the session
 
 
 async def test_what_is_queued_for_a_client_that_never_polls_is_bounded() -> None:
     limit = 8192
     async with stage(send_queue_limit=limit) as s, raw_polling(s.url, connect()) as client:
-        [lane] = s.server.engine.lanes.values()
+        [connection] = s.server.engine.connections.values()
         status = 200
         while status == 200:
             status = await client.post(*['420["status"]'] * 100)
-            assert lane.backlog <= limit + 2000
+            assert connection.backlog <= limit + 2000
         assert s.notes.disconnects == ["queue_full"]
 
 
@@ -77,7 +77,7 @@ async def test_what_is_written_to_a_websocket_that_never_reads_is_bounded() -> N
             while not s.notes.disconnects:
                 wire.writer.write(requests)
                 await asyncio.sleep(0.01)
-                assert all(lane.backlog < 100_000 for lane in s.server.engine.lanes.values())
+                assert all(connection.backlog < 100_000 for connection in s.server.engine.connections.values())
         assert s.notes.disconnects[0] in {"queue_full", "transport close"}
         wire.writer.transport.abort()
 
@@ -150,7 +150,7 @@ async def test_one_websocket_at_a_time_may_claim_a_session() -> None:
 
 @pytest.mark.parametrize("said", [["3"], ["2probe", "3"], ["2probe"], ["431[]"], []])
 async def test_polling_goes_on_after_a_failed_upgrade(said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_socket, "UPGRADE_WITHIN", 0.3)
+    monkeypatch.setattr(transports, "UPGRADE_TIMEOUT", 0.3)
     async with stage(ack_timeout=60) as s, raw_polling(s.url, connect(acks=True)) as client:
         await client.until("42")
         await s.courier.publish(KEY, "link", CONNECTED)
@@ -173,9 +173,9 @@ async def test_polling_goes_on_after_a_failed_upgrade(said: list[str], monkeypat
 async def test_a_second_poll_or_post_at_a_time_ends_the_session() -> None:
     async with stage() as s, raw_polling(s.url, connect()) as client:
         await client.until("42")
-        [lane] = s.server.engine.lanes.values()
+        [connection] = s.server.engine.connections.values()
         waiting = asyncio.ensure_future(client.get())
-        await eventually(lambda: lane._polling)
+        await eventually(lambda: connection._polling)
         assert (await client.get())[0] == 400
         assert (await waiting)[1][-1:] == ["1"]
         assert s.notes.disconnects == ["transport error"]
@@ -249,11 +249,11 @@ async def test_a_body_that_is_cut_off_is_refused_as_a_whole(framing: str, end: s
         await client.until("42")
         await s.courier.publish(KEY, "link", CONNECTED)
         await client.until("421[")
-        [lane] = s.server.engine.lanes.values()
+        [connection] = s.server.engine.connections.values()
         wire = await Wire(s.url).open()
         head = f"POST {client.url.removeprefix(s.url)} HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n\r\n"
         await wire.send(head.encode() + (b"5\r\n431[]\r\n" if "chunked" in framing else b"431[]"))
-        await eventually(lambda: lane._posting)
+        await eventually(lambda: connection._posting)
         (wire.writer.write_eof if end == "write_eof" else getattr(wire, end))()
         await eventually(lambda: s.notes.disconnects)
         assert s.notes.disconnects == ["transport error"]

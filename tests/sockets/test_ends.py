@@ -75,7 +75,7 @@ async def test_who_is_drained_is_a_matter_of_chance(monkeypatch: pytest.MonkeyPa
 
 
 async def test_an_error_with_one_socket_ends_no_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SWEEP", 0.02)
+    monkeypatch.setattr(module, "SWEEP_INTERVAL", 0.02)
     clock = Clock()
     async with guarded(clock) as (s, door):
         sweep = asyncio.ensure_future(s.server.sweep())
@@ -88,7 +88,7 @@ async def test_an_error_with_one_socket_ends_no_sweep(monkeypatch: pytest.Monkey
                 assert not told
                 clock.ahead = 100
                 await eventually(lambda: s.notes.disconnects == ["token_expired"] * 2)
-            monkeypatch.setattr(door, "look", _raise)
+            monkeypatch.setattr(door, "check_expiry", _raise)
             before = s.notes.failed_steps
             await eventually(lambda: s.notes.failed_steps > before + 2)
             assert not sweep.done()
@@ -110,7 +110,7 @@ async def _raise(_peers: Any) -> None:
 
 
 async def test_the_sweep_unmaps_a_socket_whose_engine_went_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SWEEP", 0.02)
+    monkeypatch.setattr(module, "SWEEP_INTERVAL", 0.02)
     async with stage() as s, py_client(s.url):
         sweep = asyncio.ensure_future(s.server.sweep())
         try:
@@ -145,7 +145,7 @@ async def test_nothing_is_remembered_of_a_socket_that_went() -> None:
             assert len(door._limits._messages) == 1
         async with raw_socket(s.url, "40{}") as refused:
             await refused.until("44")
-        await eventually(lambda: not s.server.engine.lanes)
+        await eventually(lambda: not s.server.engine.connections)
         assert len(door._limits._messages) == 0
         assert door._limits.sockets.held("user") == 0
 

@@ -11,8 +11,8 @@ import pytest
 from aiohttp import StreamReader, web
 from engineio import exceptions, packet
 
-from roundtrip.sockets.engineio.connection import JOIN_WITHIN, EngineConnection
-from roundtrip.sockets.engineio.socket import CLOSE_WITHIN, LATE, READ_FIRST
+from roundtrip.sockets.engineio.connection import JOIN_TIMEOUT, EngineConnection
+from roundtrip.sockets.engineio.socket import CLOSE_TIMEOUT, LATE_TIMER, LATE_TIMER_GRACE
 from tests.support.stepped_loop import SteppedLoop
 
 INTERVAL, TIMEOUT = 25.0, 20.0
@@ -85,99 +85,103 @@ class Client:
     def received(self, _marker: object) -> None:
         raise AssertionError("nothing was sent")
 
+    def closing(self) -> None:
+        pass
+
 
 async def made(server: Server, wire: Wire | None, *, joined: bool = True) -> EngineConnection:
-    lane = server.sockets["sid"] = EngineConnection(server, "sid", 10_000)
-    lane.client = Client() if joined else None
+    connection = server.sockets["sid"] = EngineConnection(server, "sid", 10_000)
+    connection.listener = Client() if joined else None
     if wire is not None:
-        lane.upgraded = True
-        lane._transport = wire  # type: ignore[assignment]  # as much of one as is looked at
-    lane.schedule_ping()
-    return lane
+        connection.upgraded = True
+        connection._transport = wire  # type: ignore[assignment]  # as much of one as is looked at
+    connection.schedule_ping()
+    return connection
 
 
-def pings(lane: EngineConnection, wire: Wire | None) -> int:
+def pings(connection: EngineConnection, wire: Wire | None) -> int:
     if wire is not None:
         return wire.written.count(b"\x81\x012")
-    return sum(it is not None and it.packet_type == packet.PING for it in list(lane.queue._queue))
+    return sum(it is not None and it.packet_type == packet.PING for it in list(connection.queue._queue))
 
 
 @pytest.mark.parametrize("wire", [Wire, lambda: None], ids=["websocket", "polling"])
 def test_whoever_answers_stays_for_hours(loop: SteppedLoop, wire: Any) -> None:
     server, wire = Server(), wire()
-    lane = loop.run(made(server, wire))
+    connection = loop.run(made(server, wire))
     for number in range(1, 500):
         loop.advance(INTERVAL)
-        assert (wire.written if wire else [it.encode() for it in [lane.queue.get_nowait()]])[-1] in (b"\x81\x012", "2")
-        loop.run(lane.receive(packet.Packet(packet.PONG)))
+        written = wire.written if wire else [connection.queue.get_nowait().encode()]
+        assert written[-1] in (b"\x81\x012", "2")
+        loop.run(connection.receive(packet.Packet(packet.PONG)))
         if wire:
             assert len(wire.written) == number
-    assert not lane.gone
+    assert not connection.gone
     assert server.ended == []
-    lane._disarm()
+    connection._disarm()
 
 
 @pytest.mark.parametrize("wire", [Wire, lambda: None], ids=["websocket", "polling"])
 def test_whoever_does_not_answer_is_closed_after_the_timeout_and_not_before(loop: SteppedLoop, wire: Any) -> None:
     server, wire = Server(), wire()
-    lane = loop.run(made(server, wire))
+    connection = loop.run(made(server, wire))
     loop.advance(INTERVAL)
-    assert pings(lane, wire) == 1
+    assert pings(connection, wire) == 1
     loop.advance(TIMEOUT - 0.01)
-    assert not lane.gone
+    assert not connection.gone
     loop.clock.step(-86_400)  # what the wall clock does is nothing to it
     loop.advance(0.02)
     assert server.ended == ["ping timeout"]
-    assert lane.closed
+    assert connection.closed
     assert "sid" not in server.sockets
     if wire:
         assert wire.written[-2:] == [b"\x81\x011", b"\x88\x02\x03\xe8"]
-        loop.advance(CLOSE_WITHIN)
+        loop.advance(CLOSE_TIMEOUT)
         assert wire.end == "aborted"
 
 
 def test_a_late_loop_reads_before_it_calls_a_client_silent(loop: SteppedLoop) -> None:
     server, wire = Server(), Wire()
-    lane = loop.run(made(server, wire))
+    connection = loop.run(made(server, wire))
     loop.advance(INTERVAL)
-    loop.advance(TIMEOUT + LATE + 60)  # the process stood still
-    assert not lane.gone
-    loop.advance(READ_FIRST / 2)
-    loop.run(lane.receive(packet.Packet(packet.PONG)))  # it had waited in the kernel
-    loop.advance(READ_FIRST)
-    assert not lane.gone
-    lane._disarm()
+    loop.advance(TIMEOUT + LATE_TIMER + 60)  # the process stood still
+    assert not connection.gone
+    loop.advance(LATE_TIMER_GRACE / 2)
+    loop.run(connection.receive(packet.Packet(packet.PONG)))  # it had waited in the kernel
+    loop.advance(LATE_TIMER_GRACE)
+    assert not connection.gone
+    connection._disarm()
 
 
 def test_a_late_loop_closes_who_is_silent_all_the_same(loop: SteppedLoop) -> None:
     server, wire = Server(), Wire()
     loop.run(made(server, wire))
     loop.advance(INTERVAL)
-    loop.advance(TIMEOUT + LATE + 60)
-    loop.advance(READ_FIRST)
+    loop.advance(TIMEOUT + LATE_TIMER + 60)
+    loop.advance(LATE_TIMER_GRACE)
     assert server.ended == ["ping timeout"]
 
 
 def test_a_pong_that_nobody_asked_for_puts_nothing_off(loop: SteppedLoop) -> None:
     server, wire = Server(), Wire()
-    lane = loop.run(made(server, wire))
+    connection = loop.run(made(server, wire))
     for _ in range(9):
         loop.advance(INTERVAL / 10)
-        assert lane.take("3")
+        assert connection.intercept("3")
     loop.advance(INTERVAL / 10)
-    assert pings(lane, wire) == 1
-    lane.take("431[]")
+    assert pings(connection, wire) == 1
+    connection.intercept("431[]")
     loop.advance(TIMEOUT)
     assert server.ended == ["ping timeout"], "only the PONG counts as one"
 
 
 def test_the_end_of_a_client_that_does_not_read_is_not_waited_for(loop: SteppedLoop) -> None:
     server, wire = Server(), Wire()
-    lane = loop.run(made(server, wire))
+    connection = loop.run(made(server, wire))
     wire.unread = 5_000
-    loop.run(lane.end("draining"))
+    loop.run(connection.end("draining"))
     assert wire.end == "aborted"
-    assert lane._timer is None
+    assert connection._timer is None
 
 
 @pytest.mark.parametrize(
@@ -185,47 +189,47 @@ def test_the_end_of_a_client_that_does_not_read_is_not_waited_for(loop: SteppedL
 )
 def test_a_close_frame_says_why(loop: SteppedLoop, reason: str, code: int) -> None:
     server, wire = Server(), Wire()
-    lane = loop.run(made(server, wire))
-    loop.run(lane.end(reason))
+    connection = loop.run(made(server, wire))
+    loop.run(connection.end(reason))
     assert wire.written[-1] == b"\x88\x02" + code.to_bytes(2, "big")
     assert wire.end is None, "the client has a moment to answer"
-    loop.run(lane.end("again"))
+    loop.run(connection.end("again"))
     assert server.ended == [reason]
-    lane._disarm()
+    connection._disarm()
 
 
 def test_a_client_with_too_much_unread_is_dropped_whoever_writes(loop: SteppedLoop) -> None:
     server, wire = Server(), Wire()
-    lane = loop.run(made(server, wire))
+    connection = loop.run(made(server, wire))
     wire.unread = 10_001
-    lane.write(packet.Packet(packet.MESSAGE, "0"))
+    connection.write(packet.Packet(packet.MESSAGE, "0"))
     assert wire.end == "aborted"
     assert wire.written == []
-    assert lane.close_reason == "queue_full"
-    lane._disarm()
+    assert connection.close_reason == "queue_full"
+    connection._disarm()
 
 
 def test_a_queue_that_nobody_polls_is_bounded_by_what_it_takes_not_by_its_text(loop: SteppedLoop) -> None:
     server = Server()
-    lane = loop.run(made(server, None))
+    connection = loop.run(made(server, None))
     for _ in range(10_000):
-        lane.write(packet.Packet(packet.NOOP))
+        connection.write(packet.Packet(packet.NOOP))
     loop.settle()
-    assert lane.queue.qsize() < 60
+    assert connection.queue.qsize() < 60
     assert server.ended == ["queue_full"]
 
 
 def test_polls_and_the_end(loop: SteppedLoop) -> None:
     async def run() -> None:
         server = Server()
-        lane = await made(server, None)
-        waiting = asyncio.ensure_future(lane.poll())
+        connection = await made(server, None)
+        waiting = asyncio.ensure_future(connection.poll())
         await asyncio.sleep(0)
         with pytest.raises(exceptions.QueueEmpty):
-            await lane.poll()
-        await lane.end("server disconnect")
+            await connection.poll()
+        await connection.end("server disconnect")
         assert [it.packet_type for it in await waiting] == [packet.CLOSE]
-        assert [it.packet_type for it in await lane.poll()] == [packet.NOOP], "and nobody waits at a closed one"
+        assert [it.packet_type for it in await connection.poll()] == [packet.NOOP], "and nobody waits at a closed one"
 
     loop.run(run())
 
@@ -233,23 +237,23 @@ def test_polls_and_the_end(loop: SteppedLoop) -> None:
 @pytest.mark.parametrize("kind", [packet.OPEN, packet.PING, packet.UPGRADE, packet.NOOP])
 def test_what_a_client_may_not_send_is_refused_and_counted_once(loop: SteppedLoop, kind: int) -> None:
     server = Server()
-    lane = loop.run(made(server, Wire()))
+    connection = loop.run(made(server, Wire()))
     for _ in range(2):
         with pytest.raises(exceptions.UnknownPacketError):
-            loop.run(lane.receive(packet.Packet(kind)))
+            loop.run(connection.receive(packet.Packet(kind)))
     assert server.refused == ["packet_type"]
-    lane._disarm()
+    connection._disarm()
 
 
 @pytest.mark.parametrize("wire", [Wire, lambda: None], ids=["websocket", "polling"])
 def test_a_connection_without_a_socket_is_closed_though_it_answers(loop: SteppedLoop, wire: Any) -> None:
     server, wire = Server(), wire()
     server.ping_interval = 1.0
-    lane = loop.run(made(server, wire, joined=False))
-    for _ in range(int(JOIN_WITHIN) - 1):
+    connection = loop.run(made(server, wire, joined=False))
+    for _ in range(int(JOIN_TIMEOUT) - 1):
         loop.advance(1.0)
-        loop.run(lane.receive(packet.Packet(packet.PONG)))
-    assert not lane.gone
+        loop.run(connection.receive(packet.Packet(packet.PONG)))
+    assert not connection.gone
     loop.advance(1.0)
     assert server.ended == ["transport error"]
     assert server.refused == ["not_joined"]
@@ -258,14 +262,14 @@ def test_a_connection_without_a_socket_is_closed_though_it_answers(loop: Stepped
 def test_nothing_is_written_to_a_connection_that_is_gone(loop: SteppedLoop) -> None:
     """Its end is seen by whoever reads, perhaps a turn of the loop later."""
     server, wire = Server(), Wire()
-    lane = loop.run(made(server, wire))
+    connection = loop.run(made(server, wire))
     wire.end = "reset by the client"
-    lane.answer(b"\x8a\x00")
-    lane.ping(object())
-    lane.write(packet.Packet(packet.MESSAGE, data="2[]"))
+    connection.write_control(b"\x8a\x00")
+    connection.ping(object())
+    connection.write(packet.Packet(packet.MESSAGE, data="2[]"))
     loop.advance(INTERVAL)
     assert wire.written == []
-    lane._disarm()
+    connection._disarm()
 
 
 # figures that clients and operators may count on, in seconds and bytes
@@ -273,8 +277,8 @@ def test_nothing_is_written_to_a_connection_that_is_gone(loop: SteppedLoop) -> N
 
 def test_who_does_not_answer_a_close_frame_is_cut_after_two_seconds(loop: SteppedLoop) -> None:
     server, wire = Server(), Wire()
-    lane = loop.run(made(server, wire))
-    loop.run(lane.end("server"))
+    connection = loop.run(made(server, wire))
+    loop.run(connection.end("server"))
     loop.advance(1.9)
     assert wire.end is None
     loop.advance(0.2)
@@ -284,12 +288,12 @@ def test_who_does_not_answer_a_close_frame_is_cut_after_two_seconds(loop: Steppe
 def test_a_connection_without_a_socket_may_stay_for_twenty_seconds(loop: SteppedLoop) -> None:
     server = Server()
     server.ping_interval = 19.9
-    lane = loop.run(made(server, Wire(), joined=False))
+    connection = loop.run(made(server, Wire(), joined=False))
     loop.advance(19.9)
-    assert not lane.gone
-    loop.run(lane.receive(packet.Packet(packet.PONG)))
+    assert not connection.gone
+    loop.run(connection.receive(packet.Packet(packet.PONG)))
     server.ping_interval = 0.1
-    loop.run(lane.receive(packet.Packet(packet.PONG)))  # unasked: puts nothing off
+    loop.run(connection.receive(packet.Packet(packet.PONG)))  # unasked: puts nothing off
     loop.advance(19.9)
     assert server.refused == ["not_joined"]
 
@@ -301,7 +305,7 @@ def test_a_timer_that_is_a_little_late_is_no_sleep(loop: SteppedLoop) -> None:
     loop.advance(TIMEOUT + 0.09)
     assert server.ended == ["ping timeout"]
     woken = Server()
-    lane = loop.run(made(woken, Wire()))
+    connection = loop.run(made(woken, Wire()))
     loop.advance(INTERVAL)
     loop.advance(TIMEOUT + 0.11)
     assert woken.ended == []
@@ -309,27 +313,27 @@ def test_a_timer_that_is_a_little_late_is_no_sleep(loop: SteppedLoop) -> None:
     assert woken.ended == []
     loop.advance(0.11)
     assert woken.ended == ["ping timeout"]
-    assert lane.close_reason == "ping timeout"
+    assert connection.close_reason == "ping timeout"
 
 
 def test_a_client_that_broke_the_protocol_is_closed_with_1002_and_read_no_more(loop: SteppedLoop) -> None:
     server, wire = Server(), Wire()
-    lane = loop.run(made(server, wire))
-    lane.refuse("malformed")
-    loop.run(lane.end("whatever"))
+    connection = loop.run(made(server, wire))
+    connection.refuse("malformed")
+    loop.run(connection.end("whatever"))
     assert wire.written[-1] == b"\x88\x02\x03\xea"
-    assert (wire.end, lane.dropped) == ("closed", True)
+    assert (wire.end, connection.dropped) == ("closed", True)
     assert server.ended == ["transport error"], "the first reason holds"
 
 
 def test_a_close_that_says_nothing_more_writes_a_close_frame_only(loop: SteppedLoop) -> None:
     server, wire = Server(), Wire()
-    lane = loop.run(made(server, wire))
-    lane.close_code = 1009
-    loop.run(lane.close(abort=True))
+    connection = loop.run(made(server, wire))
+    connection.close_code = 1009
+    loop.run(connection.close(abort=True))
     assert wire.written == [b"\x88\x02\x03\xf1"]
     assert server.ended == ["server"]
-    lane._disarm()
+    connection._disarm()
     polled = loop.run(made(server, None))
     loop.run(polled.close(abort=True))
     assert [it.packet_type for it in loop.run(polled.poll())] == [packet.NOOP]
@@ -337,39 +341,39 @@ def test_a_close_that_says_nothing_more_writes_a_close_frame_only(loop: SteppedL
 
 def test_the_websockets_own_answers_are_not_piled_up(loop: SteppedLoop) -> None:
     server, wire = Server(), Wire()
-    lane = loop.run(made(server, wire))
+    connection = loop.run(made(server, wire))
     wire.unread = 10_000
-    lane.answer(b"pong")
+    connection.write_control(b"pong")
     assert wire.written == [b"pong"], "the limit itself is allowed"
     wire.unread = 10_001
-    lane.answer(b"pong")
+    connection.write_control(b"pong")
     assert wire.written == [b"pong"]
     assert wire.end is None
     polling = loop.run(made(server, None))
-    polling.answer(b"pong")
+    polling.write_control(b"pong")
     assert polling.queue.empty()
-    lane._disarm()
+    connection._disarm()
     polling._disarm()
 
 
 def test_who_is_hung_up_on_is_closed_on_either_transport(loop: SteppedLoop) -> None:
     for wire in (Wire(), None):
         server = Server()
-        lane = loop.run(made(server, wire))
+        connection = loop.run(made(server, wire))
 
-        async def twice(lane: EngineConnection = lane) -> None:
-            lane.hang_up("queue_full")
-            lane.hang_up("another")
+        async def twice(connection: EngineConnection = connection) -> None:
+            connection.drop("queue_full")
+            connection.drop("another")
 
         loop.run(twice())
         loop.settle()
-        assert lane.dropped
-        assert lane.close_reason == "queue_full"
+        assert connection.dropped
+        assert connection.close_reason == "queue_full"
         if wire is not None:
             assert wire.end == "aborted", "the reader sees it, and closes"
         else:
             assert server.ended == ["queue_full"]
-        lane._disarm()
+        connection._disarm()
 
 
 # upgrades
@@ -391,20 +395,20 @@ class Upgrade:
 
 def upgrading(loop: SteppedLoop) -> tuple[EngineConnection, Upgrade, asyncio.Task[bool]]:
     async def make() -> tuple[EngineConnection, Upgrade, asyncio.Task[bool]]:
-        lane = await made(Server(), None)
-        lane._disarm()
+        connection = await made(Server(), None)
+        connection._disarm()
         websocket = Upgrade()
-        return lane, websocket, asyncio.ensure_future(lane._proven(websocket))
+        return connection, websocket, asyncio.ensure_future(connection._upgrade_confirmed(websocket))
 
     return loop.run(make())
 
 
 def test_an_upgrade_is_proven_by_a_probe_and_then_wanted(loop: SteppedLoop) -> None:
-    lane, websocket, proving = upgrading(loop)
+    connection, websocket, proving = upgrading(loop)
     websocket.said.put_nowait("2probe")
     loop.settle()
     assert websocket.transport.written == [b"\x81\x063probe"]
-    assert [it.packet_type for it in loop.run(lane.poll())] == [packet.NOOP], "the poll that waits is let go"
+    assert [it.packet_type for it in loop.run(connection.poll())] == [packet.NOOP], "the poll that waits is let go"
     loop.advance(9.9)
     assert not proving.done()
     websocket.said.put_nowait("5")
@@ -446,12 +450,12 @@ def test_an_upgrade_whose_connection_went_is_not_written_to(loop: SteppedLoop) -
 
 
 def posted(loop: SteppedLoop, body: bytes, *, length: int | None, broken: BaseException | None = None) -> Any:
-    """What becomes of a request's body: the lane, and the error."""
+    """What becomes of a request's body: the connection, and the error."""
 
     async def run() -> Any:
-        lane = await made(Server(), None)
-        lane._disarm()
-        lane.server.reason.CLIENT_DISCONNECT = "client disconnect"
+        connection = await made(Server(), None)
+        connection._disarm()
+        connection.server.reason.CLIENT_DISCONNECT = "client disconnect"
         content = StreamReader(
             cast("Any", SimpleNamespace(_reading_paused=False, connected=True, resume_reading=lambda **_: None)),
             1 << 20,
@@ -461,12 +465,12 @@ def posted(loop: SteppedLoop, body: bytes, *, length: int | None, broken: BaseEx
         content.feed_eof() if broken is None else content.set_exception(broken)
         environ = {"wsgi.input": content} | ({} if length is None else {"CONTENT_LENGTH": str(length)})
         try:
-            await lane.handle_post_request(environ)
+            await connection.handle_post_request(environ)
         except exceptions.EngineIOError as error:
-            return lane, type(error)
+            return connection, type(error)
         finally:
-            assert not lane._posting
-        return lane, None
+            assert not connection._posting
+        return connection, None
 
     return loop.run(run())
 
@@ -476,16 +480,16 @@ LIMIT = Server.max_http_buffer_size
 
 @pytest.mark.parametrize("length", [LIMIT, None])
 def test_a_body_may_be_as_large_as_a_packet(loop: SteppedLoop, length: int | None) -> None:
-    lane, error = posted(loop, b"4" + b"x" * (LIMIT - 1), length=length)
+    connection, error = posted(loop, b"4" + b"x" * (LIMIT - 1), length=length)
     assert error is None
-    assert lane.close_reason is None
+    assert connection.close_reason is None
 
 
 @pytest.mark.parametrize("length", [LIMIT + 1, None])
 def test_a_body_may_be_no_larger(loop: SteppedLoop, length: int | None) -> None:
-    lane, error = posted(loop, b"4" + b"x" * LIMIT, length=length)
+    connection, error = posted(loop, b"4" + b"x" * LIMIT, length=length)
     assert error in {exceptions.ContentTooLongError, exceptions.EngineIOError}
-    assert lane.close_reason == "transport error"
+    assert connection.close_reason == "transport error"
 
 
 @pytest.mark.parametrize("length", [6, None])
@@ -493,34 +497,34 @@ def test_a_body_may_be_no_larger(loop: SteppedLoop, length: int | None) -> None:
 def test_a_body_that_breaks_is_an_error_of_the_transport(
     loop: SteppedLoop, length: int | None, broken: BaseException
 ) -> None:
-    lane, error = posted(loop, b"3", length=length, broken=broken)
+    connection, error = posted(loop, b"3", length=length, broken=broken)
     assert error is exceptions.EngineIOError
-    assert lane.close_reason == "transport error"
-    assert lane.server.refused == [], "it broke no protocol"
+    assert connection.close_reason == "transport error"
+    assert connection.server.refused == [], "it broke no protocol"
 
 
 def test_an_empty_body_says_nothing(loop: SteppedLoop) -> None:
-    lane, error = posted(loop, b"", length=None)
+    connection, error = posted(loop, b"", length=None)
     assert error is None
-    assert not lane.gone
+    assert not connection.gone
 
 
 def test_a_body_is_read_to_the_goodbye_in_it_and_no_further(loop: SteppedLoop) -> None:
-    lane, error = posted(loop, b"1\x1e6\x1e2", length=5)
+    connection, error = posted(loop, b"1\x1e6\x1e2", length=5)
     assert error is None
-    assert lane.server.refused == []
-    assert lane.server.ended == ["client disconnect"]
+    assert connection.server.refused == []
+    assert connection.server.ended == ["client disconnect"]
 
 
 def test_sixty_four_packets_are_taken_up_before_others_have_their_turn(loop: SteppedLoop) -> None:
     """A websocket's as well as a body's."""
 
     async def run() -> tuple[int, int]:
-        lane = await made(Server(), None)
-        lane._disarm()
+        connection = await made(Server(), None)
+        connection._disarm()
         taken: list[str] = []
-        lane.take = lambda text: taken.append(text) or True  # type: ignore[method-assign, func-returns-value]  # it counts
-        posting = asyncio.ensure_future(lane._take_up("\x1e".join(["3"] * 200)))
+        connection.intercept = lambda text: taken.append(text) or True  # type: ignore[method-assign, func-returns-value]  # it counts
+        posting = asyncio.ensure_future(connection._receive_payload("\x1e".join(["3"] * 200)))
         await asyncio.sleep(0)
         first = len(taken)
         await posting
@@ -533,24 +537,24 @@ def test_a_body_that_takes_too_long_ends_its_session_and_is_not_answered(loop: S
     """Upstream would swallow the cancellation, and answer "OK"."""
 
     async def run() -> EngineConnection:
-        lane = await made(Server(), None)
-        lane._disarm()
+        connection = await made(Server(), None)
+        connection._disarm()
         content = StreamReader(cast("Any", SimpleNamespace(_reading_paused=False, connected=True)), 1 << 20, loop=loop)
-        posting = asyncio.ensure_future(lane.handle_post_request({"wsgi.input": content, "CONTENT_LENGTH": "5"}))
+        posting = asyncio.ensure_future(connection.handle_post_request({"wsgi.input": content, "CONTENT_LENGTH": "5"}))
         await asyncio.sleep(0)
         with pytest.raises(exceptions.UnknownPacketError):
-            await lane.handle_post_request({"wsgi.input": content, "CONTENT_LENGTH": "5"})
-        assert lane._posting, "the second one takes nothing of the first"
+            await connection.handle_post_request({"wsgi.input": content, "CONTENT_LENGTH": "5"})
+        assert connection._posting, "the second one takes nothing of the first"
         posting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await posting
-        assert not lane._posting
-        return lane
+        assert not connection._posting
+        return connection
 
-    lane = loop.run(run())
+    connection = loop.run(run())
     loop.settle()
-    assert lane.server.refused == ["second_request"], "counted once"
-    assert lane.server.ended == ["transport error"]
+    assert connection.server.refused == ["second_request"], "counted once"
+    assert connection.server.ended == ["transport error"]
 
 
 class Stream(Upgrade):
@@ -562,57 +566,57 @@ class Stream(Upgrade):
 @pytest.mark.parametrize("polled", [False, True], ids=["opened", "upgraded"])
 def test_what_was_queued_goes_out_first_and_the_end_is_told(loop: SteppedLoop, polled: bool) -> None:
     async def run() -> tuple[EngineConnection, Stream]:
-        lane, websocket = await made(Server(), None), Stream()
-        lane.server.reason.TRANSPORT_CLOSE = "transport close"
-        lane.connected = polled
-        lane.write(packet.Packet(packet.MESSAGE, "one"))
-        lane.write(packet.Packet(packet.MESSAGE, b"two"))
+        connection, websocket = await made(Server(), None), Stream()
+        connection.server.reason.TRANSPORT_CLOSE = "transport close"
+        connection.connected = polled
+        connection.write(packet.Packet(packet.MESSAGE, "one"))
+        connection.write(packet.Packet(packet.MESSAGE, b"two"))
         for said in ("2probe", "5") if polled else ():
             websocket.said.put_nowait(said)
-        reading = asyncio.ensure_future(lane._websocket_handler(websocket))
+        reading = asyncio.ensure_future(connection._websocket_handler(websocket))
         for _ in range(5):
             await asyncio.sleep(0)
-        assert (lane.transport, lane.connected) == ("websocket", True)
-        lane.write(packet.Packet(packet.MESSAGE, "three"))
+        assert (connection.transport, connection.connected) == ("websocket", True)
+        connection.write(packet.Packet(packet.MESSAGE, "three"))
         websocket.said.put_nowait("7")  # a packet that is none
         for _ in range(5):
             await asyncio.sleep(0)
         websocket.said.put_nowait("6")  # read and dropped after the goodbye
         websocket.said.put_nowait(None)
         await reading
-        return lane, websocket
+        return connection, websocket
 
-    lane, websocket = loop.run(run())
+    connection, websocket = loop.run(run())
     written = websocket.transport.written[1:] if polled else websocket.transport.written
     noop = [b"\x81\x016"] if polled else []
     expected = [b"\x81\x044one", b"\x82\x03two", *noop, b"\x81\x064three"]
     assert written[: len(expected)] == expected
-    assert lane.server.ended == ["transport error"]
-    assert lane._timer is None
+    assert connection.server.ended == ["transport error"]
+    assert connection._timer is None
 
 
 def test_a_session_that_ended_while_its_upgrade_was_proven_takes_no_websocket(loop: SteppedLoop) -> None:
     async def run() -> tuple[EngineConnection, Stream]:
-        lane, websocket = await made(Server(), None), Stream()
-        lane.connected = True
-        proving = asyncio.ensure_future(lane._websocket_handler(websocket))
+        connection, websocket = await made(Server(), None), Stream()
+        connection.connected = True
+        proving = asyncio.ensure_future(connection._websocket_handler(websocket))
         websocket.said.put_nowait("2probe")
         await asyncio.sleep(0)
-        await lane.end("draining")
+        await connection.end("draining")
         websocket.said.put_nowait("5")
         await proving
-        return lane, websocket
+        return connection, websocket
 
-    lane, websocket = loop.run(run())
-    assert lane.transport == "polling"
+    connection, websocket = loop.run(run())
+    assert connection.transport == "polling"
     assert len(websocket.transport.written) == 1, "the probe's answer"
-    assert lane.server.ended == ["draining"]
+    assert connection.server.ended == ["draining"]
 
 
 def test_a_handler_that_fails_is_logged_and_the_reading_goes_on(loop: SteppedLoop) -> None:
     async def run() -> EngineConnection:
-        lane, websocket = await made(Server(), None), Stream()
-        lane.server.reason.TRANSPORT_CLOSE = "transport close"
+        connection, websocket = await made(Server(), None), Stream()
+        connection.server.reason.TRANSPORT_CLOSE = "transport close"
         heard: list[Any] = []
 
         async def receive(pkt: Any) -> None:
@@ -620,11 +624,11 @@ def test_a_handler_that_fails_is_logged_and_the_reading_goes_on(loop: SteppedLoo
             if len(heard) == 1:
                 raise RuntimeError("cannot")
 
-        lane.receive = receive  # type: ignore[method-assign]  # as a handler of ours that is broken
+        connection.receive = receive  # type: ignore[method-assign]  # as a handler of ours that is broken
         for said in ("4a", "4b", None):
             websocket.said.put_nowait(said)
-        await lane._websocket_handler(websocket)
+        await connection._websocket_handler(websocket)
         assert heard == ["a", "b"]
-        return lane
+        return connection
 
     assert loop.run(run()).server.ended == ["transport close"]

@@ -36,17 +36,20 @@ READ_WITH = {"python-engineio": "4.15.1", "python-socketio": "5.18.1", "aiohttp"
 ATTRIBUTE = "attribute"
 
 LEANS: dict[tuple[str, type], dict[str, str]] = {
-    ("roundtrip.sockets.engineio.socket", AsyncSocket): {
+    ("roundtrip.sockets.engineio.socket", AsyncSocket): {},
+    ("roundtrip.sockets.engineio.socket", engineio.AsyncServer): {
+        "_trigger_event": "(self, event, *args, **kwargs)",
+    },
+    ("roundtrip.sockets.engineio.transports", AsyncSocket): {
         "_upgrade_websocket": "(self, environ)",
         "_websocket_handler": "(self, ws)",
     },
-    ("roundtrip.sockets.engineio.socket", engineio.AsyncServer): {
+    ("roundtrip.sockets.engineio.transports", engineio.AsyncServer): {
         "_async": ATTRIBUTE,
         "_bad_request": "(self, message=None)",
-        "_trigger_event": "(self, event, *args, **kwargs)",
     },
+    ("roundtrip.sockets.engineio.transports", web.WebSocketResponse): {},
     ("roundtrip.sockets.engineio.connection", AsyncSocket): {},
-    ("roundtrip.sockets.engineio.server", web.WebSocketResponse): {},
     ("roundtrip.sockets.engineio.server", engineio.AsyncServer): {
         "_async": ATTRIBUTE,
         "_handle_connect": "(self, environ, transport, jsonp_index=None)",
@@ -54,7 +57,7 @@ LEANS: dict[tuple[str, type], dict[str, str]] = {
         "_trigger_event": "(self, event, *args, **kwargs)",
         "_upgrades": "(self, sid, transport)",
     },
-    ("roundtrip.sockets.engineio.socketio", socketio.AsyncServer): {
+    ("roundtrip.sockets.engineio.server", socketio.AsyncServer): {
         "_binary_packet": ATTRIBUTE,
         "_engineio_server_class": "(self)",
         "_handle_ack": "(self, eio_sid, namespace, id, data)",

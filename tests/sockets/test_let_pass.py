@@ -16,9 +16,11 @@ from roundtrip.delivery.wire import Miss
 from roundtrip.events import Connected
 from roundtrip.identity import BotKey, Principal, parse_user_id
 from roundtrip.outbox.records import MissReason
-from roundtrip.sockets.access import Handshake, SocketAccess
-from roundtrip.sockets.engineio import socketio as codec
-from roundtrip.sockets.messages import SocketCounters
+from roundtrip.sockets.access import SocketAccess
+from roundtrip.sockets.engineio.server import Json
+from roundtrip.sockets.handshake import Handshake
+from roundtrip.sockets.metrics import SocketCounters
+from roundtrip.sockets.peer import IllegalTransitionError, PeerState
 from roundtrip.sockets.registry import Registry
 from roundtrip.telemetry.metrics import Metrics
 from tests.sockets.raw import POLLING, RawSocket, connect, raw_socket
@@ -109,9 +111,9 @@ async def test_a_connection_that_ends_during_a_slow_handshake_is_mapped_nowhere(
         return Principal(parse_user_id(shake.user_id))
 
     async with stage(admit=slow) as s, raw_socket(s.url, connect()) as client:
-        await eventually(lambda: any(lane.asked_to_connect for lane in s.server.engine.lanes.values()))
-        [lane] = s.server.engine.lanes.values()
-        await lane.end("draining")
+        await eventually(lambda: any(it.connect_received for it in s.server.engine.connections.values()))
+        [connection] = s.server.engine.connections.values()
+        await connection.end("draining")
         go_on.set()
         await client.ended()
         await eventually(lambda: s.notes.connects)
@@ -149,13 +151,13 @@ async def test_answers_are_not_compressed() -> None:
     async with stage() as s, aiohttp.ClientSession(auto_decompress=False) as session:
         async with session.get(s.url + POLLING) as opened:
             sid = json.loads((await opened.text())[1:])["sid"]
-        [lane] = s.server.engine.lanes.values()
+        [connection] = s.server.engine.connections.values()
         for _ in range(100):
             await s.server.engine.eio.send(sid, "x" * 100)
         async with session.get(f"{s.url}{POLLING}&sid={sid}", headers={"Accept-Encoding": "gzip, deflate"}) as answer:
             assert "Content-Encoding" not in answer.headers
             assert len(await answer.read()) > 10_000
-        assert lane.backlog == 0
+        assert connection.backlog == 0
 
 
 # a peer's life, and its receipts
@@ -173,27 +175,29 @@ def loop() -> Any:
 def test_a_peer_is_live_only_after_its_replay(loop: SteppedLoop) -> None:
     it = Joined(loop)
     assert it.peer.live
-    it.peer.live = False
+    with pytest.raises(IllegalTransitionError, match="live -> replaying"):
+        it.peer.live = False
     assert it.peer.live, "there is no way back"
-    it.peer._state = type(it.peer.state).REPLAYING
+    it.peer._state = PeerState.REPLAYING
     it.peer.live = False
     assert not it.peer.live
-    it.peer._state = type(it.peer.state).HANDSHAKING
-    it.peer.live = True
+    it.peer._state = PeerState.HANDSHAKING
+    with pytest.raises(IllegalTransitionError, match="handshaking -> live"):
+        it.peer.live = True
     assert not it.peer.live
 
 
 def test_pongs_with_something_behind_them_count_like_others(loop: SteppedLoop) -> None:
-    """`3probe` is no answer that a lane takes itself, but python-engineio reads it as a PONG."""
+    """`3probe` is no answer that a connection takes itself, but python-engineio reads it as a PONG."""
     it = Joined(loop, polling=True)
     event = it.sends(1)
     loop.settle()
-    loop.run(it.lane._take_up("3x"))
+    loop.run(it.connection._receive_payload("3x"))
     assert it.told.receipts == [[event]]
     for _ in range(999):
-        loop.run(it.lane._take_up("3x"))
+        loop.run(it.connection._receive_payload("3x"))
     assert it.server.refused == []
-    loop.run(it.lane._take_up("3x"))
+    loop.run(it.connection._receive_payload("3x"))
     loop.settle()
     assert it.server.refused == ["unasked"]
     assert it.server.ended == ["transport error"]
@@ -303,7 +307,7 @@ def failures(registry: CollectorRegistry) -> float:
 
 
 def test_json_that_is_none_is_a_value_error() -> None:
-    assert codec.loads(codec.dumps({"a": [1, "é", None]})) == {"a": [1, "é", None]}
+    assert Json.loads(Json.dumps({"a": [1, "é", None]})) == {"a": [1, "é", None]}
     for text in ("", "{", "nul", "[" * 100_000, b"\xff"):
         with pytest.raises(ValueError, match="JSON"):
-            codec.loads(text)
+            Json.loads(text)

@@ -39,7 +39,7 @@ async def test_nobody_comes_back_as_somebody_else_on_the_same_connection() -> No
         rest = await client.ended()
         assert not [packet for packet in rest if packet.startswith(("40", "44", "42"))]
         assert s.notes.connects == ["accepted"]
-        await eventually(lambda: not s.server.engine.eio.sockets and not s.server.engine.lanes)
+        await eventually(lambda: not s.server.engine.eio.sockets and not s.server.engine.connections)
         assert len(s.registry) == 0
         assert not s.server._peers
 
@@ -150,7 +150,7 @@ async def test_an_event_during_a_disconnect_goes_to_nobody() -> None:
     async with stage() as s, raw_socket(s.url, connect()) as client:
         await client.until("42")
         (peer,) = s.registry.all()
-        leaving = asyncio.ensure_future(peer.lane.end("server disconnect"))
+        leaving = asyncio.ensure_future(peer.connection.end("server disconnect"))
         await leaving
         await s.courier.publish(KEY, "link", CONNECTED)
         assert [attempt.reason for attempt in s.notes.missed_] == [MissReason.JUST_DISCONNECTED]

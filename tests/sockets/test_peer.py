@@ -1,4 +1,4 @@
-"""What a peer asks of its client, and what a lane takes of what comes back: on a clock that the test moves."""
+"""What a peer asks of its client, and what a connection takes of what comes back: on a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from roundtrip.delivery.wire import Confirmable, Frame
 from roundtrip.identity import BotKey
 from roundtrip.outbox.records import MissReason
+from roundtrip.sockets import peer as module
 from roundtrip.sockets.engineio.connection import EngineConnection
-from roundtrip.sockets.peer import Peer
+from roundtrip.sockets.peer import Peer, PeerState
 from tests.sockets.test_engine_socket import Server, Wire
 from tests.support.stepped_loop import SteppedLoop
 
@@ -49,21 +51,21 @@ class Joined:
         self.loop = loop
 
         async def make() -> None:
-            self.lane = self.server.sockets["eio"] = EngineConnection(self.server, "eio", 10_000)
+            self.connection = self.server.sockets["eio"] = EngineConnection(self.server, "eio", 10_000)
             if not polling:
-                self.lane.upgraded = True
-                self.lane._transport = self.wire  # type: ignore[assignment]  # as much of one as is looked at
+                self.connection.upgraded = True
+                self.connection._transport = self.wire  # type: ignore[assignment]  # as much of one as is looked at
             self.peer = Peer(
                 "sid",
                 "eio",
                 BotKey("u", "b"),
-                self.lane,
+                self.connection,
                 self.told,
                 must_ack=False,
                 connect_parent=None,
                 expires_at=None,
             )
-            self.peer.joined()
+            self.peer.begin_replay()
             self.peer.live = True
 
         loop.run(make())
@@ -88,8 +90,8 @@ def test_one_receipt_is_asked_for_all_that_goes_out_in_a_turn(loop: SteppedLoop)
     later = it.sends(4)
     loop.settle()
     assert it.pings == 2
-    assert it.lane.take("3")
-    assert it.lane.take("3")
+    assert it.connection.intercept("3")
+    assert it.connection.intercept("3")
     assert it.told.receipts == [sent, [later]]
 
 
@@ -97,8 +99,8 @@ def test_a_client_that_acknowledges_is_given_a_second_to_do_so(loop: SteppedLoop
     it = Joined(loop)
     first = it.sends(1)
     loop.settle()
-    assert it.lane.take("3")
-    assert it.lane.take("431[]")
+    assert it.connection.intercept("3")
+    assert it.connection.intercept("431[]")
     assert it.told.acks == [1]
     it.sends(2, waiting=False)
     left = it.sends(3)
@@ -106,7 +108,7 @@ def test_a_client_that_acknowledges_is_given_a_second_to_do_so(loop: SteppedLoop
     assert it.pings == 1
     loop.advance(0.02)
     assert it.pings == 2
-    assert it.lane.take("3")
+    assert it.connection.intercept("3")
     assert it.told.receipts == [[first], [left]], "what was acknowledged meanwhile needs no receipt"
     it.sends(4)
     loop.settle()
@@ -117,7 +119,7 @@ def test_a_client_that_keeps_acknowledging_is_asked_for_no_receipt(loop: Stepped
     it = Joined(loop)
     it.sends(1)
     loop.settle()
-    assert it.lane.take("431[]")
+    assert it.connection.intercept("431[]")
     for seq in range(2, 6):
         it.sends(seq, waiting=False)
         loop.advance(1.01)
@@ -130,12 +132,12 @@ def test_a_peer_that_went_asks_for_nothing(loop: SteppedLoop, prompt: bool) -> N
     it.sends(1)
     loop.settle()
     if prompt:
-        assert it.lane.take("431[]")
+        assert it.connection.intercept("431[]")
     it.sends(2)
-    it.peer.forget()
+    it.peer.close()
     loop.advance(5.0)
     assert it.pings == 1
-    assert it.lane.take("3")
+    assert it.connection.intercept("3")
     assert it.told.receipts == [], "and hears of nothing"
 
 
@@ -143,15 +145,15 @@ def test_acknowledgements_are_counted_only_where_nobody_asked(loop: SteppedLoop)
     it = Joined(loop)
     it.sends(7)
     for _ in range(1_500):
-        assert it.lane.take("437[]"), "a repeated one is a client's retry"
+        assert it.connection.intercept("437[]"), "a repeated one is a client's retry"
     for number in range(999):
-        assert it.lane.take("438[]" if number % 2 else "43999[]")
+        assert it.connection.intercept("438[]" if number % 2 else "43999[]")
     assert it.server.refused == []
     assert it.wire.end is None
-    assert it.lane.take("438[]")
+    assert it.connection.intercept("438[]")
     assert it.server.refused == ["unasked"]
     assert it.wire.end == "aborted"
-    assert it.lane.close_reason == "transport error"
+    assert it.connection.close_reason == "transport error"
 
 
 @pytest.mark.parametrize(
@@ -179,8 +181,8 @@ def test_what_a_lane_takes_for_an_acknowledgement(loop: SteppedLoop, text: str, 
     """The rest is the parser's."""
     it = Joined(loop)
     heard: list[int] = []
-    it.lane.client = SimpleNamespace(acked=lambda number: heard.append(number) or True, received=None)  # type: ignore[func-returns-value]  # as much of one as is asked
-    assert it.lane.take(text) is (seq is not None)
+    it.connection.listener = SimpleNamespace(acked=lambda number: heard.append(number) or True, received=None)  # type: ignore[func-returns-value]  # as much of one as is asked
+    assert it.connection.intercept(text) is (seq is not None)
     assert heard == ([] if seq is None else [seq])
 
 
@@ -188,8 +190,8 @@ def test_pongs_come_back_over_polling_too(loop: SteppedLoop) -> None:
     it = Joined(loop, polling=True)
     event = it.sends(1)
     loop.settle()
-    assert [packet.encode() for packet in loop.run(it.lane.poll())] == ['42 1["event",{}]'.replace(" ", ""), "2"]
-    loop.run(it.lane._take_up("3"))
+    assert [packet.encode() for packet in loop.run(it.connection.poll())] == ['42 1["event",{}]'.replace(" ", ""), "2"]
+    loop.run(it.connection._receive_payload("3"))
     assert it.told.receipts == [[event]]
 
 
@@ -199,18 +201,18 @@ def test_a_client_that_reads_nothing_is_told_apart_from_one_that_is_gone(loop: S
     assert it.peer.send(Frame(b"42[]", 1)) is None, "the limit itself is allowed"
     it.wire.unread = 10_001
     assert it.peer.send(Frame(b"42[]", 2)) is MissReason.QUEUE_FULL
-    assert (it.wire.end, it.lane.close_reason) == ("aborted", "queue_full")
+    assert (it.wire.end, it.connection.close_reason) == ("aborted", "queue_full")
     gone = Joined(loop)
     gone.wire.end = "reset by the client"
     assert gone.peer.send(Frame(b"42[]", 1)) is MissReason.SEND_FAILED
-    assert gone.lane.close_reason is None, "whoever reads finds out why"
-    assert not gone.lane.dropped
+    assert gone.connection.close_reason is None, "whoever reads finds out why"
+    assert not gone.connection.dropped
     for flag in ("closing", "closed"):
         ended = Joined(loop)
-        setattr(ended.lane, flag, True)
+        setattr(ended.connection, flag, True)
         assert ended.peer.send(Frame(b"42[]", 1)) is MissReason.SEND_FAILED
-        ended.lane.ping(object())
-        ended.lane.take("431[]")
+        ended.connection.ping(object())
+        ended.connection.intercept("431[]")
         assert ended.wire.written == []
         assert ended.told.acks == []
 
@@ -220,7 +222,7 @@ def test_a_queue_that_was_polled_is_empty_again(loop: SteppedLoop) -> None:
     for _ in range(3):
         assert it.peer.send(Frame(b"42" + b"x" * 2_000, 1)) is None
     assert it.peer.backlog == 3 * (2_002 + 200), "each packet counts with what it takes beside its text"
-    loop.run(it.lane.poll())
+    loop.run(it.connection.poll())
     assert it.peer.backlog == 0
     assert it.peer.send(Frame(b"42", 2)) is None
     assert it.peer.backlog == 202
@@ -235,3 +237,56 @@ def test_a_full_queue_takes_no_more(loop: SteppedLoop) -> None:
     assert it.peer.send(Frame(b"42", 3)) is MissReason.QUEUE_FULL
     loop.settle()
     assert it.server.ended == ["queue_full"]
+
+
+def test_an_illegal_transition_is_refused_logged_and_counted_in_production(
+    loop: SteppedLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STRICT", False)
+    it = Joined(loop)
+    refusals: list[int] = []
+    it.peer._on_illegal = lambda: refusals.append(1)
+    it.peer.close()
+    it.peer.close()
+    assert refusals == [], "a second close is no mistake"
+    with capture_logs() as logs:
+        it.peer.live = True
+    assert it.peer.state is PeerState.CLOSED
+    assert not it.peer.live
+    assert refusals == [1]
+    assert [(line["event"], line["state"], line["to"]) for line in logs] == [("socket_state_refused", "closed", "live")]
+
+
+@pytest.mark.parametrize("state", PeerState)
+def test_a_state_has_only_the_successors_of_the_table(loop: SteppedLoop, state: PeerState) -> None:
+    """No state follows itself, nothing follows `closed`, and `closed` follows everything else."""
+    order = list(PeerState)
+    for to in PeerState:
+        it = Joined(loop)
+        it.peer._state = state
+        if to in module._NEXT[state]:
+            it.peer._move(to)
+            assert it.peer.state is to
+            assert order.index(to) > order.index(state), "never backwards"
+        else:
+            with pytest.raises(module.IllegalTransitionError):
+                it.peer._move(to)
+            assert it.peer.state is state
+    assert (PeerState.CLOSED in module._NEXT[state]) is (state is not PeerState.CLOSED)
+
+
+def test_a_close_moves_the_peer_before_anybody_is_told(loop: SteppedLoop) -> None:
+    for replayed, closing in ((True, PeerState.CLOSING), (False, PeerState.INTERRUPTED)):
+        it = Joined(loop)
+        if not replayed:
+            it.peer._state = PeerState.REPLAYING
+        seen: list[PeerState] = []
+
+        async def closed(*_: Any, it: Joined = it, seen: list[PeerState] = seen, **__: Any) -> None:
+            seen.append(it.peer.state)
+
+        it.server._trigger_event = closed  # type: ignore[method-assign]  # it looks at the state
+        loop.run(it.connection.end("draining"))
+        assert seen == [closing]
+        assert (it.peer.closed, it.peer.live) == (True, replayed), "a replay that was cut off is not over"
+        it.connection._disarm()

@@ -14,8 +14,9 @@ from structlog.testing import capture_logs
 from roundtrip.identity import BotKey, IdentityError, Principal
 from roundtrip.limits.addresses import ADDRESS
 from roundtrip.limits.rates import Limits, Rate, Rules
-from roundtrip.sockets.access import Handshake, Refusal, SocketAccess
+from roundtrip.sockets.access import SocketAccess
 from roundtrip.sockets.engineio.connection import WriteResult
+from roundtrip.sockets.handshake import Handshake, Refusal
 from roundtrip.sockets.registry import Registry
 from roundtrip.sockets.server import SocketServer
 from tests.sockets.raw import connect, raw_socket
@@ -46,7 +47,7 @@ class Member:
         self.told: list[dict[str, Any]] = []
         self.ended: list[str] = []
         self.broken = False
-        self.lane = SimpleNamespace(end=self._end)
+        self.connection = SimpleNamespace(end=self._end)
 
     def send(self, frame: Any) -> None:
         if self.broken:
@@ -91,7 +92,7 @@ async def test_a_token_that_ran_out_is_followed_by_thirty_seconds_of_grace() -> 
 
     async def after(seconds: float) -> None:
         clock.advance(seconds)
-        await door.look(members)
+        await door.check_expiry(members)
 
     await after(9.5)
     assert going.told == []
@@ -110,10 +111,10 @@ async def test_whoever_is_told_late_is_told_what_is_left() -> None:
     clock = SteppedClock()
     door = SocketAccess(now=clock.wall, grace=20.0)
     it: Any = Member("a", clock.wall() - 7.75)
-    await door.look([it])
+    await door.check_expiry([it])
     assert it.told == [{"graceSeconds": 12.2}]
     late: Any = Member("b", clock.wall() - 20.0)
-    await door.look([late])
+    await door.check_expiry([late])
     assert (late.told, late.ended) == ([], ["token_expired"])
 
 
@@ -125,17 +126,17 @@ async def test_what_fails_for_one_is_counted_and_done_again_and_is_nobody_elses(
     broken, other = Member("a", clock.wall()), Member("b", clock.wall())
     broken.broken = True
     members: Any = [broken, other]
-    await door.look(members)
+    await door.check_expiry(members)
     assert (len(failures), len(other.told)) == (1, 1)
     broken.broken = False
-    await door.look(members)
+    await door.check_expiry(members)
     assert (len(failures), len(broken.told), len(other.told)) == (1, 1, 1)
     broken.broken = True
     clock.advance(31.0)
-    await door.look(members)
+    await door.check_expiry(members)
     assert (len(failures), other.ended) == (2, ["token_expired"])
     broken.broken = False
-    await door.look([members[0]])
+    await door.check_expiry([members[0]])
     assert broken.ended == ["token_expired"]
 
 
@@ -149,15 +150,15 @@ async def test_a_renewal_counts_from_the_fresh_token() -> None:
 
     door = SocketAccess(identify, now=clock.wall)
     it: Any = Member("a", clock.wall())
-    await door.look([it])
+    await door.check_expiry([it])
     answer = await door.renew(it, {"token": "fresh"})
     assert (answer.ok, answer.expires_at, answer.code) == (True, clock.wall() + 60.0, None)
     assert it.expires_at == clock.wall() + 60.0
     assert shakes == [Handshake("fresh", "user", "bot", True, None, "")]
-    await door.look([it])
+    await door.check_expiry([it])
     assert len(it.told) == 1
     clock.advance(60.0)
-    await door.look([it])
+    await door.check_expiry([it])
     assert len(it.told) == 2, "the fresh one runs out as well"
 
 
@@ -165,9 +166,9 @@ async def test_whoever_comes_back_with_the_same_sid_is_told_again() -> None:
     clock = SteppedClock()
     door = SocketAccess(now=clock.wall)
     it: Any = Member("a", clock.wall())
-    await door.look([it])
-    door.leave(it)
-    await door.look([it])
+    await door.check_expiry([it])
+    door.release(it)
+    await door.check_expiry([it])
     assert len(it.told) == 2
 
 
@@ -218,21 +219,21 @@ def test_a_check_of_a_fresh_token_may_take_five_seconds(loop: SteppedLoop) -> No
 async def test_places_and_messages_are_given_back() -> None:
     limits = Limits(Rules(Rate(1, 1), Rate(1, 1), 1.0, 1, Rate(0.001, 2)), lambda _limit: None)
     door = SocketAccess(limits=limits)
-    door.enter("user")
+    door.acquire("user")
     with pytest.raises(Refusal) as refused:
-        door.enter("user")
+        door.acquire("user")
     assert refused.value.code == "too_many_sockets"
     it: Any = Member("a", None)
-    door.leave(it)
-    door.enter("user")
+    door.release(it)
+    door.acquire("user")
     assert [await door.allowed("eio") for _ in range(3)] == [True, True, False]
-    door.forget("eio")
+    door.connection_closed("eio")
     assert await door.allowed("eio"), "another connection begins anew"
     free = SocketAccess()
     for _ in range(3):
-        free.enter("user")
-    free.leave(it)
-    free.forget("eio")
+        free.acquire("user")
+    free.release(it)
+    free.connection_closed("eio")
     assert await free.allowed("eio")
 
 
@@ -243,7 +244,7 @@ def test_a_sweep_looks_every_second_but_not_in_the_turn_in_which_the_process_wok
     looks: list[float] = []
 
     class Door(SocketAccess):
-        async def look(self, peers: Any) -> None:
+        async def check_expiry(self, peers: Any) -> None:
             looks.append(loop.time())
 
     sweep = loop.create_task(served(Door()).sweep())
@@ -319,11 +320,11 @@ def test_a_token_is_checked_within_five_seconds_or_refused(loop: SteppedLoop) ->
 
 
 class Client:
-    """As much of a lane as an answer needs."""
+    """As much of a connection as an answer needs."""
 
     def __init__(self, sent: WriteResult = WriteResult.OK, *, joined: bool = True) -> None:
-        self.client = object() if joined else None
-        self.told_at = float("-inf")
+        self.listener = object() if joined else None
+        self.refusal_sent_at = float("-inf")
         self.sent: list[bytes] = []
         self.ended: list[str] = []
         self._sent = sent
@@ -332,13 +333,13 @@ class Client:
         self.sent.append(frame.payload)
         return self._sent
 
-    def hang_up(self, reason: str) -> None:
+    def drop(self, reason: str) -> None:
         self.ended.append(reason)
 
 
 def test_a_request_too_many_is_answered_as_it_asked_or_told_of_once_a_second(loop: SteppedLoop) -> None:
     async def run(data: str | bytes, it: Client) -> None:
-        server.engine.on_dropped(it, data)  # type: ignore[arg-type]  # as much of one as is looked at
+        server.engine.on_message_refused(it, data)  # type: ignore[arg-type]  # as much of one as is looked at
 
     server = served()
     it = Client()

@@ -12,7 +12,7 @@ import pytest
 from roundtrip.events import Connected
 from roundtrip.identity import BotKey, Principal, parse_user_id
 from roundtrip.outbox.records import MissReason, Outcome
-from roundtrip.sockets.access import Handshake
+from roundtrip.sockets.handshake import Handshake
 from tests.support import sockets as support
 from tests.support.py_client import eventually, py_client
 from tests.support.sockets import stage
@@ -70,7 +70,7 @@ async def test_a_handshake_that_is_never_decided_is_refused_in_time(monkeypatch:
         raise AssertionError
 
     monkeypatch.setattr(support, "trusted", never)
-    monkeypatch.setattr("roundtrip.sockets.server.CONNECT_DEADLINE", 0.1)
+    monkeypatch.setattr("roundtrip.sockets.server.CONNECT_TIMEOUT", 0.1)
     async with stage() as s, aiohttp.ClientSession() as session, session.ws_connect(s.url + WEBSOCKET) as ws:
         await ws.receive_str()
         await ws.send_str(CONNECT)
@@ -133,7 +133,7 @@ async def test_a_polling_client_that_says_goodbye_is_let_go_at_once() -> None:
             async with session.post(url, data="1") as response:
                 assert response.status == 200
             (await waiting).close()
-        await eventually(lambda: len(s.registry) == 0 and not s.server.engine.lanes)
+        await eventually(lambda: len(s.registry) == 0 and not s.server.engine.connections)
 
 
 async def test_a_polling_client_that_posts_nonsense_is_answered_at_once() -> None:

@@ -10,8 +10,6 @@ A receipt is a PONG: a client answers PINGs in order, and has read what was writ
 from __future__ import annotations
 
 import enum
-from array import array
-from bisect import bisect_right
 from collections import deque
 from typing import Any, Final, Protocol
 
@@ -19,16 +17,16 @@ import msgspec
 from engineio import packet
 
 from roundtrip.delivery.wire import Frame
-from roundtrip.sockets.engineio.socket import EngineSocket
+from roundtrip.sockets.engineio.transports import TransportSocket
 
 PING_FRAME: Final = b"\x81\x012"
 """The Engine.IO PING as a whole websocket frame."""
 
-UNASKED: Final = 1_000
+MAX_UNSOLICITED: Final = 1_000
 """PONGs and acknowledgements that nobody waits for, until a client is closed for them."""
 
 
-JOIN_WITHIN: Final = 20.0
+JOIN_TIMEOUT: Final = 20.0
 """Seconds after which a connection without a socket is closed at its next heartbeat: it only holds memory."""
 
 
@@ -50,20 +48,23 @@ class ConnectionListener(Protocol):
     def received(self, marker: object) -> None:
         """The PONG came for the PING that was sent with this marker."""
 
+    def closing(self) -> None:
+        """The connection begins to close: nothing is written any more."""
 
-class EngineConnection(EngineSocket):
+
+class EngineConnection(TransportSocket):
     """One Engine.IO socket's way out and back."""
 
     def __init__(self, server: Any, sid: str, limit: int) -> None:
         super().__init__(server, sid, limit)
         self._pings: deque[object] = deque()
-        self._unasked = 0
+        self._unsolicited = 0
         self._opened_at = self._loop.time()
-        self.told_at = float("-inf")
+        self.refusal_sent_at = float("-inf")
         """When the client was last told that it asks too much, by the loop's clock."""
-        self.asked_to_connect = False
+        self.connect_received = False
         """A CONNECT came: one connection carries one socket in its life."""
-        self.client: ConnectionListener | None = None
+        self.listener: ConnectionListener | None = None
 
     # out
 
@@ -85,7 +86,7 @@ class EngineConnection(EngineSocket):
         return WriteResult.OK
 
     def _ping_due(self) -> None:
-        if self.client is None and self._loop.time() - self._opened_at >= JOIN_WITHIN:
+        if self.listener is None and self._loop.time() - self._opened_at >= JOIN_TIMEOUT:
             self._timer = None
             self.refuse("not_joined")
             self._start_closing(self.server.reason.TRANSPORT_ERROR)
@@ -93,40 +94,44 @@ class EngineConnection(EngineSocket):
         super()._ping_due()
 
     def ping(self, marker: object) -> None:
-        """Ask for a receipt: `client.received(marker)` follows when the client's engine has read all so far."""
+        """Ask for a receipt: `listener.received(marker)` follows when the client's engine has read all so far."""
         if self.closed or self.closing:
             return
         self._pings.append(marker)
         if self._transport is not None:
-            self._put(PING_FRAME)
+            self._write_frame(PING_FRAME)
         else:
             self._enqueue(packet.Packet(packet.PING), 1)
 
     def write(self, pkt: Any) -> None:
         if pkt.packet_type == packet.PING:
-            self._pings.append(_REGULAR)
+            self._pings.append(_HEARTBEAT)
         super().write(pkt)
+
+    def on_closing(self) -> None:
+        if self.listener is not None:
+            self.listener.closing()
 
     # back
 
-    def take(self, text: str) -> bool:
+    def intercept(self, text: str) -> bool:
         """Handle a raw message that is a lane's own; False leaves it to python-engineio."""
         if text.startswith("43"):
-            return self._take_ack(text)
+            return self._intercept_ack(text)
         if text == "3":
             pings = self._pings
             if not pings:
-                self._not_asked()
-            elif pings[0] is _REGULAR:
+                self._count_unsolicited()
+            elif pings[0] is _HEARTBEAT:
                 return False
-            elif self.client is not None:
-                self.client.received(pings.popleft())
+            elif self.listener is not None:
+                self.listener.received(pings.popleft())
             else:
                 pings.popleft()
             return True
         return False
 
-    def _take_ack(self, text: str) -> bool:
+    def _intercept_ack(self, text: str) -> bool:
         end = text.find("[", 2, 20)
         if end <= 2:
             return False
@@ -138,24 +143,24 @@ class EngineConnection(EngineSocket):
 
     def acknowledge(self, seq: int) -> None:
         """The application acknowledged `seq`."""
-        if self.client is None or not self.client.acked(seq):
-            self._not_asked()
+        if self.listener is None or not self.listener.acked(seq):
+            self._count_unsolicited()
 
-    def _not_asked(self) -> None:
-        self._unasked += 1
-        if self._unasked == UNASKED:
+    def _count_unsolicited(self) -> None:
+        self._unsolicited += 1
+        if self._unsolicited == MAX_UNSOLICITED:
             self.refuse("unasked")
-            self.hang_up(self.server.reason.TRANSPORT_ERROR)
+            self.drop(self.server.reason.TRANSPORT_ERROR)
 
     async def receive(self, pkt: Any) -> None:
         """What `take` left: python-engineio sees the PONGs of its own heartbeat only."""
         if pkt.packet_type == packet.PONG:
             if not self._pings:
-                self._not_asked()
+                self._count_unsolicited()
                 return
-            if (marker := self._pings.popleft()) is not _REGULAR:
-                if self.client is not None:
-                    self.client.received(marker)
+            if (marker := self._pings.popleft()) is not _HEARTBEAT:
+                if self.listener is not None:
+                    self.listener.received(marker)
                 return
             self.schedule_ping()
             return
@@ -171,39 +176,8 @@ def _is_array(text: str) -> bool:
     return True
 
 
-class _Regular:
+class _HeartbeatMarker:
     """The marker of the heartbeat's own PING."""
 
 
-_REGULAR: Final = _Regular()
-
-
-class IntegerRanges:
-    """A set of integers that mostly grows by one."""
-
-    __slots__ = ("_ends", "_starts")
-
-    def __init__(self) -> None:
-        self._starts = array("q")
-        self._ends = array("q")
-        """Behind the last number of each range."""
-
-    def add(self, number: int) -> None:
-        ends = self._ends
-        if ends and ends[-1] == number:
-            ends[-1] = number + 1
-        elif not ends or number > ends[-1]:
-            self._starts.append(number)
-            ends.append(number + 1)
-        elif number not in self:  # out of order: rare, and a range of its own is as true as a merged one
-            at = bisect_right(self._starts, number)
-            self._starts.insert(at, number)
-            ends.insert(at, number + 1)
-
-    def __contains__(self, number: int) -> bool:
-        at = bisect_right(self._starts, number) - 1
-        return at >= 0 and number < self._ends[at]
-
-    def __len__(self) -> int:
-        """How many ranges."""
-        return len(self._starts)
+_HEARTBEAT: Final = _HeartbeatMarker()

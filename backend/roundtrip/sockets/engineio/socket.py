@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
-from aiohttp import StreamReader, web
 from engineio import exceptions, packet
 from engineio.async_socket import AsyncSocket
 
@@ -22,20 +21,14 @@ from roundtrip.delivery.wire import websocket_close, websocket_frame
 
 log = structlog.get_logger(__name__)
 
-UPGRADE_WITHIN: Final = 10.0
-"""Seconds that a websocket may take to prove itself before it replaces polling."""
-
-LATE: Final = 0.1
+LATE_TIMER: Final = 0.1
 """Seconds by which a timer is late when the whole process stood still: what came meanwhile is still unread."""
 
-READ_FIRST: Final = 1.0
+LATE_TIMER_GRACE: Final = 1.0
 """Seconds in which a late loop reads what waits, before it calls a client silent."""
 
-CLOSE_WITHIN: Final = 2.0
+CLOSE_TIMEOUT: Final = 2.0
 """Seconds that a client has to answer a close frame."""
-
-AT_ONCE: Final = 64
-"""Packets of one client that are taken up before others have their turn."""
 
 PACKET_COST: Final = 200
 """Bytes that a queued packet takes beside its text."""
@@ -43,7 +36,15 @@ PACKET_COST: Final = 200
 GOING_AWAY: Final = "draining"
 """The reason of a close that tells the websocket 1001: the server goes, the client did nothing wrong."""
 
+_FROM_CLIENTS: Final = frozenset({packet.MESSAGE, packet.PONG, packet.CLOSE})
+
 _closing: set[asyncio.Future[None]] = set()  # asyncio keeps no reference of its own
+
+
+def engine_frame(pkt: Any) -> bytes:
+    """A packet as a websocket frame."""
+    data = pkt.encode()
+    return websocket_frame(data.encode()) if isinstance(data, str) else websocket_frame(bytes(data), text=False)
 
 
 class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publishes no types
@@ -70,7 +71,6 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
         self._queued = 0
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
-        self._polling = self._posting = False
 
     @property
     def gone(self) -> bool:
@@ -111,13 +111,13 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
         self._timer = None
         self.write(packet.Packet(packet.PING))
         if not self.gone:
-            self._arm(self.server.ping_timeout, self._silent)
+            self._arm(self.server.ping_timeout, self._pong_overdue)
 
-    def _silent(self) -> None:
+    def _pong_overdue(self) -> None:
         """No PONG came in time; unless this process slept itself, and the PONG waits to be read."""
         self._timer = None
-        if self._loop.time() - self._due > LATE:
-            self._arm(READ_FIRST, self._silent)
+        if self._loop.time() - self._due > LATE_TIMER:
+            self._arm(LATE_TIMER_GRACE, self._pong_overdue)
             return
         self._start_closing(self.server.reason.PING_TIMEOUT)
 
@@ -136,23 +136,23 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
         if self.closed:
             return
         if self.backlog > self._limit:
-            self.hang_up("queue_full")
+            self.drop("queue_full")
         elif self._transport is not None:
-            self._put(_framed(pkt))
+            self._write_frame(engine_frame(pkt))
         else:
             self._enqueue(pkt, len(pkt.encode()))
 
-    def _put(self, frame: bytes) -> None:
+    def _write_frame(self, frame: bytes) -> None:
         """Write to the websocket, unless its connection is gone: the reader sees that, and closes. uvloop raises for
         a transport that is closed."""
         transport = self._transport
         if transport is not None and not transport.is_closing():
             transport.write(frame)
 
-    def answer(self, frame: bytes) -> None:
+    def write_control(self, frame: bytes) -> None:
         """Write a frame of the websocket's own, unless the client does not read."""
         if self._transport is not None and self._transport.get_write_buffer_size() <= self._limit:
-            self._put(frame)
+            self._write_frame(frame)
 
     def _enqueue(self, pkt: Any, size: int) -> None:
         size += PACKET_COST
@@ -169,20 +169,24 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
         if self.gone:
             return
         self.closing = True
+        self.on_closing()
         self._disarm()
         self.close_reason = self.close_reason or reason or self.server.reason.SERVER_DISCONNECT
         try:
             await self.server._trigger_event("disconnect", self.sid, self.close_reason, run_async=False)
         finally:
-            self._say_goodbye(abort)
+            self._write_close(abort)
             self.closed = True
             self.server.sockets.pop(self.sid, None)
+
+    def on_closing(self) -> None:
+        """Called when the close begins, before upstream's disconnect event."""
 
     async def end(self, reason: str) -> None:
         """Say goodbye with an Engine.IO CLOSE, after which a stock client reconnects by itself."""
         await self.close(reason=reason)
 
-    def hang_up(self, reason: str) -> None:
+    def drop(self, reason: str) -> None:
         """Drop the connection without waiting for a client that does not read."""
         self.close_reason = self.close_reason or reason
         self.dropped = True
@@ -198,7 +202,7 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
         _closing.add(task)
         task.add_done_callback(_closing.discard)
 
-    def _say_goodbye(self, abort: bool) -> None:
+    def _write_close(self, abort: bool) -> None:
         transport = self._transport
         if transport is None:
             if not abort:
@@ -218,157 +222,9 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
             self.dropped = True
             transport.close()
         else:
-            self._timer = self._loop.call_later(CLOSE_WITHIN, transport.abort)
-
-    # polling
-
-    async def poll(self) -> list[Any]:
-        """Packets for the one request that may wait for them at a time.
-
-        Raises `QueueEmpty` for a second one, upon which upstream closes the session, as the protocol wants.
-        """
-        if self._polling:
-            raise exceptions.QueueEmpty
-        self._polling = True
-        try:
-            packets = [await self.queue.get()]
-        finally:
-            self._polling = False
-        while not self.queue.empty():
-            packets.append(self.queue.get_nowait())
-        if packets[-1] is None:
-            self.queue.put_nowait(packets.pop())
-        return packets or [packet.Packet(packet.NOOP)]
-
-    async def handle_post_request(self, environ: dict[str, Any]) -> None:
-        """Take up the packets of one request, one request at a time; what is wrong with it closes the session.
-
-        Raises `EngineIOError`. Packets are cut off one after the other, so that a body costs no more than its size.
-        """
-        length = environ.get("CONTENT_LENGTH")
-        if length is not None and int(length) > self.server.max_http_buffer_size:
-            self.close_reason = self.server.reason.TRANSPORT_ERROR
-            raise exceptions.ContentTooLongError
-        if self._posting:
-            self.refuse("second_request")
-            raise exceptions.UnknownPacketError
-        self._posting = True
-        try:
-            body = await self._body(environ["wsgi.input"], None if length is None else int(length))
-            await self._take_up(body.decode())
-        except asyncio.CancelledError:  # it took too long; upstream would swallow that, and answer "OK"
-            self.refuse("slow_request")
-            self._start_closing(self.server.reason.TRANSPORT_ERROR)
-            raise
-        except (ValueError, EOFError, exceptions.EngineIOError) as error:
-            if self.gone:
-                return
-            if not isinstance(error, exceptions.EngineIOError):
-                self.refuse("malformed")
-            raise exceptions.EngineIOError from None
-        finally:
-            self._posting = False
-
-    async def _body(self, content: StreamReader, length: int | None) -> bytes:
-        """A request's whole body; without a `length` it comes in chunks, as some proxies pass it on.
-
-        Raises `ContentTooLongError`, and `EngineIOError` for a body that is cut off, of which nothing is taken up: the
-        client's own transport has failed with it.
-        """
-        try:
-            if length is not None:
-                return await content.readexactly(length)
-            body = bytearray()
-            while piece := await content.read(self.server.max_http_buffer_size + 1 - len(body)):
-                body += piece
-                if len(body) > self.server.max_http_buffer_size:
-                    self.close_reason = self.server.reason.TRANSPORT_ERROR
-                    raise exceptions.ContentTooLongError
-            return bytes(body)
-        except (OSError, web.RequestPayloadError) as error:
-            log.info("request_cut_off", error=type(error).__name__)
-            self.close_reason = self.close_reason or self.server.reason.TRANSPORT_ERROR
-            raise exceptions.EngineIOError from None
-
-    async def _take_up(self, body: str) -> None:
-        start = count = 0
-        while start < len(body):
-            end = body.find("\x1e", start)
-            end = len(body) if end < 0 else end
-            text = body[start:end]
-            if not self.take(text):
-                await self.receive(packet.Packet(encoded_packet=text))
-            if self.gone:
-                return
-            start = end + 1
-            count += 1
-            if count % AT_ONCE == 0:
-                await asyncio.sleep(0)
-
-    # websocket
-
-    async def _upgrade_websocket(self, environ: dict[str, Any]) -> Any:
-        """One websocket at a time may try to replace polling."""
-        if self.upgrading or self.upgraded:
-            return self.server._bad_request("Already upgrading")
-        self.upgrading = self.connected
-        try:
-            return await self.server._async["websocket"](self._websocket_handler, self.server)(environ)
-        finally:
-            self.upgrading = False
-
-    async def _websocket_handler(self, ws: Any) -> None:
-        if self.connected and not await self._proven(ws):
-            return
-        if self.gone:
-            return
-        self.connected = self.upgraded = True
-        self._transport = ws.transport
-        while not self.queue.empty():
-            self._put(_framed(self.queue.get_nowait()))
-        try:
-            await self._read(ws)
-        finally:
-            await self.close(abort=True, reason=self.server.reason.TRANSPORT_CLOSE)
-            self._disarm()
-
-    async def _proven(self, ws: Any) -> bool:
-        """Whether the client showed that the websocket works, and wants it."""
-        try:
-            async with asyncio.timeout(UPGRADE_WITHIN):
-                if await ws.receive() != "2probe":
-                    return False
-                if ws.transport.is_closing():
-                    return False
-                ws.transport.write(websocket_frame(b"3probe"))
-                self._enqueue(packet.Packet(packet.NOOP), 1)  # ends the poll that waits
-                return bool(await ws.receive() == "5")
-        except (OSError, TimeoutError):
-            return False
-
-    async def _read(self, ws: Any) -> None:
-        """Until the websocket ends; after a goodbye of ours what still comes is read and dropped."""
-        while True:
-            try:
-                data = await ws.wait()
-            except OSError:
-                return
-            if self.gone:
-                continue
-            try:
-                await self.receive(packet.Packet(encoded_packet=data))
-            except exceptions.SocketIsClosedError:
-                return
-            except (exceptions.EngineIOError, ValueError):
-                await self.end(self.close_reason or self.server.reason.TRANSPORT_ERROR)
-            except Exception as error:
-                log.exception("packet_failed", error=type(error).__name__)
+            self._timer = self._loop.call_later(CLOSE_TIMEOUT, transport.abort)
 
     # in
-
-    def take(self, text: str) -> bool:
-        """Handle a raw message on the shortest way; False leaves it to `receive`."""
-        return False
 
     async def receive(self, pkt: Any) -> None:
         """A client sends messages, answers PINGs and says goodbye. Raises `UnknownPacketError` for all else."""
@@ -384,12 +240,3 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
             self._refused = True
             self.server.on_refused(what)
             log.info("packet_refused", what=what)
-
-
-_FROM_CLIENTS: Final = frozenset({packet.MESSAGE, packet.PONG, packet.CLOSE})
-
-
-def _framed(pkt: Any) -> bytes:
-    """A packet as a websocket frame."""
-    data = pkt.encode()
-    return websocket_frame(data.encode()) if isinstance(data, str) else websocket_frame(bytes(data), text=False)
