@@ -60,11 +60,11 @@ def test_why_nobody_is_there() -> None:
     registry.add(peer)
     registry.remove(peer)
     assert registry.why_missing(KEY).reason is MissReason.JUST_DISCONNECTED
-    clock.now += module.JUST
+    clock.now += module.JUST_DISCONNECTED
     assert registry.why_missing(KEY).reason is MissReason.JUST_DISCONNECTED
     clock.now += 0.1
     assert registry.why_missing(KEY).reason is MissReason.DISCONNECTED
-    clock.now += module.REMEMBER
+    clock.now += module.KEY_RETENTION
     assert registry.why_missing(KEY).reason is MissReason.NEVER_CONNECTED
 
 

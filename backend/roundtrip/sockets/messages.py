@@ -1,4 +1,4 @@
-"""What goes over Socket.IO beside the events' own fields, as types."""
+"""The types on the wire beside the events' own fields: handshake, envelope, requests and their replies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from roundtrip.sockets.metrics import SocketCounters as SocketCounters  # app.py
 
 
 class WireModel(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    pass
+    """Base: fields are in camel case, and left out where they have their default."""
 
 
 class HandshakeAuth(WireModel, frozen=True):

@@ -36,7 +36,7 @@ from roundtrip.sockets.engineio.connection import EngineConnection, WriteResult
 log = structlog.get_logger(__name__)
 
 ACK_WAIT: Final = 1.0
-"""Seconds that a client which acknowledges by itself is given before a receipt is asked for."""
+"""Seconds that a client which acknowledges by itself has before a receipt is requested."""
 
 _REASON: Final = {WriteResult.FULL: MissReason.QUEUE_FULL, WriteResult.FAILED: MissReason.SEND_FAILED}
 
@@ -193,7 +193,7 @@ class Peer:
 
     @property
     def closed(self) -> bool:
-        """Whether nothing can be written any more. It is the connection's own word, as it is for `send`: the fault
+        """Whether nothing can be written any more. That is up to the connection, as for `send`: the fault
         `stale_cleanup` unmaps sockets whose connection is open."""
         return self.connection.gone
 

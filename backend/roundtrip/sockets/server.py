@@ -1,4 +1,4 @@
-"""The Socket.IO server: who connects, under which key, and what happens when they leave."""
+"""The Socket.IO server: maps sockets at connect, starts their replay, unmaps them at disconnect, and drains them."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ from roundtrip.telemetry.redaction import key_hash
 log = structlog.get_logger(__name__)
 
 CONNECT_TIMEOUT: Final = 5.0
-"""Seconds that checking a token may take: a slow connect handler would leave a ghost."""
+"""Seconds that the check of a token may take. The connect handler runs in the connection's read loop: a slow one hides
+its disconnect."""
 
 SWEEP_INTERVAL: Final = 1.0
-"""Seconds between two looks for sockets that are gone, or whose token has run out."""
+"""Seconds between two checks for sockets without a connection, and for expired tokens."""
 
 
 class Switches(Protocol):
-    """The faults that the socket server plays."""
+    """The faults that the socket server injects."""
 
     stale_cleanup: bool
     early_disconnect: float | None
@@ -46,7 +47,7 @@ class Switches(Protocol):
 
 
 class SocketServer:
-    """Owns the Socket.IO server and keeps the registry true."""
+    """Owns the Socket.IO server, and keeps the registry equal to what is connected."""
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class SocketServer:
         door: SocketAccess | None = None,
         clock: Clock = SYSTEM,
     ) -> None:
-        """`admit` checks who is calling and raises `Refusal`; without a `door` whoever is in may stay. Times are in
+        """`admit` authenticates a handshake and raises `Refusal`. Without `door` nothing is limited. Times are in
         seconds, sizes in bytes."""
         self._registry = registry
         self._courier = courier
@@ -80,12 +81,12 @@ class SocketServer:
         self._max_sockets_per_key = max_sockets_per_key
         self._cors_origins = frozenset(cors_origins)
         self._peers: dict[str, tuple[Peer, KeyInFlight]] = {}
-        """By Engine.IO sid, from the handshake to the end."""
+        """By Engine.IO sid, from the handshake to the disconnect."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
         self.engine = SocketEngine(
             async_mode="aiohttp",
-            async_handlers=False,  # a flood of requests makes no flood of tasks
+            async_handlers=False,  # requests of one client run one after the other, not as a task each
             json=Json,
             logger=logging.getLogger("socketio.server"),
             engineio_logger=engineio_logger(),
@@ -112,7 +113,7 @@ class SocketServer:
         self.engine.attach(app)
 
     def _origin_allowed(self, origin: str | None, environ: dict[str, Any]) -> bool:
-        """The page's own origin, and those of the settings. A program that names no origin is not a page."""
+        """Whether the origin is the page's own or one of the settings. Programs other than browsers send none."""
         if origin is None or "*" in self._cors_origins or origin in self._cors_origins:
             return True
         request: web.Request = environ["aiohttp.request"]
@@ -139,7 +140,7 @@ class SocketServer:
         )
 
     async def _accept(self, sid: str, handshake: Handshake) -> Peer:
-        """Check a handshake and map its socket. From the check of the limit on nothing waits, so it is exact."""
+        """Check a handshake and map its socket. Nothing is awaited after the limit is checked, so that it is exact."""
         if self._draining:
             raise Refusal("unavailable", "The server is stopping; try again in a moment.")
         try:
@@ -172,7 +173,7 @@ class SocketServer:
         return peer
 
     def _on_connected(self, eio_sid: str) -> None:
-        """The client has its CONNECT: bring it up to date."""
+        """The client has its CONNECT packet: replay what it missed."""
         entry = self._peers.get(eio_sid)
         if entry is None or not entry[0].begin_replay():
             return
@@ -194,7 +195,7 @@ class SocketServer:
         await peer.connection.end("server disconnect")
 
     async def _status(self, sid: str, *_data: object) -> None:
-        """The client asks what is true now."""
+        """The request `status`: send the snapshot."""
         entry = self._peers.get(self.engine.manager.eio_sid_from_sid(sid, "/"))
         if entry is None:
             return
@@ -204,14 +205,14 @@ class SocketServer:
             log.error("status_failed", code=error.code, sid=sid)
 
     async def _renew_token(self, sid: str, data: object = None, *_more: object) -> object:
-        """The client has a fresh token. The answer is the ack."""
+        """The request `auth`: renew the token. The result is the acknowledgement."""
         entry = self._peers.get(self.engine.manager.eio_sid_from_sid(sid, "/"))
         return None if entry is None else msgspec.to_builtins(await self._access.renew(entry[0], data))
 
     # disconnect
 
     def _on_closed(self, eio_sid: str, reason: str) -> None:
-        """A socket's engine closed: unmap this very socket."""
+        """A connection closed: unmap its socket, by its own sid."""
         self._access.connection_closed(eio_sid)
         entry = self._peers.pop(eio_sid, None)
         if entry is None:
@@ -236,16 +237,16 @@ class SocketServer:
         )
 
     async def sweep(self) -> None:
-        """Run for ever: unmap sockets whose engine went without a word, and see to tokens that ran out.
+        """Run for ever: check for expired tokens, and unmap sockets whose connection vanished without a disconnect.
 
-        What fails for one socket is logged and counted, and done again with the next round.
+        A failure with one socket is logged and counted, and tried again in the next round.
         """
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + SWEEP_INTERVAL
             await asyncio.sleep(SWEEP_INTERVAL)
             if loop.time() - due > SWEEP_INTERVAL:
-                continue  # the process slept: a fresh token may wait to be read
+                continue  # the process was suspended: a renewed token may be unread
             await self._step(self._access.check_expiry([entry[0] for entry in self._peers.values()]))
             for eio_sid in [eio_sid for eio_sid in self._peers if eio_sid not in self.engine.eio.sockets]:
                 log.warning("ghost_socket_removed")
@@ -255,7 +256,7 @@ class SocketServer:
         self._on_closed(eio_sid, "transport close")
 
     async def _step(self, work: Awaitable[None]) -> None:
-        """One step of what goes on for ever: it may fail, the rest goes on."""
+        """Run one step of the sweep; a failure is logged and counted."""
         try:
             await work
         except Exception as error:
@@ -265,8 +266,8 @@ class SocketServer:
     # the end
 
     async def drain(self, seconds: float, batches: int = 20) -> None:
-        """Refuse newcomers and close all sockets over `seconds`, a batch at a time with jitter, so that their clients
-        do not come back all at once."""
+        """Refuse new sockets, and close all over `seconds`, in batches with jitter, so that their clients do not
+        reconnect all at once."""
         self._draining = True
         peers = [entry[0] for entry in self._peers.values()]
         random.shuffle(peers)
@@ -276,6 +277,7 @@ class SocketServer:
             await asyncio.sleep(seconds / batches * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, not a secret
 
     async def close(self) -> None:
+        """Cancel replays, close all connections and shut the engine down."""
         self._draining = True
         for task in self._tasks:
             task.cancel()

@@ -1,10 +1,10 @@
-"""A client's lane: complete packets out, acknowledgements and PONGs back, on the shortest way.
+"""Replaces `AsyncSocket.send` and `receive` (python-engineio 4.15.1) for events, acknowledgements and PONGs.
 
-python-engineio keeps the handshake and polling. Once a websocket stands, frames are written straight to the
-transport, and acknowledgements and receipts are taken out of the stream before a Packet is made of them. What it leans
-on is guarded by tests/sockets/test_engineio_contract.py.
+Why: this is the path of each event. A frame that was encoded once is written to each websocket's transport, and an
+acknowledgement is read without a `Packet`, a Socket.IO packet and a callback (python-socketio 5.18.1). And a PONG is a
+receipt, for which upstream has no hook: clients answer PINGs in order, and have read what was written before them.
 
-A receipt is a PONG: a client answers PINGs in order, and has read what was written before them.
+Could be deleted when upstream sends encoded frames, and reports PONGs and acknowledgements to a hook.
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ PING_FRAME: Final = b"\x81\x012"
 """The Engine.IO PING as a whole websocket frame."""
 
 MAX_UNSOLICITED: Final = 1_000
-"""PONGs and acknowledgements that nobody waits for, until a client is closed for them."""
-
+"""PONGs and acknowledgements without a PING or an event, after which a client is closed."""
 
 JOIN_TIMEOUT: Final = 20.0
-"""Seconds after which a connection without a socket is closed at its next heartbeat: it only holds memory."""
+"""Seconds after which a connection that has no Socket.IO socket is closed, at its next heartbeat."""
 
 
 class WriteResult(enum.Enum):
-    """What became of one write."""
+    """How one write ended."""
 
     OK = "ok"
     FULL = "queue_full"
@@ -39,21 +38,20 @@ class WriteResult(enum.Enum):
 
 
 class ConnectionListener(Protocol):
-    """Who is told what came back on a lane."""
+    """What receives the confirmations of a connection: its `Peer`, or the recorder of a test."""
 
     def acked(self, seq: int) -> bool:
-        """The application acknowledged the event sent with this id, which may be any number at all. Whether it was
-        written to this client."""
+        """The client acknowledged this id, which may be any number. Whether an event of that id was sent to it."""
 
     def received(self, marker: object) -> None:
-        """The PONG came for the PING that was sent with this marker."""
+        """The PONG came for the PING with this marker."""
 
     def closing(self) -> None:
-        """The connection begins to close: nothing is written any more."""
+        """The connection begins to close: nothing can be written any more."""
 
 
 class EngineConnection(TransportSocket):
-    """One Engine.IO socket's way out and back."""
+    """An Engine.IO session with receipts. Messages are written and confirmed without python-socketio."""
 
     def __init__(self, server: Any, sid: str, limit: int) -> None:
         super().__init__(server, sid, limit)
@@ -61,15 +59,15 @@ class EngineConnection(TransportSocket):
         self._unsolicited = 0
         self._opened_at = self._loop.time()
         self.refusal_sent_at = float("-inf")
-        """When the client was last told that it asks too much, by the loop's clock."""
+        """When `request_refused` was last sent, by the loop's clock."""
         self.connect_received = False
-        """A CONNECT came: one connection carries one socket in its life."""
+        """A Socket.IO CONNECT came. A connection carries one socket, so that a second is refused."""
         self.listener: ConnectionListener | None = None
 
     # out
 
     def send_frame(self, frame: Frame) -> WriteResult:
-        """Write one message behind everything written before it. Never waits."""
+        """Write one message behind all written before it, without waiting."""
         if self.closed or self.closing:
             return WriteResult.FAILED
         transport = self._transport
@@ -94,7 +92,7 @@ class EngineConnection(TransportSocket):
         super()._ping_due()
 
     def ping(self, marker: object) -> None:
-        """Ask for a receipt: `listener.received(marker)` follows when the client's engine has read all so far."""
+        """Send a PING: `listener.received(marker)` is called when the client has read all that was written so far."""
         if self.closed or self.closing:
             return
         self._pings.append(marker)
@@ -115,7 +113,7 @@ class EngineConnection(TransportSocket):
     # back
 
     def intercept(self, text: str) -> bool:
-        """Handle a raw message that is a lane's own; False leaves it to python-engineio."""
+        """Process an acknowledgement, or the PONG of a receipt. False leaves any other message to python-engineio."""
         if text.startswith("43"):
             return self._intercept_ack(text)
         if text == "3":
@@ -132,6 +130,7 @@ class EngineConnection(TransportSocket):
         return False
 
     def _intercept_ack(self, text: str) -> bool:
+        """`43<id>[…]` in the namespace `/`; False for anything else, which python-socketio parses and refuses."""
         end = text.find("[", 2, 20)
         if end <= 2:
             return False
@@ -142,7 +141,7 @@ class EngineConnection(TransportSocket):
         return True
 
     def acknowledge(self, seq: int) -> None:
-        """The application acknowledged `seq`."""
+        """The client acknowledged `seq`."""
         if self.listener is None or not self.listener.acked(seq):
             self._count_unsolicited()
 
@@ -153,7 +152,7 @@ class EngineConnection(TransportSocket):
             self.drop(self.server.reason.TRANSPORT_ERROR)
 
     async def receive(self, pkt: Any) -> None:
-        """What `take` left: python-engineio sees the PONGs of its own heartbeat only."""
+        """Process a packet that `intercept` left. Upstream sees no PONG but those of the heartbeat."""
         if pkt.packet_type == packet.PONG:
             if not self._pings:
                 self._count_unsolicited()
@@ -168,7 +167,7 @@ class EngineConnection(TransportSocket):
 
 
 def _is_array(text: str) -> bool:
-    """Whether an acknowledgement's arguments are a JSON array."""
+    """Whether a text is a JSON array."""
     try:
         msgspec.json.decode(text, type=list)
     except (msgspec.MsgspecError, RecursionError):
@@ -177,7 +176,7 @@ def _is_array(text: str) -> bool:
 
 
 class _HeartbeatMarker:
-    """The marker of the heartbeat's own PING."""
+    """The marker of a PING of the heartbeat."""
 
 
 _HEARTBEAT: Final = _HeartbeatMarker()

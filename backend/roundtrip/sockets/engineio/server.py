@@ -1,4 +1,17 @@
-"""python-engineio's and python-socketio's servers, overridden in the few places where this program differs."""
+"""Replaces parts of `engineio.AsyncServer` (python-engineio 4.15.1) and `socketio.AsyncServer` (python-socketio
+5.18.1).
+
+Why:
+- `EngineServer` makes sockets of our own class, and refuses JSONP. Upstream's `disconnect` waits for clients that are
+  gone, and its monitor task looks at all sockets, each of which has a timer here.
+- `SocketEngine` reports when a client has its CONNECT packet and may be sent events: upstream sends that packet after
+  the connect handler, so that an event of the handler would come first. It reports each disconnect, of which upstream
+  drops those during a connect handler. It refuses what upstream allows: several sockets a connection, several
+  namespaces, attachments without a limit. A packet that cannot be parsed closes its connection.
+
+Could be deleted when upstream has a class setting for its sockets, hooks after CONNECT and for each disconnect, and
+limits on attachments and sockets a connection.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +35,13 @@ from roundtrip.sockets.engineio.transports import ConnectionWebSocket
 log = structlog.get_logger(__name__)
 
 ATTACHMENTS: Final = 8
-"""Binary attachments of one packet: clients send none but in acknowledgements, and need none there."""
+"""The most binary attachments of one packet. No client of ours sends any."""
 
 _ROOT: Final = frozenset({None, "/"})
 
 
 class ForbiddenPacket(ValueError):  # noqa: N818  # it is a refusal, not a fault
-    """A packet that closes its connection without an answer; `what` is a label of `packets_refused_total`."""
+    """A packet that closes its connection without a reply; `what` is a label of `packets_refused_total`."""
 
     def __init__(self, what: str) -> None:
         super().__init__(what)
@@ -36,7 +49,7 @@ class ForbiddenPacket(ValueError):  # noqa: N818  # it is a refusal, not a fault
 
 
 class ClientErrorFilter(logging.Filter):
-    """What a client sent wrong is no error of this program, and no traceback: python-engineio logs it as both."""
+    """Logs at level info, without a traceback, what python-engineio logs as an error: what a client did wrong."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno != logging.ERROR:
@@ -47,7 +60,7 @@ class ClientErrorFilter(logging.Filter):
 
 
 def engineio_logger() -> logging.Logger:
-    """The logger to hand to python-engineio."""
+    """The logger for python-engineio, with the filter on it."""
     logger = logging.getLogger("engineio.server")
     if not any(isinstance(known, ClientErrorFilter) for known in logger.filters):
         logger.addFilter(ClientErrorFilter())
@@ -55,7 +68,7 @@ def engineio_logger() -> logging.Logger:
 
 
 class Json:
-    """What python-socketio is given for the standard library's `json`."""
+    """What python-socketio uses in the place of the module `json`. msgspec is faster, and bounds the nesting."""
 
     @staticmethod
     def dumps(value: Any, **_options: object) -> str:
@@ -63,7 +76,7 @@ class Json:
 
     @staticmethod
     def loads(text: str | bytes, **_options: object) -> Any:
-        """Raises `ValueError` for what is not JSON, as the standard library does, and for what is nested too deeply."""
+        """Raises `ValueError` for what is not JSON, as the standard library does, or is nested too deeply."""
         try:
             return msgspec.json.decode(text)
         except (msgspec.DecodeError, RecursionError) as error:
@@ -71,28 +84,28 @@ class Json:
 
 
 class EngineServer(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio publishes no types
-    """An Engine.IO server whose sockets are lanes."""
+    """An Engine.IO server whose sockets are `EngineConnection`s. `send_queue_limit` is in bytes a socket."""
 
     def __init__(self, *args: Any, send_queue_limit: int, **kwargs: Any) -> None:
-        # each socket notices its own client's silence: nobody needs to go round and look
+        # each socket has a timer of its own, so that no task needs to look at all of them
         super().__init__(*args, monitor_clients=False, **kwargs)
         self._send_queue_limit = send_queue_limit
-        self._async = {**driver._async, "websocket": ConnectionWebSocket}  # python-engineio's seam
+        self._async = {**driver._async, "websocket": ConnectionWebSocket}  # where python-engineio looks up its driver
         self.on_refused: Callable[[str], None] = lambda _what: None
-        """Told of each packet or request that broke the protocol."""
+        """Called with the label of each packet or request that broke the protocol."""
 
     def create_queue(self, *args: Any, **kwargs: Any) -> asyncio.Queue[Any]:
         return asyncio.Queue(*args, **kwargs)
 
     async def handle_request(self, request: web.Request) -> Any:
-        """As python-engineio's, without JSONP: it is for browsers of another age, and runs what it is answered."""
+        """As upstream's, but JSONP is refused: it runs the response as a script, and only old browsers need it."""
         if "j" in request.query:
             self.on_refused("jsonp")
             return web.json_response("JSONP is not served; use XHR polling or a websocket.", status=400)
         return await super().handle_request(request)
 
     async def _handle_connect(self, environ: dict[str, Any], transport: str, jsonp_index: int | None = None) -> Any:
-        """A client opens a session: as python-engineio's, with a lane for its socket."""
+        """Open a session: as upstream's, with an `EngineConnection` for its socket."""
         sid = self.generate_id()
         connection = self.sockets[sid] = EngineConnection(self, sid, self._send_queue_limit)
         opening = {
@@ -108,35 +121,33 @@ class EngineServer(engineio.AsyncServer):  # type: ignore[misc]  # python-engine
         if transport == "websocket":
             try:
                 return await connection.handle_get_request(environ)
-            finally:  # also when there was no websocket in the end
+            finally:  # also when the websocket's handshake failed
                 await connection.close(abort=True, reason=self.reason.TRANSPORT_CLOSE)
         connection.connected = True
         return self._ok(await connection.poll())
 
     async def disconnect(self, sid: str | None = None) -> None:
-        """As python-engineio's, but nobody waits until a client that may be gone has polled its last packet."""
+        """As upstream's, without waiting until each client has polled its last packet."""
         for connection in list(self.sockets.values()) if sid is None else [self.sockets.get(sid)]:
             if connection is not None:
                 await connection.close(reason=self.reason.SERVER_DISCONNECT)
 
 
 class SocketEngine(socketio.AsyncServer):  # type: ignore[misc]  # python-socketio publishes no types
-    """Tells when a client can be sent events, and when its engine is gone, however it went.
-
-    python-socketio answers CONNECT after the connect handler, so that an event sent from the handler would come
-    first; and it drops a disconnect of a socket whose connect handler was slow. It lets one connection carry many
-    sockets, one after the other and one per namespace: here it carries one, of `/`, in its life.
-    """
+    """A Socket.IO server that reports connects and disconnects reliably. A connection carries one socket, of `/`."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.connections: dict[str, EngineConnection] = {}
+        """By Engine.IO sid."""
         self.on_connected: Callable[[str], None] = lambda _eio_sid: None
+        """Called with the Engine.IO sid when a client has its CONNECT packet."""
         self.on_closed: Callable[[str, str], None] = lambda _eio_sid, _reason: None
+        """Called with the Engine.IO sid and the reason when a connection closed, whether it had a socket or not."""
         self.allow_message: Callable[[str], Awaitable[bool]] | None = None
-        """Asked before each message of a client; False drops it."""
+        """Called with the Engine.IO sid before each message; False drops the message."""
         self.on_message_refused: Callable[[EngineConnection, str | bytes], None] = lambda _connection, _data: None
-        """Told of each message that was dropped."""
+        """Called with each message that was dropped."""
 
     def _engineio_server_class(self) -> type[EngineServer]:
         return EngineServer
@@ -162,13 +173,13 @@ class SocketEngine(socketio.AsyncServer):  # type: ignore[misc]  # python-socket
         except ForbiddenPacket as forbidden:
             connection.refuse(forbidden.what)
             await connection.end("transport error")
-        except Exception as error:  # noqa: BLE001  # whatever a hostile packet made the parser raise
+        except Exception as error:  # noqa: BLE001  # a parser may raise anything for a hostile packet
             log.info("packet_malformed", error=type(error).__name__, size=len(data))
             connection.refuse("malformed")
             await connection.end("transport error")
 
     def _check_attachment(self, eio_sid: str, data: str | bytes) -> None:
-        """Attachments of one packet are no larger together than a packet may be. Raises `Forbidden`."""
+        """Bound the attachments of one packet, in sum, by the size of a packet. Raises `ForbiddenPacket`."""
         awaiting = self._binary_packet.get(eio_sid)
         if awaiting is None:
             return
@@ -182,7 +193,7 @@ class SocketEngine(socketio.AsyncServer):  # type: ignore[misc]  # python-socket
             raise ForbiddenPacket("attachments")
 
     async def _handle_connect(self, eio_sid: str, namespace: str | None, data: object) -> None:
-        _only_root(namespace)
+        _require_root(namespace)
         connection = self.connections[eio_sid]
         if connection.connect_received:
             raise ForbiddenPacket("second_connect")
@@ -192,21 +203,21 @@ class SocketEngine(socketio.AsyncServer):  # type: ignore[misc]  # python-socket
             self.on_connected(eio_sid)
 
     async def _handle_disconnect(self, eio_sid: str, namespace: str | None, reason: str | None = None) -> None:
-        """The socket's end is its connection's, and the other way round."""
-        _only_root(namespace)
+        """Leaving the namespace closes the connection, as closing the connection ends the socket."""
+        _require_root(namespace)
         connection = self.connections.get(eio_sid)
-        if connection is not None:  # the client leaves: what follows comes back here by way of the connection's end
+        if connection is not None:  # the client left; closing the connection calls this again, without one
             await connection.end(self.reason.CLIENT_DISCONNECT)
             return
         await super()._handle_disconnect(eio_sid, namespace, reason)
 
     async def _handle_event(self, eio_sid: str, namespace: str | None, id: int | None, data: object) -> None:  # noqa: A002
-        _only_root(namespace)
+        _require_root(namespace)
         await super()._handle_event(eio_sid, namespace, id, data)
 
     async def _handle_ack(self, eio_sid: str, namespace: str | None, id: int | None, data: object) -> None:  # noqa: A002
-        """Acknowledgements that the lane did not take: binary ones. There are no callbacks, so nothing else is due."""
-        _only_root(namespace)
+        """Acknowledgements that `intercept` left: binary ones. Upstream's callbacks are not used."""
+        _require_root(namespace)
         connection = self.connections.get(eio_sid)
         if not isinstance(data, list):
             raise ForbiddenPacket("ack")
@@ -220,6 +231,6 @@ class SocketEngine(socketio.AsyncServer):  # type: ignore[misc]  # python-socket
         await super()._handle_eio_disconnect(eio_sid, reason)
 
 
-def _only_root(namespace: str | None) -> None:
+def _require_root(namespace: str | None) -> None:
     if namespace not in _ROOT:
         raise ForbiddenPacket("namespace")

@@ -1,10 +1,16 @@
-"""One Engine.IO connection: python-engineio's socket with its own heartbeat, queue and websocket.
+"""Replaces the heartbeat, the queue and the close of `engineio.async_socket.AsyncSocket` (python-engineio 4.15.1).
 
-What is replaced, and why. Upstream's websocket writer gives up when its *queue* was empty for an interval and a
-timeout, but here frames pass the queue by: a websocket is written to directly, and has no writer. Its heartbeat
-measures with the wall clock, which may step: here one timer of the event loop asks, and one notices the silence. Its
-queue has no limit: here every packet counts, whoever made it. And an attribute that holds a method of its own object
-would keep a closed socket in memory until a collection, so there is none: behaviour is overridden, not patched in.
+Why:
+- Its heartbeat compares wall clock times, which may step. Here it is one timer of the event loop.
+- Its queue has no limit. Here each packet counts, whoever wrote it, and a client with too much unread is dropped.
+- A websocket has a writer task, which gives up when the queue was empty for an interval and a timeout. Here a websocket
+  is written to directly, so that there is neither a task nor a queue.
+- Its `close` waits until the client has polled its last packet. Here nothing waits for a client that may be gone.
+
+No attribute may hold a bound method of its own object: the cycle would keep a closed socket in memory until a garbage
+collection.
+
+Could be deleted when upstream has a monotonic heartbeat, a bounded queue and a close that does not wait.
 """
 
 from __future__ import annotations
@@ -22,23 +28,23 @@ from roundtrip.delivery.wire import websocket_close, websocket_frame
 log = structlog.get_logger(__name__)
 
 LATE_TIMER: Final = 0.1
-"""Seconds by which a timer is late when the whole process stood still: what came meanwhile is still unread."""
+"""Seconds: a timer that is later than this shows that the process was suspended, and that input may be unread."""
 
 LATE_TIMER_GRACE: Final = 1.0
-"""Seconds in which a late loop reads what waits, before it calls a client silent."""
+"""Seconds after a suspension in which input is read, before a client counts as silent."""
 
 CLOSE_TIMEOUT: Final = 2.0
 """Seconds that a client has to answer a close frame."""
 
 PACKET_COST: Final = 200
-"""Bytes that a queued packet takes beside its text."""
+"""Bytes in memory of a queued packet, besides its text."""
 
 GOING_AWAY: Final = "draining"
-"""The reason of a close that tells the websocket 1001: the server goes, the client did nothing wrong."""
+"""The close reason whose websocket close code is 1001 (RFC 6455 §7.4.1)."""
 
 _FROM_CLIENTS: Final = frozenset({packet.MESSAGE, packet.PONG, packet.CLOSE})
 
-_closing: set[asyncio.Future[None]] = set()  # asyncio keeps no reference of its own
+_closing: set[asyncio.Future[None]] = set()  # asyncio itself keeps weak references only
 
 
 def engine_frame(pkt: Any) -> bytes:
@@ -48,7 +54,10 @@ def engine_frame(pkt: Any) -> bytes:
 
 
 class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publishes no types
-    """`limit` is the bytes that may wait for the client; past it the connection is closed."""
+    """One Engine.IO session. `limit` is how many bytes may wait for the client; with more, it is dropped.
+
+    `connected`, `upgrading`, `upgraded`, `closing` and `closed` are upstream's, which reads and sets them itself.
+    """
 
     connected: bool
     """It may be polled, or has its websocket."""
@@ -60,21 +69,21 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
         self.last_ping = None  # upstream's heartbeat, on the wall clock: not used
         self.close_reason: str | None = None
         self.dropped = False
-        """It was hung up on: nothing that it sent is taken up any more."""
+        """Nothing that the client has sent is processed any more."""
         self.close_code: int | None = None
-        """What the websocket's close frame says, if not the ordinary."""
+        """The websocket's close code, where it is not the default one."""
         self._refused = False
         self._limit = limit
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        """The websocket's, from the moment at which everything is written to it directly."""
+        """The websocket's, as soon as packets are written to it; None while they go into the queue."""
         self._queued = 0
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
 
     @property
     def gone(self) -> bool:
-        """Whether it is closed, or about to be."""
+        """Whether it is closing or closed: nothing can be written any more."""
         return bool(self.closed or self.closing)
 
     @property
@@ -92,7 +101,7 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
     # heartbeat
 
     def schedule_ping(self) -> None:
-        """The client is new, or answered: ask again after an interval."""
+        """The session is new, or a PONG came: send the next PING after an interval."""
         if not self.gone:
             self._arm(self.server.ping_interval, self._ping_due)
 
@@ -114,7 +123,7 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
             self._arm(self.server.ping_timeout, self._pong_overdue)
 
     def _pong_overdue(self) -> None:
-        """No PONG came in time; unless this process slept itself, and the PONG waits to be read."""
+        """No PONG came in time. After a suspension of this process it may be unread: then it has `LATE_TIMER_GRACE`."""
         self._timer = None
         if self._loop.time() - self._due > LATE_TIMER:
             self._arm(LATE_TIMER_GRACE, self._pong_overdue)
@@ -122,17 +131,17 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
         self._start_closing(self.server.reason.PING_TIMEOUT)
 
     async def check_ping_timeout(self) -> bool:
-        """Upstream asks before it sends; the heartbeat's own timer has closed a silent socket."""
+        """Called by upstream before it sends. Whether the session is open: a silent one was closed by the timer."""
         return not self.closed
 
     # out
 
     async def send(self, pkt: Any) -> None:
-        """python-engineio's and python-socketio's way to send a packet."""
+        """Called by python-engineio and python-socketio."""
         self.write(pkt)
 
     def write(self, pkt: Any) -> None:
-        """Write a packet behind all others. A client that has too much unread is closed."""
+        """Write a packet behind all others. A client with too much unread is dropped."""
         if self.closed:
             return
         if self.backlog > self._limit:
@@ -143,14 +152,14 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
             self._enqueue(pkt, len(pkt.encode()))
 
     def _write_frame(self, frame: bytes) -> None:
-        """Write to the websocket, unless its connection is gone: the reader sees that, and closes. uvloop raises for
-        a transport that is closed."""
+        """Write to the websocket unless its transport is closing, for which uvloop would raise. The reader notices the
+        end and closes the session."""
         transport = self._transport
         if transport is not None and not transport.is_closing():
             transport.write(frame)
 
     def write_control(self, frame: bytes) -> None:
-        """Write a frame of the websocket's own, unless the client does not read."""
+        """Write a websocket control frame; it is left out if the client has too much unread."""
         if self._transport is not None and self._transport.get_write_buffer_size() <= self._limit:
             self._write_frame(frame)
 
@@ -162,9 +171,10 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
     # the end
 
     async def close(self, wait: bool = True, abort: bool = False, reason: str | None = None) -> None:
-        """As upstream's: `abort` says nothing more to the client. It never waits for a client that may be gone.
+        """Close the session and trigger upstream's `disconnect` event. Never waits for the client, whatever
+        `wait` is.
 
-        `close_reason` holds if it was set before.
+        `abort` leaves out the Engine.IO CLOSE. A `close_reason` that was set before wins over `reason`.
         """
         if self.gone:
             return
@@ -180,18 +190,18 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
             self.server.sockets.pop(self.sid, None)
 
     def on_closing(self) -> None:
-        """Called when the close begins, before upstream's disconnect event."""
+        """A hook: the close begins. Runs before the `disconnect` event."""
 
     async def end(self, reason: str) -> None:
-        """Say goodbye with an Engine.IO CLOSE, after which a stock client reconnects by itself."""
+        """Close with an Engine.IO CLOSE, after which a stock client reconnects by itself."""
         await self.close(reason=reason)
 
     def drop(self, reason: str) -> None:
-        """Drop the connection without waiting for a client that does not read."""
+        """End the connection of a client that does not read, or misbehaves: nothing more is written or processed."""
         self.close_reason = self.close_reason or reason
         self.dropped = True
         if self._transport is not None:
-            self._transport.abort()  # the reader sees it, and closes
+            self._transport.abort()  # the reader notices, and closes
         else:
             self._start_closing(reason)
 
@@ -207,7 +217,7 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
         if transport is None:
             if not abort:
                 self._enqueue(packet.Packet(packet.CLOSE), 1)
-            self.queue.put_nowait(None)  # lets a waiting poll go
+            self.queue.put_nowait(None)  # ends a waiting poll
             return
         if transport.is_closing():
             return
@@ -217,7 +227,7 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
         transport.write(websocket_close(code))
         if transport.get_write_buffer_size():
             self.dropped = True
-            transport.abort()  # it does not read: this would not be read either
+            transport.abort()  # the client reads nothing: it would not read the close frame either
         elif self._refused:
             self.dropped = True
             transport.close()
@@ -227,14 +237,14 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
     # in
 
     async def receive(self, pkt: Any) -> None:
-        """A client sends messages, answers PINGs and says goodbye. Raises `UnknownPacketError` for all else."""
+        """Process a MESSAGE, PONG or CLOSE. Raises `UnknownPacketError` for the types that only a server sends."""
         if pkt.packet_type not in _FROM_CLIENTS:
             self.refuse("packet_type")
             raise exceptions.UnknownPacketError
         await super().receive(pkt)
 
     def refuse(self, what: str) -> None:
-        """A client broke the protocol: it is counted, and closed for it by whoever noticed."""
+        """Count a breach of the protocol, once a connection, under this label. The caller closes the connection."""
         self.close_reason = self.close_reason or self.server.reason.TRANSPORT_ERROR
         if not self._refused:
             self._refused = True

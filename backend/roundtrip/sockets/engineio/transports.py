@@ -1,4 +1,15 @@
-"""The two transports of an Engine.IO connection: HTTP long polling and the websocket."""
+"""Replaces how `engineio.async_socket.AsyncSocket` polls, reads POST requests and serves a websocket, and the class
+`engineio.async_drivers.aiohttp.WebSocket` (python-engineio 4.15.1; its websocket is aiohttp 3.14.5's).
+
+Why:
+- Polling: upstream lets a second poll take packets from the first, reads one segment of a body as if it were all,
+  ignores bodies in chunks, processes what came of a body that was cut off, and builds every packet of a body at once.
+- Upgrade: a failed one leaves the session between the transports, it has no time limit, and several may run.
+- Websocket: upstream makes a task per message to read it with a timeout, builds a `Packet` for each acknowledgement,
+  and keeps reference cycles for each websocket that a client closed.
+
+Could be deleted when upstream has these fixed, and a hook that sees a message before a `Packet` is made of it.
+"""
 
 from __future__ import annotations
 
@@ -16,36 +27,36 @@ from roundtrip.sockets.engineio.socket import EngineSocket, engine_frame
 log = structlog.get_logger(__name__)
 
 UPGRADE_TIMEOUT: Final = 10.0
-"""Seconds that a websocket may take to prove itself before it replaces polling."""
+"""Seconds that the handshake of an upgrade (`2probe`, `3probe`, `5`) may take."""
 
 PACKETS_PER_TURN: Final = 64
-"""Packets of one client that are taken up before others have their turn."""
+"""Packets of one client that are processed before the event loop runs others."""
 
 RECEIVE_BUFFER: Final = 16_384
-"""Bytes that the kernel keeps for a websocket: clients send acknowledgements, and a read's worth of tiny frames becomes
-as many objects at once."""
+"""Bytes of a websocket's receive buffer in the kernel (SO_RCVBUF). One read may hold thousands of tiny frames, each of
+which becomes an object."""
 
 _PACKET_TYPES: Final = frozenset("0123456")
-"""First characters of a text message (Engine.IO protocol 4)."""
+"""The first characters of a text packet (Engine.IO protocol 4)."""
 
 
 class TransportSocket(EngineSocket):
-    """Reads what a client sends, on either transport."""
+    """Reads packets from a client, over polling or a websocket. At most one poll and one POST run at a time."""
 
     def __init__(self, server: Any, sid: str, limit: int) -> None:
         super().__init__(server, sid, limit)
         self._polling = self._posting = False
 
     def intercept(self, text: str) -> bool:
-        """Handle a raw message on the shortest way; False leaves it to `receive`."""
+        """A hook: process a message before a `Packet` is made of it. False leaves it to `receive`."""
         return False
 
     # polling
 
     async def poll(self) -> list[Any]:
-        """Packets for the one request that may wait for them at a time.
+        """Wait for packets, for one request at a time.
 
-        Raises `QueueEmpty` for a second one, upon which upstream closes the session, as the protocol wants.
+        Raises `QueueEmpty` for a second one, upon which upstream closes the session, as the protocol demands.
         """
         if self._polling:
             raise exceptions.QueueEmpty
@@ -61,9 +72,9 @@ class TransportSocket(EngineSocket):
         return packets or [packet.Packet(packet.NOOP)]
 
     async def handle_post_request(self, environ: dict[str, Any]) -> None:
-        """Take up the packets of one request, one request at a time; what is wrong with it closes the session.
+        """Process the packets of a request, for one request at a time. A malformed one closes the session.
 
-        Raises `EngineIOError`. Packets are cut off one after the other, so that a body costs no more than its size.
+        Raises `EngineIOError`. One packet is made after the other, so that a body takes no more memory than its size.
         """
         length = environ.get("CONTENT_LENGTH")
         if length is not None and int(length) > self.server.max_http_buffer_size:
@@ -76,7 +87,7 @@ class TransportSocket(EngineSocket):
         try:
             body = await self._read_body(environ["wsgi.input"], None if length is None else int(length))
             await self._receive_payload(body.decode())
-        except asyncio.CancelledError:  # it took too long; upstream would swallow that, and answer "OK"
+        except asyncio.CancelledError:  # it took too long; upstream swallows this, and answers "OK"
             self.refuse("slow_request")
             self._start_closing(self.server.reason.TRANSPORT_ERROR)
             raise
@@ -90,10 +101,10 @@ class TransportSocket(EngineSocket):
             self._posting = False
 
     async def _read_body(self, content: StreamReader, length: int | None) -> bytes:
-        """A request's whole body; without a `length` it comes in chunks, as some proxies pass it on.
+        """The whole body of a request. Without `length` (in bytes) it is in chunks, as some proxies send it on.
 
-        Raises `ContentTooLongError`, and `EngineIOError` for a body that is cut off, of which nothing is taken up: the
-        client's own transport has failed with it.
+        Raises `ContentTooLongError`, and `EngineIOError` for a body that was cut off: nothing of it is processed, as a
+        part of a packet may be a packet by itself.
         """
         try:
             if length is not None:
@@ -111,6 +122,7 @@ class TransportSocket(EngineSocket):
             raise exceptions.EngineIOError from None
 
     async def _receive_payload(self, body: str) -> None:
+        """Process packets that are separated by the record separator (0x1e)."""
         start = count = 0
         while start < len(body):
             end = body.find("\x1e", start)
@@ -128,7 +140,7 @@ class TransportSocket(EngineSocket):
     # websocket
 
     async def _upgrade_websocket(self, environ: dict[str, Any]) -> Any:
-        """One websocket at a time may try to replace polling."""
+        """Serve a websocket: a new session, or the upgrade of a polling one, of which one may run at a time."""
         if self.upgrading or self.upgraded:
             return self.server._bad_request("Already upgrading")
         self.upgrading = self.connected
@@ -138,6 +150,7 @@ class TransportSocket(EngineSocket):
             self.upgrading = False
 
     async def _websocket_handler(self, ws: Any) -> None:
+        """Read a websocket until it ends. What was queued before is written first."""
         if self.connected and not await self._upgrade_confirmed(ws):
             return
         if self.gone:
@@ -153,7 +166,7 @@ class TransportSocket(EngineSocket):
             self._disarm()
 
     async def _upgrade_confirmed(self, ws: Any) -> bool:
-        """Whether the client showed that the websocket works, and wants it."""
+        """Whether the client completed the handshake of an upgrade in time."""
         try:
             async with asyncio.timeout(UPGRADE_TIMEOUT):
                 if await ws.receive() != "2probe":
@@ -161,13 +174,13 @@ class TransportSocket(EngineSocket):
                 if ws.transport.is_closing():
                     return False
                 ws.transport.write(websocket_frame(b"3probe"))
-                self._enqueue(packet.Packet(packet.NOOP), 1)  # ends the poll that waits
+                self._enqueue(packet.Packet(packet.NOOP), 1)  # ends a waiting poll
                 return bool(await ws.receive() == "5")
         except (OSError, TimeoutError):
             return False
 
     async def _read(self, ws: Any) -> None:
-        """Until the websocket ends; after a goodbye of ours what still comes is read and dropped."""
+        """Process messages until the websocket ends. Once the session is closing they are read and dropped."""
         while True:
             try:
                 data = await ws.wait()
@@ -186,14 +199,14 @@ class TransportSocket(EngineSocket):
 
 
 class QuietWebSocket(web.WebSocketResponse):
-    """aiohttp's websocket, which leaves its end to the lane.
+    """aiohttp's websocket without its own close: the socket writes the close frame.
 
-    Its own close keeps whatever error it meets at a connection that is gone, and with the error the frames that keep
-    the connection: a cycle for each websocket that a client ended.
+    aiohttp's close keeps the error that it meets at a closed connection, and with it the stack frames that hold the
+    connection: a reference cycle for each websocket that a client closed.
     """
 
     code: int | None = None
-    """Why the stream was broken, as a close frame says it (RFC 6455 §7.4)."""
+    """The close code for a stream that aiohttp found broken (RFC 6455 §7.4)."""
 
     async def close(self, *, code: int = 1000, message: bytes = b"", drain: bool = True) -> bool:
         if code != 1000:
@@ -205,7 +218,10 @@ class QuietWebSocket(web.WebSocketResponse):
 
 
 class ConnectionWebSocket:
-    """The websocket that python-engineio drives: aiohttp's, with the lane's messages taken out of its stream."""
+    """What python-engineio calls for a websocket request. Messages that `intercept` processes never leave it.
+
+    `handler` is the bound method `TransportSocket._websocket_handler`.
+    """
 
     def __init__(self, handler: Any, server: Any) -> None:
         self._handler = handler
@@ -215,13 +231,13 @@ class ConnectionWebSocket:
         )
         self._count = 0
         self.transport: Any = None
-        """The connection's, from the handshake on."""
+        """The TCP connection's, after the websocket handshake."""
 
     async def __call__(self, environ: dict[str, Any]) -> web.StreamResponse:
         request: web.Request = environ["aiohttp.request"]
         await self._ws.prepare(request)
         transport = self.transport = request.transport
-        if transport is None:  # it went during the handshake
+        if transport is None:  # closed during the handshake
             return self._ws
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         try:
@@ -234,7 +250,7 @@ class ConnectionWebSocket:
         return self._ws
 
     async def receive(self) -> str | bytes:
-        """The next message as it is. Raises `OSError` when the websocket is closed or broken."""
+        """The next message. Raises `OSError` when the websocket is closed or broken, or the client was dropped."""
         while True:
             message = await self._ws.receive()
             if self._connection.dropped:
@@ -251,7 +267,7 @@ class ConnectionWebSocket:
                 raise OSError("the websocket is closed")
 
     async def wait(self) -> str | bytes:
-        """The next message that is not the lane's own. Raises `OSError` like `receive`."""
+        """The next message that `intercept` leaves. Raises `OSError` as `receive` does, and for what is no packet."""
         intercept = self._connection.intercept
         while True:
             data = await self.receive()
