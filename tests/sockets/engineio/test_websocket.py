@@ -1,20 +1,16 @@
-"""The websocket between aiohttp and a connection: what it keeps for itself, and how it ends."""
+"""The websocket between aiohttp and a connection: what it processes itself, and how it ends."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiohttp import WSMessage, WSMsgType
-from structlog.testing import capture_logs
 
-from roundtrip.sockets.engineio.server import ClientErrorFilter, engineio_logger
 from roundtrip.sockets.engineio.transports import ConnectionWebSocket, QuietWebSocket
-from roundtrip.sockets.handshake import Handshake, Refusal, parse_handshake
 
 TEXT, BINARY, PING, PONG, CLOSE = (
     WSMsgType.TEXT,
@@ -175,38 +171,3 @@ def test_websockets_are_neither_compressed_nor_answered_by_aiohttp() -> None:
     connection = FakeConnection()
     made = ConnectionWebSocket(connection.handle, SimpleNamespace(max_http_buffer_size=1_000))._ws
     assert (made._compress, made._autoclose, made._autoping, made._max_msg_size) == (False, False, False, 1_000)
-
-
-# what is said of clients, and by them
-
-
-def test_what_a_client_sent_wrong_is_logged_as_that() -> None:
-    logger = engineio_logger()
-    assert engineio_logger() is logger
-    assert sum(isinstance(known, ClientErrorFilter) for known in logger.filters) == 1
-    with capture_logs() as logs:
-        try:
-            int("nonsense")
-        except ValueError:
-            logger.exception("post request handler error")
-        logger.error("bad")
-    assert [(line["what"], line["error"], line["log_level"]) for line in logs] == [
-        ("post request handler error", "ValueError", "info"),
-        ("bad", None, "info"),
-    ]
-    for level, passed in ((logging.ERROR, False), (logging.WARNING, True), (logging.INFO, True)):
-        assert ClientErrorFilter().filter(logging.LogRecord("x", level, "", 1, "m", (), None)) is passed
-
-
-def test_a_handshake_takes_each_field_from_auth_and_else_from_the_query() -> None:
-    query = {"QUERY_STRING": "userId=q&botId=a&botId=b&token=t&traceparent=t&acks=true"}
-    assert parse_handshake(None, query, "1.2.3.4") == Handshake(None, "q", "b", False, None, "1.2.3.4")
-    said = {"userId": None, "botId": "x", "token": 7, "traceparent": "00-1", "acks": True}
-    assert parse_handshake(said, query, "") == Handshake(7, None, "x", True, "00-1", "")
-    assert parse_handshake({"traceparent": 1, "acks": "yes"}, {"QUERY_STRING": "botId="}, "") == Handshake(
-        None, None, "", False, None, ""
-    )
-
-
-def test_a_refusal_reads_as_its_sentence() -> None:
-    assert str(Refusal("code", "A sentence.")) == "A sentence."

@@ -1,7 +1,6 @@
-"""What a connection takes comes back by counting references, so that thousands leave the collector little to do.
+"""What a connection takes is freed by counting references, so that thousands leave the garbage collector little to do.
 
-That thousands of short ones leave nothing behind is seen from outside in tests/protocol/test_churn.py.
-"""
+That thousands of short ones leave nothing behind is seen from outside in tests/protocol/test_churn.py."""
 
 from __future__ import annotations
 
@@ -28,6 +27,7 @@ from tests.support.wire import Wire, frame
 
 KEY = BotKey("user", "bot")
 CONNECTED = Connected("+15550100", "Ada", True)
+WAYS = ("closes", "leaves", "is cut", "is refused", "breaks the protocol", "is drained", "acknowledges", "upgrades")
 
 
 @asynccontextmanager
@@ -64,9 +64,6 @@ class _Holder:
         value = referable() if name == "_sent_seqs" else referable(getattr(slotted, name))
         setattr(slotted, name, value)
         return value
-
-
-WAYS = ("closes", "leaves", "is cut", "is refused", "breaks the protocol", "is drained", "acknowledges", "upgrades")
 
 
 async def live_and_leave(s: Stage, way: str, sockets: list[weakref.ref[Any]]) -> dict[str, weakref.ref[Any]]:

@@ -1,64 +1,21 @@
+"""Tokens that expire and are renewed, and limits per user and address, as stock clients see them."""
+
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import socketio
 
-from roundtrip.auth.authenticators import JwtAuthenticator
-from roundtrip.auth.jwks import OneKey
-from roundtrip.identity import BotKey
-from roundtrip.limits.rates import Limits, Rate, Rules
-from roundtrip.sockets.access import Admission, SocketAccess
-from tests.support.py_client import PyClient, eventually
-from tests.support.sockets import Stage, stage
-from tests.support.tokens import ISSUER, USER, private_key, public_pem, token
-
-KEY = BotKey(USER, "bot")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
-
-
-@asynccontextmanager
-async def guarded(clock: Clock | None = None, **rules: Any) -> AsyncIterator[tuple[Stage, SocketAccess]]:
-    settings = {
-        "handshakes_per_address": Rate(1000, 1000),
-        "handshakes_per_user": Rate(1000, 1000),
-        "pairings_per_hour": 1000.0,
-        "sockets_per_user": 1000,
-        "events_per_socket": Rate(1000, 1000),
-        **rules,
-    }
-    limits = Limits(Rules(**settings), lambda _limit: None)
-    identity = JwtAuthenticator(OneKey(public_pem(private_key("ES256"))), issuer=ISSUER, audience=None)
-    admission = Admission(identity, limits)
-    door = SocketAccess(admission.identify, limits, grace=30.0, now=clock or Clock())
-    async with stage(admit=admission, door=door) as s:
-        yield s, door
-
-
-def fresh(**claims: Any) -> str:
-    return token(algorithm="ES256", **claims)
-
-
-@asynccontextmanager
-async def client(url: str, made: str, bot: str = "bot") -> AsyncIterator[tuple[PyClient, list[dict[str, Any]]]]:
-    it = PyClient()
-    expired: list[dict[str, Any]] = []
-    it.io.on("auth_expired", expired.append)
-    await it.io.connect(url, auth={"token": made, "botId": bot}, transports=["websocket"])
-    try:
-        yield it, expired
-    finally:
-        await it.io.disconnect()
+from roundtrip.sockets.access import SocketAccess
+from tests.sockets.guarded import KEY, Clock, client, fresh, guarded
+from tests.sockets.raw import POLLING, raw_socket
+from tests.support.program import running
+from tests.support.py_client import eventually
+from tests.support.sockets import Stage
 
 
 async def look(s: Stage, door: SocketAccess) -> None:
@@ -135,15 +92,33 @@ async def test_one_too_many_sockets_of_a_user_over_all_bots() -> None:
             assert len(s.registry) == 1
 
 
-async def test_requests_of_a_socket_are_limited_but_others_are_served() -> None:
+async def test_nothing_is_remembered_of_a_socket_that_went() -> None:
+    async with guarded() as (s, door):
+        assert door._limits is not None
+        async with client(s.url, fresh()):
+            assert len(door._limits._messages) == 1
+        async with raw_socket(s.url, "40{}") as refused:
+            await refused.until("44")
+        await eventually(lambda: not s.server.engine.connections)
+        assert len(door._limits._messages) == 0
+        assert door._limits.sockets.held("user") == 0
+
+
+async def test_clients_behind_a_proxy_of_ours_have_a_limit_each(tmp_path: Path) -> None:
+    """Without the address that the proxy names they would all share one."""
     async with (
-        guarded(events_per_socket=Rate(0.001, 5)) as (s, _),
-        client(s.url, fresh()) as (flood, _),
-        client(s.url, fresh(), "other") as (calm, _),
+        running(
+            tmp_path, forwarded_allow_ips="127.0.0.1", handshakes_per_address=0.01, handshakes_per_address_burst=2
+        ) as program,
+        aiohttp.ClientSession() as session,
     ):
-        for _ in range(50):
-            await flood.io.emit("status")
-        await calm.io.emit("status")
-        await calm.until(lambda: len(calm.snapshots) == 2)
-        assert len(flood.snapshots) <= 1 + 5
-        assert flood.io.connected
+
+        async def statuses(address: str) -> list[int]:
+            found = []
+            for _ in range(3):
+                async with session.get(program.url + POLLING, headers={"X-Forwarded-For": address}) as response:
+                    found.append(response.status)
+            return found
+
+        assert await statuses("192.0.2.1") == [200, 200, 429]
+        assert await statuses("192.0.2.2") == [200, 200, 429]

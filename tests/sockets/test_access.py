@@ -1,0 +1,197 @@
+"""Expiry and renewal of tokens, and the counts of `SocketAccess`, on a clock that the test moves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from roundtrip.identity import BotKey, IdentityError, Principal
+from roundtrip.limits.rates import Limits, Rate, Rules
+from roundtrip.sockets.access import SocketAccess
+from roundtrip.sockets.handshake import Handshake, Refusal
+from tests.support.stepped_clock import SteppedClock
+from tests.support.stepped_loop import SteppedLoop
+
+
+class FakePeer:
+    """As much of a peer as a doorkeeper looks at."""
+
+    must_ack = True
+
+    def __init__(self, sid: str, expires_at: float | None, user: str = "user") -> None:
+        self.sid = sid
+        self.expires_at = expires_at
+        self.key = BotKey(user, "bot")
+        self.told: list[dict[str, Any]] = []
+        self.ended: list[str] = []
+        self.broken = False
+        self.connection = SimpleNamespace(end=self._end)
+
+    def send(self, frame: Any) -> None:
+        if self.broken:
+            raise RuntimeError("cannot")
+        event, data = json.loads(frame.payload[2:])
+        assert event == "auth_expired"
+        self.told.append(data)
+
+    async def _end(self, reason: str) -> None:
+        if self.broken:
+            raise RuntimeError("cannot")
+        self.ended.append(reason)
+
+
+async def test_a_token_that_ran_out_is_followed_by_thirty_seconds_of_grace() -> None:
+    clock = SteppedClock()
+    door = SocketAccess(now=clock.wall)
+    lasting, never, going = FakePeer("a", clock.wall() + 100.0), FakePeer("b", None), FakePeer("c", clock.wall() + 10.0)
+    members: Any = [lasting, never, going]
+
+    async def after(seconds: float) -> None:
+        clock.advance(seconds)
+        await door.check_expiry(members)
+
+    await after(9.5)
+    assert going.told == []
+    await after(0.5)
+    assert going.told == [{"graceSeconds": 30.0}], "to the second, the moment itself included"
+    await after(12.25)
+    assert len(going.told) == 1
+    await after(17.5)
+    assert going.ended == []
+    await after(0.25)
+    assert going.ended == ["token_expired"]
+    assert (never.told, lasting.told, never.ended, lasting.ended) == ([], [], [], [])
+
+
+async def test_whoever_is_told_late_is_told_what_is_left() -> None:
+    clock = SteppedClock()
+    door = SocketAccess(now=clock.wall, grace=20.0)
+    it: Any = FakePeer("a", clock.wall() - 7.75)
+    await door.check_expiry([it])
+    assert it.told == [{"graceSeconds": 12.2}]
+    late: Any = FakePeer("b", clock.wall() - 20.0)
+    await door.check_expiry([late])
+    assert (late.told, late.ended) == ([], ["token_expired"])
+
+
+async def test_what_fails_for_one_is_counted_and_done_again_and_is_nobody_elses() -> None:
+    clock = SteppedClock()
+    door = SocketAccess(now=clock.wall)
+    failures: list[int] = []
+    door.on_failure = lambda: failures.append(1)
+    broken, other = FakePeer("a", clock.wall()), FakePeer("b", clock.wall())
+    broken.broken = True
+    members: Any = [broken, other]
+    await door.check_expiry(members)
+    assert (len(failures), len(other.told)) == (1, 1)
+    broken.broken = False
+    await door.check_expiry(members)
+    assert (len(failures), len(broken.told), len(other.told)) == (1, 1, 1)
+    broken.broken = True
+    clock.advance(31.0)
+    await door.check_expiry(members)
+    assert (len(failures), other.ended) == (2, ["token_expired"])
+    broken.broken = False
+    await door.check_expiry([members[0]])
+    assert broken.ended == ["token_expired"]
+
+
+async def test_a_renewal_counts_from_the_fresh_token() -> None:
+    clock = SteppedClock()
+    shakes: list[Handshake] = []
+
+    async def identify(shake: Handshake) -> Principal:
+        shakes.append(shake)
+        return Principal("user", clock.wall() + 60.0)
+
+    door = SocketAccess(identify, now=clock.wall)
+    it: Any = FakePeer("a", clock.wall())
+    await door.check_expiry([it])
+    answer = await door.renew(it, {"token": "fresh"})
+    assert (answer.ok, answer.expires_at, answer.code) == (True, clock.wall() + 60.0, None)
+    assert it.expires_at == clock.wall() + 60.0
+    assert shakes == [Handshake("fresh", "user", "bot", True, None, "")]
+    await door.check_expiry([it])
+    assert len(it.told) == 1
+    clock.advance(60.0)
+    await door.check_expiry([it])
+    assert len(it.told) == 2, "the fresh one runs out as well"
+
+
+async def test_whoever_comes_back_with_the_same_sid_is_told_again() -> None:
+    clock = SteppedClock()
+    door = SocketAccess(now=clock.wall)
+    it: Any = FakePeer("a", clock.wall())
+    await door.check_expiry([it])
+    door.release(it)
+    await door.check_expiry([it])
+    assert len(it.told) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Refusal("unauthorized", "No."), "unauthorized"),
+        (IdentityError("user_id_invalid", "No."), "user_id_invalid"),
+        (TimeoutError(), "unavailable"),
+        (None, "forbidden"),
+    ],
+    ids=str,
+)
+async def test_a_renewal_that_fails_leaves_the_old_token(error: Exception | None, code: str) -> None:
+    async def identify(_shake: Handshake) -> Principal:
+        if error is not None:
+            raise error
+        return Principal("somebody else", 9e9)
+
+    it: Any = FakePeer("a", 100.0)
+    answer = await SocketAccess(identify).renew(it, {"token": "x"})
+    assert (answer.ok, answer.code, answer.expires_at) == (False, code, None)
+    assert answer.message is not None
+    assert answer.message.endswith(".")
+    assert it.expires_at == 100.0
+
+
+async def test_without_tokens_there_is_nothing_to_renew() -> None:
+    it: Any = FakePeer("a", None)
+    answer = await SocketAccess().renew(it, {"token": "x"})
+    assert (answer.ok, answer.code) == (False, "unavailable")
+
+
+def test_a_check_of_a_fresh_token_may_take_five_seconds(loop: SteppedLoop) -> None:
+    async def never(_shake: Handshake) -> Principal:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    it: Any = FakePeer("a", 100.0)
+    renewing = loop.create_task(SocketAccess(never).renew(it, {"token": "x"}))
+    loop.settle()
+    loop.advance(4.9)
+    assert not renewing.done()
+    loop.advance(0.2)
+    assert renewing.result().code == "unavailable"
+
+
+async def test_places_and_messages_are_given_back() -> None:
+    limits = Limits(Rules(Rate(1, 1), Rate(1, 1), 1.0, 1, Rate(0.001, 2)), lambda _limit: None)
+    door = SocketAccess(limits=limits)
+    door.acquire("user")
+    with pytest.raises(Refusal) as refused:
+        door.acquire("user")
+    assert refused.value.code == "too_many_sockets"
+    it: Any = FakePeer("a", None)
+    door.release(it)
+    door.acquire("user")
+    assert [await door.allowed("eio") for _ in range(3)] == [True, True, False]
+    door.connection_closed("eio")
+    assert await door.allowed("eio"), "another connection begins anew"
+    free = SocketAccess()
+    for _ in range(3):
+        free.acquire("user")
+    free.release(it)
+    free.connection_closed("eio")
+    assert await free.allowed("eio")
