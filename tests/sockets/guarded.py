@@ -40,9 +40,9 @@ async def guarded(clock: Clock | None = None, **rules: Any) -> AsyncIterator[tup
     limits = Limits(Rules(**settings), lambda _limit: None)
     identity = JwtAuthenticator(OneKey(public_pem(private_key("ES256"))), issuer=ISSUER, audience=None)
     admission = Admission(identity, limits)
-    door = SocketAccess(admission.identify, limits, grace=30.0, now=clock or Clock())
-    async with stage(admit=admission, door=door) as s:
-        yield s, door
+    access = SocketAccess(admission.identify, limits, grace=30.0, now=clock or Clock())
+    async with stage(admit=admission, door=access) as s:
+        yield s, access
 
 
 def fresh(**claims: Any) -> str:

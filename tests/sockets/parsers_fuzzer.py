@@ -49,7 +49,7 @@ def body(data: bytes) -> None:
             parse_object(data, shape, BodyLimits())
 
 
-def shake(data: bytes) -> None:
+def handshake(data: bytes) -> None:
     auth: object = None
     with suppress(ValueError):
         auth = Json.loads(data)
@@ -62,7 +62,7 @@ def forwarded(data: bytes) -> None:
     PROXIES.client("10.0.0.1", [data.decode(errors="replace")])
 
 
-PARSERS = (engine_packet, engine_payload, message, body, shake, forwarded)
+PARSERS = (engine_packet, engine_payload, message, body, handshake, forwarded)
 
 
 def one(data: bytes) -> None:

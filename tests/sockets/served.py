@@ -10,7 +10,7 @@ from roundtrip.sockets.server import SocketServer
 from tests.support.sockets import Faults, Notes
 
 
-def make_server(door: Any = None, notes: Notes | None = None, admit: Any = None) -> SocketServer:
+def make_server(access: Any = None, notes: Notes | None = None, admit: Any = None) -> SocketServer:
     courier: Any = SimpleNamespace()
     return SocketServer(
         Registry(),
@@ -25,5 +25,5 @@ def make_server(door: Any = None, notes: Notes | None = None, admit: Any = None)
         ping_interval=1,
         ping_timeout=1,
         max_packet=1,
-        door=door,
+        door=access,
     )

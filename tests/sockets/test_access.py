@@ -44,15 +44,15 @@ class FakePeer:
         self.ended.append(reason)
 
 
-async def test_a_token_that_ran_out_is_followed_by_thirty_seconds_of_grace() -> None:
+async def test_an_expired_token_is_followed_by_thirty_seconds_of_grace() -> None:
     clock = SteppedClock()
-    door = SocketAccess(now=clock.wall)
+    access = SocketAccess(now=clock.wall)
     lasting, never, going = FakePeer("a", clock.wall() + 100.0), FakePeer("b", None), FakePeer("c", clock.wall() + 10.0)
     members: Any = [lasting, never, going]
 
     async def after(seconds: float) -> None:
         clock.advance(seconds)
-        await door.check_expiry(members)
+        await access.check_expiry(members)
 
     await after(9.5)
     assert going.told == []
@@ -67,68 +67,68 @@ async def test_a_token_that_ran_out_is_followed_by_thirty_seconds_of_grace() -> 
     assert (never.told, lasting.told, never.ended, lasting.ended) == ([], [], [], [])
 
 
-async def test_whoever_is_told_late_is_told_what_is_left() -> None:
+async def test_a_late_auth_expired_names_the_rest_of_the_grace() -> None:
     clock = SteppedClock()
-    door = SocketAccess(now=clock.wall, grace=20.0)
+    access = SocketAccess(now=clock.wall, grace=20.0)
     it: Any = FakePeer("a", clock.wall() - 7.75)
-    await door.check_expiry([it])
+    await access.check_expiry([it])
     assert it.told == [{"graceSeconds": 12.2}]
     late: Any = FakePeer("b", clock.wall() - 20.0)
-    await door.check_expiry([late])
+    await access.check_expiry([late])
     assert (late.told, late.ended) == ([], ["token_expired"])
 
 
-async def test_what_fails_for_one_is_counted_and_done_again_and_is_nobody_elses() -> None:
+async def test_a_failure_with_one_socket_is_counted_and_retried_and_stops_no_other() -> None:
     clock = SteppedClock()
-    door = SocketAccess(now=clock.wall)
+    access = SocketAccess(now=clock.wall)
     failures: list[int] = []
-    door.on_failure = lambda: failures.append(1)
+    access.on_failure = lambda: failures.append(1)
     broken, other = FakePeer("a", clock.wall()), FakePeer("b", clock.wall())
     broken.broken = True
     members: Any = [broken, other]
-    await door.check_expiry(members)
+    await access.check_expiry(members)
     assert (len(failures), len(other.told)) == (1, 1)
     broken.broken = False
-    await door.check_expiry(members)
+    await access.check_expiry(members)
     assert (len(failures), len(broken.told), len(other.told)) == (1, 1, 1)
     broken.broken = True
     clock.advance(31.0)
-    await door.check_expiry(members)
+    await access.check_expiry(members)
     assert (len(failures), other.ended) == (2, ["token_expired"])
     broken.broken = False
-    await door.check_expiry([members[0]])
+    await access.check_expiry([members[0]])
     assert broken.ended == ["token_expired"]
 
 
 async def test_a_renewal_counts_from_the_fresh_token() -> None:
     clock = SteppedClock()
-    shakes: list[Handshake] = []
+    handshakes: list[Handshake] = []
 
-    async def identify(shake: Handshake) -> Principal:
-        shakes.append(shake)
+    async def identify(handshake: Handshake) -> Principal:
+        handshakes.append(handshake)
         return Principal("user", clock.wall() + 60.0)
 
-    door = SocketAccess(identify, now=clock.wall)
+    access = SocketAccess(identify, now=clock.wall)
     it: Any = FakePeer("a", clock.wall())
-    await door.check_expiry([it])
-    answer = await door.renew(it, {"token": "fresh"})
+    await access.check_expiry([it])
+    answer = await access.renew(it, {"token": "fresh"})
     assert (answer.ok, answer.expires_at, answer.code) == (True, clock.wall() + 60.0, None)
     assert it.expires_at == clock.wall() + 60.0
-    assert shakes == [Handshake("fresh", "user", "bot", True, None, "")]
-    await door.check_expiry([it])
+    assert handshakes == [Handshake("fresh", "user", "bot", True, None, "")]
+    await access.check_expiry([it])
     assert len(it.told) == 1
     clock.advance(60.0)
-    await door.check_expiry([it])
+    await access.check_expiry([it])
     assert len(it.told) == 2, "the fresh one runs out as well"
 
 
-async def test_whoever_comes_back_with_the_same_sid_is_told_again() -> None:
+async def test_a_new_socket_with_the_same_sid_is_notified_again() -> None:
     clock = SteppedClock()
-    door = SocketAccess(now=clock.wall)
+    access = SocketAccess(now=clock.wall)
     it: Any = FakePeer("a", clock.wall())
-    await door.check_expiry([it])
-    door.release(it)
-    await door.check_expiry([it])
+    await access.check_expiry([it])
+    access.release(it)
+    await access.check_expiry([it])
     assert len(it.told) == 2
 
 
@@ -143,7 +143,7 @@ async def test_whoever_comes_back_with_the_same_sid_is_told_again() -> None:
     ids=str,
 )
 async def test_a_renewal_that_fails_leaves_the_old_token(error: Exception | None, code: str) -> None:
-    async def identify(_shake: Handshake) -> Principal:
+    async def identify(_handshake: Handshake) -> Principal:
         if error is not None:
             raise error
         return Principal("somebody else", 9e9)
@@ -163,7 +163,7 @@ async def test_without_tokens_there_is_nothing_to_renew() -> None:
 
 
 def test_a_check_of_a_fresh_token_may_take_five_seconds(loop: SteppedLoop) -> None:
-    async def never(_shake: Handshake) -> Principal:
+    async def never(_handshake: Handshake) -> Principal:
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -176,19 +176,19 @@ def test_a_check_of_a_fresh_token_may_take_five_seconds(loop: SteppedLoop) -> No
     assert renewing.result().code == "unavailable"
 
 
-async def test_places_and_messages_are_given_back() -> None:
+async def test_sockets_are_released_and_message_rates_forgotten() -> None:
     limits = Limits(Rules(Rate(1, 1), Rate(1, 1), 1.0, 1, Rate(0.001, 2)), lambda _limit: None)
-    door = SocketAccess(limits=limits)
-    door.acquire("user")
+    access = SocketAccess(limits=limits)
+    access.acquire("user")
     with pytest.raises(Refusal) as refused:
-        door.acquire("user")
+        access.acquire("user")
     assert refused.value.code == "too_many_sockets"
     it: Any = FakePeer("a", None)
-    door.release(it)
-    door.acquire("user")
-    assert [await door.allowed("eio") for _ in range(3)] == [True, True, False]
-    door.connection_closed("eio")
-    assert await door.allowed("eio"), "another connection begins anew"
+    access.release(it)
+    access.acquire("user")
+    assert [await access.allowed("eio") for _ in range(3)] == [True, True, False]
+    access.connection_closed("eio")
+    assert await access.allowed("eio"), "another connection begins anew"
     free = SocketAccess()
     for _ in range(3):
         free.acquire("user")

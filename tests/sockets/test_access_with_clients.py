@@ -18,23 +18,23 @@ from tests.support.py_client import eventually
 from tests.support.sockets import Stage
 
 
-async def look(s: Stage, door: SocketAccess) -> None:
-    await door.check_expiry(list(s.registry.of(KEY)))
+async def look(s: Stage, access: SocketAccess) -> None:
+    await access.check_expiry(list(s.registry.of(KEY)))
 
 
-async def test_a_socket_whose_token_ran_out_is_told_once_and_closed_after_the_grace() -> None:
+async def test_a_socket_whose_token_expired_is_notified_once_and_closed_after_the_grace() -> None:
     clock = Clock()
-    async with guarded(clock) as (s, door), client(s.url, fresh()) as (it, expired):
-        await look(s, door)
+    async with guarded(clock) as (s, access), client(s.url, fresh()) as (it, expired):
+        await look(s, access)
         assert not expired
         clock.ahead = 70
-        await look(s, door)
-        await look(s, door)
+        await look(s, access)
+        await look(s, access)
         await eventually(lambda: expired)
         assert len(expired) == 1
         assert 15 < expired[0]["graceSeconds"] <= 30
         clock.ahead = 100
-        await look(s, door)
+        await look(s, access)
         await eventually(lambda: s.notes.disconnects)
         assert s.notes.disconnects == ["token_expired"]
         await eventually(lambda: not it.io.connected)
@@ -42,24 +42,24 @@ async def test_a_socket_whose_token_ran_out_is_told_once_and_closed_after_the_gr
 
 async def test_a_token_is_renewed_without_reconnecting() -> None:
     clock = Clock()
-    async with guarded(clock) as (s, door), client(s.url, fresh()) as (it, expired):
+    async with guarded(clock) as (s, access), client(s.url, fresh()) as (it, expired):
         clock.ahead = 70
-        await look(s, door)
+        await look(s, access)
         await eventually(lambda: expired)
         later = int(time.time()) + 600
         answer = await it.io.call("auth", {"token": fresh(exp=later)}, timeout=5)
         assert answer == {"ok": True, "expiresAt": later}
-        await look(s, door)
+        await look(s, access)
         clock.ahead = 400
-        await look(s, door)
+        await look(s, access)
         assert len(expired) == 1
         clock.ahead = 610
-        await look(s, door)
+        await look(s, access)
         await eventually(lambda: len(expired) == 2)  # and told again when the new one runs out
         assert s.notes.connects == ["accepted"]
 
 
-async def test_a_renewal_that_is_none() -> None:
+async def test_a_renewal_with_a_wrong_token_is_refused() -> None:
     async with guarded() as (s, _), client(s.url, fresh()) as (it, _expired):
         (peer,) = s.registry.of(KEY)
         before = peer.expires_at
@@ -76,7 +76,7 @@ async def test_a_renewal_that_is_none() -> None:
         assert peer.expires_at == before
 
 
-async def test_one_too_many_sockets_of_a_user_over_all_bots() -> None:
+async def test_a_socket_over_the_users_limit_is_refused_over_all_bots() -> None:
     async with guarded(sockets_per_user=2) as (s, _):
         async with client(s.url, fresh(), "one"), client(s.url, fresh(), "two"):
             third = socketio.AsyncClient(reconnection=False)
@@ -92,16 +92,16 @@ async def test_one_too_many_sockets_of_a_user_over_all_bots() -> None:
             assert len(s.registry) == 1
 
 
-async def test_nothing_is_remembered_of_a_socket_that_went() -> None:
-    async with guarded() as (s, door):
-        assert door._limits is not None
+async def test_a_closed_socket_leaves_no_counts() -> None:
+    async with guarded() as (s, access):
+        assert access._limits is not None
         async with client(s.url, fresh()):
-            assert len(door._limits._messages) == 1
+            assert len(access._limits._messages) == 1
         async with raw_socket(s.url, "40{}") as refused:
             await refused.until("44")
         await eventually(lambda: not s.server.engine.connections)
-        assert len(door._limits._messages) == 0
-        assert door._limits.sockets.held("user") == 0
+        assert len(access._limits._messages) == 0
+        assert access._limits.sockets.held("user") == 0
 
 
 async def test_clients_behind_a_proxy_of_ours_have_a_limit_each(tmp_path: Path) -> None:

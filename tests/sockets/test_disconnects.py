@@ -17,7 +17,7 @@ KEY = BotKey("user", "bot")
 CONNECTED = Connected("+15550100", "Ada", True)
 
 
-async def test_why_a_socket_closed_is_told_apart() -> None:
+async def test_each_kind_of_close_has_its_reason() -> None:
     async with stage() as s:
         async with raw_socket(s.url, connect()) as it:  # a websocket that goes
             await it.until("42")
@@ -48,7 +48,7 @@ async def test_why_a_socket_closed_is_told_apart() -> None:
         ]
 
 
-async def test_how_long_a_socket_lived_is_told_with_its_reason() -> None:
+async def test_the_lifetime_of_a_socket_is_reported_with_its_reason() -> None:
     clock = SteppedClock()
     async with stage(clock=clock) as s:
         async with py_client(s.url):

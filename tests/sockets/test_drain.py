@@ -71,7 +71,7 @@ async def _until_closed(url: str, bot: str) -> int | None:
         return it.ws.close_code
 
 
-async def test_who_is_drained_is_a_matter_of_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_drain_closes_in_random_order(monkeypatch: pytest.MonkeyPatch) -> None:
     shuffled: list[int] = []
     monkeypatch.setattr(random, "shuffle", lambda peers: shuffled.append(len(peers)))
     async with stage() as s, py_client(s.url):
@@ -79,12 +79,12 @@ async def test_who_is_drained_is_a_matter_of_chance(monkeypatch: pytest.MonkeyPa
         assert shuffled == [1]
 
 
-async def test_a_drain_of_nobody_ends() -> None:
+async def test_a_drain_without_sockets_ends() -> None:
     async with stage() as s:
         await asyncio.wait_for(s.server.drain(0.0), 5)
 
 
-async def test_a_stop_ends_replays_that_hang_and_says_nothing_of_it() -> None:
+async def test_a_stop_cancels_replays_that_hang_without_logging_an_error() -> None:
     ended: list[str] = []
 
     async def run(*_: Any) -> int:
@@ -106,7 +106,7 @@ async def test_a_stop_ends_replays_that_hang_and_says_nothing_of_it() -> None:
         assert not [line for line in logs if line["log_level"] == "error"]
 
 
-async def test_a_replay_that_dies_is_said_so() -> None:
+async def test_a_replay_that_fails_is_logged() -> None:
     async def run(*_: Any) -> int:
         raise RuntimeError("cannot")
 

@@ -109,9 +109,9 @@ async def test_a_key_holds_as_many_sockets_as_the_setting_says() -> None:
 async def test_a_connection_that_ends_during_a_slow_handshake_is_mapped_nowhere() -> None:
     go_on = asyncio.Event()
 
-    async def slow(shake: Handshake) -> Principal:
+    async def slow(handshake: Handshake) -> Principal:
         await go_on.wait()
-        return Principal(parse_user_id(shake.user_id))
+        return Principal(parse_user_id(handshake.user_id))
 
     async with stage(admit=slow) as s, raw_socket(s.url, connect()) as client:
         await eventually(lambda: any(it.connect_received for it in s.server.engine.connections.values()))
@@ -154,10 +154,10 @@ async def test_a_client_that_leaves_during_a_slow_handshake_leaves_no_ghost(monk
     asked = asyncio.Event()
     go_on = asyncio.Event()
 
-    async def slow(shake: Handshake) -> Principal:
+    async def slow(handshake: Handshake) -> Principal:
         asked.set()
         await go_on.wait()
-        return Principal(parse_user_id(shake.user_id))
+        return Principal(parse_user_id(handshake.user_id))
 
     monkeypatch.setattr(support, "trusted", slow)
     async with stage(ping_interval=1, ping_timeout=1) as s:
@@ -177,7 +177,7 @@ async def test_a_client_that_leaves_during_a_slow_handshake_leaves_no_ghost(monk
 
 
 async def test_a_handshake_that_is_never_decided_is_refused_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def never(_shake: Handshake) -> Principal:
+    async def never(_handshake: Handshake) -> Principal:
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -199,10 +199,10 @@ async def test_the_address_is_the_one_behind_trusted_proxies(
     through_proxies: str | None, direct: str | None, seen: str
 ) -> None:
     """Without it all clients would share one limit."""
-    shakes: list[Handshake] = []
+    handshakes: list[Handshake] = []
 
-    async def admit(shake: Handshake) -> Principal:
-        shakes.append(shake)
+    async def admit(handshake: Handshake) -> Principal:
+        handshakes.append(handshake)
         raise Refusal("unauthorized", "No.")
 
     notes = Notes()
@@ -213,7 +213,7 @@ async def test_the_address_is_the_one_behind_trusted_proxies(
     with pytest.raises(Exception, match=r"No\.") as refused:
         await joins("sid", {"aiohttp.request": request, "QUERY_STRING": "userId=q&botId=q&token=q"}, auth)
     assert refused.value.error_args == {"message": "No.", "data": {"code": "unauthorized"}}  # type: ignore[attr-defined]  # python-socketio's
-    assert shakes == [Handshake("t", "u", "b", False, None, seen)]
+    assert handshakes == [Handshake("t", "u", "b", False, None, seen)]
     assert notes.connects == ["unauthorized"]
 
 
@@ -222,7 +222,7 @@ class _Request(dict[Any, Any]):
 
 
 def test_a_token_is_checked_within_five_seconds_or_refused(loop: SteppedLoop) -> None:
-    async def never(_shake: Handshake) -> Principal:
+    async def never(_handshake: Handshake) -> Principal:
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -243,9 +243,9 @@ async def test_the_address_that_limits_count_is_the_clients_own(monkeypatch: pyt
     seen: list[str] = []
     real = support.trusted
 
-    async def admit(shake: Any) -> Any:
-        seen.append(shake.remote)
-        return await real(shake)
+    async def admit(handshake: Any) -> Any:
+        seen.append(handshake.remote)
+        return await real(handshake)
 
     async with stage(admit=admit) as s, raw_socket(s.url, connect()) as it:
         await it.until("42")

@@ -11,7 +11,7 @@ from roundtrip.sockets.metrics import SocketCounters
 from roundtrip.telemetry.metrics import Metrics
 
 
-def test_each_refusal_and_each_end_has_its_count() -> None:
+def test_each_refusal_and_each_disconnect_moves_its_counter() -> None:
     made = Metrics(vocabulary(), "0")
     meter = SocketCounters(made)
     for code in (

@@ -16,7 +16,7 @@ KEY = BotKey("user", "bot")
 CONNECTED = Connected("+15550100", "Ada", True)
 
 
-async def test_whoever_leaves_the_namespace_is_gone_and_proves_nothing_any_more() -> None:
+async def test_leaving_the_namespace_disconnects_and_confirms_nothing_any_more() -> None:
     async with stage(ack_timeout=0.3) as s, raw_socket(s.url, connect()) as client:
         await client.until("42")
         await client.send("41")
@@ -30,7 +30,7 @@ async def test_whoever_leaves_the_namespace_is_gone_and_proves_nothing_any_more(
         assert (await s.outbox.find(event.id)).outcome is Outcome.PENDING
 
 
-async def test_nobody_comes_back_as_somebody_else_on_the_same_connection() -> None:
+async def test_a_connection_cannot_reconnect_under_another_key() -> None:
     async with stage() as s, raw_socket(s.url, connect()) as client:
         await client.until("42")
         await client.send("41", connect(bot="other"))
@@ -79,7 +79,7 @@ async def test_a_refused_connect_replays_nothing() -> None:
         await eventually(lambda: len(s.notes.replays) == 1)
 
 
-async def test_a_hundred_pairs_of_leaving_and_coming_leave_nothing() -> None:
+async def test_a_hundred_disconnects_and_reconnects_leave_nothing_mapped() -> None:
     async with stage() as s:
         for number in range(100):
             async with raw_socket(s.url, connect(), "41", connect(bot=str(number))) as client:

@@ -17,7 +17,7 @@ from tests.support.stepped_loop import SteppedLoop
 PING = b"\x81\x012"
 
 
-def test_one_receipt_is_asked_for_all_that_goes_out_in_a_turn(loop: SteppedLoop) -> None:
+def test_one_receipt_is_requested_for_all_events_of_a_loop_turn(loop: SteppedLoop) -> None:
     it = JoinedPeer(loop)
     sent = [it.sends(seq) for seq in (1, 2, 3)]
     assert it.pings == 0, "the PING goes out behind all of them"
@@ -31,7 +31,7 @@ def test_one_receipt_is_asked_for_all_that_goes_out_in_a_turn(loop: SteppedLoop)
     assert it.told.receipts == [sent, [later]]
 
 
-def test_a_client_that_acknowledges_is_given_a_second_to_do_so(loop: SteppedLoop) -> None:
+def test_a_client_that_acknowledges_has_a_second_to_do_so(loop: SteppedLoop) -> None:
     it = JoinedPeer(loop)
     first = it.sends(1)
     loop.settle()
@@ -51,7 +51,7 @@ def test_a_client_that_acknowledges_is_given_a_second_to_do_so(loop: SteppedLoop
     assert it.pings == 3, "who was not prompt once is asked at once"
 
 
-def test_a_client_that_keeps_acknowledging_is_asked_for_no_receipt(loop: SteppedLoop) -> None:
+def test_no_receipt_is_requested_of_a_client_that_keeps_acknowledging(loop: SteppedLoop) -> None:
     it = JoinedPeer(loop)
     it.sends(1)
     loop.settle()
@@ -63,7 +63,7 @@ def test_a_client_that_keeps_acknowledging_is_asked_for_no_receipt(loop: Stepped
 
 
 @pytest.mark.parametrize("prompt", [False, True])
-def test_a_peer_that_went_asks_for_nothing(loop: SteppedLoop, prompt: bool) -> None:
+def test_a_closed_peer_requests_no_receipt(loop: SteppedLoop, prompt: bool) -> None:
     it = JoinedPeer(loop)
     it.sends(1)
     loop.settle()
@@ -77,7 +77,7 @@ def test_a_peer_that_went_asks_for_nothing(loop: SteppedLoop, prompt: bool) -> N
     assert it.told.receipts == [], "and hears of nothing"
 
 
-def test_a_client_that_reads_nothing_is_told_apart_from_one_that_is_gone(loop: SteppedLoop) -> None:
+def test_a_client_that_reads_nothing_and_one_that_is_gone_have_different_reasons(loop: SteppedLoop) -> None:
     it = JoinedPeer(loop)
     it.wire.unread = 10_000
     assert it.peer.send(Frame(b"42[]", 1)) is None, "the limit itself is allowed"
@@ -150,7 +150,7 @@ def test_a_state_has_only_the_successors_of_the_table(loop: SteppedLoop, state: 
     assert (PeerState.CLOSED in module._NEXT[state]) is (state is not PeerState.CLOSED)
 
 
-def test_a_close_moves_the_peer_before_anybody_is_told(loop: SteppedLoop) -> None:
+def test_a_close_moves_the_peer_before_the_disconnect_event(loop: SteppedLoop) -> None:
     for replayed, closing in ((True, PeerState.CLOSING), (False, PeerState.INTERRUPTED)):
         it = JoinedPeer(loop)
         if not replayed:

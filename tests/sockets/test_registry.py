@@ -54,7 +54,7 @@ def test_another_socket_with_the_same_sid_is_not_removed_by_the_first() -> None:
     assert len(registry) == 1
 
 
-def test_why_nobody_is_there() -> None:
+def test_the_reason_of_a_miss_by_age() -> None:
     clock = Clock()
     registry = Registry(clock)
     assert registry.why_missing(KEY) == Miss(MissReason.NEVER_CONNECTED)
@@ -70,7 +70,7 @@ def test_why_nobody_is_there() -> None:
     assert registry.why_missing(KEY).reason is MissReason.NEVER_CONNECTED
 
 
-def test_a_user_who_is_there_under_another_bot_is_a_mismatch_whatever_was_before() -> None:
+def test_a_user_connected_under_another_bot_is_a_mismatch_whatever_was_before() -> None:
     registry = Registry()
     gone = socket("gone")
     registry.add(gone)
@@ -81,7 +81,7 @@ def test_a_user_who_is_there_under_another_bot_is_a_mismatch_whatever_was_before
     assert registry.why_missing(KEY) == Miss(MissReason.KEY_MISMATCH, ("b1", "b2"))
 
 
-def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_registry_keeps_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REMEMBERED_KEYS", 3)
     registry = Registry()
     for number in range(10):
@@ -113,7 +113,7 @@ def test_the_view_shows_each_keys_sockets() -> None:
     assert registry.by_transport() == {"websocket": 2}
 
 
-def test_why_nobody_is_there_in_seconds() -> None:
+def test_the_reason_of_a_miss_by_age_in_seconds() -> None:
     clock = Clock()
     registry = Registry(clock)
     peer = socket("sid")

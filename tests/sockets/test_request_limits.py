@@ -30,7 +30,7 @@ class FakeConnection:
         self.ended.append(reason)
 
 
-def test_a_request_too_many_is_answered_as_it_asked_or_told_of_once_a_second(loop: SteppedLoop) -> None:
+def test_a_request_over_the_rate_is_acknowledged_or_reported_once_a_second(loop: SteppedLoop) -> None:
     async def run(data: str | bytes, it: FakeConnection) -> None:
         server.engine.on_message_refused(it, data)  # type: ignore[arg-type]  # as much of one as is looked at
 
@@ -79,7 +79,7 @@ async def test_requests_of_a_socket_are_limited_but_others_are_served() -> None:
         assert flood.io.connected
 
 
-async def test_a_request_over_the_limit_is_answered_as_it_asked_to_be() -> None:
+async def test_a_client_sees_its_refused_requests_in_acknowledgements_or_one_event_a_second() -> None:
     async with guarded(events_per_socket=Rate(0.001, 3)) as (s, _), client(s.url, fresh()) as (it, _expired):
         refused: list[Any] = []
         it.io.on("request_refused", refused.append)

@@ -16,14 +16,14 @@ from tests.support.sockets import stage
 from tests.support.stepped_loop import SteppedLoop
 
 
-def test_a_sweep_looks_every_second_but_not_in_the_turn_in_which_the_process_woke(loop: SteppedLoop) -> None:
+def test_a_sweep_checks_every_second_but_not_right_after_a_suspension(loop: SteppedLoop) -> None:
     looks: list[float] = []
 
-    class Door(SocketAccess):
+    class FakeAccess(SocketAccess):
         async def check_expiry(self, peers: Any) -> None:
             looks.append(loop.time())
 
-    sweep = loop.create_task(make_server(Door()).sweep())
+    sweep = loop.create_task(make_server(FakeAccess()).sweep())
     loop.settle()
     start = loop.time()
     loop.advance(0.9)
@@ -44,7 +44,7 @@ def test_a_sweep_looks_every_second_but_not_in_the_turn_in_which_the_process_wok
 async def test_an_error_with_one_socket_ends_no_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SWEEP_INTERVAL", 0.02)
     clock = Clock()
-    async with guarded(clock) as (s, door):
+    async with guarded(clock) as (s, access):
         sweep = asyncio.ensure_future(s.server.sweep())
         try:
             async with client(s.url, fresh(), "one") as (_, told), client(s.url, fresh(), "two") as (_, others):
@@ -55,7 +55,7 @@ async def test_an_error_with_one_socket_ends_no_sweep(monkeypatch: pytest.Monkey
                 assert not told
                 clock.ahead = 100
                 await eventually(lambda: s.notes.disconnects == ["token_expired"] * 2)
-            monkeypatch.setattr(door, "check_expiry", _raise)
+            monkeypatch.setattr(access, "check_expiry", _raise)
             before = s.notes.failed_steps
             await eventually(lambda: s.notes.failed_steps > before + 2)
             assert not sweep.done()
@@ -76,7 +76,7 @@ async def _raise(_peers: Any) -> None:
     raise RuntimeError("cannot")
 
 
-async def test_the_sweep_unmaps_a_socket_whose_engine_went_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_sweep_unmaps_a_socket_whose_connection_vanished(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SWEEP_INTERVAL", 0.02)
     async with stage() as s, py_client(s.url):
         sweep = asyncio.ensure_future(s.server.sweep())

@@ -21,12 +21,9 @@ from roundtrip.links.snapshot import LinkState, Snapshot
 from roundtrip.outbox.base import Outbox
 from roundtrip.outbox.memory import MemoryOutbox
 from roundtrip.outbox.records import Attempt
-from roundtrip.sockets import peer
 from roundtrip.sockets.handshake import Handshake
 from roundtrip.sockets.registry import Registry
 from roundtrip.sockets.server import SocketServer
-
-peer.STRICT = True
 
 
 class Notes:

@@ -71,15 +71,15 @@ async def test_eight_attachments_as_large_as_a_packet_in_all_are_taken(sizes: li
         assert s.notes.refused == []
 
 
-async def test_an_attachment_over_the_limit_of_requests_takes_its_event_with_it() -> None:
+async def test_an_attachment_over_the_request_rate_drops_its_event() -> None:
     """What came of the event is forgotten, so that the next message is not taken for its attachment."""
     allowed = iter([True, True, False])
 
-    class Door(SocketAccess):
+    class FakeAccess(SocketAccess):
         async def allowed(self, eio_sid: str) -> bool:
             return next(allowed, True)
 
-    async with stage(door=Door()) as s, raw_socket(s.url, connect()) as client:
+    async with stage(door=FakeAccess()) as s, raw_socket(s.url, connect()) as client:
         await client.until("42")
         await client.send(f'451-7["status",{PLACEHOLDER}]')
         await client.ws.send_bytes(b"x")
@@ -87,7 +87,7 @@ async def test_an_attachment_over_the_limit_of_requests_takes_its_event_with_it(
         assert s.notes.refused == []
 
 
-async def test_what_came_of_an_event_goes_with_its_socket() -> None:
+async def test_a_partial_binary_event_is_dropped_with_its_socket() -> None:
     async with stage() as s:
         async with raw_socket(s.url, connect(), f'452-7["status",{PLACEHOLDER}]') as client:
             await eventually(lambda: s.server.engine._binary_packet)
@@ -97,7 +97,7 @@ async def test_what_came_of_an_event_goes_with_its_socket() -> None:
         assert not s.server.engine.environ
 
 
-async def test_a_binary_acknowledgement_without_a_number_is_nobodys() -> None:
+async def test_a_binary_acknowledgement_without_a_number_is_ignored() -> None:
     async with stage() as s, raw_socket(s.url, connect()) as client:
         await client.until("42")
         await client.send(f"461-[{PLACEHOLDER}]")

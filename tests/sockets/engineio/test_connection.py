@@ -12,7 +12,7 @@ from tests.sockets.fakes import JoinedPeer
 from tests.support.stepped_loop import SteppedLoop
 
 
-def test_acknowledgements_are_counted_only_where_nobody_asked(loop: SteppedLoop) -> None:
+def test_only_unsolicited_acknowledgements_count_against_a_client(loop: SteppedLoop) -> None:
     it = JoinedPeer(loop)
     it.sends(7)
     for _ in range(1_500):
@@ -48,7 +48,7 @@ def test_acknowledgements_are_counted_only_where_nobody_asked(loop: SteppedLoop)
         ("", None),
     ],
 )
-def test_what_a_lane_takes_for_an_acknowledgement(loop: SteppedLoop, text: str, seq: int | None) -> None:
+def test_which_messages_a_connection_takes_for_acknowledgements(loop: SteppedLoop, text: str, seq: int | None) -> None:
     """The rest is the parser's."""
     it = JoinedPeer(loop)
     heard: list[int] = []

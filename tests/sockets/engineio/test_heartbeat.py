@@ -14,7 +14,7 @@ from tests.support.stepped_loop import SteppedLoop
 
 
 @pytest.mark.parametrize("wire", [FakeTransport, lambda: None], ids=["websocket", "polling"])
-def test_whoever_answers_stays_for_hours(loop: SteppedLoop, wire: Any) -> None:
+def test_a_client_that_answers_stays_for_hours(loop: SteppedLoop, wire: Any) -> None:
     server, wire = FakeEngine(), wire()
     connection = loop.run(make_connection(server, wire))
     for number in range(1, 500):
@@ -30,7 +30,7 @@ def test_whoever_answers_stays_for_hours(loop: SteppedLoop, wire: Any) -> None:
 
 
 @pytest.mark.parametrize("wire", [FakeTransport, lambda: None], ids=["websocket", "polling"])
-def test_whoever_does_not_answer_is_closed_after_the_timeout_and_not_before(loop: SteppedLoop, wire: Any) -> None:
+def test_a_client_that_does_not_answer_is_closed_after_the_timeout_and_not_before(loop: SteppedLoop, wire: Any) -> None:
     server, wire = FakeEngine(), wire()
     connection = loop.run(make_connection(server, wire))
     loop.advance(INTERVAL)
@@ -61,7 +61,7 @@ def test_a_late_loop_reads_before_it_calls_a_client_silent(loop: SteppedLoop) ->
     connection._disarm()
 
 
-def test_a_late_loop_closes_who_is_silent_all_the_same(loop: SteppedLoop) -> None:
+def test_a_late_loop_closes_a_silent_client_all_the_same(loop: SteppedLoop) -> None:
     server, wire = FakeEngine(), FakeTransport()
     loop.run(make_connection(server, wire))
     loop.advance(INTERVAL)
@@ -70,7 +70,7 @@ def test_a_late_loop_closes_who_is_silent_all_the_same(loop: SteppedLoop) -> Non
     assert server.ended == ["ping timeout"]
 
 
-def test_a_pong_that_nobody_asked_for_puts_nothing_off(loop: SteppedLoop) -> None:
+def test_an_unsolicited_pong_does_not_postpone_the_ping(loop: SteppedLoop) -> None:
     server, wire = FakeEngine(), FakeTransport()
     connection = loop.run(make_connection(server, wire))
     for _ in range(9):

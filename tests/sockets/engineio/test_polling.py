@@ -17,7 +17,7 @@ from tests.support.stepped_loop import SteppedLoop
 LIMIT = FakeEngine.max_http_buffer_size
 
 
-def test_polls_and_the_end(loop: SteppedLoop) -> None:
+def test_a_second_poll_raises_and_a_closed_queue_ends_polls(loop: SteppedLoop) -> None:
     async def run() -> None:
         server = FakeEngine()
         connection = await make_connection(server, None)
@@ -83,13 +83,13 @@ def test_a_body_that_breaks_is_an_error_of_the_transport(
     assert connection.server.refused == [], "it broke no protocol"
 
 
-def test_an_empty_body_says_nothing(loop: SteppedLoop) -> None:
+def test_an_empty_body_is_no_error(loop: SteppedLoop) -> None:
     connection, error = posted(loop, b"", length=None)
     assert error is None
     assert not connection.gone
 
 
-def test_a_body_is_read_to_the_goodbye_in_it_and_no_further(loop: SteppedLoop) -> None:
+def test_a_body_is_processed_up_to_a_close_packet(loop: SteppedLoop) -> None:
     connection, error = posted(loop, b"1\x1e6\x1e2", length=5)
     assert error is None
     assert connection.server.refused == []

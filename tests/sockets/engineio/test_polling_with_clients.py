@@ -58,7 +58,7 @@ async def test_a_polling_client_that_posts_nonsense_is_answered_at_once() -> Non
         await eventually(lambda: len(s.registry) == 0)
 
 
-async def test_a_drained_polling_client_is_told() -> None:
+async def test_a_drained_polling_client_gets_a_close() -> None:
     async with stage() as s, aiohttp.ClientSession() as session:
         url = await polling(s, session)
         waiting = asyncio.ensure_future(session.get(url))

@@ -17,7 +17,7 @@ CONNECTED = Connected("+15550100", "Ada", True)
 
 
 @pytest.mark.parametrize("packet", MISPLACED)
-async def test_a_packet_that_does_not_belong_there_closes_a_websocket(packet: str) -> None:
+async def test_a_misplaced_packet_closes_a_websocket(packet: str) -> None:
     async with stage() as s, raw_socket(s.url, connect()) as client:
         await client.until("42")
         await client.send(packet)
@@ -29,7 +29,7 @@ async def test_a_packet_that_does_not_belong_there_closes_a_websocket(packet: st
 
 
 @pytest.mark.parametrize("packet", [*MISPLACED, "x", "4\x1e", "\x1e", "bnot base64", "d=40"])
-async def test_a_packet_that_does_not_belong_there_closes_a_polling_session(packet: str) -> None:
+async def test_a_misplaced_packet_closes_a_polling_session(packet: str) -> None:
     async with stage() as s, raw_polling(s.url, connect()) as client:
         await client.until("42")
         await client.post(packet, "43", "5")
@@ -46,7 +46,7 @@ async def test_a_body_of_many_upgrades_queues_nothing() -> None:
         assert connection.queue.qsize() <= 2  # the end of the session
 
 
-async def test_acknowledgements_and_pongs_that_nobody_asked_for_come_to_an_end() -> None:
+async def test_a_thousand_unsolicited_acknowledgements_and_pongs_close_a_client() -> None:
     async with stage() as s, raw_socket(s.url, connect()) as client:
         await client.until("42")
         await client.send(*["3", "439[]"] * 600)

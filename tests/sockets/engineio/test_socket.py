@@ -23,7 +23,7 @@ def test_nothing_is_written_to_a_connection_that_is_gone(loop: SteppedLoop) -> N
     connection._disarm()
 
 
-def test_a_client_with_too_much_unread_is_dropped_whoever_writes(loop: SteppedLoop) -> None:
+def test_a_client_with_too_much_unread_is_dropped_by_any_write(loop: SteppedLoop) -> None:
     server, wire = FakeEngine(), FakeTransport()
     connection = loop.run(make_connection(server, wire))
     wire.unread = 10_001
@@ -44,7 +44,7 @@ def test_a_queue_that_nobody_polls_is_bounded_by_what_it_takes_not_by_its_text(l
     assert server.ended == ["queue_full"]
 
 
-def test_the_websockets_own_answers_are_not_piled_up(loop: SteppedLoop) -> None:
+def test_control_frames_are_left_out_when_too_much_is_unread(loop: SteppedLoop) -> None:
     server, wire = FakeEngine(), FakeTransport()
     connection = loop.run(make_connection(server, wire))
     wire.unread = 10_000
@@ -72,7 +72,7 @@ def test_what_a_client_may_not_send_is_refused_and_counted_once(loop: SteppedLoo
     connection._disarm()
 
 
-def test_the_end_of_a_client_that_does_not_read_is_not_waited_for(loop: SteppedLoop) -> None:
+def test_a_close_does_not_wait_for_a_client_that_does_not_read(loop: SteppedLoop) -> None:
     server, wire = FakeEngine(), FakeTransport()
     connection = loop.run(make_connection(server, wire))
     wire.unread = 5_000
@@ -95,7 +95,7 @@ def test_a_close_frame_says_why(loop: SteppedLoop, reason: str, code: int) -> No
     connection._disarm()
 
 
-def test_who_does_not_answer_a_close_frame_is_cut_after_two_seconds(loop: SteppedLoop) -> None:
+def test_an_unanswered_close_frame_is_followed_by_an_abort_after_two_seconds(loop: SteppedLoop) -> None:
     server, wire = FakeEngine(), FakeTransport()
     connection = loop.run(make_connection(server, wire))
     loop.run(connection.end("server"))
@@ -115,7 +115,7 @@ def test_a_client_that_broke_the_protocol_is_closed_with_1002_and_read_no_more(l
     assert server.ended == ["transport error"], "the first reason holds"
 
 
-def test_a_close_that_says_nothing_more_writes_a_close_frame_only(loop: SteppedLoop) -> None:
+def test_an_abort_writes_a_close_frame_only(loop: SteppedLoop) -> None:
     server, wire = FakeEngine(), FakeTransport()
     connection = loop.run(make_connection(server, wire))
     connection.close_code = 1009
@@ -128,7 +128,7 @@ def test_a_close_that_says_nothing_more_writes_a_close_frame_only(loop: SteppedL
     assert [it.packet_type for it in loop.run(polled.poll())] == [packet.NOOP]
 
 
-def test_who_is_hung_up_on_is_closed_on_either_transport(loop: SteppedLoop) -> None:
+def test_a_dropped_client_is_closed_on_either_transport(loop: SteppedLoop) -> None:
     for wire in (FakeTransport(), None):
         server = FakeEngine()
         connection = loop.run(make_connection(server, wire))

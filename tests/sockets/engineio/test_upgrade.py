@@ -67,7 +67,7 @@ def test_an_upgrade_whose_connection_went_is_not_written_to(loop: SteppedLoop) -
 
 
 @pytest.mark.parametrize("polled", [False, True], ids=["opened", "upgraded"])
-def test_what_was_queued_goes_out_first_and_the_end_is_told(loop: SteppedLoop, polled: bool) -> None:
+def test_queued_packets_are_written_first_and_the_end_has_its_reason(loop: SteppedLoop, polled: bool) -> None:
     async def run() -> tuple[EngineConnection, FakeWebSocket]:
         connection, websocket = await make_connection(FakeEngine(), None), FakeWebSocket()
         connection.server.reason.TRANSPORT_CLOSE = "transport close"

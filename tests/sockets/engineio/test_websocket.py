@@ -108,7 +108,7 @@ async def test_what_a_dropped_client_sent_is_of_no_use() -> None:
         await websocket.receive()
 
 
-async def test_the_lanes_own_messages_go_to_the_lane() -> None:
+async def test_intercepted_messages_never_leave_the_websocket() -> None:
     connection, websocket = opened((TEXT, "3"), (TEXT, "3"), (TEXT, "42[]"), (BINARY, b"3"), (TEXT, "6"), (TEXT, "0"))
     assert [await websocket.wait() for _ in range(4)] == ["42[]", b"3", "6", "0"]
     assert connection.taken == ["3", "3", "42[]", "6", "0"]
@@ -135,7 +135,9 @@ async def test_sixty_four_messages_are_read_before_others_have_their_turn() -> N
 
 @pytest.mark.parametrize("upgraded", [False, True])
 @pytest.mark.parametrize("gone", [False, True])
-async def test_a_websocket_that_never_was_its_lanes_says_goodbye_itself(upgraded: bool, gone: bool) -> None:
+async def test_a_websocket_that_never_served_its_connection_writes_the_close_frame_itself(
+    upgraded: bool, gone: bool
+) -> None:
     connection, websocket = opened()
     transport = Transport()
     ended = await websocket({"aiohttp.request": SimpleNamespace(transport=transport)})
@@ -159,7 +161,7 @@ async def test_a_connection_that_went_during_the_handshake_is_handled_by_nobody(
     assert connection.handled == []
 
 
-async def test_aiohttp_leaves_the_end_to_the_lane_and_tells_why() -> None:
+async def test_aiohttp_leaves_the_close_to_the_connection_and_reports_the_code() -> None:
     quiet = QuietWebSocket()
     assert await quiet.close(code=1009) is False
     assert quiet.code == 1009
