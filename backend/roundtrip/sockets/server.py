@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Collection
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -17,6 +17,7 @@ from roundtrip.clock import SYSTEM, Clock
 from roundtrip.delivery.courier import Courier
 from roundtrip.delivery.inflight import KeyInFlight
 from roundtrip.delivery.replay import Replayer
+from roundtrip.faults import Faults
 from roundtrip.identity import BotKey, IdentityError, Principal
 from roundtrip.limits.addresses import ADDRESS
 from roundtrip.outbox.base import OutboxError
@@ -38,14 +39,6 @@ SWEEP_INTERVAL: Final = 1.0
 """Seconds between two checks for sockets without a connection, and for expired tokens."""
 
 
-class Switches(Protocol):
-    """The faults that the socket server injects."""
-
-    stale_cleanup: bool
-    early_disconnect: float | None
-    """Milliseconds after which each new socket is closed."""
-
-
 class SocketServer:
     """Owns the Socket.IO server, and keeps the registry equal to what is connected."""
 
@@ -55,8 +48,8 @@ class SocketServer:
         courier: Courier,
         replayer: Replayer,
         admit: Callable[[Handshake], Awaitable[Principal]],
-        meter: SocketMetrics,
-        switches: Switches,
+        metrics: SocketMetrics,
+        faults: Faults,
         *,
         cors_origins: Collection[str],
         max_sockets_per_key: int,
@@ -73,9 +66,9 @@ class SocketServer:
         self._courier = courier
         self._replayer = replayer
         self._admit = admit
-        self._meter = meter
-        self._on_illegal = meter.step_failed
-        self._switches = switches
+        self._metrics = metrics
+        self._on_illegal = metrics.step_failed
+        self._faults = faults
         self._access = door or SocketAccess()
         self._clock = clock
         self._max_sockets_per_key = max_sockets_per_key
@@ -105,8 +98,8 @@ class SocketServer:
         self.engine.on("auth", self._renew_token)
         self.engine.allow_message = self._access.allowed
         self.engine.on_message_refused = self._access.refuse_message
-        self._access.on_failure = meter.step_failed
-        self.engine.eio.on_refused = meter.packet_refused
+        self._access.on_failure = metrics.step_failed
+        self.engine.eio.on_refused = metrics.packet_refused
 
     def attach(self, app: web.Application) -> None:
         """Serve `/socket.io/` from this application."""
@@ -127,10 +120,10 @@ class SocketServer:
         try:
             peer = await self._accept(sid, parse_handshake(auth, environ, remote))
         except (Refusal, IdentityError) as refusal:
-            self._meter.connected(refusal.code)
+            self._metrics.connected(refusal.code)
             log.info("socket_refused", code=refusal.code)
             raise Refused(refusal.message, {"code": refusal.code}) from None
-        self._meter.connected("accepted")
+        self._metrics.connected("accepted")
         log.debug(
             "socket_mapped",
             key=key_hash(peer.key.user_id, peer.key.bot_id),
@@ -178,8 +171,8 @@ class SocketServer:
         if entry is None or not entry[0].begin_replay():
             return
         self._spawn(self._replay(*entry))
-        if self._switches.early_disconnect is not None:
-            self._spawn(self._disconnect_early(entry[0], self._switches.early_disconnect / 1000))
+        if self._faults.early_disconnect is not None:
+            self._spawn(self._disconnect_early(entry[0], self._faults.early_disconnect / 1000))  # milliseconds
 
     async def _replay(self, peer: Peer, channel: KeyInFlight) -> None:
         try:
@@ -219,14 +212,14 @@ class SocketServer:
             return
         peer = entry[0]
         self._access.release(peer)
-        if self._switches.stale_cleanup:
+        if self._faults.stale_cleanup:
             peer = max(self._registry.of(peer.key), key=lambda other: other.connected_at, default=peer)
         peer.close()
         if not self._registry.remove(peer):
             return
         self._courier.left(peer)
         lifetime = self._clock.monotonic() - peer.connected_at
-        self._meter.disconnected(reason, lifetime)
+        self._metrics.disconnected(reason, lifetime)
         log.debug(
             "socket_removed",
             key=key_hash(peer.key.user_id, peer.key.bot_id),
@@ -260,7 +253,7 @@ class SocketServer:
         try:
             await work
         except Exception as error:
-            self._meter.step_failed()
+            self._metrics.step_failed()
             log.exception("socket_sweep_failed", error=type(error).__name__)
 
     # the end
