@@ -45,7 +45,7 @@ class FakeTransport:
 
 
 class FakeEngine:
-    """As much of python-engineio's server as a socket looks at."""
+    """As much of python-engineio's server as a socket uses."""
 
     ping_interval = INTERVAL
     ping_timeout = TIMEOUT
@@ -69,7 +69,7 @@ class FakeEngine:
 
 
 class FakeListener:
-    """Whoever joined; nothing was written to it yet."""
+    """A client that has a socket, and was sent nothing."""
 
     def acked(self, _seq: int) -> bool:
         return False
@@ -86,7 +86,7 @@ async def make_connection(server: FakeEngine, wire: FakeTransport | None, *, joi
     connection.listener = FakeListener() if joined else None
     if wire is not None:
         connection.upgraded = True
-        connection._transport = wire  # type: ignore[assignment]  # as much of one as is looked at
+        connection._transport = wire  # type: ignore[assignment]  # as much of one as is used
     connection.schedule_ping()
     return connection
 
@@ -98,26 +98,28 @@ def pings(connection: EngineConnection, wire: FakeTransport | None) -> int:
 
 
 class FakeUpgrade:
-    """The websocket of an upgrade: what the client says on it comes when the test wants."""
+    """The websocket of an upgrade: the test puts the client's messages into `incoming`; None closes it."""
 
     def __init__(self) -> None:
         self.transport = FakeTransport()
-        self.said: asyncio.Queue[str | None] = asyncio.Queue()
+        self.incoming: asyncio.Queue[str | None] = asyncio.Queue()
 
     async def receive(self) -> str:
-        said = await self.said.get()
-        if said is None:
+        message = await self.incoming.get()
+        if message is None:
             raise OSError("closed")
-        return said
+        return message
 
 
 class FakeWebSocket(FakeUpgrade):
-    """A websocket that was opened, or proven."""
+    """A websocket whose handshake is over."""
 
     wait = FakeUpgrade.receive
 
 
 class Recorder:
+    """Confirmations of a peer."""
+
     def __init__(self) -> None:
         self.acks: list[int] = []
         self.receipts: list[list[Any]] = []
@@ -133,20 +135,20 @@ class JoinedPeer:
     """A peer that is live, on a websocket."""
 
     def __init__(self, loop: SteppedLoop, *, polling: bool = False) -> None:
-        self.server, self.wire, self.told = FakeEngine(), FakeTransport(), Recorder()
+        self.server, self.wire, self.recorder = FakeEngine(), FakeTransport(), Recorder()
         self.loop = loop
 
         async def make() -> None:
             self.connection = self.server.sockets["eio"] = EngineConnection(self.server, "eio", 10_000)
             if not polling:
                 self.connection.upgraded = True
-                self.connection._transport = self.wire  # type: ignore[assignment]  # as much of one as is looked at
+                self.connection._transport = self.wire  # type: ignore[assignment]  # as much of one as is used
             self.peer = Peer(
                 "sid",
                 "eio",
                 BotKey("u", "b"),
                 self.connection,
-                self.told,
+                self.recorder,
                 must_ack=False,
                 connect_parent=None,
                 expires_at=None,

@@ -26,7 +26,7 @@ class FakePeer:
         self.sid = sid
         self.expires_at = expires_at
         self.key = BotKey(user, "bot")
-        self.told: list[dict[str, Any]] = []
+        self.notifications: list[dict[str, Any]] = []
         self.ended: list[str] = []
         self.broken = False
         self.connection = SimpleNamespace(end=self._end)
@@ -36,7 +36,7 @@ class FakePeer:
             raise RuntimeError("cannot")
         event, data = json.loads(frame.payload[2:])
         assert event == "auth_expired"
-        self.told.append(data)
+        self.notifications.append(data)
 
     async def _end(self, reason: str) -> None:
         if self.broken:
@@ -55,16 +55,16 @@ async def test_an_expired_token_is_followed_by_thirty_seconds_of_grace() -> None
         await access.check_expiry(members)
 
     await after(9.5)
-    assert going.told == []
+    assert going.notifications == []
     await after(0.5)
-    assert going.told == [{"graceSeconds": 30.0}], "to the second, the moment itself included"
+    assert going.notifications == [{"graceSeconds": 30.0}], "to the second, the moment itself included"
     await after(12.25)
-    assert len(going.told) == 1
+    assert len(going.notifications) == 1
     await after(17.5)
     assert going.ended == []
     await after(0.25)
     assert going.ended == ["token_expired"]
-    assert (never.told, lasting.told, never.ended, lasting.ended) == ([], [], [], [])
+    assert (never.notifications, lasting.notifications, never.ended, lasting.ended) == ([], [], [], [])
 
 
 async def test_a_late_auth_expired_names_the_rest_of_the_grace() -> None:
@@ -72,10 +72,10 @@ async def test_a_late_auth_expired_names_the_rest_of_the_grace() -> None:
     access = SocketAccess(now=clock.wall, grace=20.0)
     it: Any = FakePeer("a", clock.wall() - 7.75)
     await access.check_expiry([it])
-    assert it.told == [{"graceSeconds": 12.2}]
+    assert it.notifications == [{"graceSeconds": 12.2}]
     late: Any = FakePeer("b", clock.wall() - 20.0)
     await access.check_expiry([late])
-    assert (late.told, late.ended) == ([], ["token_expired"])
+    assert (late.notifications, late.ended) == ([], ["token_expired"])
 
 
 async def test_a_failure_with_one_socket_is_counted_and_retried_and_stops_no_other() -> None:
@@ -87,10 +87,10 @@ async def test_a_failure_with_one_socket_is_counted_and_retried_and_stops_no_oth
     broken.broken = True
     members: Any = [broken, other]
     await access.check_expiry(members)
-    assert (len(failures), len(other.told)) == (1, 1)
+    assert (len(failures), len(other.notifications)) == (1, 1)
     broken.broken = False
     await access.check_expiry(members)
-    assert (len(failures), len(broken.told), len(other.told)) == (1, 1, 1)
+    assert (len(failures), len(broken.notifications), len(other.notifications)) == (1, 1, 1)
     broken.broken = True
     clock.advance(31.0)
     await access.check_expiry(members)
@@ -116,10 +116,10 @@ async def test_a_renewal_counts_from_the_fresh_token() -> None:
     assert it.expires_at == clock.wall() + 60.0
     assert handshakes == [Handshake("fresh", "user", "bot", True, None, "")]
     await access.check_expiry([it])
-    assert len(it.told) == 1
+    assert len(it.notifications) == 1
     clock.advance(60.0)
     await access.check_expiry([it])
-    assert len(it.told) == 2, "the fresh one runs out as well"
+    assert len(it.notifications) == 2, "the fresh one runs out as well"
 
 
 async def test_a_new_socket_with_the_same_sid_is_notified_again() -> None:
@@ -129,7 +129,7 @@ async def test_a_new_socket_with_the_same_sid_is_notified_again() -> None:
     await access.check_expiry([it])
     access.release(it)
     await access.check_expiry([it])
-    assert len(it.told) == 2
+    assert len(it.notifications) == 2
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import aiohttp
 import socketio
 
 from roundtrip.sockets.access import SocketAccess
-from tests.sockets.guarded import KEY, Clock, client, fresh, guarded
+from tests.sockets.limited_stage import KEY, OffsetClock, limited_stage, make_token, token_client
 from tests.sockets.raw import POLLING, raw_socket
 from tests.support.program import running
 from tests.support.py_client import eventually
@@ -23,8 +23,8 @@ async def look(s: Stage, access: SocketAccess) -> None:
 
 
 async def test_a_socket_whose_token_expired_is_notified_once_and_closed_after_the_grace() -> None:
-    clock = Clock()
-    async with guarded(clock) as (s, access), client(s.url, fresh()) as (it, expired):
+    clock = OffsetClock()
+    async with limited_stage(clock) as (s, access), token_client(s.url, make_token()) as (it, expired):
         await look(s, access)
         assert not expired
         clock.ahead = 70
@@ -41,13 +41,13 @@ async def test_a_socket_whose_token_expired_is_notified_once_and_closed_after_th
 
 
 async def test_a_token_is_renewed_without_reconnecting() -> None:
-    clock = Clock()
-    async with guarded(clock) as (s, access), client(s.url, fresh()) as (it, expired):
+    clock = OffsetClock()
+    async with limited_stage(clock) as (s, access), token_client(s.url, make_token()) as (it, expired):
         clock.ahead = 70
         await look(s, access)
         await eventually(lambda: expired)
         later = int(time.time()) + 600
-        answer = await it.io.call("auth", {"token": fresh(exp=later)}, timeout=5)
+        answer = await it.io.call("auth", {"token": make_token(exp=later)}, timeout=5)
         assert answer == {"ok": True, "expiresAt": later}
         await look(s, access)
         clock.ahead = 400
@@ -60,12 +60,12 @@ async def test_a_token_is_renewed_without_reconnecting() -> None:
 
 
 async def test_a_renewal_with_a_wrong_token_is_refused() -> None:
-    async with guarded() as (s, _), client(s.url, fresh()) as (it, _expired):
+    async with limited_stage() as (s, _), token_client(s.url, make_token()) as (it, _expired):
         (peer,) = s.registry.of(KEY)
         before = peer.expires_at
         for data, code in (
-            ({"token": fresh(sub="user_somebody_else")}, "forbidden"),
-            ({"token": fresh(exp=int(time.time()) - 100)}, "unauthorized"),
+            ({"token": make_token(sub="user_somebody_else")}, "forbidden"),
+            ({"token": make_token(exp=int(time.time()) - 100)}, "unauthorized"),
             ({"token": 7}, "unauthorized"),
             ({}, "unauthorized"),
             ("token", "unauthorized"),
@@ -77,25 +77,25 @@ async def test_a_renewal_with_a_wrong_token_is_refused() -> None:
 
 
 async def test_a_socket_over_the_users_limit_is_refused_over_all_bots() -> None:
-    async with guarded(sockets_per_user=2) as (s, _):
-        async with client(s.url, fresh(), "one"), client(s.url, fresh(), "two"):
+    async with limited_stage(sockets_per_user=2) as (s, _):
+        async with token_client(s.url, make_token(), "one"), token_client(s.url, make_token(), "two"):
             third = socketio.AsyncClient(reconnection=False)
             refusals: list[Any] = []
             third.on("connect_error", refusals.append)
             with suppress(socketio.exceptions.ConnectionError):
-                await third.connect(s.url, auth={"token": fresh(), "botId": "three"}, transports=["websocket"])
+                await third.connect(s.url, auth={"token": make_token(), "botId": "three"}, transports=["websocket"])
             await eventually(lambda: refusals)
             assert refusals[0]["data"] == {"code": "too_many_sockets"}
             await third.shutdown()
         await eventually(lambda: len(s.registry) == 0)
-        async with client(s.url, fresh(), "three"):
+        async with token_client(s.url, make_token(), "three"):
             assert len(s.registry) == 1
 
 
 async def test_a_closed_socket_leaves_no_counts() -> None:
-    async with guarded() as (s, access):
+    async with limited_stage() as (s, access):
         assert access._limits is not None
-        async with client(s.url, fresh()):
+        async with token_client(s.url, make_token()):
             assert len(access._limits._messages) == 1
         async with raw_socket(s.url, "40{}") as refused:
             await refused.until("44")

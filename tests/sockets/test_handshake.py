@@ -14,8 +14,8 @@ from roundtrip.identity import BotKey, Principal, parse_user_id
 from roundtrip.limits.addresses import ADDRESS
 from roundtrip.outbox.records import MissReason, Outcome
 from roundtrip.sockets.handshake import Handshake, Refusal, parse_handshake
+from tests.sockets.bare_server import make_server
 from tests.sockets.raw import POLLING, connect, raw_handshake, raw_socket
-from tests.sockets.served import make_server
 from tests.support import sockets as support
 from tests.support.node_client import node_client
 from tests.support.py_client import eventually, py_client

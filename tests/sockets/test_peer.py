@@ -28,7 +28,7 @@ def test_one_receipt_is_requested_for_all_events_of_a_loop_turn(loop: SteppedLoo
     assert it.pings == 2
     assert it.connection.intercept("3")
     assert it.connection.intercept("3")
-    assert it.told.receipts == [sent, [later]]
+    assert it.recorder.receipts == [sent, [later]]
 
 
 def test_a_client_that_acknowledges_has_a_second_to_do_so(loop: SteppedLoop) -> None:
@@ -37,7 +37,7 @@ def test_a_client_that_acknowledges_has_a_second_to_do_so(loop: SteppedLoop) -> 
     loop.settle()
     assert it.connection.intercept("3")
     assert it.connection.intercept("431[]")
-    assert it.told.acks == [1]
+    assert it.recorder.acks == [1]
     it.sends(2, waiting=False)
     left = it.sends(3)
     loop.advance(0.99)
@@ -45,7 +45,7 @@ def test_a_client_that_acknowledges_has_a_second_to_do_so(loop: SteppedLoop) -> 
     loop.advance(0.02)
     assert it.pings == 2
     assert it.connection.intercept("3")
-    assert it.told.receipts == [[first], [left]], "what was acknowledged meanwhile needs no receipt"
+    assert it.recorder.receipts == [[first], [left]], "what was acknowledged meanwhile needs no receipt"
     it.sends(4)
     loop.settle()
     assert it.pings == 3, "who was not prompt once is asked at once"
@@ -74,7 +74,7 @@ def test_a_closed_peer_requests_no_receipt(loop: SteppedLoop, prompt: bool) -> N
     loop.advance(5.0)
     assert it.pings == 1
     assert it.connection.intercept("3")
-    assert it.told.receipts == [], "and hears of nothing"
+    assert it.recorder.receipts == [], "and hears of nothing"
 
 
 def test_a_client_that_reads_nothing_and_one_that_is_gone_have_different_reasons(loop: SteppedLoop) -> None:
@@ -96,7 +96,7 @@ def test_a_client_that_reads_nothing_and_one_that_is_gone_have_different_reasons
         ended.connection.ping(object())
         ended.connection.intercept("431[]")
         assert ended.wire.written == []
-        assert ended.told.acks == []
+        assert ended.recorder.acks == []
 
 
 def test_a_peer_is_live_only_after_its_replay(loop: SteppedLoop) -> None:

@@ -38,7 +38,7 @@ SEEN = {
 JOINED = {PeerState.REPLAYING, PeerState.LIVE}
 
 
-class Told:
+class Recorder:
     def __init__(self) -> None:
         self.grades: list[str] = []
 
@@ -50,7 +50,7 @@ class Told:
         self.grades.append("received")
 
 
-class Wire:
+class FakeTransport:
     """As much of a transport as a connection looks at."""
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ def server() -> Any:
 
 def upgrade(connection: EngineConnection) -> None:
     connection.upgraded = True
-    connection._transport = Wire()  # type: ignore[assignment]  # as much of one as is looked at
+    connection._transport = FakeTransport()  # type: ignore[assignment]  # as much of one as is looked at
 
 
 def begin(peer: Peer, state: PeerState) -> None:
@@ -122,12 +122,14 @@ async def feed(connection: EngineConnection, transport: str, text: str) -> None:
     ("transport", "seen", "state"), list(itertools.product(TRANSPORTS, SEEN, PeerState)), ids=lambda it: str(it)
 )
 async def test_what_confirms_an_event(transport: str, seen: str, state: PeerState) -> None:
-    told = Told()
+    recorder = Recorder()
     connection = EngineConnection(server(), "eio", 1 << 20)
     connection.connected = True
     if transport == "websocket":
         upgrade(connection)
-    peer = Peer("sid", "eio", BotKey("u", "b"), connection, told, must_ack=False, connect_parent=None, expires_at=None)
+    peer = Peer(
+        "sid", "eio", BotKey("u", "b"), connection, recorder, must_ack=False, connect_parent=None, expires_at=None
+    )
     begin(peer, state)
     if seen == "PONG of the heartbeat before it":
         connection.write(packet.Packet(packet.PING))
@@ -150,15 +152,17 @@ async def test_what_confirms_an_event(transport: str, seen: str, state: PeerStat
     if seen != "the poll was answered":
         await feed(connection, transport, texts.get(seen, "3"))
     expected = SEEN[seen] if state in JOINED else None
-    assert told.grades == ([] if expected is None else [expected])
+    assert recorder.grades == ([] if expected is None else [expected])
     connection._disarm()
 
 
 async def test_pongs_are_matched_with_pings_first_in_first_out() -> None:
-    told = Told()
+    recorder = Recorder()
     connection = EngineConnection(server(), "eio", 1 << 20)
     upgrade(connection)
-    peer = Peer("sid", "eio", BotKey("u", "b"), connection, told, must_ack=False, connect_parent=None, expires_at=None)
+    peer = Peer(
+        "sid", "eio", BotKey("u", "b"), connection, recorder, must_ack=False, connect_parent=None, expires_at=None
+    )
     peer.begin_replay()
     for kind in ("own", "heartbeat", "own"):
         if kind == "own":
@@ -169,7 +173,7 @@ async def test_pongs_are_matched_with_pings_first_in_first_out() -> None:
     counts = []
     for _ in range(4):
         await feed(connection, "websocket", "3")
-        counts.append(len(told.grades))
+        counts.append(len(recorder.grades))
     assert counts == [1, 1, 2, 2]
     connection._disarm()
 

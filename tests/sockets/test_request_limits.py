@@ -6,8 +6,8 @@ from typing import Any
 
 from roundtrip.limits.rates import Rate
 from roundtrip.sockets.engineio.connection import WriteResult
-from tests.sockets.guarded import client, fresh, guarded
-from tests.sockets.served import make_server
+from tests.sockets.bare_server import make_server
+from tests.sockets.limited_stage import limited_stage, make_token, token_client
 from tests.support.py_client import eventually
 from tests.support.stepped_loop import SteppedLoop
 
@@ -67,9 +67,9 @@ def test_a_request_over_the_rate_is_acknowledged_or_reported_once_a_second(loop:
 
 async def test_requests_of_a_socket_are_limited_but_others_are_served() -> None:
     async with (
-        guarded(events_per_socket=Rate(0.001, 5)) as (s, _),
-        client(s.url, fresh()) as (flood, _),
-        client(s.url, fresh(), "other") as (calm, _),
+        limited_stage(events_per_socket=Rate(0.001, 5)) as (s, _),
+        token_client(s.url, make_token()) as (flood, _),
+        token_client(s.url, make_token(), "other") as (calm, _),
     ):
         for _ in range(50):
             await flood.io.emit("status")
@@ -80,12 +80,15 @@ async def test_requests_of_a_socket_are_limited_but_others_are_served() -> None:
 
 
 async def test_a_client_sees_its_refused_requests_in_acknowledgements_or_one_event_a_second() -> None:
-    async with guarded(events_per_socket=Rate(0.001, 3)) as (s, _), client(s.url, fresh()) as (it, _expired):
+    async with (
+        limited_stage(events_per_socket=Rate(0.001, 3)) as (s, _),
+        token_client(s.url, make_token()) as (it, _expired),
+    ):
         refused: list[Any] = []
         it.io.on("request_refused", refused.append)
         await it.io.emit("status")
-        await it.io.call("auth", {"token": fresh()}, timeout=5)
-        answer = await it.io.call("auth", {"token": fresh()}, timeout=5)
+        await it.io.call("auth", {"token": make_token()}, timeout=5)
+        answer = await it.io.call("auth", {"token": make_token()}, timeout=5)
         assert (answer["ok"], answer["code"]) == (False, "rate_limited")
         assert answer["message"].endswith(".")
         for _ in range(50):

@@ -9,8 +9,8 @@ import pytest
 
 from roundtrip.sockets import server as module
 from roundtrip.sockets.access import SocketAccess
-from tests.sockets.guarded import Clock, client, fresh, guarded
-from tests.sockets.served import make_server
+from tests.sockets.bare_server import make_server
+from tests.sockets.limited_stage import OffsetClock, limited_stage, make_token, token_client
 from tests.support.py_client import eventually, py_client
 from tests.support.sockets import stage
 from tests.support.stepped_loop import SteppedLoop
@@ -43,11 +43,14 @@ def test_a_sweep_checks_every_second_but_not_right_after_a_suspension(loop: Step
 
 async def test_an_error_with_one_socket_ends_no_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SWEEP_INTERVAL", 0.02)
-    clock = Clock()
-    async with guarded(clock) as (s, access):
+    clock = OffsetClock()
+    async with limited_stage(clock) as (s, access):
         sweep = asyncio.ensure_future(s.server.sweep())
         try:
-            async with client(s.url, fresh(), "one") as (_, told), client(s.url, fresh(), "two") as (_, others):
+            async with (
+                token_client(s.url, make_token(), "one") as (_, told),
+                token_client(s.url, make_token(), "two") as (_, others),
+            ):
                 first = next(peer for peer in s.registry.all() if peer.key.bot_id == "one")
                 monkeypatch.setattr(type(first), "send", _failing_for(first, type(first).send))
                 clock.ahead = 70

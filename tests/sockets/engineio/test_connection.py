@@ -63,7 +63,7 @@ def test_pongs_come_back_over_polling_too(loop: SteppedLoop) -> None:
     loop.settle()
     assert [packet.encode() for packet in loop.run(it.connection.poll())] == ['42 1["event",{}]'.replace(" ", ""), "2"]
     loop.run(it.connection._receive_payload("3"))
-    assert it.told.receipts == [[event]]
+    assert it.recorder.receipts == [[event]]
 
 
 def test_pongs_with_something_behind_them_count_like_others(loop: SteppedLoop) -> None:
@@ -72,7 +72,7 @@ def test_pongs_with_something_behind_them_count_like_others(loop: SteppedLoop) -
     event = it.sends(1)
     loop.settle()
     loop.run(it.connection._receive_payload("3x"))
-    assert it.told.receipts == [[event]]
+    assert it.recorder.receipts == [[event]]
     for _ in range(999):
         loop.run(it.connection._receive_payload("3x"))
     assert it.server.refused == []

@@ -25,13 +25,13 @@ def upgrading(loop: SteppedLoop) -> tuple[EngineConnection, FakeUpgrade, asyncio
 
 def test_an_upgrade_is_proven_by_a_probe_and_then_wanted(loop: SteppedLoop) -> None:
     connection, websocket, proving = upgrading(loop)
-    websocket.said.put_nowait("2probe")
+    websocket.incoming.put_nowait("2probe")
     loop.settle()
     assert websocket.transport.written == [b"\x81\x063probe"]
     assert [it.packet_type for it in loop.run(connection.poll())] == [packet.NOOP], "the poll that waits is let go"
     loop.advance(9.9)
     assert not proving.done()
-    websocket.said.put_nowait("5")
+    websocket.incoming.put_nowait("5")
     loop.settle()
     assert proving.result() is True
 
@@ -40,7 +40,7 @@ def test_an_upgrade_is_proven_by_a_probe_and_then_wanted(loop: SteppedLoop) -> N
 def test_an_upgrade_that_proves_nothing_is_given_up(loop: SteppedLoop, said: list[str | None]) -> None:
     _, websocket, proving = upgrading(loop)
     for it in said:
-        websocket.said.put_nowait(it)
+        websocket.incoming.put_nowait(it)
     loop.settle()
     assert proving.result() is False
     assert bool(websocket.transport.written) is (said[0] == "2probe")
@@ -50,7 +50,7 @@ def test_an_upgrade_that_proves_nothing_is_given_up(loop: SteppedLoop, said: lis
 def test_an_upgrade_has_ten_seconds(loop: SteppedLoop, said: list[str]) -> None:
     _, websocket, proving = upgrading(loop)
     for it in said:
-        websocket.said.put_nowait(it)
+        websocket.incoming.put_nowait(it)
     loop.settle()
     loop.advance(9.9)
     assert not proving.done()
@@ -61,7 +61,7 @@ def test_an_upgrade_has_ten_seconds(loop: SteppedLoop, said: list[str]) -> None:
 def test_an_upgrade_whose_connection_went_is_not_written_to(loop: SteppedLoop) -> None:
     _, websocket, proving = upgrading(loop)
     websocket.transport.end = "reset by the client"
-    websocket.said.put_nowait("2probe")
+    websocket.incoming.put_nowait("2probe")
     loop.settle()
     assert proving.result() is False
 
@@ -75,17 +75,17 @@ def test_queued_packets_are_written_first_and_the_end_has_its_reason(loop: Stepp
         connection.write(packet.Packet(packet.MESSAGE, "one"))
         connection.write(packet.Packet(packet.MESSAGE, b"two"))
         for said in ("2probe", "5") if polled else ():
-            websocket.said.put_nowait(said)
+            websocket.incoming.put_nowait(said)
         reading = asyncio.ensure_future(connection._websocket_handler(websocket))
         for _ in range(5):
             await asyncio.sleep(0)
         assert (connection.transport, connection.connected) == ("websocket", True)
         connection.write(packet.Packet(packet.MESSAGE, "three"))
-        websocket.said.put_nowait("7")  # a packet that is none
+        websocket.incoming.put_nowait("7")  # a packet that is none
         for _ in range(5):
             await asyncio.sleep(0)
-        websocket.said.put_nowait("6")  # read and dropped after the goodbye
-        websocket.said.put_nowait(None)
+        websocket.incoming.put_nowait("6")  # read and dropped after the goodbye
+        websocket.incoming.put_nowait(None)
         await reading
         return connection, websocket
 
@@ -103,10 +103,10 @@ def test_a_session_that_ended_while_its_upgrade_was_proven_takes_no_websocket(lo
         connection, websocket = await make_connection(FakeEngine(), None), FakeWebSocket()
         connection.connected = True
         proving = asyncio.ensure_future(connection._websocket_handler(websocket))
-        websocket.said.put_nowait("2probe")
+        websocket.incoming.put_nowait("2probe")
         await asyncio.sleep(0)
         await connection.end("draining")
-        websocket.said.put_nowait("5")
+        websocket.incoming.put_nowait("5")
         await proving
         return connection, websocket
 
@@ -129,7 +129,7 @@ def test_a_handler_that_fails_is_logged_and_the_reading_goes_on(loop: SteppedLoo
 
         connection.receive = receive  # type: ignore[method-assign]  # as a handler of ours that is broken
         for said in ("4a", "4b", None):
-            websocket.said.put_nowait(said)
+            websocket.incoming.put_nowait(said)
         await connection._websocket_handler(websocket)
         assert heard == ["a", "b"]
         return connection

@@ -19,7 +19,7 @@ from tests.support.tokens import ISSUER, USER, private_key, public_pem, token
 KEY = BotKey(USER, "bot")
 
 
-class Clock:
+class OffsetClock:
     def __init__(self) -> None:
         self.ahead = 0.0
 
@@ -28,7 +28,7 @@ class Clock:
 
 
 @asynccontextmanager
-async def guarded(clock: Clock | None = None, **rules: Any) -> AsyncIterator[tuple[Stage, SocketAccess]]:
+async def limited_stage(clock: OffsetClock | None = None, **rules: Any) -> AsyncIterator[tuple[Stage, SocketAccess]]:
     settings = {
         "handshakes_per_address": Rate(1000, 1000),
         "handshakes_per_user": Rate(1000, 1000),
@@ -40,17 +40,17 @@ async def guarded(clock: Clock | None = None, **rules: Any) -> AsyncIterator[tup
     limits = Limits(Rules(**settings), lambda _limit: None)
     identity = JwtAuthenticator(OneKey(public_pem(private_key("ES256"))), issuer=ISSUER, audience=None)
     admission = Admission(identity, limits)
-    access = SocketAccess(admission.identify, limits, grace=30.0, now=clock or Clock())
+    access = SocketAccess(admission.identify, limits, grace=30.0, now=clock or OffsetClock())
     async with stage(admit=admission, door=access) as s:
         yield s, access
 
 
-def fresh(**claims: Any) -> str:
+def make_token(**claims: Any) -> str:
     return token(algorithm="ES256", **claims)
 
 
 @asynccontextmanager
-async def client(url: str, made: str, bot: str = "bot") -> AsyncIterator[tuple[PyClient, list[dict[str, Any]]]]:
+async def token_client(url: str, made: str, bot: str = "bot") -> AsyncIterator[tuple[PyClient, list[dict[str, Any]]]]:
     it = PyClient()
     expired: list[dict[str, Any]] = []
     it.io.on("auth_expired", expired.append)
