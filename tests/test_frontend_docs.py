@@ -101,7 +101,7 @@ async def test_the_javascript_example() -> None:
             await eventually(lambda: all(row.outcome.name == "ACKED" for row in s.outbox.rows[KEY].values()))
             (peer,) = s.registry.of(KEY)
             clock.ahead = 70
-            await door.look([peer])  # the token ran out: the example renews it
+            await door.check_expiry([peer])  # the token ran out: the example renews it
             await eventually(lambda: peer.expires_at == later)
 
 

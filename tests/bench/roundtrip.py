@@ -33,7 +33,7 @@ from roundtrip.runtime import GarbageCollection
 from roundtrip.settings import Settings
 from roundtrip.sockets import peer
 from roundtrip.sockets.access import SocketAccess
-from roundtrip.sockets.messages import SocketCounters
+from roundtrip.sockets.metrics import SocketCounters
 from roundtrip.sockets.registry import Registry
 from roundtrip.sockets.server import SocketServer
 from roundtrip.telemetry import setup
@@ -58,7 +58,7 @@ def choose_receipts(which: str) -> None:
     """`spared` is what ships: a client that acknowledges in time is not asked. `each` asks after every event, `never`
     asks nobody."""
     if which == "each":
-        peer.PROMPT_WAIT = 0.0  # type: ignore[misc]  # a constant, but for this comparison
+        peer.ACK_WAIT = 0.0  # type: ignore[misc]  # a constant, but for this comparison
     elif which == "never":
         setattr(peer.Peer, "confirm", lambda *_: None)  # noqa: B010  # for this comparison
 

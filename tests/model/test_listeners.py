@@ -20,8 +20,7 @@ from roundtrip.delivery.wire import Miss, Sockets
 from roundtrip.events import EventType
 from roundtrip.identity import BotKey
 from roundtrip.outbox.records import Attempt, MissReason, Mode, Outcome, StoredEvent
-from roundtrip.sockets import server
-from roundtrip.sockets.messages import SocketCounters
+from roundtrip.sockets.metrics import SocketCounters, SocketMetrics
 from roundtrip.sockets.registry import Registry
 from roundtrip.telemetry.metrics import Metrics
 from roundtrip.telemetry.setup import configure_tracing
@@ -80,7 +79,7 @@ def test_each_part_is_played_word_for_word(listeners: Listeners) -> None:
     for part, who in (
         (delivery.DeliverySpans, listeners.event_spans),
         (delivery.DeliveryMetrics, listeners.meter),
-        (server.SocketMetrics, listeners.socket_meter),
+        (SocketMetrics, listeners.socket_meter),
     ):
         promised = _calls(part)
         assert promised

@@ -17,19 +17,14 @@ with atheris.instrument_imports(include=["roundtrip", "engineio", "socketio"]):
     from roundtrip.api.schemas import LinkRequest, SimulateRequest
     from roundtrip.identity import BotKey, IdentityError
     from roundtrip.limits.addresses import Proxies
-    from roundtrip.sockets import access as handshake
-    from roundtrip.sockets.engineio import socketio as codec
+    from roundtrip.sockets.engineio.server import Json
+    from roundtrip.sockets.handshake import parse_handshake
 
 EXPECTED = (ValueError, IndexError, KeyError, TypeError, AttributeError)
-"""What the dependencies raise for a broken packet; `sockets/engine.py` and `sockets/lane.py` catch these and more."""
+"""What the dependencies raise for a broken packet; `sockets/engineio` catches these and more."""
 
 
-class _Codec:
-    dumps = staticmethod(codec.dumps)
-    loads = staticmethod(codec.loads)
-
-
-Packet.json = Message.json = _Codec
+Packet.json = Message.json = Json
 PROXIES = Proxies(["10.0.0.0/8"])
 
 
@@ -54,11 +49,11 @@ def body(data: bytes) -> None:
             parse_object(data, shape, BodyLimits())
 
 
-def shake(data: bytes) -> None:
+def handshake(data: bytes) -> None:
     auth: object = None
     with suppress(ValueError):
-        auth = codec.loads(data)
-    read = handshake.read(auth, {"QUERY_STRING": data.decode(errors="replace")}, "10.0.0.1")
+        auth = Json.loads(data)
+    read = parse_handshake(auth, {"QUERY_STRING": data.decode(errors="replace")}, "10.0.0.1")
     with suppress(IdentityError):
         BotKey.parse(read.user_id, read.bot_id)
 
@@ -67,7 +62,7 @@ def forwarded(data: bytes) -> None:
     PROXIES.client("10.0.0.1", [data.decode(errors="replace")])
 
 
-PARSERS = (engine_packet, engine_payload, message, body, shake, forwarded)
+PARSERS = (engine_packet, engine_payload, message, body, handshake, forwarded)
 
 
 def one(data: bytes) -> None:

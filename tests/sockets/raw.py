@@ -9,6 +9,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+from yarl import URL
+
+from tests.support.sockets import Stage
 
 WEBSOCKET = "/socket.io/?EIO=4&transport=websocket"
 POLLING = "/socket.io/?EIO=4&transport=polling"
@@ -100,3 +103,14 @@ async def raw_polling(url: str, *packets: str) -> AsyncIterator[RawPolling]:
         if packets:
             assert await client.post(*packets) == 200
         yield client
+
+
+async def raw_handshake(
+    s: Stage, auth: Any, query: str = ""
+) -> tuple[aiohttp.ClientSession, aiohttp.ClientWebSocketResponse, str]:
+    """A websocket that has sent a CONNECT packet with this `auth`; returns it with the answer."""
+    session = aiohttp.ClientSession()
+    ws = await session.ws_connect(URL(f"{s.url}/socket.io/?EIO=4&transport=websocket&{query}", encoded=True))
+    await ws.receive_str()
+    await ws.send_str("40" + ("" if auth is None else json.dumps(auth)))
+    return session, ws, await ws.receive_str()

@@ -56,7 +56,7 @@ async def test_a_client_that_reconnects_fifty_times_misses_nothing_and_leaves_no
         await eventually(lambda: len(s.registry) == 0)
         totals = s.registry.view().totals
         assert (totals.mapped_keys, totals.users, totals.remembered_keys) == (0, 0, 1)
-        await eventually(lambda: not s.server.engine.eio.sockets and not s.server.engine.lanes)
+        await eventually(lambda: not s.server.engine.eio.sockets and not s.server.engine.connections)
         assert s.courier.in_flight() == 0
         assert not s.server.engine.environ
 

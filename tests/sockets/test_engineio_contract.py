@@ -1,4 +1,4 @@
-"""What the program leans on in python-engineio, python-socketio, aiohttp and the stock client.
+"""What the program uses of python-engineio, python-socketio and aiohttp beyond their documentation.
 
 A new version that changes it fails here: by name where it is private, by behaviour where a client shows it.
 """
@@ -30,23 +30,26 @@ from tests.support.sockets import stage
 KEY = BotKey("user", "bot")
 AUTH = {"userId": "user", "botId": "bot"}
 
-READ_WITH = {"python-engineio": "4.15.1", "python-socketio": "5.18.1", "aiohttp": "3.14.5"}
+VERSIONS = {"python-engineio": "4.15.1", "python-socketio": "5.18.1", "aiohttp": "3.14.5"}
 """The versions whose source the names below were read in. Raise one after reading it again."""
 
 ATTRIBUTE = "attribute"
 
-LEANS: dict[tuple[str, type], dict[str, str]] = {
-    ("roundtrip.sockets.engineio.socket", AsyncSocket): {
+PRIVATE_NAMES: dict[tuple[str, type], dict[str, str]] = {
+    ("roundtrip.sockets.engineio.socket", AsyncSocket): {},
+    ("roundtrip.sockets.engineio.socket", engineio.AsyncServer): {
+        "_trigger_event": "(self, event, *args, **kwargs)",
+    },
+    ("roundtrip.sockets.engineio.transports", AsyncSocket): {
         "_upgrade_websocket": "(self, environ)",
         "_websocket_handler": "(self, ws)",
     },
-    ("roundtrip.sockets.engineio.socket", engineio.AsyncServer): {
+    ("roundtrip.sockets.engineio.transports", engineio.AsyncServer): {
         "_async": ATTRIBUTE,
         "_bad_request": "(self, message=None)",
-        "_trigger_event": "(self, event, *args, **kwargs)",
     },
+    ("roundtrip.sockets.engineio.transports", web.WebSocketResponse): {},
     ("roundtrip.sockets.engineio.connection", AsyncSocket): {},
-    ("roundtrip.sockets.engineio.server", web.WebSocketResponse): {},
     ("roundtrip.sockets.engineio.server", engineio.AsyncServer): {
         "_async": ATTRIBUTE,
         "_handle_connect": "(self, environ, transport, jsonp_index=None)",
@@ -54,7 +57,7 @@ LEANS: dict[tuple[str, type], dict[str, str]] = {
         "_trigger_event": "(self, event, *args, **kwargs)",
         "_upgrades": "(self, sid, transport)",
     },
-    ("roundtrip.sockets.engineio.socketio", socketio.AsyncServer): {
+    ("roundtrip.sockets.engineio.server", socketio.AsyncServer): {
         "_binary_packet": ATTRIBUTE,
         "_engineio_server_class": "(self)",
         "_handle_ack": "(self, eio_sid, namespace, id, data)",
@@ -77,15 +80,15 @@ LEANS: dict[tuple[str, type], dict[str, str]] = {
     ("roundtrip.api.http_handler", web.BaseRequest): {"_version": ATTRIBUTE},
     ("roundtrip.api.http_handler", web.Server): {"_kwargs": ATTRIBUTE},
 }
-"""By the module that leans on it and the class it belongs to: the private name, and a method's signature. Where it is
+"""By the module that uses it and the class it belongs to: the private name, and a method's signature. Where it is
 empty, the module derives from the class, and must not meet a private name of it by chance."""
 
-UPSTREAM = {upstream for _, upstream in LEANS}
+UPSTREAM = {upstream for _, upstream in PRIVATE_NAMES}
 
-OURS = {"_body", "_loop", "_message", "_start", "_state", "_status"}
+OWN_NAMES = {"_body", "_loop", "_message", "_start", "_state", "_status"}
 """Names of our own, which some class of upstream has as well that has nothing to do with them."""
 
-PLAIN: dict[type, set[str]] = {
+UNDOCUMENTED_NAMES: dict[type, set[str]] = {
     AsyncSocket: {
         "check_ping_timeout",
         "close",
@@ -144,6 +147,7 @@ async def test_acks_come_back_on_every_transport(transports: list[str]) -> None:
             while len(s.notes.settled_) < 20:
                 await asyncio.sleep(0.01)
         assert {d.outcome for d in s.notes.settled_} == {Outcome.ACKED}
+        await client.heard("event", 20)  # its acknowledgements are faster than its report
         assert [event["seq"] for event in client.events] == list(range(1, 21))
 
 
@@ -205,35 +209,44 @@ def modules() -> list[str]:
     return [".".join(path.relative_to(ROOT / "backend").with_suffix("").parts) for path in paths]
 
 
-@pytest.mark.parametrize("name", READ_WITH)
-def test_a_library_that_is_leant_on_is_the_one_that_was_read(name: str) -> None:
+@pytest.mark.parametrize("name", VERSIONS)
+def test_an_installed_library_has_the_version_that_was_read(name: str) -> None:
     pinned = re.search(rf"(?m)^{name}==(\S+)", (ROOT / "requirements.lock").read_text())
     assert pinned is not None
-    assert READ_WITH[name] == pinned[1] == version(name)
+    assert VERSIONS[name] == pinned[1] == version(name)
 
 
-@pytest.mark.parametrize(("module", "upstream"), LEANS, ids=lambda it: getattr(it, "__name__", it))
-def test_a_private_name_that_is_leant_on_is_still_what_it_was(module: str, upstream: type) -> None:
+@pytest.mark.parametrize(("module", "upstream"), PRIVATE_NAMES, ids=lambda it: getattr(it, "__name__", it))
+def test_a_private_name_that_is_used_is_still_what_it_was(module: str, upstream: type) -> None:
     offered, used = offered_by(upstream), used_in(module)
-    named = LEANS[module, upstream]
+    named = PRIVATE_NAMES[module, upstream]
     assert {name: offered.get(name) for name in named} == named
-    assert named.keys() <= used, "it is not leant on any more"
-    assert not OURS & used & offered.keys(), "upstream has taken a name of ours"
+    assert named.keys() <= used, "it is not used any more"
+    assert not OWN_NAMES & used & offered.keys(), "upstream has taken a name of ours"
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if ".engineio." in name])
+def test_a_module_names_the_versions_of_what_it_replaces(module: str) -> None:
+    source = inspect.getdoc(import_module(module)) or ""
+    named = dict(re.findall(r"(python-engineio|python-socketio|aiohttp)\s+(\d+(?:\.\d+)+)", source))
+    assert named
+    assert named.items() <= VERSIONS.items()
+    assert "Could be deleted when" in source
 
 
 @pytest.mark.parametrize("module", modules())
 def test_each_private_name_of_upstream_is_named_here(module: str) -> None:
     theirs = {name for upstream in UPSTREAM for name in offered_by(upstream)}
-    named = {name for (its, _), names in LEANS.items() if its == module for name in names}
-    assert used_in(module) & theirs - OURS == named
+    named = {name for (its, _), names in PRIVATE_NAMES.items() if its == module for name in names}
+    assert used_in(module) & theirs - OWN_NAMES == named
 
 
-@pytest.mark.parametrize("upstream", PLAIN, ids=lambda it: f"{it.__module__}.{it.__name__}")
+@pytest.mark.parametrize("upstream", UNDOCUMENTED_NAMES, ids=lambda it: f"{it.__module__}.{it.__name__}")
 def test_what_upstream_does_not_document_is_still_there(upstream: type) -> None:
-    assert PLAIN[upstream] - known_to(upstream).keys() == set()
+    assert UNDOCUMENTED_NAMES[upstream] - known_to(upstream).keys() == set()
 
 
-def test_the_seams_of_the_driver_are_still_there() -> None:
+def test_the_entries_of_the_driver_are_still_there() -> None:
     """The route, the request as an environ, and the websocket's class come by name."""
     assert driver._async.keys() == {"asyncio", "create_route", "translate_request", "make_response", "websocket"}
     made = inspect.getsource(driver.translate_request)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from roundtrip.delivery.wire import Frame
 from roundtrip.identity import BotKey
-from roundtrip.sockets.engineio.connection import EngineConnection, IntegerRanges
-from roundtrip.sockets.peer import Peer, PeerState
+from roundtrip.sockets.engineio.connection import EngineConnection
+from roundtrip.sockets.peer import IntegerRanges, Peer, PeerState
 
 SEQ = 7
 TRANSPORTS = ("websocket", "polling", "upgraded")
@@ -38,7 +38,7 @@ SEEN = {
 JOINED = {PeerState.REPLAYING, PeerState.LIVE}
 
 
-class Told:
+class Recorder:
     def __init__(self) -> None:
         self.grades: list[str] = []
 
@@ -50,8 +50,8 @@ class Told:
         self.grades.append("received")
 
 
-class Wire:
-    """As much of a transport as a lane looks at."""
+class FakeTransport:
+    """As much of a transport as a connection looks at."""
 
     def __init__(self) -> None:
         self.written: list[bytes] = []
@@ -86,58 +86,61 @@ def server() -> Any:
     )
 
 
-def upgrade(lane: EngineConnection) -> None:
-    lane.upgraded = True
-    lane._transport = Wire()  # type: ignore[assignment]  # as much of one as is looked at
+def upgrade(connection: EngineConnection) -> None:
+    connection.upgraded = True
+    connection._transport = FakeTransport()  # type: ignore[assignment]  # as much of one as is looked at
 
 
 def begin(peer: Peer, state: PeerState) -> None:
     """Bring a socket as far as it was when the event was written to it."""
     if state is not PeerState.HANDSHAKING:
-        assert peer.joined()
-        assert not peer.joined(), "a socket is brought up to date once"
-    if state not in {PeerState.HANDSHAKING, PeerState.REPLAYING}:
+        assert peer.begin_replay()
+        assert not peer.begin_replay(), "a socket is brought up to date once"
+    if state in {PeerState.LIVE, PeerState.CLOSING, PeerState.CLOSED}:
         peer.live = True
 
 
 def finish(peer: Peer, state: PeerState) -> None:
     """And to where it is when the sign of life comes."""
-    if state is PeerState.CLOSING:
-        peer.lane.closing = True
+    if state in {PeerState.CLOSING, PeerState.INTERRUPTED}:
+        peer.connection.closing = True
+        peer.connection.on_closing()
     elif state is PeerState.CLOSED:
-        peer.forget()
+        peer.close()
     assert peer.state is state
 
 
-async def feed(lane: EngineConnection, transport: str, text: str) -> None:
-    """What the lane's readers do with a message."""
+async def feed(connection: EngineConnection, transport: str, text: str) -> None:
+    """What the connection's readers do with a message."""
     if transport == "polling":
-        await lane._take_up(text)
-    elif not lane.take(text):
-        await lane.receive(packet.Packet(encoded_packet=text))
+        await connection._receive_payload(text)
+    elif not connection.intercept(text):
+        await connection.receive(packet.Packet(encoded_packet=text))
 
 
 @pytest.mark.parametrize(
     ("transport", "seen", "state"), list(itertools.product(TRANSPORTS, SEEN, PeerState)), ids=lambda it: str(it)
 )
 async def test_what_confirms_an_event(transport: str, seen: str, state: PeerState) -> None:
-    told = Told()
-    lane = EngineConnection(server(), "eio", 1 << 20)
-    lane.connected = True
+    recorder = Recorder()
+    connection = EngineConnection(server(), "eio", 1 << 20)
+    connection.connected = True
     if transport == "websocket":
-        upgrade(lane)
-    peer = Peer("sid", "eio", BotKey("u", "b"), lane, told, must_ack=False, connect_parent=None, expires_at=None)
+        upgrade(connection)
+    peer = Peer(
+        "sid", "eio", BotKey("u", "b"), connection, recorder, must_ack=False, connect_parent=None, expires_at=None
+    )
     begin(peer, state)
     if seen == "PONG of the heartbeat before it":
-        lane.write(packet.Packet(packet.PING))
+        connection.write(packet.Packet(packet.PING))
     assert peer.send(Frame(b'427["event",{}]', SEQ)) is None
     if seen == "PONG for its PING":
         peer.confirm(SimpleNamespace(waiting=True))
         await asyncio.sleep(0)
     if seen == "the poll was answered" and transport != "websocket":
-        await lane.poll()
+        await connection.poll()
     if transport == "upgraded":
-        upgrade(lane)
+        upgrade(connection)
     finish(peer, state)
     texts = {
         "ack of it": "437[]",
@@ -147,30 +150,32 @@ async def test_what_confirms_an_event(transport: str, seen: str, state: PeerStat
         "an event with its number": '427["status"]',
     }
     if seen != "the poll was answered":
-        await feed(lane, transport, texts.get(seen, "3"))
+        await feed(connection, transport, texts.get(seen, "3"))
     expected = SEEN[seen] if state in JOINED else None
-    assert told.grades == ([] if expected is None else [expected])
-    lane._disarm()
+    assert recorder.grades == ([] if expected is None else [expected])
+    connection._disarm()
 
 
 async def test_pongs_are_matched_with_pings_first_in_first_out() -> None:
-    told = Told()
-    lane = EngineConnection(server(), "eio", 1 << 20)
-    upgrade(lane)
-    peer = Peer("sid", "eio", BotKey("u", "b"), lane, told, must_ack=False, connect_parent=None, expires_at=None)
-    peer.joined()
+    recorder = Recorder()
+    connection = EngineConnection(server(), "eio", 1 << 20)
+    upgrade(connection)
+    peer = Peer(
+        "sid", "eio", BotKey("u", "b"), connection, recorder, must_ack=False, connect_parent=None, expires_at=None
+    )
+    peer.begin_replay()
     for kind in ("own", "heartbeat", "own"):
         if kind == "own":
             peer.confirm(SimpleNamespace(waiting=True))
             await asyncio.sleep(0)
         else:
-            lane.write(packet.Packet(packet.PING))
+            connection.write(packet.Packet(packet.PING))
     counts = []
     for _ in range(4):
-        await feed(lane, "websocket", "3")
-        counts.append(len(told.grades))
+        await feed(connection, "websocket", "3")
+        counts.append(len(recorder.grades))
     assert counts == [1, 1, 2, 2]
-    lane._disarm()
+    connection._disarm()
 
 
 @given(st.lists(st.integers(0, 60)), st.integers(-5, 70))

@@ -1,3 +1,5 @@
+"""The socket map: sets per key, reasons of misses, what is kept and for how long."""
+
 from __future__ import annotations
 
 from types import SimpleNamespace
@@ -52,7 +54,7 @@ def test_another_socket_with_the_same_sid_is_not_removed_by_the_first() -> None:
     assert len(registry) == 1
 
 
-def test_why_nobody_is_there() -> None:
+def test_the_reason_of_a_miss_by_age() -> None:
     clock = Clock()
     registry = Registry(clock)
     assert registry.why_missing(KEY) == Miss(MissReason.NEVER_CONNECTED)
@@ -60,15 +62,15 @@ def test_why_nobody_is_there() -> None:
     registry.add(peer)
     registry.remove(peer)
     assert registry.why_missing(KEY).reason is MissReason.JUST_DISCONNECTED
-    clock.now += module.JUST
+    clock.now += module.JUST_DISCONNECTED
     assert registry.why_missing(KEY).reason is MissReason.JUST_DISCONNECTED
     clock.now += 0.1
     assert registry.why_missing(KEY).reason is MissReason.DISCONNECTED
-    clock.now += module.REMEMBER
+    clock.now += module.KEY_RETENTION
     assert registry.why_missing(KEY).reason is MissReason.NEVER_CONNECTED
 
 
-def test_a_user_who_is_there_under_another_bot_is_a_mismatch_whatever_was_before() -> None:
+def test_a_user_connected_under_another_bot_is_a_mismatch_whatever_was_before() -> None:
     registry = Registry()
     gone = socket("gone")
     registry.add(gone)
@@ -79,7 +81,7 @@ def test_a_user_who_is_there_under_another_bot_is_a_mismatch_whatever_was_before
     assert registry.why_missing(KEY) == Miss(MissReason.KEY_MISMATCH, ("b1", "b2"))
 
 
-def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_registry_keeps_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REMEMBERED_KEYS", 3)
     registry = Registry()
     for number in range(10):
@@ -109,3 +111,57 @@ def test_the_view_shows_each_keys_sockets() -> None:
         ("two", "websocket", 10.0),
     ]
     assert registry.by_transport() == {"websocket": 2}
+
+
+def test_the_reason_of_a_miss_by_age_in_seconds() -> None:
+    clock = Clock()
+    registry = Registry(clock)
+    peer = socket("sid")
+    registry.add(peer)
+    registry.remove(peer)
+    reasons = []
+    for age in (30.0, 31.0, 86_400.0, 86_401.0):
+        clock.now = 1000.0 + age
+        reasons.append(registry.why_missing(KEY).reason)
+    assert reasons == [
+        MissReason.JUST_DISCONNECTED,
+        MissReason.DISCONNECTED,
+        MissReason.DISCONNECTED,
+        MissReason.NEVER_CONNECTED,
+    ]
+
+
+def test_twenty_thousand_keys_and_a_hundred_misses_are_remembered() -> None:
+    registry = Registry(Clock())
+    for number in range(20_005):
+        peer = socket("sid", BotKey("user", str(number)))
+        registry.add(peer)
+        registry.remove(peer)
+    assert registry.view().totals.remembered_keys == 20_000
+    for number in range(101):
+        registry.missed(KEY, "whatsapp_qr", str(number), Miss(MissReason.DISCONNECTED, ("other",)))
+    misses = registry.view().misses
+    assert [miss.event_id for miss in misses] == [str(number) for number in range(100, 0, -1)]
+    assert (misses[0].looked_for, misses[0].connected, misses[0].type) == (("user", "bot"), ("other",), "whatsapp_qr")
+
+
+def test_what_left_long_ago_is_forgotten_by_the_next_that_leaves() -> None:
+    clock = Clock()
+    registry = Registry(clock)
+    for number, at in enumerate((0.0, 10.0, 86_405.0)):
+        clock.now = 1000.0 + at
+        peer = socket("sid", BotKey("user", str(number)))
+        registry.add(peer)
+        registry.remove(peer)
+    assert registry.view().totals.remembered_keys == 2
+
+
+def test_a_miss_has_its_moment_in_milliseconds_and_an_age_its_thousandths(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    registry = Registry(clock)
+    monkeypatch.setattr("time.time_ns", lambda: 1_800_000_000_123_999_999)
+    registry.missed(KEY, "whatsapp_qr", "1", Miss(MissReason.DISCONNECTED))
+    assert registry.view().misses[0].at == 1_800_000_000_123
+    registry.add(socket("sid"))
+    clock.now = 1000.123_456
+    assert registry.view().keys[0].sockets[0].age == 10.123

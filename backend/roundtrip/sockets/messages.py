@@ -1,4 +1,4 @@
-"""What goes over Socket.IO beside the events' own fields, as types."""
+"""The types on the wire beside the events' own fields: handshake, envelope, requests and their replies."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Final
 
 import msgspec
 
-from roundtrip.telemetry.metrics import Metrics
+from roundtrip.sockets.metrics import SocketCounters as SocketCounters  # app.py imports it from here
 
 
 class WireModel(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    pass
+    """Base: fields are in camel case, and left out where they have their default."""
 
 
 class HandshakeAuth(WireModel, frozen=True):
@@ -81,25 +81,3 @@ REFUSALS: Final = {
     "unavailable": "The backend is stopping, or cannot check tokens now; try again.",
 }
 """Codes of `err.data.code` in `connect_error`."""
-
-
-class SocketCounters:
-    """Implements `server.Meter` over the catalogue."""
-
-    __slots__ = ("_metrics",)
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def connected(self, result: str) -> None:
-        self._metrics.socket_connects[result].inc()
-
-    def disconnected(self, reason: str, lifetime: float) -> None:
-        self._metrics.socket_disconnects[reason].inc()
-        self._metrics.socket_lifetime.observe(lifetime)
-
-    def packet_refused(self, what: str) -> None:
-        self._metrics.packets_refused[what].inc()
-
-    def step_failed(self) -> None:
-        self._metrics.task_failures.inc()

@@ -1,8 +1,10 @@
-"""One client's socket, from its handshake to its end.
+"""One client's socket: its state, and what confirms an event to it.
+
+The state is one `PeerState`, changed by `Peer._move` only.
 
 What confirms an event, and how well. `received`: the client's engine has it. `acked`: its application has it.
 
-| seen | handshaking | replaying, live | closing, closed |
+| seen | handshaking | replaying, live | interrupted, closing, closed |
 |---|---|---|---|
 | PONG for the PING written behind the event | - | received | - |
 | PONG of the heartbeat, or one that nobody asked for | - | - | - |
@@ -18,39 +20,64 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Sequence
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
+
+import structlog
 
 from roundtrip.clock import SYSTEM, Clock
 from roundtrip.delivery.wire import Confirmable, Frame
 from roundtrip.identity import BotKey
 from roundtrip.outbox.records import MissReason
-from roundtrip.sockets.engineio.connection import EngineConnection, IntegerRanges, WriteResult
+from roundtrip.sockets.engineio.connection import EngineConnection, WriteResult
 
-PROMPT_WAIT: Final = 1.0
-"""Seconds that a client which acknowledges by itself is given before a receipt is asked for."""
+log = structlog.get_logger(__name__)
+
+ACK_WAIT: Final = 1.0
+"""Seconds that a client which acknowledges by itself has before a receipt is requested."""
 
 _REASON: Final = {WriteResult.FULL: MissReason.QUEUE_FULL, WriteResult.FAILED: MissReason.SEND_FAILED}
 
 
+STRICT = False
+"""Whether an illegal change of a state raises `IllegalTransitionError`, as in tests, or is counted and logged."""
+
+
 class PeerState(enum.Enum):
-    """How far a socket's life is."""
+    """Where a socket is between its handshake and its end."""
 
     HANDSHAKING = "handshaking"
-    """Mapped; its client has not been told."""
+    """Mapped; its client has no CONNECT packet yet."""
     REPLAYING = "replaying"
-    """Joined: what it missed is being sent."""
+    """Connected: what it missed is being sent."""
     LIVE = "live"
+    """Up to date: events are sent as they happen."""
+    INTERRUPTED = "interrupted"
+    """Still mapped, but its connection closed before the replay was over."""
     CLOSING = "closing"
-    """Still mapped, but nothing reaches it any more."""
+    """Still mapped, but its connection closed after the replay."""
     CLOSED = "closed"
+    """Unmapped."""
 
 
-_JOINED: Final = frozenset({PeerState.REPLAYING, PeerState.LIVE})
+_NEXT: Final[dict[PeerState, tuple[PeerState, ...]]] = {
+    PeerState.HANDSHAKING: (PeerState.REPLAYING, PeerState.INTERRUPTED, PeerState.CLOSED),
+    PeerState.REPLAYING: (PeerState.LIVE, PeerState.INTERRUPTED, PeerState.CLOSED),
+    PeerState.LIVE: (PeerState.CLOSING, PeerState.CLOSED),
+    PeerState.INTERRUPTED: (PeerState.CLOSED,),
+    PeerState.CLOSING: (PeerState.CLOSED,),
+    PeerState.CLOSED: (),
+}
+
+
+class IllegalTransitionError(RuntimeError):
+    """A socket's state was asked to change in a way that `_NEXT` does not have: a mistake of this program."""
 
 
 class Confirmations(Protocol):
-    """Who is told what a client confirmed."""
+    """What receives the confirmations of clients: the courier, or the recorder of a test."""
 
     def acked(self, peer: Peer, seq: int) -> None:
         """The application of `peer` acknowledged `seq`, which may be any number at all."""
@@ -63,19 +90,20 @@ class Peer:
     """A mapped socket. Removed from the registry by its own `sid`, never by its key."""
 
     __slots__ = (
+        "_acks_promptly",
         "_batch",
         "_confirmations",
-        "_held",
         "_loop",
-        "_prompt",
+        "_on_illegal",
+        "_sent_seqs",
         "_state",
         "_timer",
         "connect_parent",
         "connected_at",
+        "connection",
         "eio_sid",
         "expires_at",
         "key",
-        "lane",
         "must_ack",
         "sid",
     )
@@ -85,116 +113,174 @@ class Peer:
         sid: str,
         eio_sid: str,
         key: BotKey,
-        lane: EngineConnection,
+        connection: EngineConnection,
         confirmations: Confirmations,
         *,
         must_ack: bool,
         connect_parent: str | None,
         expires_at: float | None,
         clock: Clock = SYSTEM,
+        on_illegal: Callable[[], None] | None = None,
     ) -> None:
+        """`connect_parent` is the traceparent of the handshake. `on_illegal` is called when an illegal change of the
+        state was refused."""
         self.sid = sid
         self.eio_sid = eio_sid
         self.key = key
-        self.lane = lane
+        self.connection = connection
         self.must_ack = must_ack
         self._state = PeerState.HANDSHAKING
         self.connect_parent = connect_parent
         self.expires_at = expires_at
-        """When its token runs out, in seconds since the epoch; None for never."""
+        """When its token expires, in seconds since the epoch; None for never."""
         self.connected_at = clock.monotonic()
         """On the monotonic clock."""
         self._confirmations = confirmations
+        self._on_illegal = on_illegal
         self._loop = asyncio.get_running_loop()
         self._batch: list[Confirmable] = []
         self._timer: asyncio.Handle | None = None
-        self._prompt = False
-        self._held = IntegerRanges()
-        lane.client = self
+        self._acks_promptly = False
+        self._sent_seqs = IntegerRanges()
+        connection.listener = self
 
     @property
     def state(self) -> PeerState:
-        if self._state is not PeerState.CLOSED and self.lane.gone:
-            return PeerState.CLOSING
         return self._state
+
+    def _move(self, to: PeerState) -> None:
+        """Change the state. An illegal change is refused: it raises `IllegalTransitionError` if `STRICT`, else it is
+        counted and logged."""
+        if to in _NEXT[self._state]:
+            self._state = to
+            return
+        if STRICT:
+            raise IllegalTransitionError(f"{self._state.value} -> {to.value}")
+        log.error("socket_state_refused", sid=self.sid, state=self._state.value, to=to.value)
+        if self._on_illegal is not None:
+            self._on_illegal()
+
+    def begin_replay(self) -> bool:
+        """The client has its CONNECT packet. False if it had it before, or is gone: a socket is replayed to once."""
+        if self._state is not PeerState.HANDSHAKING:
+            return False
+        self._move(PeerState.REPLAYING)
+        return True
 
     @property
     def live(self) -> bool:
-        return self._state is PeerState.LIVE
+        """Whether its replay is over, with nothing held back; until it is unmapped."""
+        return self._state is PeerState.LIVE or self._state is PeerState.CLOSING
 
     @live.setter
     def live(self, live: bool) -> None:
-        """Its replay is over, with nothing held back."""
-        if live and self._state is PeerState.REPLAYING:
-            self._state = PeerState.LIVE
+        if live is not self.live:
+            self._move(PeerState.LIVE if live else PeerState.REPLAYING)
 
-    def joined(self) -> bool:
-        """The client was told that it is in. False if it was before: a socket is brought up to date once."""
-        if self._state is not PeerState.HANDSHAKING:
-            return False
-        self._state = PeerState.REPLAYING
-        return True
+    def closing(self) -> None:
+        """Its connection begins to close."""
+        self._move(PeerState.CLOSING if self._state is PeerState.LIVE else PeerState.INTERRUPTED)
 
-    @property
-    def closed(self) -> bool:
-        return self.lane.gone
-
-    @property
-    def backlog(self) -> int:
-        return self.lane.backlog
-
-    @property
-    def transport(self) -> str:
-        return self.lane.transport
-
-    def send(self, frame: Frame) -> MissReason | None:
-        sent = self.lane.send_frame(frame)
-        if sent is WriteResult.OK:
-            if frame.seq is not None:
-                self._held.add(frame.seq)
-            return None
-        if sent is WriteResult.FULL:
-            self.lane.hang_up("queue_full")
-        return _REASON[sent]
-
-    def confirm(self, sent: Confirmable) -> None:
-        """Ask for a receipt: one PING for all that goes out in this turn of the loop.
-
-        A client that has shown that it acknowledges is given a moment to do so; then the PING is saved.
-        """
-        self._batch.append(sent)
-        if self._timer is None:
-            self._timer = (
-                self._loop.call_later(PROMPT_WAIT, self._ask) if self._prompt else self._loop.call_soon(self._ask)
-            )
-
-    def _ask(self) -> None:
-        self._timer = None
-        batch = self._batch
-        self._batch = []
-        if self._prompt:
-            batch = [sent for sent in batch if sent.waiting]
-            if not batch:
-                return
-            self._prompt = False
-        self.lane.ping(batch)
-
-    def acked(self, seq: int) -> bool:
-        if seq not in self._held or self.state not in _JOINED:
-            return False
-        self._prompt = True
-        self._confirmations.acked(self, seq)
-        return True
-
-    def received(self, marker: object) -> None:
-        if isinstance(marker, list) and self.state in _JOINED:
-            self._confirmations.received(self, marker)
-
-    def forget(self) -> None:
-        """It is gone: let go of what it still waits for."""
-        self._state = PeerState.CLOSED
+    def close(self) -> None:
+        """It is unmapped: nothing confirms an event any more, and no receipt is asked for."""
+        if self._state is not PeerState.CLOSED:
+            self._move(PeerState.CLOSED)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._batch = []
-        self.lane.client = None
+        self.connection.listener = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be written any more. That is up to the connection, as for `send`: the fault
+        `stale_cleanup` unmaps sockets whose connection is open."""
+        return self.connection.gone
+
+    @property
+    def backlog(self) -> int:
+        return self.connection.backlog
+
+    @property
+    def transport(self) -> str:
+        return self.connection.transport
+
+    def send(self, frame: Frame) -> MissReason | None:
+        """Write a frame behind all written before it, without waiting; the reason if it could not be. A client that
+        has too much unread is dropped."""
+        sent = self.connection.send_frame(frame)
+        if sent is WriteResult.OK:
+            if frame.seq is not None:
+                self._sent_seqs.add(frame.seq)
+            return None
+        if sent is WriteResult.FULL:
+            self.connection.drop("queue_full")
+        return _REASON[sent]
+
+    def confirm(self, sent: Confirmable) -> None:
+        """Ask for a receipt: one PING for all that is sent in this turn of the loop.
+
+        A client that acknowledges by itself has `ACK_WAIT` to do so, which saves the PING.
+        """
+        self._batch.append(sent)
+        if self._timer is None and self._acks_promptly:
+            self._timer = self._loop.call_later(ACK_WAIT, self._request_receipt)
+        elif self._timer is None:
+            self._timer = self._loop.call_soon(self._request_receipt)
+
+    def _request_receipt(self) -> None:
+        self._timer = None
+        batch = self._batch
+        self._batch = []
+        if self._acks_promptly:
+            batch = [sent for sent in batch if sent.waiting]
+            if not batch:
+                return
+            self._acks_promptly = False
+        self.connection.ping(batch)
+
+    def acked(self, seq: int) -> bool:
+        """The application acknowledged `seq`. Whether that number was sent to this socket, and still counts."""
+        state = self._state
+        if seq not in self._sent_seqs or (state is not PeerState.LIVE and state is not PeerState.REPLAYING):
+            return False
+        self._acks_promptly = True
+        self._confirmations.acked(self, seq)
+        return True
+
+    def received(self, marker: object) -> None:
+        """The engine has read everything that was sent before the PING with this marker: the batch of `confirm`s."""
+        state = self._state
+        if (state is PeerState.LIVE or state is PeerState.REPLAYING) and isinstance(marker, list):
+            self._confirmations.received(self, marker)
+
+
+class IntegerRanges:
+    """A set of integers that mostly grows by one."""
+
+    __slots__ = ("_ends", "_starts")
+
+    def __init__(self) -> None:
+        self._starts = array("q")
+        self._ends = array("q")
+        """Behind the last number of each range."""
+
+    def add(self, number: int) -> None:
+        ends = self._ends
+        if ends and ends[-1] == number:
+            ends[-1] = number + 1
+        elif not ends or number > ends[-1]:
+            self._starts.append(number)
+            ends.append(number + 1)
+        elif number not in self:  # out of order: rare, and a range of its own is as true as a merged one
+            at = bisect_right(self._starts, number)
+            self._starts.insert(at, number)
+            ends.insert(at, number + 1)
+
+    def __contains__(self, number: int) -> bool:
+        at = bisect_right(self._starts, number) - 1
+        return at >= 0 and number < self._ends[at]
+
+    def __len__(self) -> int:
+        """How many ranges."""
+        return len(self._starts)

@@ -1,4 +1,4 @@
-"""The socket map: who is connected under which key, and why nobody is. The one owner of that knowledge."""
+"""The socket map: which sockets a key has, and why it has none. Its only owner."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from roundtrip.identity import BotKey
 from roundtrip.outbox.records import MissReason
 from roundtrip.sockets.peer import Peer
 
-JUST: Final = 30.0
+JUST_DISCONNECTED: Final = 30.0
 """Seconds after a disconnect in which a miss is `just_disconnected`."""
 
-REMEMBER: Final = 86_400.0
-"""Seconds for which a key that left is remembered."""
+KEY_RETENTION: Final = 86_400.0
+"""Seconds for which the time of a key's last disconnect is kept."""
 
 REMEMBERED_KEYS: Final = 20_000
-REMEMBERED_MISSES: Final = 100
+"""The most keys without a socket whose last disconnect is kept."""
 
-_NOBODY: Final[dict[str, Peer]] = {}
+REMEMBERED_MISSES: Final = 100
+"""The most missed attempts that are kept for the debug page."""
+
+_NO_PEERS: Final[dict[str, Peer]] = {}
 
 
 class SocketView(msgspec.Struct, frozen=True, rename="camel"):
@@ -94,9 +97,9 @@ class Registry:
         self._left.pop(key, None)
 
     def remove(self, peer: Peer) -> bool:
-        """Unmap this very socket and no other; False if it was not mapped (any more)."""
+        """Unmap this very socket, and no other of the same sid; False if it is not mapped."""
         key = peer.key
-        peers = self._peers.get(key, _NOBODY)
+        peers = self._peers.get(key, _NO_PEERS)
         if peers.get(peer.sid) is not peer:
             return False
         del peers[peer.sid]
@@ -111,8 +114,8 @@ class Registry:
         return True
 
     def of(self, key: BotKey) -> Collection[Peer]:
-        """The key's sockets now, as a live view; empty when nobody is there."""
-        return self._peers.get(key, _NOBODY).values()
+        """The key's sockets, as a live view; empty when it has none."""
+        return self._peers.get(key, _NO_PEERS).values()
 
     def all(self) -> list[Peer]:
         return [peer for peers in self._peers.values() for peer in peers.values()]
@@ -130,7 +133,7 @@ class Registry:
         return Counter(peer.transport for peer in self.all())
 
     def why_missing(self, key: BotKey) -> Miss:
-        """Why a key has no socket. A user who is connected under another bot comes first: it is the bug."""
+        """Why a key has no socket. A user who is connected under another bot id comes first: that points to a bug."""
         others = tuple(bot for bot in self.keys_of(key.user_id) if bot != key.bot_id)
         if others:
             return Miss(MissReason.KEY_MISMATCH, others)
@@ -138,17 +141,18 @@ class Registry:
         if left is None:
             return Miss(MissReason.NEVER_CONNECTED)
         age = self._clock() - left
-        if age > REMEMBER:
+        if age > KEY_RETENTION:
             return Miss(MissReason.NEVER_CONNECTED)
-        return Miss(MissReason.JUST_DISCONNECTED if age <= JUST else MissReason.DISCONNECTED)
+        return Miss(MissReason.JUST_DISCONNECTED if age <= JUST_DISCONNECTED else MissReason.DISCONNECTED)
 
     def missed(self, key: BotKey, event: str, event_id: str, miss: Miss) -> None:
-        """Remember a missed attempt for the page of the last misses."""
+        """Keep a missed attempt for the debug page."""
         self._misses.appendleft(
             MissView(time.time_ns() // 1_000_000, event, miss.reason, event_id, (key.user_id, key.bot_id), miss.keys)
         )
 
     def view(self) -> RegistryView:
+        """A copy for the debug page and `/debug/sockets`."""
         now = self._clock()
         keys = tuple(
             KeyView(
@@ -165,13 +169,13 @@ class Registry:
         return RegistryView(totals, keys, tuple(self._misses))
 
     def _remember(self, key: BotKey) -> None:
-        """Keep when a key's last socket left; forgets by time and by number, the oldest first."""
+        """Keep when a key's last socket disconnected; the oldest are dropped by age and by number."""
         now = self._clock()
         left = self._left
         left[key] = now
         left.move_to_end(key)
         while left:
             oldest = next(iter(left))
-            if len(left) <= REMEMBERED_KEYS and now - left[oldest] <= REMEMBER:
+            if len(left) <= REMEMBERED_KEYS and now - left[oldest] <= KEY_RETENTION:
                 break
             del left[oldest]

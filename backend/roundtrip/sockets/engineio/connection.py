@@ -1,17 +1,15 @@
-"""A client's lane: complete packets out, acknowledgements and PONGs back, on the shortest way.
+"""Replaces `AsyncSocket.send` and `receive` (python-engineio 4.15.1) for events, acknowledgements and PONGs.
 
-python-engineio keeps the handshake and polling. Once a websocket stands, frames are written straight to the
-transport, and acknowledgements and receipts are taken out of the stream before a Packet is made of them. What it leans
-on is guarded by tests/sockets/test_engineio_contract.py.
+Why: this is the path of each event. A frame that was encoded once is written to each websocket's transport, and an
+acknowledgement is read without a `Packet`, a Socket.IO packet and a callback (python-socketio 5.18.1). And a PONG is a
+receipt, for which upstream has no hook: clients answer PINGs in order, and have read what was written before them.
 
-A receipt is a PONG: a client answers PINGs in order, and has read what was written before them.
+Could be deleted when upstream sends encoded frames, and reports PONGs and acknowledgements to a hook.
 """
 
 from __future__ import annotations
 
 import enum
-from array import array
-from bisect import bisect_right
 from collections import deque
 from typing import Any, Final, Protocol
 
@@ -19,21 +17,20 @@ import msgspec
 from engineio import packet
 
 from roundtrip.delivery.wire import Frame
-from roundtrip.sockets.engineio.socket import EngineSocket
+from roundtrip.sockets.engineio.transports import TransportSocket
 
 PING_FRAME: Final = b"\x81\x012"
 """The Engine.IO PING as a whole websocket frame."""
 
-UNASKED: Final = 1_000
-"""PONGs and acknowledgements that nobody waits for, until a client is closed for them."""
+MAX_UNSOLICITED: Final = 1_000
+"""PONGs and acknowledgements without a PING or an event, after which a client is closed."""
 
-
-JOIN_WITHIN: Final = 20.0
-"""Seconds after which a connection without a socket is closed at its next heartbeat: it only holds memory."""
+JOIN_TIMEOUT: Final = 20.0
+"""Seconds after which a connection that has no Socket.IO socket is closed, at its next heartbeat."""
 
 
 class WriteResult(enum.Enum):
-    """What became of one write."""
+    """How one write ended."""
 
     OK = "ok"
     FULL = "queue_full"
@@ -41,34 +38,36 @@ class WriteResult(enum.Enum):
 
 
 class ConnectionListener(Protocol):
-    """Who is told what came back on a lane."""
+    """What receives the confirmations of a connection: its `Peer`, or the recorder of a test."""
 
     def acked(self, seq: int) -> bool:
-        """The application acknowledged the event sent with this id, which may be any number at all. Whether it was
-        written to this client."""
+        """The client acknowledged this id, which may be any number. Whether an event of that id was sent to it."""
 
     def received(self, marker: object) -> None:
-        """The PONG came for the PING that was sent with this marker."""
+        """The PONG came for the PING with this marker."""
+
+    def closing(self) -> None:
+        """The connection begins to close: nothing can be written any more."""
 
 
-class EngineConnection(EngineSocket):
-    """One Engine.IO socket's way out and back."""
+class EngineConnection(TransportSocket):
+    """An Engine.IO session with receipts. Messages are written and confirmed without python-socketio."""
 
     def __init__(self, server: Any, sid: str, limit: int) -> None:
         super().__init__(server, sid, limit)
         self._pings: deque[object] = deque()
-        self._unasked = 0
+        self._unsolicited = 0
         self._opened_at = self._loop.time()
-        self.told_at = float("-inf")
-        """When the client was last told that it asks too much, by the loop's clock."""
-        self.asked_to_connect = False
-        """A CONNECT came: one connection carries one socket in its life."""
-        self.client: ConnectionListener | None = None
+        self.refusal_sent_at = float("-inf")
+        """When `request_refused` was last sent, by the loop's clock."""
+        self.connect_received = False
+        """A Socket.IO CONNECT came. A connection carries one socket, so that a second is refused."""
+        self.listener: ConnectionListener | None = None
 
     # out
 
     def send_frame(self, frame: Frame) -> WriteResult:
-        """Write one message behind everything written before it. Never waits."""
+        """Write one message behind all written before it, without waiting."""
         if self.closed or self.closing:
             return WriteResult.FAILED
         transport = self._transport
@@ -85,7 +84,7 @@ class EngineConnection(EngineSocket):
         return WriteResult.OK
 
     def _ping_due(self) -> None:
-        if self.client is None and self._loop.time() - self._opened_at >= JOIN_WITHIN:
+        if self.listener is None and self._loop.time() - self._opened_at >= JOIN_TIMEOUT:
             self._timer = None
             self.refuse("not_joined")
             self._start_closing(self.server.reason.TRANSPORT_ERROR)
@@ -93,40 +92,45 @@ class EngineConnection(EngineSocket):
         super()._ping_due()
 
     def ping(self, marker: object) -> None:
-        """Ask for a receipt: `client.received(marker)` follows when the client's engine has read all so far."""
+        """Send a PING: `listener.received(marker)` is called when the client has read all that was written so far."""
         if self.closed or self.closing:
             return
         self._pings.append(marker)
         if self._transport is not None:
-            self._put(PING_FRAME)
+            self._write_frame(PING_FRAME)
         else:
             self._enqueue(packet.Packet(packet.PING), 1)
 
     def write(self, pkt: Any) -> None:
         if pkt.packet_type == packet.PING:
-            self._pings.append(_REGULAR)
+            self._pings.append(_HEARTBEAT)
         super().write(pkt)
+
+    def on_closing(self) -> None:
+        if self.listener is not None:
+            self.listener.closing()
 
     # back
 
-    def take(self, text: str) -> bool:
-        """Handle a raw message that is a lane's own; False leaves it to python-engineio."""
+    def intercept(self, text: str) -> bool:
+        """Process an acknowledgement, or the PONG of a receipt. False leaves any other message to python-engineio."""
         if text.startswith("43"):
-            return self._take_ack(text)
+            return self._intercept_ack(text)
         if text == "3":
             pings = self._pings
             if not pings:
-                self._not_asked()
-            elif pings[0] is _REGULAR:
+                self._count_unsolicited()
+            elif pings[0] is _HEARTBEAT:
                 return False
-            elif self.client is not None:
-                self.client.received(pings.popleft())
+            elif self.listener is not None:
+                self.listener.received(pings.popleft())
             else:
                 pings.popleft()
             return True
         return False
 
-    def _take_ack(self, text: str) -> bool:
+    def _intercept_ack(self, text: str) -> bool:
+        """`43<id>[…]` in the namespace `/`; False for anything else, which python-socketio parses and refuses."""
         end = text.find("[", 2, 20)
         if end <= 2:
             return False
@@ -137,25 +141,25 @@ class EngineConnection(EngineSocket):
         return True
 
     def acknowledge(self, seq: int) -> None:
-        """The application acknowledged `seq`."""
-        if self.client is None or not self.client.acked(seq):
-            self._not_asked()
+        """The client acknowledged `seq`."""
+        if self.listener is None or not self.listener.acked(seq):
+            self._count_unsolicited()
 
-    def _not_asked(self) -> None:
-        self._unasked += 1
-        if self._unasked == UNASKED:
+    def _count_unsolicited(self) -> None:
+        self._unsolicited += 1
+        if self._unsolicited == MAX_UNSOLICITED:
             self.refuse("unasked")
-            self.hang_up(self.server.reason.TRANSPORT_ERROR)
+            self.drop(self.server.reason.TRANSPORT_ERROR)
 
     async def receive(self, pkt: Any) -> None:
-        """What `take` left: python-engineio sees the PONGs of its own heartbeat only."""
+        """Process a packet that `intercept` left. Upstream sees no PONG but those of the heartbeat."""
         if pkt.packet_type == packet.PONG:
             if not self._pings:
-                self._not_asked()
+                self._count_unsolicited()
                 return
-            if (marker := self._pings.popleft()) is not _REGULAR:
-                if self.client is not None:
-                    self.client.received(marker)
+            if (marker := self._pings.popleft()) is not _HEARTBEAT:
+                if self.listener is not None:
+                    self.listener.received(marker)
                 return
             self.schedule_ping()
             return
@@ -163,7 +167,7 @@ class EngineConnection(EngineSocket):
 
 
 def _is_array(text: str) -> bool:
-    """Whether an acknowledgement's arguments are a JSON array."""
+    """Whether a text is a JSON array."""
     try:
         msgspec.json.decode(text, type=list)
     except (msgspec.MsgspecError, RecursionError):
@@ -171,39 +175,8 @@ def _is_array(text: str) -> bool:
     return True
 
 
-class _Regular:
-    """The marker of the heartbeat's own PING."""
+class _HeartbeatMarker:
+    """The marker of a PING of the heartbeat."""
 
 
-_REGULAR: Final = _Regular()
-
-
-class IntegerRanges:
-    """A set of integers that mostly grows by one."""
-
-    __slots__ = ("_ends", "_starts")
-
-    def __init__(self) -> None:
-        self._starts = array("q")
-        self._ends = array("q")
-        """Behind the last number of each range."""
-
-    def add(self, number: int) -> None:
-        ends = self._ends
-        if ends and ends[-1] == number:
-            ends[-1] = number + 1
-        elif not ends or number > ends[-1]:
-            self._starts.append(number)
-            ends.append(number + 1)
-        elif number not in self:  # out of order: rare, and a range of its own is as true as a merged one
-            at = bisect_right(self._starts, number)
-            self._starts.insert(at, number)
-            ends.insert(at, number + 1)
-
-    def __contains__(self, number: int) -> bool:
-        at = bisect_right(self._starts, number) - 1
-        return at >= 0 and number < self._ends[at]
-
-    def __len__(self) -> int:
-        """How many ranges."""
-        return len(self._starts)
+_HEARTBEAT: Final = _HeartbeatMarker()

@@ -1,7 +1,6 @@
-"""What a connection takes comes back by counting references, so that thousands leave the collector little to do.
+"""What a connection takes is freed by counting references, so that thousands leave the garbage collector little to do.
 
-That thousands of short ones leave nothing behind is seen from outside in tests/protocol/test_churn.py.
-"""
+That thousands of short ones leave nothing behind is seen from outside in tests/protocol/test_churn.py."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ import uvloop
 
 from roundtrip.events import Connected
 from roundtrip.identity import BotKey
-from roundtrip.sockets.engineio.server import ConnectionWebSocket
+from roundtrip.sockets.engineio.transports import ConnectionWebSocket
 from tests.sockets.raw import connect, raw_polling, raw_socket
 from tests.support.node_client import node_client
 from tests.support.program import api, running
@@ -28,6 +27,7 @@ from tests.support.wire import Wire, frame
 
 KEY = BotKey("user", "bot")
 CONNECTED = Connected("+15550100", "Ada", True)
+WAYS = ("closes", "leaves", "is cut", "is refused", "breaks the protocol", "is drained", "acknowledges", "upgrades")
 
 
 @asynccontextmanager
@@ -43,8 +43,8 @@ async def uncollected() -> AsyncIterator[None]:
 
 def kinds_of(s: Stage) -> dict[str, weakref.ref[Any]]:
     """A weak reference to each kind of object that the one connection of a stage made."""
-    [(sid, lane)] = s.server.engine.lanes.items()
-    kinds: dict[str, Any] = {"engine socket": lane, "queue": lane.queue}
+    [(sid, connection)] = s.server.engine.connections.items()
+    kinds: dict[str, Any] = {"engine socket": connection, "queue": connection.queue}
     if sid in s.server._peers:
         peer, channel = s.server._peers[sid]
         kinds |= {"peer": _Holder.of(peer), "channel": _Holder.of(channel)}
@@ -58,15 +58,12 @@ class _Holder:
 
     @staticmethod
     def of(slotted: Any) -> Any:
-        name = "_held" if hasattr(slotted, "_held") else "backlogs"
+        name = "_sent_seqs" if hasattr(slotted, "_sent_seqs") else "backlogs"
         kind = type(getattr(slotted, name))
         referable = type(kind.__name__, (kind,), {})
-        value = referable() if name == "_held" else referable(getattr(slotted, name))
+        value = referable() if name == "_sent_seqs" else referable(getattr(slotted, name))
         setattr(slotted, name, value)
         return value
-
-
-WAYS = ("closes", "leaves", "is cut", "is refused", "breaks the protocol", "is drained", "acknowledges", "upgrades")
 
 
 async def live_and_leave(s: Stage, way: str, sockets: list[weakref.ref[Any]]) -> dict[str, weakref.ref[Any]]:
@@ -116,7 +113,7 @@ def test_a_closed_connection_is_freed_by_counting_references(way: str, monkeypat
     async def run() -> None:
         async with stage() as s, uncollected():
             kinds = await live_and_leave(s, way, sockets)
-            await eventually(lambda: not s.server.engine.lanes)
+            await eventually(lambda: not s.server.engine.connections)
             await eventually(lambda: not any(ref() for ref in sockets))
             await eventually(lambda: not any(ref() for ref in kinds.values()), within=3)
             assert kinds.keys() >= {"engine socket", "request"}

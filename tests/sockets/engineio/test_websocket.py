@@ -1,21 +1,16 @@
-"""The websocket between aiohttp and a lane: what it keeps for itself, and how it ends."""
+"""The websocket between aiohttp and a connection: what it processes itself, and how it ends."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiohttp import WSMessage, WSMsgType
-from structlog.testing import capture_logs
 
-from roundtrip.sockets import access as handshake
-from roundtrip.sockets.access import Handshake, Refusal
-from roundtrip.sockets.engineio.server import ConnectionWebSocket, QuietWebSocket
-from roundtrip.sockets.engineio.socketio import ClientErrorFilter, engineio_logger
+from roundtrip.sockets.engineio.transports import ConnectionWebSocket, QuietWebSocket
 
 TEXT, BINARY, PING, PONG, CLOSE = (
     WSMsgType.TEXT,
@@ -26,7 +21,7 @@ TEXT, BINARY, PING, PONG, CLOSE = (
 )
 
 
-class Lane:
+class FakeConnection:
     """As much of one as its websocket looks at."""
 
     def __init__(self) -> None:
@@ -41,10 +36,10 @@ class Lane:
     async def handle(self, websocket: Any) -> None:
         self.handled.append(websocket)
 
-    def answer(self, frame: bytes) -> None:
+    def write_control(self, frame: bytes) -> None:
         self.answers.append(frame)
 
-    def take(self, text: str) -> bool:
+    def intercept(self, text: str) -> bool:
         self.taken.append(text)
         return text == "3"
 
@@ -72,9 +67,9 @@ class Transport:
         self.closed = True
 
 
-def opened(*messages: tuple[WSMsgType, Any], code: int | None = None) -> tuple[Lane, ConnectionWebSocket]:
-    lane = Lane()
-    websocket = ConnectionWebSocket(lane.handle, SimpleNamespace(max_http_buffer_size=1_000))
+def opened(*messages: tuple[WSMsgType, Any], code: int | None = None) -> tuple[FakeConnection, ConnectionWebSocket]:
+    connection = FakeConnection()
+    websocket = ConnectionWebSocket(connection.handle, SimpleNamespace(max_http_buffer_size=1_000))
     waiting = [WSMessage(kind, data, None) for kind, data in messages]
 
     async def receive() -> WSMessage:
@@ -85,13 +80,13 @@ def opened(*messages: tuple[WSMsgType, Any], code: int | None = None) -> tuple[L
 
     stream: Any = SimpleNamespace(receive=receive, prepare=prepare, code=code)
     websocket._ws = stream
-    return lane, websocket
+    return connection, websocket
 
 
 async def test_pings_are_answered_and_pongs_ignored_on_the_way_to_a_message() -> None:
-    lane, websocket = opened((PONG, b""), (PING, b"now"), (TEXT, "4a"), (BINARY, b"b"))
+    connection, websocket = opened((PONG, b""), (PING, b"now"), (TEXT, "4a"), (BINARY, b"b"))
     assert await websocket.receive() == "4a"
-    assert lane.answers == [b"\x8a\x03now"]
+    assert connection.answers == [b"\x8a\x03now"]
     assert await websocket.receive() == b"b"
 
 
@@ -99,58 +94,60 @@ async def test_pings_are_answered_and_pongs_ignored_on_the_way_to_a_message() ->
 async def test_the_end_of_a_stream_says_why_it_was_broken(
     known: int | None, code: int | None, said: int | None
 ) -> None:
-    lane, websocket = opened((CLOSE, 1000), code=code)
-    lane.close_code = known
+    connection, websocket = opened((CLOSE, 1000), code=code)
+    connection.close_code = known
     with pytest.raises(OSError, match="closed"):
         await websocket.receive()
-    assert lane.close_code == said
+    assert connection.close_code == said
 
 
 async def test_what_a_dropped_client_sent_is_of_no_use() -> None:
-    lane, websocket = opened((TEXT, "4a"))
-    lane.dropped = True
+    connection, websocket = opened((TEXT, "4a"))
+    connection.dropped = True
     with pytest.raises(OSError, match="dropped"):
         await websocket.receive()
 
 
-async def test_the_lanes_own_messages_go_to_the_lane() -> None:
-    lane, websocket = opened((TEXT, "3"), (TEXT, "3"), (TEXT, "42[]"), (BINARY, b"3"), (TEXT, "6"), (TEXT, "0"))
+async def test_intercepted_messages_never_leave_the_websocket() -> None:
+    connection, websocket = opened((TEXT, "3"), (TEXT, "3"), (TEXT, "42[]"), (BINARY, b"3"), (TEXT, "6"), (TEXT, "0"))
     assert [await websocket.wait() for _ in range(4)] == ["42[]", b"3", "6", "0"]
-    assert lane.taken == ["3", "3", "42[]", "6", "0"]
-    assert lane.refused == []
+    assert connection.taken == ["3", "3", "42[]", "6", "0"]
+    assert connection.refused == []
 
 
 @pytest.mark.parametrize("text", ["", "7", "x", "b4"])
 async def test_what_is_no_packet_ends_the_stream(text: str) -> None:
-    lane, websocket = opened((TEXT, text))
+    connection, websocket = opened((TEXT, text))
     with pytest.raises(OSError, match="not an"):
         await websocket.wait()
-    assert lane.refused == ["malformed"]
+    assert connection.refused == ["malformed"]
 
 
 async def test_sixty_four_messages_are_read_before_others_have_their_turn() -> None:
-    lane, websocket = opened(*[(TEXT, "3")] * 130, (TEXT, "42[]"))
+    connection, websocket = opened(*[(TEXT, "3")] * 130, (TEXT, "42[]"))
     reading = asyncio.ensure_future(websocket.wait())
     counts = []
     while not reading.done():
         await asyncio.sleep(0)
-        counts.append(len(lane.taken))
+        counts.append(len(connection.taken))
     assert counts[:3] == [63, 127, 131]
 
 
 @pytest.mark.parametrize("upgraded", [False, True])
 @pytest.mark.parametrize("gone", [False, True])
-async def test_a_websocket_that_never_was_its_lanes_says_goodbye_itself(upgraded: bool, gone: bool) -> None:
-    lane, websocket = opened()
+async def test_a_websocket_that_never_served_its_connection_writes_the_close_frame_itself(
+    upgraded: bool, gone: bool
+) -> None:
+    connection, websocket = opened()
     transport = Transport()
     ended = await websocket({"aiohttp.request": SimpleNamespace(transport=transport)})
     assert ended is websocket._ws
-    assert lane.handled == [websocket]
+    assert connection.handled == [websocket]
     assert websocket.transport is transport
     assert transport.options == [(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)]
     assert transport.written == [b"\x88\x02\x03\xe8"]
     assert transport.closed
-    lane.upgraded = upgraded
+    connection.upgraded = upgraded
     again = Transport()
     again.closed = gone
     await websocket({"aiohttp.request": SimpleNamespace(transport=again)})
@@ -159,12 +156,12 @@ async def test_a_websocket_that_never_was_its_lanes_says_goodbye_itself(upgraded
 
 
 async def test_a_connection_that_went_during_the_handshake_is_handled_by_nobody() -> None:
-    lane, websocket = opened()
+    connection, websocket = opened()
     assert await websocket({"aiohttp.request": SimpleNamespace(transport=None)}) is websocket._ws
-    assert lane.handled == []
+    assert connection.handled == []
 
 
-async def test_aiohttp_leaves_the_end_to_the_lane_and_tells_why() -> None:
+async def test_aiohttp_leaves_the_close_to_the_connection_and_reports_the_code() -> None:
     quiet = QuietWebSocket()
     assert await quiet.close(code=1009) is False
     assert quiet.code == 1009
@@ -173,41 +170,6 @@ async def test_aiohttp_leaves_the_end_to_the_lane_and_tells_why() -> None:
 
 
 def test_websockets_are_neither_compressed_nor_answered_by_aiohttp() -> None:
-    lane = Lane()
-    made = ConnectionWebSocket(lane.handle, SimpleNamespace(max_http_buffer_size=1_000))._ws
+    connection = FakeConnection()
+    made = ConnectionWebSocket(connection.handle, SimpleNamespace(max_http_buffer_size=1_000))._ws
     assert (made._compress, made._autoclose, made._autoping, made._max_msg_size) == (False, False, False, 1_000)
-
-
-# what is said of clients, and by them
-
-
-def test_what_a_client_sent_wrong_is_logged_as_that() -> None:
-    logger = engineio_logger()
-    assert engineio_logger() is logger
-    assert sum(isinstance(known, ClientErrorFilter) for known in logger.filters) == 1
-    with capture_logs() as logs:
-        try:
-            int("nonsense")
-        except ValueError:
-            logger.exception("post request handler error")
-        logger.error("bad")
-    assert [(line["what"], line["error"], line["log_level"]) for line in logs] == [
-        ("post request handler error", "ValueError", "info"),
-        ("bad", None, "info"),
-    ]
-    for level, passed in ((logging.ERROR, False), (logging.WARNING, True), (logging.INFO, True)):
-        assert ClientErrorFilter().filter(logging.LogRecord("x", level, "", 1, "m", (), None)) is passed
-
-
-def test_a_handshake_takes_each_field_from_auth_and_else_from_the_query() -> None:
-    query = {"QUERY_STRING": "userId=q&botId=a&botId=b&token=t&traceparent=t&acks=true"}
-    assert handshake.read(None, query, "1.2.3.4") == Handshake(None, "q", "b", False, None, "1.2.3.4")
-    said = {"userId": None, "botId": "x", "token": 7, "traceparent": "00-1", "acks": True}
-    assert handshake.read(said, query, "") == Handshake(7, None, "x", True, "00-1", "")
-    assert handshake.read({"traceparent": 1, "acks": "yes"}, {"QUERY_STRING": "botId="}, "") == Handshake(
-        None, None, "", False, None, ""
-    )
-
-
-def test_a_refusal_reads_as_its_sentence() -> None:
-    assert str(Refusal("code", "A sentence.")) == "A sentence."
