@@ -16,7 +16,7 @@ DAY = 86_400
 
 
 @pytest.mark.parametrize("seconds", [DAY, -DAY, STEP + 0.1, -STEP - 0.1])
-def test_a_step_is_told_before_the_time_is(seconds: float) -> None:
+def test_callbacks_are_notified_of_a_step_before_the_time_is_returned(seconds: float) -> None:
     clock = SteppedClock()
     watched = WatchedClock(clock)
     steps: list[int] = []
@@ -58,7 +58,7 @@ def test_a_offset_goes_on_evenly_until_it_is_told() -> None:
     assert offset.now_ms() == before + 2000
 
 
-def test_a_pause_between_the_two_clocks_says_nothing() -> None:
+def test_a_pause_between_the_two_readings_is_no_step() -> None:
     class Pausing(SteppedClock):
         pause = 0.0
 
@@ -75,7 +75,7 @@ def test_a_pause_between_the_two_clocks_says_nothing() -> None:
     assert steps == []
 
 
-def test_one_listener_that_fails_leaves_the_others_their_step() -> None:
+def test_a_failing_callback_does_not_keep_the_step_from_the_others() -> None:
     clock = SteppedClock()
     watched = WatchedClock(clock)
     steps: list[int] = []
@@ -89,7 +89,7 @@ def test_one_listener_that_fails_leaves_the_others_their_step() -> None:
     assert steps == [5 * 10**9]
 
 
-def test_it_looks_by_itself() -> None:
+def test_it_checks_at_intervals() -> None:
     loop = SteppedLoop()
     watched = WatchedClock(loop.clock)
     steps: list[int] = []

@@ -43,7 +43,7 @@ def test_a_parameter_out_of_range_changes_nothing(parameter: float) -> None:
     assert not faults.active("slow_outbox")
 
 
-def test_where_they_are_not_allowed_none_moves() -> None:
+def test_none_is_switched_where_faults_are_not_allowed() -> None:
     faults = Faults(allowed=False)
     for move in (faults.switch_on, faults.switch_off):
         with pytest.raises(FaultError) as caught:
@@ -52,7 +52,7 @@ def test_where_they_are_not_allowed_none_moves() -> None:
     assert not faults.drop_acks
 
 
-def test_observers_hear_of_what_is_on_and_of_every_move() -> None:
+def test_observers_are_called_for_active_faults_and_for_every_change() -> None:
     calls: list[tuple[str, bool]] = []
     faults = Faults(allowed=True)
     faults.switch_on("drop_acks")

@@ -26,7 +26,7 @@ class Cycle:
         self.me = self
 
 
-async def test_collections_are_measured_and_everything_is_looked_at_now_and_then(
+async def test_collections_are_measured_and_a_full_one_runs_at_intervals(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "FULL_INTERVAL", 0.01)
@@ -49,7 +49,7 @@ async def test_collections_are_measured_and_everything_is_looked_at_now_and_then
     assert len(pauses) == count, "nothing is left behind"
 
 
-async def test_a_look_that_would_take_too_long_is_put_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_collection_that_would_take_too_long_is_postponed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FULL_INTERVAL", 0.01)
     monkeypatch.setattr(module, "MAX_PAUSE", 1e-9)
     pauses: list[float] = []
@@ -66,7 +66,7 @@ async def test_a_look_that_would_take_too_long_is_put_off(monkeypatch: pytest.Mo
         collector.stop()
 
 
-def test_a_reserve_takes_back_what_it_gave() -> None:
+def test_a_reserve_is_refilled_after_it_was_released() -> None:
     reserve = Reserve(3)
     assert [reserve.release() for _ in range(4)] == [True, True, True, False]
     reserve.refill()
@@ -75,7 +75,7 @@ def test_a_reserve_takes_back_what_it_gave() -> None:
     assert len(reserve) == 0
 
 
-def test_the_soft_limit_is_raised_as_far_as_needed_and_what_is_missing_is_said(
+def test_the_soft_limit_is_raised_as_far_as_needed_and_a_shortage_is_logged(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     limits = [(256, 4096)]

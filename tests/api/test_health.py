@@ -19,7 +19,7 @@ async def passing() -> None:
     return None
 
 
-async def test_those_who_ask_meanwhile_get_the_same_look() -> None:
+async def test_concurrent_callers_share_one_run() -> None:
     runs = 0
     gate = asyncio.Event()
 
@@ -39,7 +39,7 @@ async def test_those_who_ask_meanwhile_get_the_same_look() -> None:
     assert runs == 2
 
 
-async def test_the_gauge_follows_without_anybody_probing(
+async def test_the_gauge_follows_without_probes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(health, "INTERVAL", 0.01)
@@ -65,7 +65,7 @@ async def test_the_gauge_follows_without_anybody_probing(
     assert "The disk is full." in logged
 
 
-def test_room_is_looked_for_and_given_back(tmp_path: Path) -> None:
+def test_the_disk_probe_leaves_no_file(tmp_path: Path) -> None:
     assert probe_disk(tmp_path) is None
     assert list(tmp_path.iterdir()) == []
     assert probe_disk(tmp_path / "gone") == "The data directory cannot be written: No such file or directory."

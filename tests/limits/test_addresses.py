@@ -47,7 +47,7 @@ def test_whatever_is_forwarded_an_address_comes_out(headers: list[str]) -> None:
     assert Proxies(["10.0.0.0/8"]).client("10.0.0.1", headers)
 
 
-def test_an_ipv6_customer_is_one_whatever_address_he_takes() -> None:
+def test_ipv6_addresses_are_grouped_by_network() -> None:
     assert address_group("2001:db8:1:2::1") == address_group("2001:db8:1:2:ffff:ffff:ffff:ffff") == "2001:db8:1:2::/64"
     assert address_group("2001:db8:1:3::1") != address_group("2001:db8:1:2::1")
     assert address_group("::ffff:192.0.2.7") == address_group("192.0.2.7") == "192.0.2.7"

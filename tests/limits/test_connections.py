@@ -99,7 +99,7 @@ async def refused_and_served_again() -> None:
             assert b"served" in await request(later[0], number)
 
 
-async def test_who_cannot_be_accepted_is_told_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_connection_without_descriptor_is_refused_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
     await refused_and_served_again()
     assert "".join(capsys.readouterr()).count("connection_without_descriptor") == 1
 

@@ -110,7 +110,7 @@ def test_a_refusal_names_its_limit_and_says_why() -> None:
     assert str(caught.value) == caught.value.message
 
 
-def test_a_place_given_back_is_one_place() -> None:
+def test_a_release_frees_one_slot() -> None:
     slots = Slots(3)
     for _ in range(3):
         assert slots.acquire("a")

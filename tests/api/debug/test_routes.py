@@ -41,7 +41,7 @@ async def test_the_map_and_the_last_misses(served: Api) -> None:
     assert miss["at"]
 
 
-async def test_a_links_story(served: Api) -> None:
+async def test_a_link_with_its_events(served: Api) -> None:
     key = BotKey("ada", "bot")
     event = await served.event(key)
     status, data, _ = await served.call("GET", "/debug/links/link-of-bot", admin=True)
@@ -53,7 +53,7 @@ async def test_a_links_story(served: Api) -> None:
     assert [link["linkId"] for link in data["links"]] == ["link-of-bot"]
 
 
-async def test_an_events_story_whoever_it_belongs_to(served: Api) -> None:
+async def test_an_event_whoever_it_belongs_to(served: Api) -> None:
     event = await served.event(KEY)
     status, data, _ = await served.call("GET", f"/debug/events/{event.id}", admin=True)
     assert (status, data["id"], data["userId"]) == (200, event.id, "ada")

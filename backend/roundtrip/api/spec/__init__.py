@@ -1,1 +1,1 @@
-""""""
+"""The public contract as generated documents: OpenAPI and AsyncAPI."""
