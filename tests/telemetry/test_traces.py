@@ -15,6 +15,7 @@ from roundtrip.events import Connected, Degraded, EventType
 from roundtrip.identity import BotKey
 from roundtrip.telemetry.event_spans import UNWELL
 from roundtrip.telemetry.redaction import key_hash, user_hash
+from tests.support.drafts import entry_with
 from tests.support.py_client import eventually
 from tests.support.traces import Scene, render, stage
 
@@ -238,7 +239,7 @@ async def test_an_acknowledgement_after_its_attempt_was_given_up(life: Callable[
     s = life()
     peer = await s.connect(KEY, "sid", must_ack=True)
     await s.courier.publish(KEY, "link-1", CONNECTED)
-    await eventually(lambda: s.outbox.rows[KEY][1].attempts)
+    await entry_with(s.outbox, KEY, 1, lambda entry: entry.attempts)
     s.ack(peer, 1, 80)
     assert render(await s.spans()) == tree(
         """
@@ -298,7 +299,7 @@ async def test_an_acknowledgement_after_a_receipt_had_ended_the_event(life: Call
     peer = await s.connect(KEY, "sid")
     await s.courier.publish(KEY, "link-1", CONNECTED)
     s.receipt(peer, 1)
-    await eventually(lambda: s.outbox.rows[KEY][1].resolved_at)
+    await entry_with(s.outbox, KEY, 1, lambda entry: entry.resolved_at)
     s.ack(peer, 1, 700)
     spans = await s.spans()
     assert [span.name for span in spans if span.name.startswith(("ack", "receipt"))] == [
