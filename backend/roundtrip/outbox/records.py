@@ -41,14 +41,14 @@ class Outcome(enum.IntEnum):
 
 
 class Mode(enum.StrEnum):
-    """Whether an attempt follows the event's creation, or a replay of what was missed."""
+    """Whether an attempt is the first sending, or sends what was missed."""
 
     LIVE = "live"
     REPLAY = "replay"
 
 
 class MissReason(enum.StrEnum):
-    """Why an attempt reached no socket, or was not confirmed."""
+    """Why an attempt reached nobody."""
 
     NEVER_CONNECTED = "never_connected"
     KEY_MISMATCH = "key_mismatch"
