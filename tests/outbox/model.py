@@ -252,13 +252,13 @@ class OutboxMachine(RuleBasedStateMachine):
     def keeps_no_ended_secret(self) -> None:
         if self.down:
             return
-        gone = [k.secret for e in self.model.values() for k in e.values() if k.secret and k.outcome != Outcome.PENDING]
+        ended = [k.secret for e in self.model.values() for k in e.values() if k.secret and k.outcome != Outcome.PENDING]
         assert all(k.type in SECRET_TYPES for e in self.model.values() for k in e.values() if k.secret)
 
         async def wiped() -> None:
             while True:
                 content = self.stored_bytes()
-                if not any(secret in content for secret in gone):
+                if not any(secret in content for secret in ended):
                     return
                 await asyncio.sleep(0.002)
 

@@ -1,4 +1,4 @@
-"""The outbox in memory keeps the contract, agrees with the model, and lets others run between a call and its reply."""
+"""The memory outbox passes the contract suite, agrees with the model, and answers no read at once."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 To add a store, write a class with the methods of `Outbox`, in a module of its own beside `memory.py`, or a package
 like `sqlite/`. It needs
 - a table of events (`records.StoredEvent`, its `Outcome`, its attempts) with the newest `seq` of each key,
-- a transaction that appends an event, gives it the next `seq` of its key, ends what it supersedes and adds to the sums
+- a transaction that appends an event, assigns the next `seq` of its key, ends what it supersedes and adds to the sums
   that `totals` reports. `records.body` makes the stored JSON, `records.EventIds` the ids,
 - expiry without being asked, reported through `on_ended`,
 - a queue of the writes that have no caller to report a failure to (`record`, `resolve`, `upgrade`, `moved`), retried
@@ -79,7 +79,7 @@ class Outbox(Protocol):
 
     def moved(self, ns: int) -> None:
         """The machine's clock was set by `ns` nanoseconds: the times of all pending events move along, so that none
-        expires by it. Calls before this one give times of the old clock, calls after it times of the new one; results
+        expires by it. Calls before this one pass times of the old clock, calls after it times of the new one; results
         reported from now on are by the new one."""
 
     async def pending(self, key: BotKey, after: int, limit: int) -> list[StoredEvent]:

@@ -1,7 +1,7 @@
 """An outbox in memory: the contract of `base.Outbox`, but nothing outlasts the object.
 
 Writes and reads wait in one queue, which the loop's next turn processes as one commit, so no call is answered in the
-turn that made it. The events themselves are in `memory_table.py`, which keeps every event ever stored.
+turn that made it. The events themselves are in `memory_table.py`, which never deletes one.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class MemoryOutbox:
         self._open = True
         self._queue: list[Callable[[], None]] = []
         self._retries: list[tuple[Callable[[], None], tuple[BotKey, int] | None]] = []
-        """Failed writes that nobody waits for, each with the event that it ends."""
+        """Failed writes without a caller to notify, each with the event that it ends."""
         self._results = Results()
         self._stepped_ns = 0
         """The sum of all steps of the clock, in nanoseconds."""
@@ -179,7 +179,7 @@ class MemoryOutbox:
             self._commit_handle = asyncio.get_running_loop().call_soon(self._commit)
 
     def _put_write(self, write: Callable[[], None], ends: tuple[BotKey, int] | None = None) -> None:
-        """Queue a write that nobody waits for, `ends` being the event that it ends."""
+        """Queue a write without a caller to notify, `ends` being the event that it ends."""
 
         def write_or_retry() -> None:
             if self.fault_down:

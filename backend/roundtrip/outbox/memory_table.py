@@ -45,7 +45,7 @@ class Row(msgspec.Struct):
 
 
 def copies(attempts: Iterable[Attempt]) -> tuple[Attempt, ...]:
-    """Attempts that the caller does not change."""
+    """Copies that no later change by the caller reaches."""
     return tuple(msgspec.structs.replace(attempt) for attempt in attempts)
 
 

@@ -19,7 +19,7 @@ from roundtrip.identity import BotKey
 
 
 class Outcome(enum.IntEnum):
-    """State of an event. The number is what a store keeps; `wire` is the public name.
+    """State of an event. The number is what is stored; `wire` is the public name.
 
     The transitions, all others being refused:
 

@@ -11,17 +11,7 @@ from roundtrip.identity import BotKey
 from roundtrip.outbox.base import Outbox, OutboxError
 from roundtrip.outbox.records import StoredEvent
 from tests.outbox.contract.base import ContractBase
-from tests.support.drafts import (
-    CONNECTED,
-    CONNECTING,
-    KEY,
-    TRACEPARENT,
-    Clock,
-    assert_balanced,
-    draft,
-    qr,
-    store,
-)
+from tests.support.drafts import CONNECTED, CONNECTING, KEY, TRACEPARENT, Clock, assert_balanced, draft, qr, store
 
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 

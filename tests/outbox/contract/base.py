@@ -1,4 +1,4 @@
-"""What the parts of the contract suite share: the fixtures that an implementation gives, and helpers."""
+"""What the parts of the contract suite share: the fixtures that an implementation provides, and helpers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Reopen: TypeAlias = Callable[[], Awaitable[FaultableOutbox]]
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]], within: float = 5) -> None:
-    """Wait until a condition holds that nobody tells of."""
+    """Poll until a condition holds."""
     async with asyncio.timeout(within):
         while True:
             holds = condition()

@@ -10,18 +10,7 @@ from roundtrip.events import EventType
 from roundtrip.outbox.base import Outbox, OutboxError
 from roundtrip.outbox.records import Ended, Outcome, StoredEvent
 from tests.outbox.contract.base import ContractBase, Reopen, until
-from tests.support.drafts import (
-    CONNECTED,
-    CONNECTING,
-    KEY,
-    Clock,
-    assert_balanced,
-    attempt,
-    draft,
-    end,
-    qr,
-    store,
-)
+from tests.support.drafts import CONNECTED, CONNECTING, KEY, Clock, assert_balanced, attempt, draft, end, qr, store
 
 
 class ExpiryContract(ContractBase):
@@ -100,7 +89,7 @@ class ExpiryContract(ContractBase):
             clock.pass_ms(1000)
             await asyncio.sleep(0.03)
         assert await outbox.pending(KEY, 0, 9) == [event]
-        outbox = await reopen()  # nothing of it is forgotten by another life
+        outbox = await reopen()  # stored that way too
         assert await outbox.pending(KEY, 0, 9) == [event]
 
     async def test_results_under_way_are_reported_by_the_new_clock(self, outbox: Outbox, clock: Clock) -> None:

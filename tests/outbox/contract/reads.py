@@ -10,15 +10,7 @@ from roundtrip.identity import BotKey
 from roundtrip.outbox.base import Outbox, OutboxError
 from roundtrip.outbox.records import Outcome, Resolution
 from tests.outbox.contract.base import ContractBase, Reopen
-from tests.support.drafts import (
-    CONNECTED,
-    KEY,
-    Clock,
-    attempt,
-    draft,
-    end,
-    store,
-)
+from tests.support.drafts import CONNECTED, KEY, Clock, attempt, draft, end, store
 
 
 class ReadContract(ContractBase):

@@ -9,16 +9,7 @@ from roundtrip.identity import BotKey
 from roundtrip.outbox.base import Outbox
 from roundtrip.outbox.records import MissReason, Outcome, Resolution
 from tests.outbox.contract.base import ContractBase, Reopen
-from tests.support.drafts import (
-    CONNECTED,
-    KEY,
-    Clock,
-    assert_balanced,
-    attempt,
-    draft,
-    end,
-    store,
-)
+from tests.support.drafts import CONNECTED, KEY, Clock, assert_balanced, attempt, draft, end, store
 
 ENDED = tuple(outcome for outcome in Outcome if outcome is not Outcome.PENDING)
 

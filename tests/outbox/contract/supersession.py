@@ -9,17 +9,7 @@ from roundtrip.identity import BotKey
 from roundtrip.outbox.base import Outbox, OutboxError
 from roundtrip.outbox.records import Ended, Outcome, Resolution, StoredEvent
 from tests.outbox.contract.base import ContractBase, Reopen
-from tests.support.drafts import (
-    CONNECTED,
-    CONNECTING,
-    KEY,
-    Clock,
-    assert_balanced,
-    draft,
-    end,
-    qr,
-    store,
-)
+from tests.support.drafts import CONNECTED, CONNECTING, KEY, Clock, assert_balanced, draft, end, qr, store
 
 
 class SupersessionContract(ContractBase):

@@ -10,9 +10,7 @@ import pytest
 
 from roundtrip.outbox.sqlite.outbox import SqliteOutbox
 from tests.outbox.sqlite.helpers import Open
-from tests.support.drafts import (
-    Clock,
-)
+from tests.support.drafts import Clock
 
 
 @pytest.fixture

@@ -8,9 +8,7 @@ from typing import TypeAlias
 
 from roundtrip.outbox.base import Outbox
 from roundtrip.outbox.sqlite.outbox import SqliteOutbox
-from tests.support.drafts import (
-    KEY,
-)
+from tests.support.drafts import KEY
 
 Open: TypeAlias = Callable[..., Awaitable[SqliteOutbox]]
 """Opens an outbox in the test's folder, or in the one given, with the options of `SqliteOutbox`."""

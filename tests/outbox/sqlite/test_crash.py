@@ -8,9 +8,7 @@ from pathlib import Path
 
 from roundtrip.identity import BotKey
 from tests.outbox.sqlite.helpers import Open
-from tests.support.drafts import (
-    assert_balanced,
-)
+from tests.support.drafts import assert_balanced
 
 _CHILD = """
 import asyncio, sys
@@ -39,12 +37,12 @@ asyncio.run(main())
 async def test_reported_events_survive_kill_9(open_outbox: Open, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     reported: dict[str, dict[int, str]] = {str(bot): {} for bot in range(20)}
-    for life in range(3):
+    for restart in range(3):
         child = await asyncio.create_subprocess_exec(
             sys.executable, "-c", _CHILD, str(folder), stdout=asyncio.subprocess.PIPE, limit=1 << 20
         )
         assert child.stdout is not None
-        for _ in range(500 + 777 * life):
+        for _ in range(500 + 777 * restart):
             bot, seq, event_id = (await child.stdout.readline()).decode().split()
             reported[bot][int(seq)] = event_id
         child.kill()

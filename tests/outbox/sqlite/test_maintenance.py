@@ -13,17 +13,7 @@ from roundtrip.identity import BotKey
 from roundtrip.outbox.records import Outcome
 from tests.outbox.contract.base import until
 from tests.outbox.sqlite.helpers import Open, files, seqs_are
-from tests.support.drafts import (
-    CONNECTED,
-    CONNECTING,
-    KEY,
-    Clock,
-    assert_balanced,
-    draft,
-    end,
-    qr,
-    store,
-)
+from tests.support.drafts import CONNECTED, CONNECTING, KEY, Clock, assert_balanced, draft, end, qr, store
 
 
 async def test_resolved_events_are_deleted_after_the_retention_and_the_sums_stay(
@@ -117,7 +107,7 @@ async def test_the_file_shrinks_after_a_large_deletion(
             outbox.resolve(end(event, at=clock.ms))
     await outbox.last_seq(KEY)
     clock.pass_ms(11_000)
-    # a second sweep deletes, others give back; the slices let events in between
+    # one step deletes, others release pages; writes are committed between them
     await until(lambda: outbox.totals().size_bytes < 1 << 20, within=20)
     assert path.stat().st_size < 1 << 20
     assert await outbox.pending(KEY, 0, 9) == [first]

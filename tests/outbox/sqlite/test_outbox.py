@@ -1,4 +1,4 @@
-"""The SQLite outbox keeps the contract, and agrees with the model."""
+"""The SQLite outbox passes the contract suite, and agrees with the model."""
 
 from __future__ import annotations
 

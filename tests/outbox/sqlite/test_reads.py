@@ -12,9 +12,7 @@ from roundtrip.outbox.records import Outcome
 from roundtrip.outbox.sqlite import reads
 from roundtrip.outbox.sqlite.reads import KeyCache, LedgerSums
 from roundtrip.outbox.sqlite.schema import SEQ_BITS, open_database
-from tests.support.drafts import (
-    KEY,
-)
+from tests.support.drafts import KEY
 
 
 def test_the_key_cache_is_bounded_also_for_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

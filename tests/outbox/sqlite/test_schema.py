@@ -17,15 +17,7 @@ from roundtrip.outbox.sqlite.outbox import SqliteOutbox
 from roundtrip.outbox.sqlite.schema import FILE_NAME, open_database
 from tests.outbox.contract.base import until
 from tests.outbox.sqlite.helpers import Open, seqs_are
-from tests.support.drafts import (
-    CONNECTED,
-    KEY,
-    Clock,
-    draft,
-    end,
-    qr,
-    store,
-)
+from tests.support.drafts import CONNECTED, KEY, Clock, draft, end, qr, store
 
 
 async def test_everything_is_private(open_outbox: Open, tmp_path: Path) -> None:

@@ -18,16 +18,7 @@ from roundtrip.outbox.sqlite.outbox import SqliteOutbox
 from roundtrip.outbox.sqlite.writer import BATCH_LIMIT
 from tests.outbox.contract.base import until
 from tests.outbox.sqlite.helpers import Open
-from tests.support.drafts import (
-    CONNECTED,
-    KEY,
-    Clock,
-    assert_balanced,
-    draft,
-    end,
-    qr,
-    store,
-)
+from tests.support.drafts import CONNECTED, KEY, Clock, assert_balanced, draft, end, qr, store
 
 
 async def test_a_queued_end_comes_before_the_expiry(open_outbox: Open, clock: Clock) -> None:
@@ -108,7 +99,7 @@ async def test_failed_commits_are_counted_and_the_fault_can_be_read(tmp_path: Pa
         for count in (1, 2):
             with pytest.raises(OutboxError):
                 await outbox.check()
-            assert len(failures) == count  # by the time that anybody is reported
+            assert len(failures) == count  # before the callers are notified
         outbox.fault_down = False
         await outbox.check()
         assert len(failures) == 2

@@ -89,7 +89,7 @@ class Stop(NamedTuple):
 
 
 Retriable: TypeAlias = Record | Resolve | Upgrade | ClockStep
-"""Writes that nobody waits for: they are retried after a failure."""
+"""Writes without a caller to notify: they are retried after a failure."""
 
 Write: TypeAlias = Append | Check | Retriable
 Reply: TypeAlias = tuple[asyncio.Future[Any], Any]

@@ -163,7 +163,7 @@ class Maintenance:
 
 
 class RetryQueue:
-    """Failed writes that nobody waits for. The delay doubles with every failure, up to a second."""
+    """Failed writes without a caller to notify. The delay doubles with every failure, up to a second."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         """`now` is in seconds and monotonic."""
