@@ -19,6 +19,7 @@ from roundtrip.limits.rates import Limits, Rules
 from roundtrip.settings import Settings
 from roundtrip.sockets.access import Admission, SocketAccess
 from roundtrip.sockets.messages import REFUSALS
+from tests.support.drafts import entry_with
 from tests.support.programs import require
 from tests.support.py_client import eventually
 from tests.support.sockets import Stage, stage
@@ -98,7 +99,8 @@ async def test_the_javascript_example() -> None:
             assert said[0][0] == "show"
             live = await s.courier.publish(KEY, "link", CONNECTED)
             await eventually(lambda: [it["id"] for what, it in said if what == "handle"] == [early.id, live.id])
-            await eventually(lambda: all(row.outcome.name == "ACKED" for row in s.outbox.rows[KEY].values()))
+            for seq in (early.seq, live.seq):
+                await entry_with(s.outbox, KEY, seq, lambda entry: entry.outcome.name == "ACKED")
             (peer,) = s.registry.of(KEY)
             clock.ahead = 70
             await door.check_expiry([peer])  # the token ran out: the example renews it
@@ -129,7 +131,7 @@ async def test_the_python_example() -> None:
         made: dict[str, Any] = {}
         running = asyncio.create_task(names["example"](made))
         await eventually(lambda: handled == [stored.id])
-        await eventually(lambda: s.outbox.rows[KEY][1].outcome.name == "ACKED")
+        await entry_with(s.outbox, KEY, 1, lambda entry: entry.outcome.name == "ACKED")
         await made["client"].disconnect()
         await running
 

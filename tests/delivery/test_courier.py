@@ -16,8 +16,16 @@ from roundtrip.delivery.replay import Replayer
 from roundtrip.delivery.wire import Confirmable, Frame, Miss
 from roundtrip.events import Connected, Payload, Qr
 from roundtrip.identity import BotKey
-from roundtrip.outbox.memory import MemoryOutbox, Row
-from roundtrip.outbox.records import FIRST_KEPT, LAST_KEPT, MissReason, Outcome
+from roundtrip.outbox.memory import MemoryOutbox
+from roundtrip.outbox.records import (
+    FIRST_ATTEMPTS,
+    LAST_ATTEMPTS,
+    Attempt,
+    LedgerEntry,
+    MissReason,
+    Outcome,
+    StoredEvent,
+)
 from tests.support.sockets import Faults, Notes, idle
 from tests.support.stepped_clock import SteppedClock
 from tests.support.stepped_loop import SteppedLoop
@@ -68,6 +76,32 @@ class Client:
         self.stage.do(lambda: self.stage.courier.left(self))
 
 
+class Published:
+    """An event, and what the outbox has of it whenever one asks."""
+
+    def __init__(self, stage: Stage, event: StoredEvent) -> None:
+        self._stage = stage
+        self.event = event
+
+    @property
+    def entry(self) -> LedgerEntry:
+        entry = self._stage.loop.run(self._stage.outbox.find(self.event.id))
+        assert entry is not None
+        return entry
+
+    @property
+    def outcome(self) -> Outcome:
+        return self.entry.outcome
+
+    @property
+    def resolved_at(self) -> int | None:
+        return self.entry.resolved_at
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        return self.entry.attempts
+
+
 class Stage:
     """Courier and replay over an outbox in memory, with one clock for all of them."""
 
@@ -112,9 +146,9 @@ class Stage:
             self.loop.advance(0.01)
         return client
 
-    def publish(self, payload: Payload = CONNECTED, expires_at: int | None = None) -> Row:
+    def publish(self, payload: Payload = CONNECTED, expires_at: int | None = None) -> Published:
         event = self.loop.run(self.courier.publish(KEY, "link", payload, expires_at=expires_at))
-        return self.outbox.rows[KEY][event.seq]
+        return Published(self, event)
 
     def do(self, act: Callable[[], object]) -> None:
         """Something happens on the loop."""
@@ -181,7 +215,7 @@ def test_what_a_client_confirmed_by_a_receipt_is_not_sent_again(stage: Stage) ->
     stage.let(ACK_TIMEOUT + 0.05)  # given up
     quiet.receipt()
     stage.let(SETTLE - 0.1)
-    assert row.pending
+    assert row.entry.outcome is Outcome.PENDING
     stage.let(3)
     assert row.outcome is Outcome.RECEIVED
     assert owing.got == [(1, 1)]
@@ -310,8 +344,7 @@ def test_many_that_miss_together_are_one_line(stage: Stage) -> None:
 
 
 def test_a_client_that_comes_and_goes_is_slowed_down_counted_and_told_in_few_lines(stage: Stage) -> None:
-    for _ in range(100):
-        stage.publish()
+    rows = [stage.publish() for _ in range(100)]
     stage.notes.rounds.clear()
     sent = 0
     for number in range(400):  # 20 times a second
@@ -319,11 +352,11 @@ def test_a_client_that_comes_and_goes_is_slowed_down_counted_and_told_in_few_lin
         stage.let(0.05)
         sent += len(client.frames)
         client.leave()
-    attempts = stage.outbox.rows[KEY][1].attempts
+    attempts = rows[0].attempts
     assert sent <= 100 * 12  # not 40,000
     assert stage.notes.slowed_ > 300
     assert len(stage.notes.rounds) <= 12
-    assert len(attempts) <= FIRST_KEPT + LAST_KEPT
+    assert len(attempts) <= FIRST_ATTEMPTS + LAST_ATTEMPTS
     assert stage.join("patient").got[0][0] == 1  # it still gets everything
 
 
@@ -332,7 +365,7 @@ def test_an_event_keeps_its_first_and_last_attempts_and_a_count(stage: Stage) ->
     for number in range(40):
         stage.join(f"s{number}").leave()
         stage.let(0.1)
-    assert (len(row.attempts), sum(a.omitted for a in row.attempts)) == (FIRST_KEPT + LAST_KEPT, 41 - 10)
+    assert (len(row.attempts), sum(a.omitted for a in row.attempts)) == (FIRST_ATTEMPTS + LAST_ATTEMPTS, 41 - 10)
     assert [a.sids for a in row.attempts] == [(), ("s0",), ("s1",), *((f"s{n}",) for n in range(33, 40))]
     assert stage.join("last").got == [(1, 42)]
 

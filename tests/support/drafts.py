@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from roundtrip.events import SUPERSEDES_ALWAYS, TYPE_OF, Connected, Connecting, EventType, Payload, Qr
 from roundtrip.identity import BotKey
 from roundtrip.outbox.base import Outbox, OutboxError
-from roundtrip.outbox.records import Attempt, Draft, Mode, Outcome, Resolution, StoredEvent, Totals
+from roundtrip.outbox.records import Attempt, Draft, LedgerEntry, Mode, Outcome, Resolution, StoredEvent, Totals
 from tests.support.stepped_clock import SteppedClock
 
 KEY = BotKey.parse("user", "bot")
@@ -60,6 +61,18 @@ async def store(outbox: Outbox, item: Draft) -> StoredEvent:
 
     outbox.append(item, done)
     return await future
+
+
+async def entry_with(
+    outbox: Outbox, key: BotKey, seq: int, condition: Callable[[LedgerEntry], object], within: float = 5
+) -> LedgerEntry:
+    """An event's entry in the ledger, once the condition is true for it."""
+    async with asyncio.timeout(within):
+        while True:
+            for entry in await outbox.ledger(key, seq - 1, 1):
+                if condition(entry):
+                    return entry
+            await asyncio.sleep(0.005)
 
 
 def attempt(at: int = 1, **fields: object) -> Attempt:

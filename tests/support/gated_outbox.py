@@ -13,7 +13,7 @@ from roundtrip.outbox.records import Attempt, Draft, Ended, LedgerEntry, Resolut
 T = TypeVar("T")
 A = TypeVar("A", StoredEvent, StoredEvent | OutboxError)
 
-KINDS: Final = frozenset({"append", "ended", "pending", "last_seq", "ledger", "find", "discard", "check"})
+KINDS: Final = frozenset({"append", "ended", "pending", "last_seq", "ledger", "find", "check"})
 """Names of the answers: `ended` is the outbox's word that it ended events itself."""
 
 
@@ -141,9 +141,6 @@ class GatedOutbox:
 
     async def find(self, event_id: str) -> LedgerEntry | None:
         return await self._ask("find", self.inner.find(event_id))
-
-    async def discard(self, key: BotKey) -> int:
-        return await self._ask("discard", self.inner.discard(key))
 
     async def check(self) -> None:
         await self._ask("check", self.inner.check())

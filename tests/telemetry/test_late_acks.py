@@ -10,7 +10,7 @@ import pytest
 from roundtrip.backoff import Backoff
 from roundtrip.events import Connected
 from roundtrip.identity import BotKey
-from tests.support.py_client import eventually
+from tests.support.drafts import entry_with
 from tests.support.traces import Scene, render, scenes
 
 KEY = BotKey("user", "bot")
@@ -31,7 +31,7 @@ async def test_an_acknowledgement_after_its_attempt_was_given_up(new_scene: Call
     s = new_scene(backoff=Backoff(60.0, 60.0))  # the acknowledgement comes before the next attempt
     peer = await s.connect(KEY, "sid", must_ack=True)
     await s.courier.publish(KEY, "link-1", CONNECTED)
-    await eventually(lambda: s.outbox.rows[KEY][1].attempts)
+    await entry_with(s.outbox, KEY, 1, lambda entry: entry.attempts)
     s.ack(peer, 1, 80)
     assert render(await s.spans()) == tree(
         """
@@ -91,7 +91,7 @@ async def test_an_acknowledgement_after_a_receipt_had_ended_the_event(new_scene:
     peer = await s.connect(KEY, "sid")
     await s.courier.publish(KEY, "link-1", CONNECTED)
     s.receipt(peer, 1)
-    await eventually(lambda: s.outbox.rows[KEY][1].resolved_at)
+    await entry_with(s.outbox, KEY, 1, lambda entry: entry.resolved_at)
     s.ack(peer, 1, 700)
     spans = await s.spans()
     assert [span.name for span in spans if span.name.startswith(("ack", "receipt"))] == [

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Protocol
 
 from roundtrip.identity import BotKey
-from roundtrip.outbox.records import FIRST_KEPT, LAST_KEPT, Attempt, Mode, Outcome, StoredEvent, omitted, shorten
+from roundtrip.outbox.records import (
+    FIRST_ATTEMPTS,
+    LAST_ATTEMPTS,
+    Attempt,
+    Mode,
+    Outcome,
+    StoredEvent,
+    omitted,
+    shorten,
+)
 
 
 class Delivery:
@@ -73,7 +82,7 @@ class Delivery:
         self.attempts.append(attempt)
         self.tried += 1
         self.waiting = False
-        if self.tried > FIRST_KEPT + LAST_KEPT:
+        if self.tried > FIRST_ATTEMPTS + LAST_ATTEMPTS:
             shorten(self.attempts)
 
     def moved(self, ns: int) -> None:

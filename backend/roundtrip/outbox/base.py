@@ -1,9 +1,23 @@
-"""The outbox: what an event store must do. `sqlite_outbox.py` is the one that ships."""
+"""What an event store must do: the protocol `Outbox`, and the error that its methods raise.
+
+To add a store, write a class with the methods of `Outbox`, in a module of its own beside `memory.py`, or a package
+like `sqlite/`. It needs
+- a table of events (`records.StoredEvent`, its `Outcome`, its attempts) with the newest `seq` of each key,
+- a transaction that appends an event, assigns the next `seq` of its key, ends what it supersedes and adds to the sums
+  that `totals` reports. `records.body` makes the stored JSON, `records.EventIds` the ids,
+- expiry without being asked, reported through `on_ended`,
+- a queue of the writes that have no caller to report a failure to (`record`, `resolve`, `upgrade`, `moved`), retried
+  until the store works again.
+
+What the class must pass is the contract suite, `tests/outbox/contract`: as `tests/outbox/test_memory.py` does, subclass
+`OutboxContract` with a `reopen` fixture, and `OutboxMachine` (`tests/outbox/model.py`) with an `open` method. The suite
+makes the store fail by an attribute `fault_down`. `app.py` chooses the store that runs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from roundtrip.errors import StorageError
 from roundtrip.identity import BotKey
@@ -12,48 +26,61 @@ from roundtrip.telemetry.collectors import LedgerReading
 
 
 class OutboxError(StorageError):
-    """The outbox could not do it; nothing was stored. Codes: `outbox_unavailable`, `outbox_full`."""
+    """The store failed or refused, and nothing was stored. Codes: `outbox_unavailable`, `outbox_full`."""
+
+
+AppendCallback: TypeAlias = Callable[[StoredEvent | OutboxError], None]
+"""Receives the committed event, or why there is none."""
+
+
+def outbox_closed() -> OutboxError:
+    """The error of every method before `start` and after `close`."""
+    return OutboxError("outbox_unavailable", "The event store is not open.")
 
 
 class Outbox(Protocol):
-    """Stores events before they are emitted. Methods are called on the event loop, callbacks come on it too.
+    """Stores events before they are emitted. Methods are called on the event loop; callbacks are called on it too.
 
-    Writes are applied in the order in which they were called, many in one durable commit. A read sees every
-    write called before it.
+    Writes are applied in the order of the calls, many in one durable commit. A read sees every write called before it.
+    An event's state is its `Outcome`. A transition that `Outcome` does not list is refused by changing nothing, and is
+    no error: a confirmation, an expiry and a newer event race, and the first that is committed stands.
     """
 
     on_ended: Callable[[Sequence[Ended]], None]
-    """Set by the courier: told, after the commit, what was superseded or expired."""
+    """Set by the courier: receives, after the commit, the events that were superseded or expired."""
 
     @property
     def full(self) -> bool:
-        """Whether no new event would find room now: start no new links then."""
+        """Whether the store has no room for new events: no new link should be started then."""
 
     async def start(self) -> None:
         """Open the store. Raises `OutboxError` when it cannot be used or another process holds it."""
 
     async def close(self) -> None:
-        """Write what was called before, then release the store."""
+        """Commit the writes called so far, then release the store. A write that still cannot be committed is lost: its
+        event stays pending."""
 
-    def append(self, draft: Draft, done: Callable[[StoredEvent | OutboxError], None]) -> None:
+    def append(self, draft: Draft, done: AppendCallback) -> None:
         """Commit an event with the next `seq` of its key, then call `done`. A failure uses up no `seq`.
 
         Within one commit, `done` calls come in `seq` order, after the commit's `on_ended`. An event that the same
         commit created and superseded has both: its `done`, then an `on_ended` of its own."""
 
     def record(self, key: BotKey, seq: int, attempts: Sequence[Attempt]) -> None:
-        """Keep the attempts so far of a pending event. Replaces what was kept of it before."""
+        """Store the attempts so far of a pending event, in place of those stored before."""
 
     def resolve(self, resolution: Resolution) -> None:
-        """End a pending event. A failed write is kept and tried again; the payload is wiped."""
+        """End a pending event and delete its payload. A failed write is retried; until it is committed the event is
+        not read as pending. Raises `ValueError` for the outcome PENDING, which is no end."""
 
     def upgrade(self, key: BotKey, seq: int, at: int) -> None:
-        """Turn `received` into `acked`: the application's acknowledgement came after the transport's receipt."""
+        """Turn `received` into `acked`: the application's acknowledgement followed the transport's receipt. `at` is in
+        milliseconds since the epoch."""
 
     def moved(self, ns: int) -> None:
-        """The machine's clock was set by `ns` nanoseconds: all times of pending events move along, so that none
-        expires by it. Whatever was called before tells its times by the old clock, what comes after by the new one;
-        results that are told from now on are by the new one."""
+        """The machine's clock was set by `ns` nanoseconds: the times of all pending events move along, so that none
+        expires by it. Calls before this one pass times of the old clock, calls after it times of the new one; results
+        reported from now on are by the new one."""
 
     async def pending(self, key: BotKey, after: int, limit: int) -> list[StoredEvent]:
         """Pending, unexpired events with `seq > after`, in `seq` order."""
@@ -67,18 +94,15 @@ class Outbox(Protocol):
     async def find(self, event_id: str) -> LedgerEntry | None:
         """One event by its id."""
 
-    async def discard(self, key: BotKey) -> int:
-        """End all pending events of a key as `discarded`; returns how many."""
-
     async def check(self) -> None:
-        """Prove that a write can be committed now, or raise `OutboxError`."""
+        """Commit a write that changes no event, or raise `OutboxError`."""
 
     def totals(self) -> Totals:
         """The sums after the last commit. Costs no I/O."""
 
 
 def ledger_reading(outbox: Outbox) -> Callable[[], LedgerReading]:
-    """Enum numbers are what both sides count by."""
+    """The function that the metrics read the ledger's sums by. Its keys are the numbers of the enums."""
 
     def read() -> LedgerReading:
         totals = outbox.totals()

@@ -1,4 +1,4 @@
-"""One backend per data folder: the lock that says so."""
+"""The lock on the data folder: one backend per folder."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ LOCK_NAME: Final = "backend.lock"
 
 
 class FolderLock:
-    """Holds a folder for this process. The kernel lets go when the process ends, however it ends."""
+    """An exclusive lock on a folder. The kernel releases it when the process ends, however it ends."""
 
     def __init__(self, folder: Path) -> None:
-        """Make the folder if needed, private to its owner, and lock it. Raises `OutboxError`."""
+        """Create the folder if needed, private to its owner, and lock it. Raises `OutboxError`."""
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._fd = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -31,11 +31,11 @@ class FolderLock:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip()
+            holder_pid = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip()
             os.close(self._fd)
-            who = f" (process {holder})" if holder else ""
+            holder = f" (process {holder_pid})" if holder_pid else ""
             raise OutboxError(
-                "outbox_unavailable", f"The data folder {folder} is in use by another backend{who}."
+                "outbox_unavailable", f"The data folder {folder} is in use by another backend{holder}."
             ) from None
         try:
             folder.chmod(0o700)
@@ -44,9 +44,9 @@ class FolderLock:
         try:
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
-        except OSError as error:  # the number is a courtesy to whoever comes second; the lock holds without it
+        except OSError as error:  # only the message of a second backend needs it
             log.warning("lock_file_not_written", folder=str(folder), error=error.strerror)
 
     def release(self) -> None:
-        """Let another backend have the folder."""
+        """Release the lock."""
         os.close(self._fd)

@@ -1,23 +1,22 @@
-"""An outbox in memory: the same contract as the one on disk, but for lasting longer than the process.
+"""An outbox in memory: the contract of `base.Outbox`, but nothing outlasts the object.
 
-Writes and reads wait in one queue, which is worked off in the loop's next turn as one commit: nothing is answered in
-the turn that asked. It keeps every event that it was ever given.
+Writes and reads wait in one queue, which the loop's next turn processes as one commit, so no call is answered in the
+turn that made it. The events themselves are in `memory_table.py`, which never deletes one.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-import msgspec
 import structlog
 
 from roundtrip.clock import SYSTEM, Clock, SteppedOffset
-from roundtrip.events import TYPE_OF, EventType
 from roundtrip.identity import BotKey
-from roundtrip.outbox.base import OutboxError
+from roundtrip.outbox.base import AppendCallback, OutboxError, outbox_closed
+from roundtrip.outbox.memory_table import MemoryTable, copies
 from roundtrip.outbox.records import (
     Attempt,
     Draft,
@@ -27,361 +26,256 @@ from roundtrip.outbox.records import (
     Outcome,
     Resolution,
     StoredEvent,
-    Timestamps,
     Totals,
-    body,
-    key_part,
 )
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-Done = Callable[[StoredEvent | OutboxError], None]
 
 SWEEP: Final = 0.02
-"""Seconds between two looks for what has expired, or could not be written."""
+"""Seconds between two searches for what has expired, or could not be written."""
 
 
-class Row(msgspec.Struct):
-    """One event. `event.attempts` is empty, `attempts` has them."""
+@dataclass
+class Results:
+    """What one commit reports, in the order of the fields."""
 
-    event: StoredEvent
-    outcome: Outcome = Outcome.PENDING
-    resolved_at: int | None = None
-    attempts: tuple[Attempt, ...] = ()
-
-    @property
-    def pending(self) -> bool:
-        return self.outcome is Outcome.PENDING
-
-
-def _copies(attempts: Iterable[Attempt]) -> tuple[Attempt, ...]:
-    """The caller's attempts are the caller's: they change later."""
-    return tuple(msgspec.structs.replace(attempt) for attempt in attempts)
+    ended_before: list[Ended] = field(default_factory=list)
+    done: list[tuple[AppendCallback, StoredEvent | OutboxError, int]] = field(default_factory=list)
+    """The number is the sum of all steps of the clock that the event's times include, in nanoseconds."""
+    ended_within: list[Ended] = field(default_factory=list)
+    replies: list[tuple[asyncio.Future[Any], Any]] = field(default_factory=list)
+    created: set[tuple[BotKey, int]] = field(default_factory=set)
+    """Events that the commit created. Not reported."""
 
 
 class MemoryOutbox:
-    """An `Outbox`. Open from the start; `rows` is what it holds, by key and `seq`."""
+    """An `Outbox`. It is open from the start; `close` and `start` act like a restart over the same store."""
 
-    def __init__(self, *, clock: Clock = SYSTEM, make_id: Callable[[int], str] | None = None) -> None:
-        """`make_id` gives an event's id for its time of creation, in milliseconds since the epoch."""
+    def __init__(
+        self, *, clock: Clock = SYSTEM, make_id: Callable[[int], str] | None = None, sweep_every: float = SWEEP
+    ) -> None:
+        """`make_id` returns an event's id for its time of creation, in milliseconds since the epoch. `sweep_every` is
+        in seconds."""
+        self._sweep_every = sweep_every
+        self._clock = clock
         self._frame = SteppedOffset(clock)
-        self._make_id = make_id or EventIds().make
-        self._times = Timestamps()
+        self._table = MemoryTable(make_id or EventIds().make)
         self._open = True
         self._queue: list[Callable[[], None]] = []
-        self._kept: list[tuple[Callable[[], None], tuple[BotKey, int] | None]] = []
-        """Writes that failed and nobody waits for, each with the event that it ends."""
-        self._moved_ns = 0
-        self._pump: asyncio.Handle | None = None
-        self._sweep: asyncio.TimerHandle | None = None
-        self._created: set[tuple[BotKey, int]] = set()
-        self._before: list[Ended] = []
-        self._tell: list[Callable[[], None]] = []
-        self._within: list[Ended] = []
-        self.rows: dict[BotKey, dict[int, Row]] = {}
-        self.created: Counter[EventType] = Counter()
-        self.resolved: Counter[tuple[EventType, Outcome]] = Counter()
+        self._retries: list[tuple[Callable[[], None], tuple[BotKey, int] | None]] = []
+        """Failed writes without a caller to notify, each with the event that it ends."""
+        self._results = Results()
+        self._stepped_ns = 0
+        """The sum of all steps of the clock, in nanoseconds."""
+        self._applied_ns = 0
+        """The part of it that the stored times include."""
+        self._commit_handle: asyncio.Handle | None = None
+        self._sweep_handle: asyncio.TimerHandle | None = None
         self.on_ended: Callable[[Sequence[Ended]], None] = lambda _ended: None
         self.fault_down = False
         """Fault: commits fail."""
 
     @property
     def full(self) -> bool:
+        """As `Outbox.full`: never."""
         return False
 
     async def start(self) -> None:
         """As `Outbox.start`."""
         self._open = True
+        self._frame = SteppedOffset(self._clock)
+        self._applied_ns = self._stepped_ns
         self._sweep_later(0.0)
 
     async def close(self) -> None:
-        """As `Outbox.close`. What it holds stays, for another `start`."""
+        """As `Outbox.close`. The committed events stay for another `start`."""
         self._commit()
         self._open = False
-        for handle in (self._pump, self._sweep):
+        for handle in (self._commit_handle, self._sweep_handle):
             if handle is not None:
                 handle.cancel()
-        self._pump = self._sweep = None
+        self._commit_handle = self._sweep_handle = None
+        if self._retries:
+            log.error("outbox_closed_with_unwritten", count=len(self._retries))
+            self._retries.clear()
 
     # writes
 
-    def append(self, draft: Draft, done: Done) -> None:
+    def append(self, draft: Draft, done: AppendCallback) -> None:
         """As `Outbox.append`."""
-        if not self._open:
-            asyncio.get_running_loop().call_soon(done, _closed())
-            return
-        self._put(lambda: self._append(draft, done))
+        if self._open:
+            self._put(lambda: self._append(draft, done))
+        else:
+            asyncio.get_running_loop().call_soon(done, outbox_closed())
 
     def record(self, key: BotKey, seq: int, attempts: Sequence[Attempt]) -> None:
         """As `Outbox.record`."""
-        copies = _copies(attempts)
-
-        def write() -> None:
-            row = self._row(key, seq)
-            if row is not None and row.pending:
-                row.attempts = copies
-
-        self._write(write)
+        copied = copies(attempts)
+        self._put_write(lambda: self._table.record(key, seq, copied))
 
     def resolve(self, resolution: Resolution) -> None:
         """As `Outbox.resolve`."""
-        key, seq, outcome, at, attempts = resolution
-        copies = _copies(attempts)
-
-        def write() -> None:
-            row = self._row(key, seq)
-            if row is not None and row.pending:
-                row.attempts = copies
-                self._end(row, outcome, at)
-
-        self._write(write, (key, seq))
+        if resolution.outcome is Outcome.PENDING:
+            raise ValueError("an event does not end as pending")
+        copied = copies(resolution.attempts)
+        self._put_write(lambda: self._table.resolve(resolution, copied), (resolution.key, resolution.seq))
 
     def upgrade(self, key: BotKey, seq: int, at: int) -> None:
         """As `Outbox.upgrade`."""
-
-        def write() -> None:
-            row = self._row(key, seq)
-            if row is not None and row.outcome is Outcome.RECEIVED:
-                row.outcome = Outcome.ACKED
-                if row.attempts:
-                    row.attempts[-1].ack_at = at
-
-        self._write(write)
+        self._put_write(lambda: self._table.upgrade(key, seq, at))
 
     def moved(self, ns: int) -> None:
-        """As `Outbox.moved`. At once: nothing here is on another thread."""
-        ms = ns // 1_000_000
-        self._work_off()
-        self._frame.apply_step(ns)
-        self._moved_ns += ns
-        for row in self._pending():
-            row.event = row.event.moved(ms)
-            for attempt in row.attempts:
-                attempt.move(ms)
+        """As `Outbox.moved`."""
+        self._stepped_ns += ns
 
-    async def discard(self, key: BotKey) -> int:
-        """As `Outbox.discard`."""
+        def step() -> None:
+            self._table.step_clock(ns // 1_000_000)
+            self._frame.apply_step(ns)
+            self._applied_ns += ns
 
-        def write() -> int:
-            self._must_be_up()
-            pending = [row for row in self.rows.get(key, {}).values() if row.pending]
-            for row in pending:
-                self._end(row, Outcome.DISCARDED, self._frame.now_ms())
-            return len(pending)
-
-        return await self._ask(write)
+        self._put_write(step)
 
     async def check(self) -> None:
         """As `Outbox.check`."""
-        await self._ask(self._must_be_up)
+        await self._ask(self._require_up)
 
     # reads
 
     async def pending(self, key: BotKey, after: int, limit: int) -> list[StoredEvent]:
         """As `Outbox.pending`."""
 
-        def read() -> list[Callable[[], StoredEvent]]:
-            now, ended = self._frame.now_ms(), {end for _, end in self._kept}
-            found = [
-                msgspec.structs.replace(row.event, attempts=_copies(row.attempts))
-                for seq, row in self.rows.get(key, {}).items()
-                if seq > after and row.pending and row.event.expires_at > now and (key, seq) not in ended
-            ]
-            return [self._by_the_clock(event) for event in found[: max(0, limit)]]
+        def read() -> tuple[list[StoredEvent], int]:
+            ended = {event for _, event in self._retries}
+            events = self._table.pending(key, after, self._frame.now_ms())
+            found = [event for event in events if (key, event.seq) not in ended]
+            return found[: max(0, limit)], self._applied_ns
 
-        return [tell() for tell in await self._ask(read)]
+        found, applied_ns = await self._ask(read)
+        return [self._by_the_clock(event, applied_ns) for event in found]
 
     async def last_seq(self, key: BotKey) -> int:
         """As `Outbox.last_seq`."""
-        return await self._ask(lambda: len(self.rows.get(key, {})))
+        return await self._ask(lambda: self._table.last_seq(key))
 
     async def ledger(self, key: BotKey, after: int, limit: int) -> list[LedgerEntry]:
         """As `Outbox.ledger`."""
-        rows = self.rows.get
-        return await self._ask(lambda: [_entry(row) for seq, row in rows(key, {}).items() if seq > after][:limit])
+        return await self._ask(lambda: self._table.ledger(key, after, limit))
 
     async def find(self, event_id: str) -> LedgerEntry | None:
         """As `Outbox.find`."""
-        every = self._all
-        return await self._ask(lambda: next((_entry(row) for row in every() if row.event.id == event_id), None))
+        return await self._ask(lambda: self._table.find(event_id))
 
     def totals(self) -> Totals:
         """As `Outbox.totals`."""
-        return Totals(
-            self.created.copy(),
-            self.resolved.copy(),
-            Counter(row.event.type for row in self._pending()),
-            min((row.event.created_at for row in self._pending()), default=None),
-            0,
-        )
+        return self._table.totals()
 
     # the queue
 
-    def _write(self, write: Callable[[], None], ends: tuple[BotKey, int] | None = None) -> None:
-        """A write that nobody waits for: kept while it cannot be made."""
+    def _put(self, work: Callable[[], None]) -> None:
+        self._queue.append(work)
+        if self._commit_handle is None:
+            self._commit_handle = asyncio.get_running_loop().call_soon(self._commit)
 
-        def guarded() -> None:
+    def _put_write(self, write: Callable[[], None], ends: tuple[BotKey, int] | None = None) -> None:
+        """Queue a write without a caller to notify, `ends` being the event that it ends."""
+
+        def write_or_retry() -> None:
             if self.fault_down:
-                self._kept.append((write, ends))
+                self._retries.append((write, ends))
             else:
                 write()
 
         if self._open:
-            self._put(guarded)
+            self._put(write_or_retry)
         else:
             log.warning("outbox_write_after_close")
 
-    async def _ask(self, ask: Callable[[], T]) -> T:
+    async def _ask(self, query: Callable[[], T]) -> T:
         if not self._open:
-            raise _closed()
-        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+            raise outbox_closed()
+        reply: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
         def work() -> None:
-            result: T | OutboxError
             try:
-                result = ask()
+                self._results.replies.append((reply, query()))
             except OutboxError as error:
-                result = error
-            self._tell.append(lambda: _set(answer, result))
+                self._results.replies.append((reply, error))
 
         self._put(work)
-        return await answer
+        return await reply
 
-    def _put(self, work: Callable[[], None]) -> None:
-        self._queue.append(work)
-        if self._pump is None:
-            self._pump = asyncio.get_running_loop().call_soon(self._commit)
+    def _append(self, draft: Draft, done: AppendCallback) -> None:
+        results = self._results
+        try:
+            self._require_up()
+            event, superseded = self._table.append(draft, self._frame.now_ms())
+        except OutboxError as error:
+            results.done.append((done, error, 0))
+            return
+        for ended in superseded:
+            within = (ended.key, ended.seq) in results.created
+            (results.ended_within if within else results.ended_before).append(ended)
+        results.created.add((event.key, event.seq))
+        results.done.append((done, event, self._applied_ns))
+        self._sweep_later(self._sweep_every)
+
+    def _require_up(self) -> None:
+        if self.fault_down:
+            raise OutboxError("outbox_unavailable", "The event store could not write: the fault outbox_down is on.")
 
     def _commit(self) -> None:
-        """Work off the queue, then tell of it, in the contract's order."""
-        self._pump = None
-        self._work_off()
-        before, self._before = self._before, []
-        tell, self._tell = self._tell, []
-        within, self._within = self._within, []
-        self._created.clear()
-        if before:
-            self._call(self.on_ended, before)
-        for one in tell:
-            self._call(one)
-        if within:
-            self._call(self.on_ended, within)
-
-    def _work_off(self) -> None:
-        kept, self._kept = self._kept, []
-        if self.fault_down:
-            self._kept = kept
-        else:
-            for write, _ in kept:
+        """Process the queue, after the failed writes, and report the results."""
+        self._commit_handle = None
+        if not self.fault_down:
+            retries, self._retries = self._retries, []
+            for write, _ in retries:
                 write()
         queue, self._queue = self._queue, []
         for work in queue:
             work()
+        self._report()
 
-    def _call(self, callback: Callable[..., Any], *arguments: object) -> None:
+    def _report(self) -> None:
+        results, self._results = self._results, Results()
+        if results.ended_before:
+            self._call(self.on_ended, results.ended_before)
+        for done, result, applied_ns in results.done:
+            self._call(done, self._by_the_clock(result, applied_ns) if isinstance(result, StoredEvent) else result)
+        if results.ended_within:
+            self._call(self.on_ended, results.ended_within)
+        for reply, result in results.replies:
+            if reply.done():  # the caller was cancelled
+                continue
+            if isinstance(result, OutboxError):
+                reply.set_exception(result)
+            else:
+                reply.set_result(result)
+
+    def _by_the_clock(self, event: StoredEvent, applied_ns: int) -> StoredEvent:
+        """The event by the clock as it is now: it may have been set since the event was read."""
+        behind_ms = (self._stepped_ns - applied_ns) // 1_000_000
+        return event.moved(behind_ms) if behind_ms else event
+
+    def _call(self, callback: Callable[[Any], None], argument: object) -> None:
         try:
-            callback(*arguments)
-        except Exception:  # the others' results must still be told
+            callback(argument)
+        except Exception:  # the other callbacks must still be called
             log.exception("outbox_callback_failed")
-
-    def _append(self, draft: Draft, done: Done) -> None:
-        try:
-            self._must_be_up()
-            tell = self._by_the_clock(self._stored(draft))
-            self._tell.append(lambda: done(tell()))
-        except OutboxError as error:
-            refusal = error
-            self._tell.append(lambda: done(refusal))
-
-    def _by_the_clock(self, event: StoredEvent) -> Callable[[], StoredEvent]:
-        """The event as it is to be told whenever that is: the clock may be set before."""
-        then = self._moved_ns
-
-        def tell() -> StoredEvent:
-            return event if self._moved_ns == then else event.moved((self._moved_ns - then) // 1_000_000)
-
-        return tell
-
-    def _stored(self, draft: Draft) -> StoredEvent:
-        key, type_ = draft.key, TYPE_OF[type(draft.payload)]
-        rows = self.rows.setdefault(key, {})
-        seq, event_id = len(rows) + 1, self._make_id(draft.created_at)
-        try:
-            text = body(draft, seq, event_id, self._times.text(draft.created_at), key_part(key))
-        except (ValueError, TypeError, OverflowError):
-            raise OutboxError("outbox_unavailable", "The event could not be encoded.") from None
-        for old, row in rows.items():
-            if row.pending and row.event.type in draft.supersedes:
-                self._end(row, Outcome.SUPERSEDED, self._frame.now_ms())
-                ended = self._within if (key, old) in self._created else self._before
-                ended.append(Ended(key, old, Outcome.SUPERSEDED))
-        times = (draft.created_at, draft.expires_at)
-        event = StoredEvent(key, seq, event_id, type_, draft.link_id, *times, draft.traceparent, text)
-        rows[seq] = Row(event)
-        self.created[type_] += 1
-        self._created.add((key, seq))
-        self._sweep_later(SWEEP)
-        return event
 
     # expiry
 
     def _sweep_later(self, seconds: float) -> None:
-        if self._sweep is None:
-            self._sweep = asyncio.get_running_loop().call_later(seconds, self._expire)
+        if self._sweep_handle is None:
+            self._sweep_handle = asyncio.get_running_loop().call_later(seconds, self._sweep)
 
-    def _expire(self) -> None:
-        self._sweep = None
+    def _sweep(self) -> None:
+        """Retry failed writes, then end what has expired."""
+        self._sweep_handle = None
         self._commit()
-        now = self._frame.now_ms()
         if not self.fault_down:
-            for row in [row for row in self._pending() if row.event.expires_at <= now]:
-                self._end(row, Outcome.EXPIRED, now)
-                self._before.append(Ended(row.event.key, row.event.seq, Outcome.EXPIRED))
-            self._commit()
-        if self._kept or any(self._pending()):
-            self._sweep_later(SWEEP)
-
-    # rows
-
-    def _must_be_up(self) -> None:
-        if self.fault_down:
-            raise OutboxError("outbox_unavailable", "The event store could not write: the fault outbox_down is on.")
-
-    def _all(self) -> Iterable[Row]:
-        return (row for rows in self.rows.values() for row in rows.values())
-
-    def _pending(self) -> Iterable[Row]:
-        return (row for row in self._all() if row.pending)
-
-    def _row(self, key: BotKey, seq: int) -> Row | None:
-        return self.rows.get(key, {}).get(seq)
-
-    def _end(self, row: Row, outcome: Outcome, at: int) -> None:
-        row.outcome = outcome
-        row.resolved_at = at
-        row.event = msgspec.structs.replace(row.event, body=b"")
-        self.resolved[row.event.type, outcome] += 1
-
-
-def _entry(row: Row) -> LedgerEntry:
-    event = row.event
-    times = (event.created_at, event.expires_at)
-    attempts = _copies(row.attempts)
-    return LedgerEntry(
-        event.key, event.seq, event.id, event.type, event.link_id, *times, event.traceparent, row.outcome,
-        row.resolved_at, attempts,
-    )  # fmt: skip
-
-
-def _set(answer: asyncio.Future[T], result: T | OutboxError) -> None:
-    if answer.done():  # whoever asked has gone
-        return
-    if isinstance(result, OutboxError):
-        answer.set_exception(result)
-    else:
-        answer.set_result(result)
-
-
-def _closed() -> OutboxError:
-    return OutboxError("outbox_unavailable", "The event store is not open.")
+            self._results.ended_before += self._table.expire(self._frame.now_ms())
+            self._report()
+        if self._retries or self._table.any_pending():
+            self._sweep_later(self._sweep_every)

@@ -1,4 +1,8 @@
-"""What becomes of an attempt and of an event: the fixed sets of the contract."""
+"""The records that an outbox takes and returns, and the JSON body of a stored event.
+
+In order: the fixed sets of the public contract (outcome, mode, miss reason), attempts, events, results, and what makes
+an event's id, timestamp and body. All times are integers in milliseconds since the epoch.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,13 @@ from roundtrip.identity import BotKey
 
 
 class Outcome(enum.IntEnum):
-    """State of an event. The number is what the outbox stores; `wire` is the public name."""
+    """State of an event. The number is what is stored; `wire` is the public name.
+
+    The transitions, all others being refused:
+
+    - PENDING to any other, by `Outbox.resolve`, a newer event that supersedes it, or expiry
+    - RECEIVED to ACKED, by `Outbox.upgrade`
+    """
 
     PENDING = 0
     ACKED = 1
@@ -50,11 +60,11 @@ class MissReason(enum.StrEnum):
 
 
 class Attempt(msgspec.Struct, omit_defaults=True):
-    """One attempt to emit an event, as the ledger keeps it. Times are milliseconds since the epoch.
+    """One attempt to emit an event, as the ledger stores it.
 
     `reason` is None for a sent attempt, which `receipt_at` or `ack_at` confirm. `keys` names, for a
     `key_mismatch`, the bot ids of the same user that had sockets. `sids` are the sockets it was written to, of many
-    only the first. `omitted` is how many attempts between this one and the next are not kept.
+    only the first. `omitted` is how many attempts between this one and the next are not stored.
     """
 
     at: int
@@ -69,7 +79,7 @@ class Attempt(msgspec.Struct, omit_defaults=True):
     omitted: int = 0
 
     def move(self, ms: int) -> None:
-        """The clock was set by so much: tell its times by the new one."""
+        """The clock was set by `ms`: convert the times to the new one."""
         self.at += ms
         if self.receipt_at is not None:
             self.receipt_at += ms
@@ -77,27 +87,26 @@ class Attempt(msgspec.Struct, omit_defaults=True):
             self.ack_at += ms
 
 
-FIRST_KEPT: Final = 3
-LAST_KEPT: Final = 7
-"""Attempts of one event that are kept: what went wrong first, what is wrong now. A client that comes and goes for a day
+FIRST_ATTEMPTS: Final = 3
+LAST_ATTEMPTS: Final = 7
+"""Attempts of one event that are stored: what went wrong first, what is wrong now. A client that reconnects all day
 makes thousands between."""
 
 
 def shorten(attempts: list[Attempt]) -> None:
-    """Leave out the middle of too many attempts, and say how many that were."""
-    while len(attempts) > FIRST_KEPT + LAST_KEPT:
-        gone = attempts.pop(FIRST_KEPT)
-        attempts[FIRST_KEPT - 1].omitted += 1 + gone.omitted
+    """Remove the middle of too many attempts, in place, and count what was removed in `omitted`."""
+    while len(attempts) > FIRST_ATTEMPTS + LAST_ATTEMPTS:
+        removed = attempts.pop(FIRST_ATTEMPTS)
+        attempts[FIRST_ATTEMPTS - 1].omitted += 1 + removed.omitted
 
 
 def omitted(attempts: Iterable[Attempt]) -> int:
-    """How many attempts are left out of a list."""
+    """How many attempts were removed from a list."""
     return sum(attempt.omitted for attempt in attempts)
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """An event before it is stored. Times are milliseconds since the epoch; `supersedes` are the older pending
-    types of the same key that end with it."""
+    """An event before it is stored. `supersedes` are the types whose pending events of the same key end with it."""
 
     key: BotKey
     link_id: str
@@ -121,16 +130,16 @@ class StoredEvent(msgspec.Struct, frozen=True):
     traceparent: str
     body: bytes
     attempts: tuple[Attempt, ...] = ()
-    """What earlier lives of the process recorded."""
+    """What was recorded before the process started, or since."""
 
     def moved(self, ms: int) -> StoredEvent:
-        """The same with its times told by a clock that was set by so much. Its body says what it said."""
+        """The same event by a clock that was set by `ms`. The timestamp in its body stays."""
         times = {"created_at": self.created_at + ms, "expires_at": self.expires_at + ms}
         return msgspec.structs.replace(self, **times)
 
 
 class LedgerEntry(msgspec.Struct, frozen=True):
-    """One event as its history shows it, pending or resolved, without its payload."""
+    """One event, pending or resolved, as its history shows it: without its payload."""
 
     key: BotKey
     seq: int
@@ -146,7 +155,7 @@ class LedgerEntry(msgspec.Struct, frozen=True):
 
 
 class Resolution(NamedTuple):
-    """The end of one event: exactly one is applied, later ones are ignored (but see `Outbox.upgrade`)."""
+    """The end of one event. Only one is applied, the first; for receipt and ack see `Outbox.upgrade`."""
 
     key: BotKey
     seq: int
@@ -164,11 +173,11 @@ class Ended(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """The ledger's sums over the outbox's whole life, read at one moment: always balanced."""
+    """The sums of all events ever stored, read at one moment: created = resolved + pending, for each type."""
 
     created: Mapping[EventType, int]
     resolved: Mapping[tuple[EventType, Outcome], int]
-    """By first outcome: a later upgrade from received to acked moves no count, for counters never fall."""
+    """By first outcome: an upgrade from received to acked changes no sum, for counters never fall."""
     pending: Mapping[EventType, int]
     oldest_pending_at: int | None
     size_bytes: int
@@ -177,18 +186,18 @@ class Totals(NamedTuple):
 _encode = msgspec.json.Encoder().encode
 _TYPES = {type_: b'"type":' + _encode(type_.wire) for type_ in EventType}
 _POOL = 1024
-"""Ids' worth of random bytes that are fetched at once."""
+"""Ids for which random bytes are fetched at once."""
 
 
 class EventIds:
-    """Makes UUIDv7s (RFC 9562), in lower case. For one thread."""
+    """Makes UUIDv7s (RFC 9562), in lower case. Not safe for several threads."""
 
     def __init__(self) -> None:
         self._random = b""
         self._used = 0
 
     def make(self, at: int) -> str:
-        """A new id with the time `at`, in milliseconds since the epoch."""
+        """A new id with the time `at`."""
         if self._used == len(self._random):
             self._random = os.urandom(10 * _POOL)
             self._used = 0
@@ -201,14 +210,14 @@ class EventIds:
 
 
 class Timestamps:
-    """RFC 3339 in UTC with milliseconds. Remembers the newest second, for events come in bunches."""
+    """RFC 3339 in UTC with milliseconds. Caches the text of the newest second, for events come in bursts."""
 
     def __init__(self) -> None:
         self._second = -1
         self._text = ""
 
     def text(self, at: int) -> str:
-        """`at` is in milliseconds since the epoch."""
+        """The timestamp of `at`."""
         second, milli = divmod(at, 1000)
         if second != self._second:
             self._text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
@@ -222,7 +231,8 @@ def key_part(key: BotKey) -> bytes:
 
 
 def body(draft: Draft, seq: int, event_id: str, timestamp: str, key_json: bytes) -> bytes:
-    """The public JSON of an event but for `replayed` and `attempt`. Raises on text that is not Unicode."""
+    """The public JSON of an event but for `replayed` and `attempt`. `key_json` is `key_part` of its key. Raises
+    `ValueError`, `TypeError` or `OverflowError` for what JSON cannot hold, such as half a surrogate pair."""
     payload = _encode(draft.payload)
     return b'{"id":"%b","seq":%d,%b,%b,"linkId":%b,"timestamp":"%b","traceparent":%b%b%b' % (
         event_id.encode(),

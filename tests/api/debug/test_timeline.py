@@ -10,7 +10,16 @@ import pytest
 
 from roundtrip.api.debug.timeline import TraceViewer, timeline
 from roundtrip.identity import BotKey
-from roundtrip.outbox.records import FIRST_KEPT, LAST_KEPT, Attempt, MissReason, Mode, Outcome, Resolution, shorten
+from roundtrip.outbox.records import (
+    FIRST_ATTEMPTS,
+    LAST_ATTEMPTS,
+    Attempt,
+    MissReason,
+    Mode,
+    Outcome,
+    Resolution,
+    shorten,
+)
 from tests.support.api import Api, api
 
 KEY = BotKey("ada", "bot")
@@ -68,15 +77,15 @@ async def test_attempts_that_are_not_kept_are_counted(served: Api) -> None:
     served.outbox.record(KEY, event.seq, attempts)
     _, view, _ = await served.call("GET", f"/api/events/{event.id}")
     _, ledger, _ = await served.call("GET", EVENTS)
-    kept = FIRST_KEPT + LAST_KEPT
+    kept = FIRST_ATTEMPTS + LAST_ATTEMPTS
     for shown in (view, ledger["events"][0]):
         assert len(shown["attempts"]) == kept
         assert shown["attemptsOmitted"] == 1000 - kept
         assert [a["omitted"] for a in shown["attempts"] if "omitted" in a] == [1000 - kept]
     steps = [(step["kind"], step.get("attempt")) for step in view["steps"]]
-    numbers = [1, 2, 3, *range(1000 - LAST_KEPT + 1, 1001)]
+    numbers = [1, 2, 3, *range(1000 - LAST_ATTEMPTS + 1, 1001)]
     assert [number for kind, number in steps if kind == "missed"] == numbers
-    assert steps[FIRST_KEPT + 1] == ("omitted", None)
+    assert steps[FIRST_ATTEMPTS + 1] == ("omitted", None)
     path, headers = f"/debug/events/{event.id}", {"Accept": "text/html"}
     _, page, _ = await served.call("GET", path, admin=True, headers=headers)
     assert f"{1000 - kept} more attempts" in page

@@ -1,37 +1,25 @@
-"""Many writes in one transaction: what each of them means for the tables."""
+"""The writes of one transaction: the items that the event loop queues, what each of them means for the tables, and the
+results that go back."""
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import sqlite3
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import structlog
 
 from roundtrip.events import TYPE_OF, EventType
-from roundtrip.outbox.base import OutboxError
-from roundtrip.outbox.records import Ended, EventIds, Outcome, StoredEvent, Timestamps, body
-from roundtrip.outbox.sqlite.reads import Keys, Moves
-from roundtrip.outbox.sqlite.schema import (
-    SEQ_MASK,
-    Append,
-    Check,
-    Discard,
-    Done,
-    Move,
-    Record,
-    Resolve,
-    Upgrade,
-    Write,
-    decode_attempts,
-    encode_attempts,
-    in_chunks,
-)
+from roundtrip.identity import BotKey
+from roundtrip.outbox.base import AppendCallback, OutboxError
+from roundtrip.outbox.records import Draft, Ended, EventIds, Outcome, StoredEvent, Timestamps, body
+from roundtrip.outbox.sqlite.reads import KeyCache, SumChanges
+from roundtrip.outbox.sqlite.schema import SEQ_MASK, decode_attempts, encode_attempts, in_chunks
 
 log = structlog.get_logger(__name__)
-
 
 _INSERT: Final = (
     "INSERT INTO events (ref, id, type, link_id, created_at, expires_at, traceparent, body, attempts) VALUES {}"
@@ -53,11 +41,74 @@ _UPGRADE: Final = (
     f"FROM (VALUES {{}}) v WHERE events.ref = v.column1 AND events.outcome = {Outcome.RECEIVED:d}"
 )
 _MOVE: Final = "UPDATE events SET created_at = created_at + ?, expires_at = expires_at + ? WHERE outcome = 0"
-_TRIED: Final = "SELECT ref, attempts FROM events WHERE outcome = 0 AND attempts <> '[]'"
-_DISCARD: Final = (
-    f"UPDATE events SET outcome = {Outcome.DISCARDED:d}, resolved_at = ?, body = NULL "  # noqa: S608
-    "WHERE ref BETWEEN ? AND ? AND outcome = 0 RETURNING type"
-)
+_ATTEMPTED: Final = "SELECT ref, attempts FROM events WHERE outcome = 0 AND attempts <> '[]'"
+
+
+class Append(NamedTuple):
+    draft: Draft
+    done: AppendCallback
+
+
+class Record(NamedTuple):
+    """`attempts` is JSON, encoded at the call: the caller's list changes later."""
+
+    key: BotKey
+    seq: int
+    attempts: str
+
+
+class Resolve(NamedTuple):
+    """`attempts` as in `Record`."""
+
+    key: BotKey
+    seq: int
+    outcome: Outcome
+    at: int
+    attempts: str
+
+
+class Upgrade(NamedTuple):
+    key: BotKey
+    seq: int
+    at: int
+
+
+class ClockStep(NamedTuple):
+    """The clock was set by `ns`; `offset` is wall minus steady time from now on, in nanoseconds."""
+
+    ns: int
+    offset: int
+
+
+class Check(NamedTuple):
+    reply: asyncio.Future[None]
+
+
+class Stop(NamedTuple):
+    reply: asyncio.Future[None]
+
+
+Retriable: TypeAlias = Record | Resolve | Upgrade | ClockStep
+"""Writes without a caller to notify: they are retried after a failure."""
+
+Write: TypeAlias = Append | Check | Retriable
+Reply: TypeAlias = tuple[asyncio.Future[Any], Any]
+"""Who waits, and the result; one that is an exception is raised."""
+
+
+class CommitResults(NamedTuple):
+    """What a batch reports to the event loop, in the order of the fields."""
+
+    ended_before: Sequence[Ended] = ()
+    """Superseded events of earlier commits, or expired ones."""
+    done: Sequence[tuple[AppendCallback, StoredEvent | OutboxError]] = ()
+    ended_within: Sequence[Ended] = ()
+    """Superseded events that the batch itself created."""
+    replies: Sequence[Reply] = ()
+    stepped_ns: int = 0
+    """The sum of all steps of the clock that the times in these results include."""
+    seconds: float | None = None
+    """How long the commit took, None if there was none."""
 
 
 @functools.cache
@@ -66,29 +117,27 @@ def _mask(types: frozenset[EventType]) -> int:
 
 
 class Batch:
-    """One transaction's writes, in the order in which they were called.
+    """One transaction's writes, in the order of the calls.
 
-    Writes of one kind go into one statement each, as long as that changes nothing: a part of the batch is run when the
-    next write could see a difference.
+    Writes of one kind share a statement as long as that changes nothing: a part of the batch is run when the next write
+    could see a difference.
     """
 
-    def __init__(self, db: sqlite3.Connection, keys: Keys, ids: EventIds, times: Timestamps, now: int) -> None:
+    def __init__(self, db: sqlite3.Connection, keys: KeyCache, ids: EventIds, times: Timestamps, now: int) -> None:
         """`now` is in milliseconds since the epoch."""
         self._db = db
         self._keys = keys
         self._ids = ids
         self._times = times
         self._now = now
-        self.moves: Moves = Counter()
-        self.done: list[tuple[Done, StoredEvent | OutboxError]] = []
+        self.changes: SumChanges = Counter()
+        self.done: list[tuple[AppendCallback, StoredEvent | OutboxError]] = []
         self.ended_before: list[Ended] = []
-        """Superseded events of earlier commits."""
         self.ended_within: list[Ended] = []
-        """Superseded events that this batch itself created."""
-        self.answers: list[tuple[Any, Any]] = []
+        self.replies: list[Reply] = []
         self.earliest_expiry: int | None = None
-        self.moved: Move | None = None
-        """The newest move of the clock, with the sum of all of the batch's."""
+        self.clock_step: ClockStep | None = None
+        """The newest step of the clock, with the sum of all of the batch's."""
         self._created: set[int] = set()
         self._part = 0
         self._clear()
@@ -108,11 +157,9 @@ class Batch:
                 self._append(write)
             elif isinstance(write, Check):
                 self._db.execute("INSERT OR REPLACE INTO probe VALUES (1, ?)", (self._now,))
-                self.answers.append((write.answer, None))
-            elif isinstance(write, Discard):
-                self._discard(write)
-            elif isinstance(write, Move):
-                self._move(write)
+                self.replies.append((write.reply, None))
+            elif isinstance(write, ClockStep):
+                self._step_clock(write)
             else:
                 self._change(write)
         self._run_part()
@@ -132,37 +179,17 @@ class Batch:
             return
         ref = known.ref(seq)
         if ref in self._resolves or ref in self._records or ref in self._upgrades:
-            self._run_part()  # they were called before there was such an event
+            self._run_part()  # they were called before this event existed
         kind = TYPE_OF[type(draft.payload)]
-        attempts = ()
-        event = StoredEvent(
-            draft.key,
-            seq,
-            event_id,
-            kind,
-            draft.link_id,
-            draft.created_at,
-            draft.expires_at,
-            draft.traceparent,
-            text,
-            attempts,
-        )
-        self._inserts += (
-            ref,
-            event_id,
-            int(kind),
-            draft.link_id,
-            draft.created_at,
-            draft.expires_at,
-            draft.traceparent,
-            text,
-            "[]",
-        )
+        link_id, traceparent = draft.link_id, draft.traceparent
+        created_at, expires_at = draft.created_at, draft.expires_at
+        event = StoredEvent(draft.key, seq, event_id, kind, link_id, created_at, expires_at, traceparent, text)
+        self._inserts += (ref, event_id, int(kind), link_id, created_at, expires_at, traceparent, text, "[]")
         self._created.add(ref)
-        self.moves[kind, 0] += 1
+        self.changes[kind, 0] += 1
         self.done.append((write.done, event))
-        if self.earliest_expiry is None or draft.expires_at < self.earliest_expiry:
-            self.earliest_expiry = draft.expires_at
+        if self.earliest_expiry is None or expires_at < self.earliest_expiry:
+            self.earliest_expiry = expires_at
         types = known.may_be_pending & _mask(draft.supersedes)
         if types:
             self._supersedes[known.ref(0), types] = ref  # the newest covers what older ones of the batch would end
@@ -177,18 +204,18 @@ class Batch:
         if known.superseded_in == self._part or ref in self._upgrades:
             self._run_part()
         if isinstance(write, Resolve):
-            self._resolves.setdefault(ref, write)
+            self._resolves.setdefault(ref, write)  # the first end stands
         elif isinstance(write, Upgrade):
             self._upgrades[ref] = write.at
         elif ref not in self._resolves:
             self._records[ref] = write.attempts
 
-    def _move(self, write: Move) -> None:
+    def _step_clock(self, write: ClockStep) -> None:
         self._run_part()
         ms = write.ns // 1_000_000
         self._db.execute(_MOVE, (ms, ms))
         rows: list[Any] = []
-        for ref, text in self._db.execute(_TRIED).fetchall():
+        for ref, text in self._db.execute(_ATTEMPTED).fetchall():
             attempts = decode_attempts(text)
             for attempt in attempts:
                 attempt.move(ms)
@@ -196,18 +223,8 @@ class Batch:
         in_chunks(self._db, _RECORD, 2, rows)
         self.done = [(done, e.moved(ms) if isinstance(e, StoredEvent) else e) for done, e in self.done]
         self._now += ms
-        self.earliest_expiry = 0  # look for it anew
-        self.moved = Move(write.ns + (self.moved.ns if self.moved else 0), write.offset)
-
-    def _discard(self, write: Discard) -> None:
-        self._run_part()
-        known = self._keys.find(write.key)
-        rows = []
-        if known is not None:
-            rows = self._db.execute(_DISCARD, (self._now, known.ref(0), known.ref(SEQ_MASK))).fetchall()
-        for (type_,) in rows:
-            self.moves[type_, Outcome.DISCARDED] += 1
-        self.answers.append((write.answer, len(rows)))
+        self.earliest_expiry = 0  # it has to be queried again
+        self.clock_step = ClockStep(write.ns + (self.clock_step.ns if self.clock_step else 0), write.offset)
 
     def _run_part(self) -> None:
         db = self._db
@@ -221,8 +238,8 @@ class Batch:
                 for ref, write in self._resolves.items()
                 for value in (ref, int(write.outcome), write.at, write.attempts)
             ]
-            for move in in_chunks(db, _RESOLVE, 4, rows):
-                self.moves[move] += 1
+            for change in in_chunks(db, _RESOLVE, 4, rows):
+                self.changes[change] += 1
         if self._supersedes:
             rows = [
                 value
@@ -230,22 +247,9 @@ class Batch:
                 for value in (first, newest, types, self._now)
             ]
             for ref, type_ in in_chunks(db, _SUPERSEDE, 4, rows):
-                self.moves[type_, Outcome.SUPERSEDED] += 1
+                self.changes[type_, Outcome.SUPERSEDED] += 1
                 ended = self.ended_within if ref in self._created else self.ended_before
                 ended.append(Ended(self._keys.key_of(ref), ref & SEQ_MASK, Outcome.SUPERSEDED))
         if self._upgrades:
             in_chunks(db, _UPGRADE, 2, [value for item in self._upgrades.items() for value in item])
         self._clear()
-
-
-class CommitResults(NamedTuple):
-    """The results of a batch, in the order in which they are told. An answer that is an exception is raised."""
-
-    ended_before: Sequence[Ended] = ()
-    done: Sequence[tuple[Done, StoredEvent | OutboxError]] = ()
-    ended_within: Sequence[Ended] = ()
-    answers: Sequence[tuple[Any, Any]] = ()
-    moved_ns: int = 0
-    """How far the clock was set in all, as far as these results know."""
-    seconds: float | None = None
-    """How long the commit took, None if there was none."""

@@ -1,4 +1,4 @@
-"""What keeps the SQLite outbox clean and small: expiry, compaction, checkpoints."""
+"""What the writer thread does besides new writes: retry of failed ones, expiry, deletion of old rows, checkpoints."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import structlog
 
 from roundtrip.events import SECRET_TYPES
 from roundtrip.identity import BotKey
 from roundtrip.outbox.records import Ended, Outcome
-from roundtrip.outbox.sqlite.reads import Keys, Moves
-from roundtrip.outbox.sqlite.schema import FILE_NAME, INCREMENTAL, SEQ_MASK, Kept, Move, Record, Resolve, in_chunks
+from roundtrip.outbox.sqlite.batch import ClockStep, Record, Resolve, Retriable
+from roundtrip.outbox.sqlite.reads import KeyCache, LedgerSums, SumChanges
+from roundtrip.outbox.sqlite.schema import FILE_NAME, INCREMENTAL, SEQ_MASK, in_chunks, pragma
+
+log = structlog.get_logger(__name__)
 
 SLICE: Final = 500
-"""Rows that one step of cleaning touches, so that writes never wait long."""
+"""Rows that one step of maintenance changes, so that no write waits long."""
 
 _WAL_LIMIT: Final = 8 << 20
 _VACUUM_PAGES: Final = 64
@@ -30,138 +35,174 @@ _EXPIRE: Final = (
 )
 _OLDEST: Final = "SELECT row FROM events WHERE outcome <> 0 AND resolved_at <= ? ORDER BY resolved_at LIMIT ?"
 
+_RETRY_LIMIT: Final = 100_000
+_FIRST_DELAY: Final = 0.05
+_LONGEST_DELAY: Final = 1.0
+_MANY: Final = 1000
+_LOG_INTERVAL: Final = 10.0
+
+Transaction: TypeAlias = Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(slots=True)
+class Expiry:
+    """Events that expire by `now`, in milliseconds since the epoch, end once the `awaited` items that were queued at
+    that moment are written: one of them may be a confirmation that came in time."""
+
+    now: int
+    awaited: int
+
 
 class Maintenance:
-    """The cleaning of one outbox, in small steps. Belongs to the writer thread."""
+    """Keeps one outbox's file small and free of expired events, in small steps."""
 
-    def __init__(self, db: sqlite3.Connection, keys: Keys, folder: Path, retention_ms: int, max_bytes: int) -> None:
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        keys: KeyCache,
+        sums: LedgerSums,
+        transaction: Transaction,
+        folder: Path,
+        retention_ms: int,
+        max_bytes: int,
+    ) -> None:
+        """`transaction` makes a context that commits, or rolls back when an exception passes."""
         self._db = db
         self._keys = keys
+        self._sums = sums
+        self._transaction = transaction
         self._files = (folder / FILE_NAME, folder / f"{FILE_NAME}-wal")
         self._retention_ms = retention_ms
         self._max_bytes = max_bytes
+        self._expiry: Expiry | None = None
         self.next_expiry = 0
         """Nothing expires before, in milliseconds since the epoch."""
         self.full = False
-        """Whether the bound on the size is passed though no resolved event is left to delete."""
-        self._giving_back = self._gave_back = False
-        self._secret_ended = True  # by an earlier life of the process, perhaps
+        """Whether the file is over its bound though no resolved event is left to delete."""
+        self._releasing = False
+        self._checkpoint_due = True  # a secret may have ended just before the process was killed
 
-    def written(self, moves: Moves, earliest_expiry: int | None) -> None:
+    def committed(self, changes: SumChanges, earliest_expiry: int | None) -> None:
         """A transaction was committed."""
         if earliest_expiry is not None and earliest_expiry < self.next_expiry:
             self.next_expiry = earliest_expiry
-        if not self._secret_ended:
-            self._secret_ended = any(outcome != 0 and type_ in SECRET_TYPES for type_, outcome in moves)
+        if not self._checkpoint_due:
+            self._checkpoint_due = any(outcome != 0 and type_ in SECRET_TYPES for type_, outcome in changes)
 
-    def expire(self, now: int) -> tuple[Sequence[Ended], Moves]:
-        """End a slice of what has expired, inside a transaction."""
-        moves: Moves = Counter()
+    def clock_stepped(self) -> None:
+        """The times of pending events were changed."""
+        self._expiry = None
+
+    def processed(self, count: int) -> None:
+        """So many queued items are about to be written or read."""
+        if self._expiry is not None:
+            self._expiry.awaited -= count
+
+    def expiry(self, now: int, queued: int) -> Expiry | None:
+        """The expiry that is under way, or one that begins now with `queued` items to wait for; None if nothing has
+        expired."""
+        if self._expiry is None and now >= self.next_expiry:
+            self._expiry = Expiry(now, queued)
+        return self._expiry
+
+    def expire(self, expiry: Expiry) -> tuple[Sequence[Ended], SumChanges]:
+        """End a slice of what has expired, in a transaction."""
+        self._expiry = None
+        changes: SumChanges = Counter()
         ended = []
-        for ref, type_ in self._db.execute(_EXPIRE, (now, now, SLICE)).fetchall():
-            moves[type_, int(Outcome.EXPIRED)] += 1
-            ended.append(Ended(self._keys.key_of(ref), ref & SEQ_MASK, Outcome.EXPIRED))
-        return ended, moves
+        with self._transaction():
+            for ref, type_ in self._db.execute(_EXPIRE, (expiry.now, expiry.now, SLICE)).fetchall():
+                changes[type_, int(Outcome.EXPIRED)] += 1
+                ended.append(Ended(self._keys.key_of(ref), ref & SEQ_MASK, Outcome.EXPIRED))
+            self._sums.store(changes)
+        if ended:
+            self.committed(changes, None)
+        return ended, changes
 
-    def look_ahead(self) -> None:
-        """Find out when the next event expires."""
+    def find_next_expiry(self) -> None:
+        """Query when the next event expires."""
         row = self._db.execute("SELECT min(expires_at) FROM events WHERE outcome = 0").fetchone()
         self.next_expiry = _FOREVER if row[0] is None else row[0]
 
-    def old_rows(self, now: int) -> list[int]:
-        """A slice of resolved rows that may go: past the retention, or the oldest when the file is too big."""
-        over = self._used() > self._max_bytes
-        rows = self._db.execute(_OLDEST, (_FOREVER if over else now - self._retention_ms, SLICE)).fetchall()
-        self.full = over and not rows
-        return [row for (row,) in rows]
+    def delete_old_rows(self, now: int) -> bool:
+        """Delete a slice of resolved rows, in a transaction: past the retention, or the oldest when the file is too
+        big. Their sums stay. Whether there may be more."""
+        too_big = self._used() > self._max_bytes
+        rows = self._db.execute(_OLDEST, (_FOREVER if too_big else now - self._retention_ms, SLICE)).fetchall()
+        self.full = too_big and not rows
+        if rows:
+            with self._transaction():
+                in_chunks(self._db, "DELETE FROM events WHERE row IN (VALUES {})", 1, [row for (row,) in rows])
+        return len(rows) == SLICE
 
-    def delete(self, rows: Sequence[int]) -> None:
-        """Delete rows, inside a transaction. The sums keep them."""
-        in_chunks(self._db, "DELETE FROM events WHERE row IN (VALUES {})", 1, rows)
-
-    def give_back(self) -> bool:
-        """Return a slice of free pages to the file system: begun when they are many, then until they are few. Whether
-        there may be more."""
-        free = self._pragma("freelist_count")
-        many = max(_VACUUM_PAGES, 0 if self._giving_back else self._pragma("page_count") // 8)
-        self._giving_back = free >= many and self._pragma("auto_vacuum") == INCREMENTAL
-        if self._giving_back:
-            # as a script, for a plain `execute` steps once, and a step frees one page
+    def release_pages(self) -> bool:
+        """Return a slice of free pages to the file system: begun when there are many, continued until there are few.
+        Whether there may be more."""
+        free = pragma(self._db, "freelist_count")
+        enough = max(_VACUUM_PAGES, 0 if self._releasing else pragma(self._db, "page_count") // 8)
+        self._releasing = free >= enough and pragma(self._db, "auto_vacuum") == INCREMENTAL
+        if self._releasing:
+            # as a script: a plain `execute` steps once, and a step frees one page
             self._db.executescript(f"PRAGMA incremental_vacuum({SLICE});")
-            self._gave_back = True
-        return self._giving_back
+            self._checkpoint_due = True  # the file shrinks only then
+        return self._releasing
 
     def checkpoint(self) -> None:
-        """Empty the write-ahead log if it is long, or if it still holds a secret that has ended. The file shrinks only
-        here, by what was given back."""
-        if self._secret_ended or self._gave_back or self.size(wal_only=True) > _WAL_LIMIT:
+        """Empty the write-ahead log if it is long or may hold an ended secret, or if pages were released."""
+        if self._checkpoint_due or self.size(wal_only=True) > _WAL_LIMIT:
             busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-            self._gave_back = self._secret_ended = bool(
-                busy
-            )  # somebody else reads the file: the next sweep tries again
+            self._checkpoint_due = bool(busy)  # another process reads the file: the next step tries again
 
     def size(self, *, wal_only: bool = False) -> int:
         """Bytes that the outbox takes on the disk."""
         return sum(path.stat().st_size for path in self._files[wal_only:] if path.exists())
 
     def _used(self) -> int:
-        return (self._pragma("page_count") - self._pragma("freelist_count")) * self._pragma("page_size")
-
-    def _pragma(self, name: str) -> int:
-        value: int = self._db.execute(f"PRAGMA {name}").fetchone()[0]
-        return value
+        db = self._db
+        return (pragma(db, "page_count") - pragma(db, "freelist_count")) * pragma(db, "page_size")
 
 
-log = structlog.get_logger(__name__)
-
-_LIMIT: Final = 100_000
-_FIRST_DELAY: Final = 0.05
-_LONGEST_DELAY: Final = 1.0
-_MANY: Final = 1000
-_SAY_EVERY: Final = 10.0
-
-
-class RetriedWrites:
-    """Waits longer after every failure, up to a second. Belongs to the writer thread."""
+class RetryQueue:
+    """Failed writes without a caller to notify. The delay doubles with every failure, up to a second."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        """`now` is in seconds that never go back."""
+        """`now` is in seconds and monotonic."""
         self._now = now
-        self._writes: list[Kept] = []
+        self._writes: list[Retriable] = []
         self._delay = 0.0
         self._retry_at = 0.0
         self._failures = 0
-        self._say_at = 0.0
+        self._log_at = 0.0
         self._ended: frozenset[tuple[BotKey, int]] | None = frozenset()
 
     def __len__(self) -> int:
         return len(self._writes)
 
-    def keep(self, writes: Sequence[Kept]) -> None:
-        """After a failure. Past the bound, notes of attempts are dropped first, then the newest resolutions: their
+    def add(self, writes: Sequence[Retriable]) -> None:
+        """After a failure. Past the limit, records of attempts are dropped first, then the newest resolutions: their
         events are delivered once more, or expire."""
-        self._writes = [*writes, *self._writes]  # what was not taken is newer
+        self._writes = [*writes, *self._writes]  # those not taken are newer
         self._ended = None
-        if len(self._writes) > _LIMIT:
+        if len(self._writes) > _RETRY_LIMIT:
             before = len(self._writes)
-            ends: list[Kept] = [write for write in self._writes if not isinstance(write, Record)]
-            moves: list[Kept] = [write for write in ends[_LIMIT:] if isinstance(write, Move)]
-            self._writes = ends[:_LIMIT] + moves
+            ends: list[Retriable] = [write for write in self._writes if not isinstance(write, Record)]
+            steps: list[Retriable] = [write for write in ends[_RETRY_LIMIT:] if isinstance(write, ClockStep)]
+            self._writes = ends[:_RETRY_LIMIT] + steps
             log.error("outbox_writes_dropped", count=before - len(self._writes))
 
     def succeeded(self) -> None:
-        """A write went well."""
+        """A write was committed."""
         if self._failures:
             log.info("outbox_recovered", failures=self._failures)
         self._failures = 0
         self._delay = self._retry_at = 0.0
 
-    def failed(self, why: str) -> None:
-        """A write failed: wait longer before the next. Says so at the first failure and then now and then."""
+    def failed(self, error: str) -> None:
+        """A write failed: double the delay. Logged at the first failure, then at intervals."""
         self._failures += 1
-        if self._failures == 1 or self._now() >= self._say_at:
-            log.error("outbox_write_failed", error=why, failures=self._failures, kept=len(self._writes))
-            self._say_at = self._now() + _SAY_EVERY
+        if self._failures == 1 or self._now() >= self._log_at:
+            log.error("outbox_write_failed", error=error, failures=self._failures, kept=len(self._writes))
+            self._log_at = self._now() + _LOG_INTERVAL
         self._delay = min(max(self._delay * 2, _FIRST_DELAY), _LONGEST_DELAY)
         self._retry_at = self._now() + self._delay
 
@@ -170,21 +211,21 @@ class RetriedWrites:
         return bool(self._writes) and self._now() >= self._retry_at
 
     def must_wait(self) -> bool:
-        """Whether so much is kept that trying it with every new write would cost too much."""
+        """Whether there are too many to be tried again with every new write."""
         return len(self._writes) > _MANY and self._now() < self._retry_at
 
     def retry_in(self) -> float:
         """Seconds until it is time to try again."""
         return self._retry_at - self._now() if self._writes else float("inf")
 
-    def take(self, limit: int | None = None) -> list[Kept]:
-        """The oldest, or all of it; what fails again must be kept again before more is."""
+    def take(self, limit: int | None = None) -> list[Retriable]:
+        """Remove and return the oldest, or all. Those that fail again must be added before any others."""
         taken, self._writes = self._writes[:limit], [] if limit is None else self._writes[limit:]
         self._ended = None
         return taken
 
-    def ended(self) -> Collection[tuple[BotKey, int]]:
-        """Events whose end is among it."""
+    def ended_events(self) -> Collection[tuple[BotKey, int]]:
+        """Events whose end is among the failed writes."""
         if self._ended is None:
             self._ended = frozenset((write.key, write.seq) for write in self._writes if isinstance(write, Resolve))
         return self._ended

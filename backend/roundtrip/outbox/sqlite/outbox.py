@@ -1,7 +1,6 @@
-"""The outbox that ships: SQLite in one file, written by one thread, many events in one durable commit.
+"""`SqliteOutbox`, the event loop's side of the store: many events in one durable commit, written by one thread.
 
-This is the event loop's side: every call appends an item for the thread (`sqlite_writer.py`), and every batch comes
-back as one message.
+Every call queues an item for the thread (`writer.py`); every batch comes back as one message with its results.
 """
 
 from __future__ import annotations
@@ -15,23 +14,21 @@ import structlog
 
 from roundtrip.clock import SYSTEM, Clock, SteppedOffset
 from roundtrip.identity import BotKey
-from roundtrip.outbox.base import OutboxError
+from roundtrip.outbox.base import AppendCallback, outbox_closed
 from roundtrip.outbox.records import Attempt, Draft, Ended, LedgerEntry, Outcome, Resolution, StoredEvent, Totals
-from roundtrip.outbox.sqlite.batch import CommitResults
-from roundtrip.outbox.sqlite.reads import Reader
-from roundtrip.outbox.sqlite.schema import (
+from roundtrip.outbox.sqlite.batch import (
     Append,
     Check,
-    Discard,
-    Done,
-    Move,
-    Read,
+    ClockStep,
+    CommitResults,
     Record,
     Resolve,
+    Retriable,
     Stop,
     Upgrade,
-    encode_attempts,
 )
+from roundtrip.outbox.sqlite.reads import Read, Reader
+from roundtrip.outbox.sqlite.schema import encode_attempts
 from roundtrip.outbox.sqlite.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -43,7 +40,7 @@ _T = TypeVar("_T")
 
 
 class SqliteOutbox:
-    """An `Outbox` in `folder/outbox.db`. Make it, set `on_ended` and `on_write`, then `start`."""
+    """An `Outbox` in `folder/outbox.db`. Create it, set `on_ended` and `on_write`, then `start`."""
 
     def __init__(
         self,
@@ -55,19 +52,19 @@ class SqliteOutbox:
         clock: Clock = SYSTEM,
     ) -> None:
         """`retention` is how many seconds a resolved event stays in the ledger; `max_bytes` is what the file may
-        take before the oldest of them go earlier, and `full` is said when that does not help. `sweep_every` is in
-        seconds; `clock` is read on the writer thread too. What it is set by must be told to `moved`."""
+        take before the oldest of them are deleted earlier, and before `full` is true when that does not help.
+        `sweep_every` is in seconds; `clock` is read on the writer thread too. `moved` must be called when it is set."""
         self._clock = clock
         self._writer = Writer(
             folder, retention=retention, max_bytes=max_bytes, sweep_every=sweep_every, frame=SteppedOffset(clock)
         )
-        self._moved_ns = 0
+        self._stepped_ns = 0
         self._open = False
         self.on_ended: Callable[[Sequence[Ended]], None] = lambda _ended: None
         self.on_write: Callable[[float], None] = lambda _seconds: None
-        """CommitResults the seconds that each committed batch took."""
+        """Called with the seconds that each committed batch took."""
         self.on_error: Callable[[], object] = lambda: None
-        """CommitResults when a callback raised."""
+        """Called when a callback raised."""
 
     def count_failures(self, count: Callable[[], object]) -> None:
         """Have each failed commit counted; `count` is called on the writer thread."""
@@ -76,7 +73,7 @@ class SqliteOutbox:
     async def start(self) -> None:
         """As `Outbox.start`."""
         self._loop = asyncio.get_running_loop()
-        await self._writer.start(self._loop, self._told)
+        await self._writer.start(self._loop, self._on_results)
         self._open = True
 
     async def close(self) -> None:
@@ -89,35 +86,35 @@ class SqliteOutbox:
 
     @property
     def full(self) -> bool:
-        """Whether the file is over its bound and nothing resolved is left to delete: start no new links then."""
+        """As `Outbox.full`: the file is over its bound and nothing resolved is left to delete."""
         return self._writer.full
 
     @property
     def fault_delay(self) -> float:
         """Fault: seconds that every commit takes longer."""
-        return self._writer.fault_delay
+        return self._writer.faults.delay
 
     @fault_delay.setter
     def fault_delay(self, seconds: float) -> None:
-        self._writer.fault_delay = seconds
+        self._writer.faults.delay = seconds
 
     @property
     def fault_down(self) -> bool:
         """Fault: commits fail."""
-        return self._writer.fault_down
+        return self._writer.faults.down
 
     @fault_down.setter
     def fault_down(self, down: bool) -> None:
-        self._writer.fault_down = down
+        self._writer.faults.down = down
 
     # writes
 
-    def append(self, draft: Draft, done: Done) -> None:
+    def append(self, draft: Draft, done: AppendCallback) -> None:
         """As `Outbox.append`."""
         if self._open:
             self._writer.put(Append(draft, done))
         else:
-            asyncio.get_running_loop().call_soon(done, _closed())
+            asyncio.get_running_loop().call_soon(done, outbox_closed())
 
     def record(self, key: BotKey, seq: int, attempts: Sequence[Attempt]) -> None:
         """As `Outbox.record`."""
@@ -136,34 +133,28 @@ class SqliteOutbox:
 
     def moved(self, ns: int) -> None:
         """As `Outbox.moved`."""
-        self._moved_ns += ns
-        self._put(Move(ns, SteppedOffset(self._clock).offset))
+        self._stepped_ns += ns
+        self._put(ClockStep(ns, SteppedOffset(self._clock).offset))
 
-    def _put(self, write: Record | Resolve | Upgrade | Move) -> None:
+    def _put(self, write: Retriable) -> None:
         if self._open:
             self._writer.put(write)
         else:
             log.warning("outbox_write_after_close", kind=type(write).__name__)
 
-    async def discard(self, key: BotKey) -> int:
-        """As `Outbox.discard`. Raises `OutboxError`."""
-        answer: asyncio.Future[int] = self._answer()
-        self._writer.put(Discard(key, answer))
-        return await answer
-
     async def check(self) -> None:
         """As `Outbox.check`."""
-        answer: asyncio.Future[None] = self._answer()
-        self._writer.put(Check(answer))
-        await answer
+        reply: asyncio.Future[None] = self._new_reply()
+        self._writer.put(Check(reply))
+        await reply
 
     # reads: each may raise `OutboxError`
 
     async def pending(self, key: BotKey, after: int, limit: int) -> list[StoredEvent]:
         """As `Outbox.pending`."""
-        found, moved_ns = await self._read(lambda reader: self._writer.pending(reader, key, after, limit))
-        behind = (self._moved_ns - moved_ns) // 1_000_000
-        return [event.moved(behind) for event in found] if behind else found
+        found, stepped_ns = await self._read(lambda reader: (reader.pending(key, after, limit), reader.stepped_ns))
+        behind_ms = (self._stepped_ns - stepped_ns) // 1_000_000
+        return [event.moved(behind_ms) for event in found] if behind_ms else found
 
     async def last_seq(self, key: BotKey) -> int:
         """As `Outbox.last_seq`."""
@@ -181,45 +172,43 @@ class SqliteOutbox:
         """As `Outbox.totals`. Raises `OutboxError` before the start."""
         totals = self._writer.totals
         if totals is None:
-            raise _closed()
+            raise outbox_closed()
         return totals
 
     async def _read(self, query: Callable[[Reader], _T]) -> _T:
-        answer: asyncio.Future[_T] = self._answer()
-        self._writer.put(Read(query, answer))
-        return await answer
+        reply: asyncio.Future[_T] = self._new_reply()
+        self._writer.put(Read(query, reply))
+        return await reply
 
-    def _answer(self) -> asyncio.Future[Any]:
+    def _new_reply(self) -> asyncio.Future[Any]:
         if not self._open:
-            raise _closed()
+            raise outbox_closed()
         return self._loop.create_future()
 
-    def _told(self, told: CommitResults) -> None:
+    # results
+
+    def _on_results(self, results: CommitResults) -> None:
         """A batch's results, on the event loop."""
-        if told.ended_before:
-            self._call(self.on_ended, told.ended_before)
-        behind = (self._moved_ns - told.moved_ns) // 1_000_000
-        for done, result in told.done:
-            self._call(done, result.moved(behind) if behind and isinstance(result, StoredEvent) else result)
-        if told.ended_within:
-            self._call(self.on_ended, told.ended_within)
-        if told.seconds is not None:
-            self._call(self.on_write, told.seconds)
-        for answer, result in told.answers:
-            if answer.done():  # whoever asked has gone
+        if results.ended_before:
+            self._call(self.on_ended, results.ended_before)
+        behind_ms = (self._stepped_ns - results.stepped_ns) // 1_000_000
+        for done, result in results.done:
+            self._call(done, result.moved(behind_ms) if behind_ms and isinstance(result, StoredEvent) else result)
+        if results.ended_within:
+            self._call(self.on_ended, results.ended_within)
+        if results.seconds is not None:
+            self._call(self.on_write, results.seconds)
+        for reply, result in results.replies:
+            if reply.done():  # the caller was cancelled
                 continue
             if isinstance(result, Exception):
-                answer.set_exception(result)
+                reply.set_exception(result)
             else:
-                answer.set_result(result)
+                reply.set_result(result)
 
     def _call(self, callback: Callable[[Any], None], argument: object) -> None:
         try:
             callback(argument)
-        except Exception:  # the others' results must still be told
+        except Exception:  # the other callbacks must still be called
             log.exception("outbox_callback_failed")
             self.on_error()
-
-
-def _closed() -> OutboxError:
-    return OutboxError("outbox_unavailable", "The event store is not open.")

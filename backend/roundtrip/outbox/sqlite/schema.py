@@ -1,22 +1,26 @@
-"""The outbox's file: how it is opened, what tables it has, and what is refused."""
+"""The outbox's database file: its tables, how it is opened, and how statements are run.
+
+An event's state is `events.outcome`, the number of an `Outcome`: 0 is PENDING. Each statement that changes a state has
+the state that it changes in its WHERE clause, so a transition that `Outcome` does not list changes no row.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final
 
 import msgspec
 import structlog
 
-from roundtrip.identity import BotKey
 from roundtrip.outbox.base import OutboxError
-from roundtrip.outbox.records import Attempt, Draft, Outcome, StoredEvent
+from roundtrip.outbox.records import Attempt
 
 log = structlog.get_logger(__name__)
 
@@ -25,10 +29,13 @@ SCHEMA_VERSION: Final = 1
 SEQ_BITS: Final = 32
 """An event's `ref` is its key's number and its `seq` in one integer: `key_id << SEQ_BITS | seq`."""
 
+SEQ_MASK: Final = (1 << SEQ_BITS) - 1
 INCREMENTAL: Final = 2
-"""`auto_vacuum` of a file that gives free pages back a slice at a time."""
+"""`auto_vacuum` of a file that returns free pages to the file system a few at a time."""
 
-_APPLICATION_ID: Final = 0x52545031  # "RTP1", so that a stranger's database is not taken for an outbox
+_APPLICATION_ID: Final = 0x52545031  # "RTP1": a database of another program is not taken for an outbox
+_CHUNK_SIZES: Final = (256, 64, 16, 4, 1)
+"""Rows per statement: few sizes, so that every statement is already prepared."""
 
 _TABLES: Final = """
 CREATE TABLE keys (
@@ -66,13 +73,22 @@ CREATE TABLE totals (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE probe (id INTEGER PRIMARY KEY, at INTEGER NOT NULL) STRICT;
 """
-"""`totals` counts for the outbox's whole life: with outcome 0 what was created, else what ended so first.
-Rows lie in the order in which they were written, not by key: a commit with events of many keys then touches few
-pages, which is most of what it costs. `probe` is what `check` writes."""
+"""`totals` has the sums of all events ever stored: with outcome 0 how many were created, else how many ended so first.
+Rows are in the order of writing, not by key: a commit with events of many keys then touches few pages, which is most
+of what it costs. `probe` is what `check` writes."""
+
+_encode = msgspec.json.Encoder().encode
+decode_attempts: Final = msgspec.json.Decoder(tuple[Attempt, ...]).decode
+"""Attempts from the text in the column `attempts`."""
+
+
+def encode_attempts(attempts: Sequence[Attempt]) -> str:
+    """Attempts as the text in the column `attempts`."""
+    return _encode(attempts).decode()
 
 
 def open_database(folder: Path) -> sqlite3.Connection:
-    """Open or make the outbox in a folder. Raises `OutboxError` with one sentence for whoever runs the backend."""
+    """Open or create the outbox in a folder. Raises `OutboxError`, its message one sentence for the operator."""
     path = folder / FILE_NAME
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -92,7 +108,7 @@ def open_database(folder: Path) -> sqlite3.Connection:
 
 
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
-    version, application = _pragma(db, "user_version"), _pragma(db, "application_id")
+    version, application = pragma(db, "user_version"), pragma(db, "application_id")
     empty = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
     if not empty and application != _APPLICATION_ID:
         raise OutboxError("outbox_unavailable", f"The file {path} is not an outbox of this program.")
@@ -102,15 +118,15 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
             f"The outbox {path} was written by a newer version of this program "
             f"(schema {version}, this one knows {SCHEMA_VERSION}).",
         )
-    db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # counts only before the first table
+    db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # has an effect only before the first table
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=FULL")
-    db.execute("PRAGMA secure_delete=ON")  # an ended secret's bytes are overwritten, not just let go
+    db.execute("PRAGMA secure_delete=ON")  # the bytes of an ended secret are overwritten, not only freed
     db.execute("PRAGMA temp_store=MEMORY")
-    db.execute("PRAGMA cache_size=-32768")  # KiB: a commit touches a page a key; the default holds 500
+    db.execute("PRAGMA cache_size=-32768")  # KiB: a commit touches a page a key; the default has room for 500
     db.execute("PRAGMA wal_autocheckpoint=16384")  # pages: one touched by many commits is copied back once
     db.execute("PRAGMA journal_size_limit=67108864")
-    if not empty and _pragma(db, "auto_vacuum") != INCREMENTAL:
+    if not empty and pragma(db, "auto_vacuum") != INCREMENTAL:
         _rewrite(db, path)
     if empty:
         db.executescript(
@@ -120,12 +136,12 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
 
 
 def _rewrite(db: sqlite3.Connection, path: Path) -> None:
-    """A file that was made without `auto_vacuum` never gets smaller: write it anew once, if the disk has room for two.
-    Else it is used as it is, and another start tries again."""
+    """A file created without `auto_vacuum` never shrinks: rewrite it once, if the disk has room for two. Otherwise it
+    is used as it is, and the next start tries again."""
     size = path.stat().st_size
     try:
         if shutil.disk_usage(path.parent).free > 3 * size:  # the copy, and the log that it goes through
-            db.execute("VACUUM")  # takes over the `auto_vacuum` that was asked for
+            db.execute("VACUUM")  # applies the `auto_vacuum` that was set above
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             log.info("outbox_rewritten", bytes=size)
             return
@@ -135,35 +151,48 @@ def _rewrite(db: sqlite3.Connection, path: Path) -> None:
     log.warning("outbox_never_shrinks", bytes=size, error=error)
 
 
-def _pragma(db: sqlite3.Connection, name: str) -> int:
+def pragma(db: sqlite3.Connection, name: str) -> int:
+    """The value of a setting that is a number."""
     value: int = db.execute(f"PRAGMA {name}").fetchone()[0]
     return value
 
 
-SEQ_MASK: Final = (1 << SEQ_BITS) - 1
+class CommitFaults:
+    """Faults that can be injected into every commit, from any thread."""
+
+    def __init__(self) -> None:
+        self.delay = 0.0
+        """Seconds that a commit takes longer."""
+        self.down = False
+        """Whether commits fail."""
 
 
-_encode = msgspec.json.Encoder().encode
-decode_attempts: Final = msgspec.json.Decoder(tuple[Attempt, ...]).decode
-"""Attempts from the text that the table keeps."""
-
-_SIZES: Final = (256, 64, 16, 4, 1)
-"""Rows per statement: few sizes, so that every statement is found prepared."""
-
-
-def encode_attempts(attempts: Sequence[Attempt]) -> str:
-    """Attempts as the text that the table keeps."""
-    return _encode(attempts).decode()
+@contextmanager
+def transaction(db: sqlite3.Connection, faults: CommitFaults, on_rollback: Callable[[], None]) -> Iterator[None]:
+    """Commit what is written in the context, or roll it back when an exception passes."""
+    try:
+        db.execute("BEGIN IMMEDIATE")
+        yield
+        if faults.delay > 0:
+            time.sleep(faults.delay)
+        if faults.down:
+            raise sqlite3.OperationalError("the fault outbox_down is on")  # noqa: TRY301  # rolled back below
+        db.execute("COMMIT")
+    except BaseException:
+        on_rollback()
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
 
 
 def in_chunks(db: sqlite3.Connection, sql: str, width: int, values: Sequence[Any]) -> list[Any]:
     """Run `sql`, whose `{}` becomes the VALUES rows of `width` columns, over all of `values` (rows laid end to end).
 
-    Returns the rows that it gives back.
+    The result is the rows of its RETURNING clause.
     """
     found: list[Any] = []
     start, left = 0, len(values) // width
-    for size in _SIZES:
+    for size in _CHUNK_SIZES:
         while left >= size:
             end = start + size * width
             found += db.execute(_statement(sql, width, size), values[start:end])
@@ -175,68 +204,3 @@ def in_chunks(db: sqlite3.Connection, sql: str, width: int, values: Sequence[Any
 def _statement(sql: str, width: int, rows: int) -> str:
     row = "(" + ",".join("?" * width) + ")"
     return sql.format(",".join([row] * rows))
-
-
-if TYPE_CHECKING:
-    from roundtrip.outbox.sqlite.reads import Reader
-
-Done: TypeAlias = Callable[[StoredEvent | OutboxError], None]
-
-
-class Append(NamedTuple):
-    draft: Draft
-    done: Done
-
-
-class Record(NamedTuple):
-    """`attempts` is JSON, made at the call: the caller's list changes later."""
-
-    key: BotKey
-    seq: int
-    attempts: str
-
-
-class Resolve(NamedTuple):
-    """`attempts` as in `Record`."""
-
-    key: BotKey
-    seq: int
-    outcome: Outcome
-    at: int
-    attempts: str
-
-
-class Upgrade(NamedTuple):
-    key: BotKey
-    seq: int
-    at: int
-
-
-class Move(NamedTuple):
-    """The clock was set by `ns`; `offset` is wall minus steady time from now on, in nanoseconds."""
-
-    ns: int
-    offset: int
-
-
-class Discard(NamedTuple):
-    key: BotKey
-    answer: asyncio.Future[int]
-
-
-class Check(NamedTuple):
-    answer: asyncio.Future[None]
-
-
-class Read(NamedTuple):
-    query: Callable[[Reader], Any]
-    answer: asyncio.Future[Any]
-
-
-class Stop(NamedTuple):
-    answer: asyncio.Future[None]
-
-
-Write: TypeAlias = Append | Record | Resolve | Upgrade | Move | Discard | Check
-Kept: TypeAlias = Record | Resolve | Upgrade | Move
-"""Writes that nobody waits for: after a failure they are tried again."""

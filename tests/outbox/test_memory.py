@@ -1,4 +1,4 @@
-"""The outbox in memory: the contract, and that it lets others in between a question and its answer."""
+"""The memory outbox passes the contract suite, agrees with the model, and answers no read at once."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import asyncio
 
 import pytest
 
-from roundtrip.outbox.base import Outbox
 from roundtrip.outbox.memory import MemoryOutbox
-from tests.delivery.outbox_contract import OutboxContract, Reopen
+from tests.outbox.contract import OutboxContract
+from tests.outbox.contract.base import FaultableOutbox, Reopen
+from tests.outbox.model import MODEL_SETTINGS, OutboxMachine
 from tests.support.drafts import CONNECTED, KEY, Clock, draft, store
 
 
@@ -17,12 +18,26 @@ class TestContract(OutboxContract):
     def reopen(self, clock: Clock) -> Reopen:
         outbox = MemoryOutbox(clock=clock)
 
-        async def reopen() -> Outbox:
+        async def reopen() -> FaultableOutbox:
             await outbox.close()
+            outbox.fault_down = False
             await outbox.start()
             return outbox
 
         return reopen
+
+
+class MemoryMachine(OutboxMachine):
+    memory: MemoryOutbox | None = None
+
+    def open(self) -> FaultableOutbox:
+        if self.memory is None:
+            self.memory = MemoryOutbox(clock=self.clock, sweep_every=0.001)
+        return self.memory
+
+
+TestModel = MemoryMachine.TestCase
+TestModel.settings = MODEL_SETTINGS
 
 
 async def test_a_read_is_not_answered_in_the_turn_that_asks() -> None:
