@@ -10,8 +10,9 @@ from roundtrip.drivers import base as d
 from roundtrip.events import PAYLOADS, EventType, Failure
 from roundtrip.links import payloads as faces
 from roundtrip.links import reasons
-from roundtrip.links.machine import LIVE, TABLE, Input
+from roundtrip.links.machine import LIVE, Input
 from roundtrip.links.snapshot import LinkState
+from roundtrip.links.transition_table import TABLE
 from roundtrip.settings import Settings
 from tests.support.program import ROOT
 
@@ -43,14 +44,14 @@ def said() -> dict[tuple[str, str | None], LinkState]:
     """Event and reason code: the state that it tells of."""
     pairs: dict[tuple[str, str | None], LinkState] = {}
     for (_, cause), move in TABLE.items():
-        if move.says is None:
+        if move.event is None:
             continue
-        failure = issubclass(PAYLOADS[move.says], Failure)
+        failure = issubclass(PAYLOADS[move.event], Failure)
         for report in SAID_OF_A_REPORT.get(cause) or (None,):
             for paired in (True, False):
                 why = Input.FLAPPING if cause is Input.FLAPPING else cause
                 code = faces.reason_code(why, report, paired) if failure else None
-                pairs[move.says.wire, code] = move.to
+                pairs[move.event.wire, code] = move.to
     return pairs
 
 

@@ -12,12 +12,12 @@ from roundtrip.clock import rfc3339
 from roundtrip.drivers import base as d
 from roundtrip.events import EventType
 from roundtrip.links import payloads as faces
-from roundtrip.links.machine import Input, step
+from roundtrip.links.machine import Input
 from roundtrip.links.payloads import Code
 from roundtrip.links.policy import Ban
 from roundtrip.links.record import Device, LinkRecord, new_record
 from roundtrip.links.snapshot import LinkState
-from roundtrip.links.transition import after, is_news
+from roundtrip.links.transition_table import content_changed, record_after, step
 from tests.links.helpers import KEY, NAME, ONLINE, PHONE, QR, staged
 
 S = LinkState
@@ -169,7 +169,7 @@ def test_what_payloads_say() -> None:
 
 
 def moved(record: LinkRecord, cause: Input, report: d.Report | None = None, ban: Ban | None = None) -> LinkRecord:
-    return after(record, cause, step(record.state, cause), report, NOW, ban)
+    return record_after(record, cause, step(record.state, cause), report, NOW, ban)
 
 
 def test_a_state_that_stays_began_when_it_did() -> None:
@@ -181,7 +181,7 @@ def test_a_state_that_stays_began_when_it_did() -> None:
 
 
 def test_flapping_is_why_whatever_was_the_last_straw() -> None:
-    flapping = after(LINK, Input.OFFLINE, step(S.CONNECTED, Input.FLAPPING), d.Offline(), NOW)
+    flapping = record_after(LINK, Input.OFFLINE, step(S.CONNECTED, Input.FLAPPING), d.Offline(), NOW)
     assert (flapping.state, flapping.reason_code) == (S.DEGRADED, "flapping")
 
 
@@ -239,7 +239,7 @@ def test_a_ban_leaves_its_ends() -> None:
     ],
 )
 def test_what_is_news(change: dict[str, object], news: bool) -> None:
-    assert is_news(LINK, replace(LINK, **change)) is news
+    assert content_changed(LINK, replace(LINK, **change)) is news
 
 
 def test_a_new_record_begins_now() -> None:

@@ -14,8 +14,8 @@ from roundtrip.backoff import Backoff
 from roundtrip.identity import BotKey
 from roundtrip.links.policy import Ban, Bans
 from roundtrip.links.ports import NoMetrics
-from roundtrip.links.queue import StartSlots
 from roundtrip.links.removals import Removals
+from roundtrip.links.session import StartSlots
 from roundtrip.links.shared import LinkContext
 from roundtrip.links.store import LinkStore
 from tests.links.helpers import KEY, OTHER, PHONE, FakeClock, FakeDriver, FakePublisher, settings
@@ -141,7 +141,7 @@ class Crowd:
         self.goes: list[tuple[str, asyncio.Event]] = []
 
     async def come(self, user: str, go: asyncio.Event) -> None:
-        async with self.turns.turn(user):
+        async with self.turns.slot(user):
             self.inside.append(user)
             self.order.append(user)
             try:
@@ -201,7 +201,7 @@ def test_turns_never_pass_the_limit_and_none_is_lost(limit: int, acts: list[tupl
             go.set()
         await asyncio.gather(*(task for _, task, _ in sent), return_exceptions=True)
         assert crowd.inside == []
-        async with asyncio.timeout(1), crowd.turns.turn("last"):
+        async with asyncio.timeout(1), crowd.turns.slot("last"):
             pass
         assert not crowd.turns._waiting
         assert not crowd.turns._held
@@ -229,5 +229,5 @@ async def test_who_is_let_in_and_gives_up_in_the_same_breath_leaves_the_turn(lim
         await settle()
         assert task.done()
     await settle()
-    async with asyncio.timeout(1), crowd.turns.turn("a"):
+    async with asyncio.timeout(1), crowd.turns.slot("a"):
         pass

@@ -48,12 +48,12 @@ async def test_a_deadline_that_was_dropped_after_it_struck_is_void() -> None:
     timers.arm(Timer.PAIRED, 6.0)
     await clock.pass_(7.0)
     assert [s.timer for s in struck] == [Timer.GRACE, Timer.PAIRED]
-    timers.drop(Timer.GRACE)
+    timers.cancel(Timer.GRACE)
     timers.arm(Timer.PAIRED, 6.0)
-    assert [timers.take(s) for s in struck] == [False, False]
+    assert [timers.consume(s) for s in struck] == [False, False]
     await clock.pass_(7.0)
-    assert timers.take(struck[-1])
-    assert not timers.take(struck[-1])
+    assert timers.consume(struck[-1])
+    assert not timers.consume(struck[-1])
     assert not timers.armed(Timer.PAIRED)
 
 
@@ -71,7 +71,7 @@ async def test_the_queue_is_serial_and_survives_a_bad_item() -> None:
     inbox = InputQueue(handle, lambda item, error: broken.append((item, str(error))))
     for item in (1, 2, 3):
         assert inbox.put(item)
-    await inbox.settled()
+    await inbox.join()
     assert seen == ["+1", "-1", "+2", "+3", "-3"]
     assert broken == [(2, "two")]
     assert inbox.idle
@@ -89,8 +89,8 @@ async def test_the_queue_can_forget_what_waits() -> None:
     inbox = InputQueue(handle, lambda *_: None)
     for item in range(6):
         inbox.put(item)
-    inbox.drop(lambda item: item % 2 == 0)
-    await inbox.settled()
+    inbox.discard(lambda item: item % 2 == 0)
+    await inbox.join()
     assert seen == [1, 3, 5]
 
 

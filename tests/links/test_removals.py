@@ -12,9 +12,9 @@ import pytest
 from roundtrip.drivers import base as d
 from roundtrip.drivers.base import Report, SessionSpec
 from roundtrip.links.policy import Ban, Bans
-from roundtrip.links.queue import StartSlots
-from roundtrip.links.record import Removal
-from roundtrip.links.removals import ANSWER_LIMIT, PATIENCE, Removals
+from roundtrip.links.record import Device, Removal
+from roundtrip.links.removals import ANSWER_LIMIT, RESULT_WAIT, Removals
+from roundtrip.links.session import StartSlots
 from roundtrip.links.store import StoreError
 from tests.links import helpers
 from tests.links.helpers import KEY, ONLINE, PHONE, BusyStore, FakeClock, FakeDriver, FakeSession, calm, keys_for
@@ -30,14 +30,14 @@ class Bench:
         self.driver = FakeDriver()
         self.store = store
         self.bans = Bans(self.clock)
-        self.turns = StartSlots(1)
-        self.told: list[tuple[str, bool]] = []
+        self.slots = StartSlots(1)
+        self.results: list[tuple[str, bool]] = []
         self.removals = self.anew()
         self.folder = folder
 
     def anew(self) -> Removals:
-        removals = Removals(self.driver, self.store, self.clock, self.turns, self.bans)
-        removals.told = lambda removal, removed: self.told.append((removal.link_id, removed))
+        removals = Removals(self.driver, self.store, self.clock, self.slots, self.bans)
+        removals.on_result = lambda removal, removed: self.results.append((removal.link_id, removed))
         return removals
 
     def removal(self, lasts: float = DAY) -> Removal:
@@ -56,7 +56,7 @@ class Bench:
         """Begun, and the session at hand could not do it."""
         removal = self.removal(lasts)
         await self.removals.add(removal)
-        assert await self.removals.begin(removal, self.session(), online=True) is None
+        assert await self.removals.begin(removal, self.session(), online=True) is Device.REMOVING
 
     @property
     def keys(self) -> bool:
@@ -64,7 +64,7 @@ class Bench:
 
     async def over(self, removed: bool) -> None:
         await calm()
-        assert self.told == [("link", removed)]
+        assert self.results == [("link", removed)]
         assert not self.keys
         assert not self.removals.pending("link")
         assert len(self.removals) == 0
@@ -72,11 +72,11 @@ class Bench:
         sessions = len(self.driver.sessions)
         await self.clock.pass_(2 * DAY)
         assert len(self.driver.sessions) == sessions, "nothing is tried after the end"
-        assert len(self.told) == 1
+        assert len(self.results) == 1
 
     async def goes_on(self) -> None:
         await calm()
-        assert self.told == []
+        assert self.results == []
         assert self.keys
         assert self.removals.pending("link")
         assert [removal.link_id for removal in await self.store.removals()] == ["link"]
@@ -107,10 +107,10 @@ async def test_a_session_that_is_online_removes_it_at_once(bench: Bench) -> None
     session.logout_fails = False
     await bench.removals.add(removal)
     assert bench.removals.pending("link")
-    assert await bench.removals.begin(removal, session, online=True) is True
+    assert await bench.removals.begin(removal, session, online=True) is Device.REMOVED
     assert session.logged_out
     assert not session.stopped
-    assert bench.told == [], "whoever asked has the answer"
+    assert bench.results == [], "whoever asked has the answer"
     assert not bench.keys
     assert not bench.removals.pending("link")
     assert await bench.store.removals() == []
@@ -120,7 +120,7 @@ async def test_a_session_that_is_not_online_is_not_waited_for(bench: Bench) -> N
     removal, session = bench.removal(), bench.session()
     session.logout_fails = False
     await bench.removals.add(removal)
-    assert await bench.removals.begin(removal, session, online=False) is None
+    assert await bench.removals.begin(removal, session, online=False) is Device.REMOVING
     await bench.over(True)
 
 
@@ -135,11 +135,11 @@ async def test_whoever_asked_waits_a_little_and_is_told_later(bench: Bench) -> N
     await bench.removals.add(removal)
     session = Slow(bench.driver, SessionSpec("link", bench.store.path_of("link"), None), lambda _: None)
     asked = asyncio.create_task(bench.removals.begin(removal, session, online=True))
-    await bench.clock.pass_(PATIENCE - 0.1)
+    await bench.clock.pass_(RESULT_WAIT - 0.1)
     assert not asked.done()
     await bench.clock.pass_(0.2)
     assert asked.done()
-    assert asked.result() is None
+    assert asked.result() is Device.REMOVING
     await bench.goes_on()
     gate.set()
     await bench.over(True)
@@ -268,7 +268,7 @@ async def test_without_keys_there_is_no_way_to_remove_it(bench: Bench) -> None:
 async def test_without_a_session_nobody_waits(bench: Bench) -> None:
     removal = bench.removal()
     await bench.removals.add(removal)
-    assert await bench.removals.begin(removal, None, online=True) is None
+    assert await bench.removals.begin(removal, None, online=True) is Device.REMOVING
     await bench.clock.pass_(TRY)
     bench.driver.sessions[0].report(ONLINE)
     await bench.over(True)
@@ -294,7 +294,7 @@ async def test_an_end_that_cannot_be_written_is_an_end(bench: Bench, monkeypatch
     await bench.clock.pass_(TRY)
     bench.driver.sessions[0].report(ONLINE)
     await calm()
-    assert bench.told == [("link", True)]
+    assert bench.results == [("link", True)]
     assert not bench.removals.pending("link")
 
 
@@ -321,12 +321,12 @@ async def test_the_end_of_the_program_interrupts_it_and_the_next_life_goes_on(be
         await calm()
     await bench.removals.close()
     assert all(session.stopped for session in bench.driver.sessions)
-    assert bench.told == []
+    assert bench.results == []
     assert bench.keys
     left = await bench.store.removals()
     started = len(bench.driver.sessions)
     bench.removals = bench.anew()
-    bench.removals.remember(left)
+    bench.removals.load(left)
     assert bench.removals.pending("link")
     assert len(bench.removals) == 1
     await bench.clock.pass_(100.0)
@@ -341,7 +341,7 @@ async def test_the_end_of_the_program_interrupts_it_and_the_next_life_goes_on(be
 
 async def test_beginning_twice_is_beginning_once(bench: Bench) -> None:
     await bench.fail_first()
-    assert await bench.removals.begin(bench.removal(), None, online=False) is None
+    assert await bench.removals.begin(bench.removal(), None, online=False) is Device.REMOVING
     await bench.clock.pass_(TRY)
     assert len(bench.driver.sessions) == 1
 
@@ -361,11 +361,11 @@ async def test_a_session_that_cannot_be_stopped_stops_nothing(bench: Bench) -> N
 async def test_its_session_gives_its_turn_back(bench: Bench) -> None:
     await bench.fail_first()
     await bench.clock.pass_(TRY)
-    async with asyncio.timeout(1), bench.turns.turn("somebody else"):
+    async with asyncio.timeout(1), bench.slots.slot("somebody else"):
         pass  # there is one more for a user that has none
     bench.driver.sessions[0].report(ONLINE)
     await calm()
-    async with asyncio.timeout(1), bench.turns.turn(KEY.user_id):
+    async with asyncio.timeout(1), bench.slots.slot(KEY.user_id):
         pass
 
 

@@ -18,16 +18,17 @@ from roundtrip.identity import BotKey
 from roundtrip.links import payloads as faces
 from roundtrip.links import phone
 from roundtrip.links import startup as starting
-from roundtrip.links.link import Link, Order
+from roundtrip.links.link import Link
 from roundtrip.links.machine import LIVE, Input
 from roundtrip.links.payloads import LinkView
 from roundtrip.links.policy import Bans
 from roundtrip.links.ports import LinkMetrics, NoMetrics, Publisher
-from roundtrip.links.queue import StartSlots
+from roundtrip.links.queue import Order
 from roundtrip.links.reasons import LinkError
 from roundtrip.links.reconciliation import Reconciler
 from roundtrip.links.record import Removal, store_name
 from roundtrip.links.removals import Removals
+from roundtrip.links.session import StartSlots
 from roundtrip.links.shared import LinkContext
 from roundtrip.links.snapshot import LinkState, Snapshot
 from roundtrip.links.store import LinkStore
@@ -85,7 +86,7 @@ class LinkService:
             Removals(driver, store, self._clock, turns, bans),
             tracer=tracer,
         )
-        self._context.removals.told = self._removal_ended
+        self._context.removals.on_result = self._removal_ended
         self._starting: Counter[BotKey] = Counter()
         """Keys whose start is being decided: they count towards their user's links."""
         self._settings = settings
@@ -108,7 +109,7 @@ class LinkService:
         for number, ban in (await context.store.bans(self._clock.now())).items():
             context.bans.add(number, ban)
         removals = await context.store.removals()
-        context.removals.remember(removals)
+        context.removals.load(removals)
         for record in records:
             link = Link(record.key, self._context, record)
             self._links[record.key] = link
@@ -117,7 +118,7 @@ class LinkService:
             if link.state in LIVE or self._half_logged_out(link):
                 self._waiting.append(link)
             else:
-                link.lifecycle.wait_on()
+                link.lifecycle.resume_timers()
         kept = {record.store_name for record in records if record.paired}
         swept = await context.store.sweep(frozenset(kept | {store_name(removal.link_id) for removal in removals}))
         self._to_restore = len(self._waiting)
@@ -229,7 +230,7 @@ class LinkService:
         if not await driver.simulate(link.record.link_id, action):
             raise LinkError("action_impossible", f"The phone cannot do {action.value!r} now.")
         if not link.stalled:
-            await link.inbox.settled()
+            await link.inbox.join()
         return link.snapshot()
 
     # views
@@ -246,7 +247,7 @@ class LinkService:
     def crashing(self) -> int:
         """Links whose worker died more often than the limit allows, within the window."""
         now = self._clock.monotonic()
-        return sum(link.lifecycle.policy.dying(now) for link in self._links.values())
+        return sum(link.lifecycle.policy.crash_looping(now) for link in self._links.values())
 
     @property
     def client_outdated(self) -> bool:
@@ -287,11 +288,11 @@ class LinkService:
 
     def _tell(self, key: BotKey, cause: Input) -> None:
         if (link := self._links.get(key)) is not None and not self._closing:
-            link.told(cause)
+            link.notify(cause)
 
     def _removal_ended(self, removal: Removal, removed: bool) -> None:
         if (link := self._links.get(removal.key)) is not None and not self._closing:
-            link.told(Input.DEVICE_REMOVED if removed else Input.DEVICE_KEPT, removal.link_id)
+            link.notify(Input.DEVICE_REMOVED if removed else Input.DEVICE_KEPT, removal.link_id)
 
     def _open_for_commands(self) -> None:
         if self._closing:

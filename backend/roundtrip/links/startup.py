@@ -9,13 +9,14 @@ from msgspec.structs import replace
 from roundtrip.events import EventType
 from roundtrip.identity import BotKey
 from roundtrip.links import payloads as faces
-from roundtrip.links.machine import LIVE, Effect, Input, Reason, Timer, step
+from roundtrip.links.machine import LIVE, Effect, Input, Reason, Timer
 from roundtrip.links.phone import canonical
 from roundtrip.links.reasons import LinkError
 from roundtrip.links.record import LinkRecord, new_record
 from roundtrip.links.shared import LinkContext
 from roundtrip.links.snapshot import LinkState
 from roundtrip.links.transition import Lifecycle
+from roundtrip.links.transition_table import step
 
 _KEYS_LOST: Final = frozenset({"store_missing", "store_corrupt"})
 
@@ -52,12 +53,12 @@ async def start(
         await lifecycle.writer.forget(old)
     lifecycle.traceparent = traceparent
     lifecycle.started = context.clock.monotonic()
-    lifecycle.policy.forgive()
+    lifecycle.policy.reset()
     lifecycle.damper.reset()
     lifecycle.enter(record, move, None)
     if not record.paired:
         lifecycle.timers.arm(Timer.PATIENCE, context.settings.pairing_patience)
-    await lifecycle.begin()
+    await lifecycle.start_session()
 
 
 async def _change(lifecycle: Lifecycle, context: LinkContext, phone_number: str | None) -> None:
@@ -67,7 +68,7 @@ async def _change(lifecycle: Lifecycle, context: LinkContext, phone_number: str 
         return
     _refuse_banned(context.bans.left(phone_number))
     lifecycle.phone_wanted = phone_number
-    lifecycle.policy.forgive()
+    lifecycle.policy.reset()
     await lifecycle.apply(Input.CHANGE, step(lifecycle.state, Input.CHANGE), None)
     if not record.paired and lifecycle.state in LIVE:
         lifecycle.timers.arm(Timer.PATIENCE, context.settings.pairing_patience)
@@ -100,9 +101,9 @@ async def come_back(lifecycle: Lifecycle, context: LinkContext) -> None:
         return
     if record.paired:
         context.meter.transition(LinkState.CONNECTING, Reason.RESTORED)
-        await lifecycle.begin()
+        await lifecycle.start_session()
     else:  # its codes died with the process that showed them
-        await lifecycle.happen(Input.CODES_USED_UP, None)
+        await lifecycle.handle(Input.CODES_USED_UP, None)
 
 
 def _admit(lifecycle: Lifecycle, context: LinkContext, phone_number: str | None, *, keys_kept: bool) -> None:
