@@ -37,9 +37,9 @@ from roundtrip.faults import FaultError, Faults
 from roundtrip.limits.addresses import Proxies
 from roundtrip.limits.rates import Limits, Rules
 from roundtrip.links.machine import Reason
-from roundtrip.links.ports import LinkCounters
+from roundtrip.links.metrics import LinkCounters
+from roundtrip.links.record import LinkState
 from roundtrip.links.service import LinkService, snapshots
-from roundtrip.links.snapshot import LinkState
 from roundtrip.links.store import LinkStore
 from roundtrip.outbox.base import ledger_reading
 from roundtrip.outbox.records import MissReason, Outcome

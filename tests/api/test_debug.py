@@ -7,7 +7,7 @@ import pytest
 from roundtrip.api.debug import pages as html
 from roundtrip.delivery.wire import Miss
 from roundtrip.identity import BotKey
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import LinkState
 from roundtrip.outbox.records import Attempt, MissReason, Mode
 from tests.support.api import Api, api
 

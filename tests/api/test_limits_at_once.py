@@ -12,7 +12,8 @@ import pytest
 from roundtrip.api.requests import BodyLimits
 from roundtrip.limits.addresses import Proxies
 from roundtrip.limits.rates import Limits, Rate, Rules
-from roundtrip.links.snapshot import LinkState, Snapshot
+from roundtrip.links.payloads import Snapshot
+from roundtrip.links.record import LinkState
 from tests.api.test_listener import connected, ended, listening
 from tests.support.api import Api, PretendedLinks, api
 from tests.support.program import api as program_api

@@ -7,7 +7,7 @@ from yarl import URL
 
 from roundtrip.identity import BotKey
 from roundtrip.links.reasons import LinkError
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import LinkState
 from roundtrip.outbox.base import OutboxError
 from tests.support.api import Api, api
 

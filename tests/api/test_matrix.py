@@ -20,7 +20,7 @@ from roundtrip.auth.service_keys import ALL_SCOPES, Scope, ServiceKeys
 from roundtrip.events import Connected, Qr
 from roundtrip.identity import BotKey
 from roundtrip.limits.rates import Limits, Rules
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import LinkState
 from roundtrip.settings import Settings
 from roundtrip.sockets.access import Admission
 from tests.support.api import Api, api

@@ -9,22 +9,22 @@ from hypothesis import strategies as st
 
 from roundtrip.drivers import base as d
 from roundtrip.links.policy import FlapDamper
-from roundtrip.links.snapshot import LinkState
-from tests.links.helpers import KEY, ONLINE, Stage, staged
+from roundtrip.links.record import LinkState
+from tests.support.links import KEY, ONLINE, Stage, staged
 
 
 async def swing(stage: Stage, times: int, pause: float) -> None:
     for _ in range(times):
         await stage.report(d.Offline())
-        await stage.clock.pass_(pause)
+        await stage.clock.advance(pause)
         await stage.report(ONLINE)
-        await stage.clock.pass_(pause)
+        await stage.clock.advance(pause)
 
 
 async def test_few_losses_are_told_one_by_one(tmp_path: Path) -> None:
     async with staged(tmp_path, flap_limit=3) as stage:
         await stage.connect()
-        stage.publisher.said.clear()
+        stage.publisher.published.clear()
         await swing(stage, 3, 6.0)
         assert stage.publisher.types() == ["Disconnected", "Connected"] * 3
 
@@ -32,15 +32,15 @@ async def test_few_losses_are_told_one_by_one(tmp_path: Path) -> None:
 async def test_many_are_told_once(tmp_path: Path) -> None:
     async with staged(tmp_path, flap_limit=3, flap_window=120.0, flap_calm=60.0) as stage:
         await stage.connect()
-        stage.publisher.said.clear()
+        stage.publisher.published.clear()
         await swing(stage, 30, 6.0)
         assert stage.publisher.types() == ["Disconnected", "Connected"] * 3 + ["Degraded"]
-        assert stage.meter.flaps == 30
+        assert stage.metrics.flaps == 30
         snapshot = stage.service.snapshot(KEY)
         assert (snapshot.state, snapshot.reason_code) == (LinkState.DEGRADED, "flapping")
         (view,) = stage.service.links()
         assert (view.flaps, view.flapping) == (30, True)
-        await stage.clock.pass_(61.0)
+        await stage.clock.advance(61.0)
         assert stage.publisher.types()[-2:] == ["Degraded", "Connected"]
         assert stage.service.snapshot(KEY).reason_code is None
         await swing(stage, 1, 6.0)  # calm again: told again
@@ -50,7 +50,7 @@ async def test_many_are_told_once(tmp_path: Path) -> None:
 async def test_blinks_count_though_each_is_too_short_to_tell(tmp_path: Path) -> None:
     async with staged(tmp_path, flap_limit=3) as stage:
         await stage.connect()
-        stage.publisher.said.clear()
+        stage.publisher.published.clear()
         await swing(stage, 10, 1.0)
         assert stage.publisher.types() == ["Degraded"]
 
@@ -61,7 +61,7 @@ async def test_calm_without_a_connection_is_told_as_that(tmp_path: Path) -> None
         await swing(stage, 3, 1.0)
         await stage.report(d.Offline())
         stage.session().is_alive = False
-        await stage.clock.pass_(21.0)
+        await stage.clock.advance(21.0)
         assert stage.publisher.types()[-2:] == ["Degraded", "Disconnected"]
         await stage.report(ONLINE)
         assert stage.state() is LinkState.CONNECTED
@@ -81,7 +81,7 @@ async def test_workers_that_die_while_the_link_flaps_are_replaced(tmp_path: Path
         await stage.connect()
         for _ in range(6):
             await stage.report(d.WorkerDied(-9))
-            await stage.clock.pass_(1.1)
+            await stage.clock.advance(1.1)
             await stage.report(ONLINE)
         assert len(stage.driver.sessions) == 7
         assert stage.publisher.types().count("Degraded") == 1
@@ -158,7 +158,7 @@ async def test_a_flapping_link_that_ends_forgets_its_flaps(tmp_path: Path) -> No
         assert not stage.service.links()[0].flapping
         await stage.start()
         await stage.report(ONLINE)
-        stage.publisher.said.clear()
+        stage.publisher.published.clear()
         await swing(stage, 2, 6.0)
         assert stage.publisher.types() == ["Disconnected", "Connected"] * 2, "told one by one again"
 
@@ -168,11 +168,11 @@ async def test_the_calm_is_put_off_by_what_comes_or_goes_and_by_nothing_else(tmp
         await stage.connect()
         await swing(stage, 2, 1.0)
         assert stage.service.links()[0].flapping
-        await stage.clock.pass_(30.0)
+        await stage.clock.advance(30.0)
         await stage.report(d.KeepAliveLost(), d.KeepAliveRestored(), ONLINE)
-        await stage.clock.pass_(28.0)
+        await stage.clock.advance(28.0)
         assert stage.service.links()[0].flapping
-        await stage.clock.pass_(1.1)
+        await stage.clock.advance(1.1)
         assert not stage.service.links()[0].flapping
         assert stage.state() is LinkState.CONNECTED
 
@@ -183,8 +183,8 @@ async def test_calm_with_unanswered_pings_is_degraded_for_that_and_replaced_in_t
         await swing(stage, 2, 1.0)
         await stage.report(d.KeepAliveLost())
         started = len(stage.driver.sessions)
-        await stage.clock.pass_(9.1)
+        await stage.clock.advance(9.1)
         assert stage.service.snapshot(KEY).reason_code == "keepalive_lost"
         assert stage.state() is LinkState.DEGRADED
-        await stage.clock.pass_(36.5)
+        await stage.clock.advance(36.5)
         assert len(stage.driver.sessions) == started + 1

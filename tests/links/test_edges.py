@@ -20,9 +20,9 @@ from roundtrip.links.link import Link
 from roundtrip.links.machine import Input, Timer
 from roundtrip.links.queue import ExpiredTimer, InputQueue, Order, Timers
 from roundtrip.links.reasons import LinkError
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import LinkState
 from roundtrip.links.store import StoreError
-from tests.links.helpers import KEY, NAME, ONLINE, OTHER, PHONE, QR, FakeClock, Stage, calm, keys_for, staged
+from tests.support.links import KEY, NAME, ONLINE, OTHER, PHONE, QR, FakeClock, Stage, settle, staged, write_key_file
 
 S = LinkState
 FULL = StorageError("outbox_full", "full")
@@ -57,7 +57,7 @@ async def test_a_deadline_that_is_dropped_or_replaced_leaves_no_timer(tmp_path: 
     assert (running(clock), timers.armed(Timer.STUCK), timers.armed(Timer.CALM)) == (1, True, False)
     timers.cancel_all()
     assert running(clock) == 0
-    await clock.pass_(10.0)
+    await clock.advance(10.0)
     assert struck == []
 
 
@@ -75,7 +75,7 @@ async def test_a_queue_that_is_closed_ends_what_is_under_way_and_what_waits() ->
     inbox = InputQueue(handle, lambda *_: None)
     assert inbox.put(1)
     assert inbox.put(2)
-    await calm()
+    await settle()
     assert (inbox.processed, len(inbox), inbox.idle) == (1, 1, False)
     await inbox.close()
     assert (taken, ended, len(inbox), inbox.idle) == ([1], [1], 0, True)
@@ -97,9 +97,9 @@ async def test_a_wait_for_another_state_ends_with_it_or_with_its_time(tmp_path: 
         assert await wait is True
         wait = asyncio.create_task(link.leaves(S.QR, 10.0))
         await stage.report(d.QrShown("2@b,a,b,c", 2, 6, 20.0))  # a step, and no other state
-        await stage.clock.pass_(9.9)
+        await stage.clock.advance(9.9)
         assert not wait.done()
-        await stage.clock.pass_(0.2)
+        await stage.clock.advance(0.2)
         assert await wait is False
         assert await link.leaves(S.CONNECTED, 10.0) is True, "it is elsewhere already"
         assert running(stage.clock) <= before
@@ -116,7 +116,7 @@ async def test_a_key_without_a_link_has_no_line(tmp_path: Path) -> None:
         link.notify(Input.SHARED)
         link.check_result(Input.WORKER_HUNG)
         link.report(QR)
-        await calm()
+        await settle()
         assert link.state is S.IDLE
         await link.close()
 
@@ -189,17 +189,17 @@ async def test_a_correction_is_counted_and_logged_but_a_flood_is_none(tmp_path: 
         link = link_of(stage)
         with capture_logs() as logs:
             link.check_result(Input.FOUND_OFFLINE)
-            await calm()
+            await settle()
         (entry,) = [entry for entry in logs if entry["event"] == "link_corrected"]
         assert (entry["state"], entry["found"]) == ("connected", "found_offline")
-        assert stage.meter.corrections == 1
-        await stage.clock.pass_(1.1)
+        assert stage.metrics.corrections == 1
+        await stage.clock.advance(1.1)
         await stage.report(ONLINE)
         with capture_logs() as logs:
             await stage.report(*[d.StreamFailed("1")] * 300)
         assert [entry["event"] for entry in logs].count("session_floods") == 1, "once for the session"
-        assert stage.meter.corrections == 1
-        await stage.clock.pass_(20.0)
+        assert stage.metrics.corrections == 1
+        await stage.clock.advance(20.0)
         await stage.report(ONLINE)
         assert stage.state() is S.CONNECTED
         await stage.report(*[d.StreamFailed("1")] * 300)  # its successor is judged by itself
@@ -212,11 +212,11 @@ async def test_hung_and_flooding_workers_count_towards_the_limit_of_deaths(tmp_p
         await stage.start()
         for _ in range(2):
             link_of(stage).check_result(cause)
-            await stage.clock.pass_(2.1)
+            await stage.clock.advance(2.1)
             assert stage.state() is S.CONNECTING
         assert stage.service.crashing == 0
         link_of(stage).check_result(cause)
-        await calm()
+        await settle()
         assert stage.state() is S.FAILED
         assert stage.service.snapshot(KEY).reason_code == "worker_crashed"
         assert stage.service.crashing == 1
@@ -226,12 +226,12 @@ async def test_news_about_another_link_of_the_key_is_not_this_ones(tmp_path: Pat
     async with staged(tmp_path) as stage:
         await stage.start()
         await stage.service.logout(KEY)
-        said = len(stage.publisher.said)
+        said = len(stage.publisher.published)
         link_of(stage).notify(Input.DEVICE_KEPT, "the one before")
-        await calm()
-        assert len(stage.publisher.said) == said
+        await settle()
+        assert len(stage.publisher.published) == said
         link_of(stage).notify(Input.DEVICE_KEPT)
-        await calm()
+        await settle()
         assert stage.service.snapshot(KEY).device_removed is False
 
 
@@ -241,16 +241,16 @@ async def test_a_changed_wish_has_its_own_patience_and_its_counts_begin_anew(tmp
         await stage.start(phone=None if asked == "code" else PHONE)
         for _ in range(2):
             await stage.report(d.Unreachable("x"))
-            await stage.clock.pass_(1.1)
-        await stage.clock.pass_(290.0 - 2.2)
+            await stage.clock.advance(1.1)
+        await stage.clock.advance(290.0 - 2.2)
         await stage.start(phone=PHONE if asked == "code" else None)
-        await stage.clock.pass_(1.1)
-        before = len(stage.publisher.said)
+        await stage.clock.advance(1.1)
+        before = len(stage.publisher.published)
         await stage.report(d.Unreachable("x"))
-        assert len(stage.publisher.said) == before, "the first failure of this wish"
-        await stage.clock.pass_(200.0)
+        assert len(stage.publisher.published) == before, "the first failure of this wish"
+        await stage.clock.advance(200.0)
         assert stage.state() in (S.CONNECTING, S.DISCONNECTED)
-        await stage.clock.pass_(100.0)
+        await stage.clock.advance(100.0)
         assert stage.state() is S.FAILED
 
 
@@ -258,13 +258,13 @@ async def test_the_wish_that_was_granted_is_kept_by_a_fresh_session(tmp_path: Pa
     async with staged(tmp_path) as stage:
         await stage.start(phone=PHONE)
         await stage.report(d.WorkerDied(1))
-        await stage.clock.pass_(1.1)
+        await stage.clock.advance(1.1)
         assert stage.session().spec.phone_number == PHONE
         seeds = {session.spec.seed for session in stage.driver.sessions}
         assert len(seeds) == 1
-        keys_for(stage.session().spec.store)
+        write_key_file(stage.session().spec.store)
         await stage.report(d.PairSucceeded(PHONE), d.WorkerDied(1))
-        await stage.clock.pass_(3.0)
+        await stage.clock.advance(3.0)
         assert stage.session().spec.phone_number is None, "a paired device asks for no code"
         await stage.start(OTHER)
         assert stage.session(OTHER).spec.seed not in seeds
@@ -274,18 +274,18 @@ async def test_a_late_next_code_is_waited_for_and_a_late_last_one_is_not(tmp_pat
     async with staged(tmp_path) as stage:
         await stage.start()
         await stage.report(d.QrShown("2@a,b,c,d", 5, 6, 20.0))
-        await stage.clock.pass_(29.9)
+        await stage.clock.advance(29.9)
         assert stage.state() is S.QR
         await stage.report(d.QrShown("2@b,b,c,d", 6, 6, 20.0))
-        await stage.clock.pass_(20.9)
+        await stage.clock.advance(20.9)
         assert stage.state() is S.QR
-        await stage.clock.pass_(0.2)
+        await stage.clock.advance(0.2)
         assert stage.state() is S.QR_EXPIRED
         await stage.start(phone=PHONE)
         await stage.report(d.PairingCodeShown("ABCD-1234", 160.0))
-        await stage.clock.pass_(160.9)
+        await stage.clock.advance(160.9)
         assert stage.state() is S.PAIRING_CODE
-        await stage.clock.pass_(0.2)
+        await stage.clock.advance(0.2)
         assert stage.state() is S.QR_EXPIRED
 
 
@@ -310,7 +310,7 @@ async def test_only_a_paired_account_is_tried_again_after_a_ban_by_itself(tmp_pa
         await stage.start(phone=PHONE)
         await stage.report(d.TemporaryBan(101, 100.0))
         assert stage.service.links()[0].deadlines == ()
-        await stage.clock.pass_(200.0)
+        await stage.clock.advance(200.0)
         assert stage.state() is S.BANNED
         await stage.start(phone=PHONE)
         assert stage.state() is S.CONNECTING
@@ -322,7 +322,7 @@ async def test_whoever_is_let_in_is_banned_no_more_under_any_bot(tmp_path: Path)
         await stage.connect(OTHER)
         await stage.report(d.TemporaryBan(101, 1000.0))
         await stage.report(ONLINE, key=OTHER)  # it was let in meanwhile
-        await stage.clock.pass_(0.1)
+        await stage.clock.advance(0.1)
         assert await stage.store.bans(0.0) == {}
         await stage.start()
         assert stage.state() is S.CONNECTING
@@ -333,11 +333,11 @@ async def test_a_deadline_of_the_start_waits_until_there_is_a_session(tmp_path: 
     async with staged(tmp_path, start_concurrency=1) as stage:
         stage.driver.gate = asyncio.Event()
         await stage.start()
-        await stage.clock.pass_(200.0)
+        await stage.clock.advance(200.0)
         assert stage.publisher.types() == ["Connecting"]
         assert stage.state() is S.CONNECTING
         stage.driver.gate.set()
-        await stage.clock.pass_(46.0)
+        await stage.clock.advance(46.0)
         assert stage.publisher.types() == ["Connecting", "Disconnected"]
 
 
@@ -345,7 +345,7 @@ async def test_keys_are_secured_when_the_link_is_connected(tmp_path: Path) -> No
     async with staged(tmp_path) as stage:
         await stage.start()
         store = stage.session().spec.store
-        keys_for(store)
+        write_key_file(store)
         store.chmod(0o644)
         await stage.report(QR, d.PairSucceeded(PHONE))
         assert store.stat().st_mode & 0o777 == 0o644
@@ -392,7 +392,7 @@ async def test_a_waiting_event_is_tried_again_later_and_later(tmp_path: Path, fu
         stage.publisher.fails = FULL if full else StorageError("outbox_unavailable", "down")
         with capture_logs() as logs:
             await stage.report(QR)
-            await stage.clock.pass_(30.0)
+            await stage.clock.advance(30.0)
         gaps = [later - earlier for earlier, later in itertools.pairwise(tries)]
         for n, gap in enumerate(gaps):
             whole = min(5.0, 0.2 * 2**n)
@@ -415,7 +415,7 @@ async def test_keys_that_were_accepted_are_noted_before_it_is_told(
 ) -> None:
     async with staged(tmp_path) as stage:
         await stage.start()
-        keys_for(stage.session().spec.store)
+        write_key_file(stage.session().spec.store)
         await stage.report(QR)
         stage.publisher.fails = FULL
         await stage.report(d.PairSucceeded(PHONE))
@@ -439,7 +439,7 @@ async def test_a_first_start_that_cannot_be_written_leaves_nothing(
                 await stage.service.start(KEY)
         assert (refused.value.code, STATUS[refused.value.code]) == ("store_unavailable", 503)
         assert KEY not in stage.service._links
-        assert stage.publisher.said == []
+        assert stage.publisher.published == []
 
 
 async def test_a_start_that_cannot_be_taken_back_is_told_in_the_log(
@@ -460,7 +460,7 @@ async def test_a_start_that_cannot_be_taken_back_is_told_in_the_log(
         assert stage.state() is S.CONNECTING
 
 
-@pytest.mark.parametrize("name", ["condition", "secure", "save_ban", "delete_ban"])
+@pytest.mark.parametrize("name", ["key_state", "secure", "save_ban", "delete_ban"])
 async def test_a_disk_that_does_not_answer_costs_no_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -472,10 +472,10 @@ async def test_a_disk_that_does_not_answer_costs_no_link(
         monkeypatch.setattr(stage.store, name, broken)
         await stage.connect()
         await stage.report(d.WorkerDied(1))
-        await stage.clock.pass_(1.1)
+        await stage.clock.advance(1.1)
         await stage.report(ONLINE, d.TemporaryBan(101, 10.0))
         assert stage.state() is S.BANNED
-        await stage.clock.pass_(12.0)
+        await stage.clock.advance(12.0)
         await stage.report(ONLINE)
         assert stage.publisher.last == e.Connected(PHONE, NAME, first=False)
 
@@ -530,14 +530,14 @@ async def test_a_task_of_the_service_that_dies_is_told_in_the_log(tmp_path: Path
 
         with capture_logs() as logs:
             stage.service._spawn(broken(), "links-broken")
-            await calm()
+            await settle()
         (entry,) = [entry for entry in logs if entry["event"] == "links_task_died"]
         assert entry["task"] == "links-broken"
         assert len(stage.service._tasks) == 1, "only the watch is left"
         with capture_logs() as logs:
             await stage.connect()
             await stage.report(d.StreamFailed("1"))
-            await stage.clock.pass_(3.0)
+            await stage.clock.advance(3.0)
         assert "links_task_died" not in str(logs)
         assert len(stage.service._tasks) == 1
 

@@ -12,10 +12,10 @@ from roundtrip.drivers.key_files import condition
 from roundtrip.events import TYPE_OF, Failure
 from roundtrip.identity import BotKey
 from roundtrip.links.machine import ENDED, LIVE, Input
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import LinkState
 from roundtrip.links.transition_table import step
-from tests.links.helpers import NAME, QR, Stage, calm, keys_for, staged
 from tests.links.test_policy import REPORTS, said
+from tests.support.links import NAME, QR, Stage, settle, staged, write_key_file
 
 S = LinkState
 
@@ -52,7 +52,7 @@ async def reach(stage: Stage, key: BotKey, n: int, state: LinkState) -> None:
     elif state is S.PAIRING_CODE:
         await stage.report(d.PairingCodeShown("ABCD-1234", 160.0), key=key)
     elif state in _PAIRED:
-        keys_for(session.spec.store)
+        write_key_file(session.spec.store)
         await stage.report(QR, d.PairSucceeded(number(n)), key=key)
         if state is not S.PAIRED:
             await stage.report(d.Online(number(n), NAME), key=key)
@@ -60,10 +60,10 @@ async def reach(stage: Stage, key: BotKey, n: int, state: LinkState) -> None:
             await stage.report(d.KeepAliveLost(), key=key)
         if state is S.DISCONNECTED:
             await stage.report(d.ConnectFailed("400"), key=key)
-            await stage.clock.pass_(400.0)
+            await stage.clock.advance(400.0)
     elif state in _ENDS:
         if state not in (S.QR_EXPIRED, S.FAILED):
-            keys_for(session.spec.store)
+            write_key_file(session.spec.store)
             await stage.report(QR, d.PairSucceeded(number(n)), d.Online(number(n), NAME), key=key)
         await stage.report(_ENDS[state], key=key)
     assert stage.state(key) is state
@@ -104,7 +104,7 @@ async def test_what_a_live_link_does_with_each_report(tmp_path: Path, state: Lin
             elif stage.driver.of(session.spec.link_id) is session and not session.stopped:
                 assert link.lifecycle.runner.session is session, context
             else:  # a fresh one is to come, and it comes
-                await stage.clock.pass_(610.0)
+                await stage.clock.advance(610.0)
                 assert len(stage.driver.sessions) > starts, context
                 assert session.stopped, context
             # Given up, with its keys, only when WhatsApp says that the account is gone.
@@ -126,20 +126,20 @@ async def test_an_ended_links_session_may_report_what_it_likes(tmp_path: Path, s
     async with staged(tmp_path) as stage:
         await reach(stage, key, 1, state)
         session, before = stage.session(key), stage.service.snapshot(key)
-        events, deadlines = len(stage.publisher.said), stage.service.links()[0].deadlines
+        events, deadlines = len(stage.publisher.published), stage.service.links()[0].deadlines
         link = stage.service._links[key]
         for report in REPORTS:
             session.report(cast(report, 1))
             link.report(cast(report, 1))  # also what was on its way when the session was let go
-            await calm()
+            await settle()
         assert stage.service.snapshot(key) == before
-        assert len(stage.publisher.said) == events
+        assert len(stage.publisher.published) == events
         assert stage.service.links()[0].deadlines == deadlines
         assert len(stage.driver.sessions) == 1
         assert session.stopped
-        assert (stage.meter.restarts, stage.meter.corrections) == (0, 0)
+        assert (stage.metrics.restarts, stage.metrics.corrections) == (0, 0)
         if state is not S.CLIENT_OUTDATED:
-            assert not stage.service.client_outdated
+            assert not stage.service._context.outdated
 
 
 async def test_a_predecessor_may_report_what_it_likes(tmp_path: Path) -> None:
@@ -148,31 +148,31 @@ async def test_a_predecessor_may_report_what_it_likes(tmp_path: Path) -> None:
         await reach(stage, key, 1, S.CONNECTED)
         old = stage.session(key)
         await stage.report(d.WorkerDied(-9), key=key)
-        await stage.clock.pass_(1.1)
+        await stage.clock.advance(1.1)
         await stage.report(d.Online(number(1), NAME), key=key)
         stage.session(key).is_alive = True
-        before, events = stage.service.snapshot(key), len(stage.publisher.said)
+        before, events = stage.service.snapshot(key), len(stage.publisher.published)
         for report in REPORTS:
             old.report(cast(report, 1))
-            await calm()
-        await stage.clock.pass_(5.0)
+            await settle()
+        await stage.clock.advance(5.0)
         assert stage.service.snapshot(key) == before
-        assert len(stage.publisher.said) == events
+        assert len(stage.publisher.published) == events
         assert len(stage.driver.sessions) == 2
-        assert not stage.service.client_outdated
+        assert not stage.service._context.outdated
 
 
 async def test_after_the_end_of_the_program_nothing_is_said_or_started(tmp_path: Path) -> None:
     key = BotKey.parse("user", "bot")
     async with staged(tmp_path) as stage:
         await reach(stage, key, 1, S.CONNECTED)
-        session, events = stage.session(key), len(stage.publisher.said)
+        session, events = stage.session(key), len(stage.publisher.published)
         await stage.report(d.Offline(), key=key)  # a deadline runs
     for report in REPORTS:
         session.report(report)
     stage.service._links[key].check_result(Input.WORKER_DIED)
-    await stage.clock.pass_(4000.0)
-    assert len(stage.publisher.said) == events
+    await stage.clock.advance(4000.0)
+    assert len(stage.publisher.published) == events
     assert len(stage.driver.sessions) == 1
     assert session.stopped
     assert not [call for _, _, call in stage.clock._calls if call.callback is not None], "no timer outlives it"
@@ -190,7 +190,7 @@ async def test_no_live_link_waits_for_ever(tmp_path: Path, state: LinkState) -> 
             await stage.report(d.Offline(), key=key)  # it stands by the library's word alone
         session.is_alive = None
         assert stage.service.links()[0].deadlines, "each wait has a deadline"
-        await stage.clock.pass_(2000.0)
+        await stage.clock.advance(2000.0)
         if state in _PAIRED:
             assert stage.state(key) in LIVE, "a paired account is not given up"
             if state is not S.CONNECTED:

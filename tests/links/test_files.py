@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from roundtrip.drivers import key_files as files
 from roundtrip.drivers.key_files import KeyFileState
-from tests.links.helpers import keys_for
+from tests.support.links import write_key_file
 
 
 def device(path: Path, rows: int) -> None:
@@ -78,7 +78,7 @@ def test_who_holds_a_device(tmp_path: Path) -> None:
     assert not files.holds_device(path)
     path.touch()
     assert not files.holds_device(path)
-    keys_for(path)
+    write_key_file(path)
     assert not files.holds_device(path), "it has tables, and no device"
     device(path, 0)
     assert not files.holds_device(path)

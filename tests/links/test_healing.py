@@ -29,8 +29,8 @@ from roundtrip.errors import StorageError
 from roundtrip.identity import BotKey
 from roundtrip.links.machine import LIVE, UP, Timer
 from roundtrip.links.reasons import LinkError
-from roundtrip.links.snapshot import LinkState
-from tests.links.helpers import FakeSession, Stage, _stores, calm, keys_for
+from roundtrip.links.record import LinkState
+from tests.support.links import FakeSession, Stage, open_stores, settle, write_key_file
 
 KEYS = (BotKey.parse("user-1", "a"), BotKey.parse("user-1", "b"), BotKey.parse("user-2", "a"))
 NUMBERS = ("+14155550142", "+14155550143", "+14155550142")  # the first and the last have one account
@@ -105,18 +105,18 @@ class Healing(RuleBasedStateMachine):
             self.folder, restart_limit=3, flap_limit=3, ban_cooldown=900.0, outdated_retry=300.0, removal_period=3600.0
         )
         if clock is not None:  # the machine's clocks outlive the program
-            self.stage.clock._now, self.stage.clock._set_by = clock._now, clock._set_by
-        _stores.add(self.stage.store)
+            self.stage.clock._now, self.stage.clock.offset = clock._now, clock.offset
+        open_stores.add(self.stage.store)
         await self.stage.service.open()
         self.restoring = asyncio.create_task(self.stage.service.restore())
-        await calm()
+        await settle()
 
     async def _close(self) -> None:
         assert self.stage is not None
         self.restoring.cancel()
         await asyncio.wait([self.restoring])
         await self.stage.service.close()
-        _stores.discard(self.stage.store)
+        open_stores.discard(self.stage.store)
         self.online.clear()
 
     async def _connect(self, key: BotKey, number: str) -> None:
@@ -136,7 +136,7 @@ class Healing(RuleBasedStateMachine):
         if session is None:
             return
         if isinstance(report, d.PairSucceeded):
-            keys_for(session.spec.store)
+            write_key_file(session.spec.store)
         if isinstance(report, d.Online):
             if not session.spec.store.exists():
                 return  # nobody logs in without keys
@@ -148,7 +148,7 @@ class Healing(RuleBasedStateMachine):
         if isinstance(report, (d.LoggedOutByPhone, d.StreamReplaced)):
             self.gone.add(key)
         session.report(report)
-        await calm()
+        await settle()
 
     async def _order(self, key: BotKey, number: str | None) -> None:
         assert self.stage is not None
@@ -156,7 +156,7 @@ class Healing(RuleBasedStateMachine):
             await self.stage.service.start(key, number)
         except LinkError as error:
             REACHED[error.code] += 1
-        await calm()
+        await settle()
 
     # what happens
 
@@ -183,7 +183,7 @@ class Healing(RuleBasedStateMachine):
             await self._say(KEYS[which], d.Online(NUMBERS[which], "Ada"))
             for _ in range(times):
                 await self._say(KEYS[which], report)
-                await self.stage.clock.pass_(pause)
+                await self.stage.clock.advance(pause)
                 if between:
                     await self._say(KEYS[which], d.Online(NUMBERS[which], "Ada"))
 
@@ -245,14 +245,14 @@ class Healing(RuleBasedStateMachine):
             else:
                 self.gone.add(key)
                 self.online.pop(key, None)
-            await calm()
+            await settle()
 
         self.run(out())
 
     @rule(seconds=st.sampled_from([0.5, 4.0, 6.0, 30.0, 50.0, 70.0, 400.0, 2000.0]))
     def time_passes(self, seconds: float) -> None:
         assert self.stage is not None
-        self.run(self.stage.clock.pass_(seconds))
+        self.run(self.stage.clock.advance(seconds))
 
     @rule(seconds=st.sampled_from([-86400.0, -60.0, 60.0, 86400.0]))
     def somebody_sets_the_clock(self, seconds: float) -> None:
@@ -265,14 +265,14 @@ class Healing(RuleBasedStateMachine):
         async def change() -> None:
             assert self.stage is not None
             self.stage.publisher.fails = StorageError("outbox_unavailable", "down") if down else None
-            await self.stage.clock.pass_(6.0)
+            await self.stage.clock.advance(6.0)
 
         self.run(change())
 
     @rule(refuses=st.booleans())
     def the_driver(self, refuses: bool) -> None:
         assert self.stage is not None
-        self.stage.driver.refuses = refuses
+        self.stage.driver.start_fails = refuses
 
     @rule()
     def restart(self) -> None:
@@ -290,10 +290,10 @@ class Healing(RuleBasedStateMachine):
     def what_was_reached_is_noted(self) -> None:
         if self.stage is None:
             return
-        for to, reason in self.stage.meter.transitions:
+        for to, reason in self.stage.metrics.transitions:
             REACHED[to] += 1
             REACHED[f"because {reason}"] += 1
-        self.stage.meter.transitions.clear()
+        self.stage.metrics.transitions.clear()
         for link in self.stage.service._links.values():
             REACHED.update(f"waits for {name}" for name in link.deadlines)
             for what, is_so in (
@@ -344,12 +344,12 @@ class Healing(RuleBasedStateMachine):
     def connected_is_said_only_after_online(self) -> None:
         if self.stage is None:
             return
-        for key, payload in self.stage.publisher.said:
+        for key, payload in self.stage.publisher.published:
             if isinstance(payload, e.Connected):
                 link = self.stage.service._links[key]
                 assert link.record is not None
                 assert link.record.connected_before
-        self.stage.publisher.said.clear()
+        self.stage.publisher.published.clear()
 
     def teardown(self) -> None:
         if self.stage is not None:
@@ -371,7 +371,7 @@ class Healing(RuleBasedStateMachine):
         """WhatsApp is well again: every session that begins is let in at once."""
         assert self.stage is not None
         self.stage.publisher.fails = None
-        self.stage.driver.refuses = False
+        self.stage.driver.start_fails = False
         waited = 0.0
         while waited < 6000.0 and not (waited > 0.0 and self._all_well()):
             for which, key in enumerate(KEYS):
@@ -382,7 +382,7 @@ class Healing(RuleBasedStateMachine):
                 if self.online.get(key) is not session:
                     await self._say(key, d.Online(link.record.phone_number or NUMBERS[which], "Ada"))
             # Not beside the deadline of a session that was let in this moment.
-            await self.stage.clock.pass_(1.5 if waited < 60.0 else 20.0)
+            await self.stage.clock.advance(1.5 if waited < 60.0 else 20.0)
             waited += 1.5 if waited < 60.0 else 20.0
         for key, link in self.stage.service._links.items():
             record = link.record

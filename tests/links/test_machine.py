@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from roundtrip.events import TYPE_OF, Failure
-from roundtrip.links import machine, reasons
+from roundtrip.links import machine
 from roundtrip.links.machine import ENDED, LIVE, Timer
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import LinkState
 
 
 def test_every_state_is_live_or_ended() -> None:
@@ -15,7 +14,7 @@ def test_every_state_is_live_or_ended() -> None:
 
 
 def test_every_live_state_that_could_wait_for_ever_has_a_deadline() -> None:
-    """A code brings its own deadline; the connection that stands is watched by the library and by `reconciliation.py`."""
+    """A code brings its own deadline; a connection is watched by the library and by `reconciliation.py`."""
     waits = {state for state, timers in machine.STATE_TIMERS.items() if timers}
     assert waits >= LIVE - machine.SHOWING - {LinkState.CONNECTED}
     assert {s.value: {t.name for t in timers} for s, timers in machine.STATE_TIMERS.items()} == {
@@ -31,12 +30,3 @@ def test_every_live_state_that_could_wait_for_ever_has_a_deadline() -> None:
 
 def test_every_timer_is_named_once() -> None:
     assert len({timer.value for timer in Timer}) == len(Timer)
-
-
-def test_every_reason_code_says_what_to_do() -> None:
-    for code, advice in reasons.ADVICE.items():
-        assert code == code.lower()
-        assert advice.user_action.endswith(".")
-    assert {reasons.of_logout(n) for n in ("401", "403", "406", "x")} <= set(reasons.ADVICE)
-    assert {reasons.of_ban(n) for n in (101, 102, 103, 104, 106, 999)} <= set(reasons.ADVICE)
-    assert sum(issubclass(payload, Failure) for payload in TYPE_OF) == 7

@@ -12,7 +12,7 @@ from roundtrip.backoff import Backoff, Budget
 from roundtrip.drivers import base as d
 from roundtrip.links.machine import Input
 from roundtrip.links.policy import FLOOD_LIMIT, FLOOD_WINDOW, INPUT_OF, RetryPolicy, normalize
-from tests.links.helpers import settings
+from tests.support.links import settings
 
 LIMIT = 3
 WINDOW = 100.0

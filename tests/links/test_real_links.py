@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from roundtrip.drivers.neonize.driver import NeonizeDriver
+from roundtrip.links.payloads import Snapshot
+from roundtrip.links.record import LinkState
 from roundtrip.links.service import LinkService
-from roundtrip.links.snapshot import LinkState, Snapshot
 from roundtrip.links.store import LinkStore
-from tests.links.helpers import KEY, CountingMeter, FakePublisher, settings
+from tests.support.links import KEY, FakePublisher, RecordingMetrics, settings
 from tests.whatsapp.stand_in import StandIn, stand_in
 
 PHONE = "447441395830"
@@ -27,14 +28,14 @@ class Program:
 
     def __init__(self, data_dir: Path, whatsapp: StandIn, **changes: float) -> None:
         self.publisher = FakePublisher()
-        self.meter = CountingMeter()
+        self.metrics = RecordingMetrics()
         self.store = LinkStore(data_dir)
         driver = NeonizeDriver(
             whatsapp.proxy_url,
             worker_command=whatsapp.worker_command,
             environment={"PATH": os.environ["PATH"], **whatsapp.environment},
         )
-        self.service = LinkService(driver, self.publisher, self.store, settings(data_dir, **changes), self.meter)
+        self.service = LinkService(driver, self.publisher, self.store, settings(data_dir, **changes), self.metrics)
 
     async def until(self, condition: Callable[[Snapshot], object], within: float = 30.0) -> Snapshot:
         async with asyncio.timeout(within):
@@ -73,17 +74,17 @@ async def test_a_life_with_the_real_library(tmp_path: Path) -> None:
             assert PHONE not in store.name
 
             for blow in (signal.SIGKILL, signal.SIGSTOP):
-                before, exits = one.pid, len(one.meter.exits)
+                before, exits = one.pid, len(one.metrics.exits)
                 assert before is not None
                 os.kill(before, blow)
                 async with asyncio.timeout(30):
-                    while len(one.meter.exits) == exits or one.pid in (None, before):
+                    while len(one.metrics.exits) == exits or one.pid in (None, before):
                         await asyncio.sleep(0.02)
                 async with asyncio.timeout(30):  # believed to be connected all along: the new worker has to be in too
                     while not one.service._links[KEY].lifecycle.damper.online:
                         await asyncio.sleep(0.02)
                 await one.until(lambda s: s.state is LinkState.CONNECTED)  # a slow machine outlasts the grace period
-            assert one.meter.exits == ["killed", "unresponsive"]
+            assert one.metrics.exits == ["killed", "unresponsive"]
             assert one.publisher.types()[:4] == ["Connecting", "Qr", "Paired", "Connected"]
 
         async with program(tmp_path, whatsapp) as two:

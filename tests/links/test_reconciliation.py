@@ -13,18 +13,18 @@ from roundtrip.errors import StorageError
 from roundtrip.links.machine import Input
 from roundtrip.links.queue import CheckResult
 from roundtrip.links.reconciliation import CONFIRM, CONFIRM_ONLINE
-from roundtrip.links.snapshot import LinkState
-from tests.links.helpers import KEY, ONLINE, QR, calm, staged
+from roundtrip.links.record import LinkState
+from tests.support.links import KEY, ONLINE, QR, settle, staged
 
 
 async def test_working_but_dead_is_corrected(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.connect()
         stage.session().is_alive = False
-        await stage.clock.pass_(40.0)
+        await stage.clock.advance(40.0)
         assert stage.state() is LinkState.DISCONNECTED
-        assert stage.meter.corrections == 1
-        assert ("disconnected", "corrected") in stage.meter.transitions
+        assert stage.metrics.corrections == 1
+        assert ("disconnected", "corrected") in stage.metrics.transitions
         assert len(stage.driver.sessions) == 2  # and a fresh session is started
         await stage.report(ONLINE)
         assert stage.state() is LinkState.CONNECTED
@@ -34,14 +34,14 @@ async def test_a_successor_does_not_inherit_the_misses(tmp_path: Path) -> None:
     async with staged(tmp_path, truth_interval=10.0, truth_misses=3) as stage:
         await stage.connect()
         stage.session().is_alive = None
-        await stage.clock.pass_(21.0)  # two misses
+        await stage.clock.advance(21.0)  # two misses
         await stage.report(d.WorkerDied(-9))
-        await stage.clock.pass_(1.1)
+        await stage.clock.advance(1.1)
         await stage.report(ONLINE)
         stage.session().is_alive = None
-        await stage.clock.pass_(20.0)
+        await stage.clock.advance(20.0)
         assert len(stage.driver.sessions) == 2
-        await stage.clock.pass_(10.0)
+        await stage.clock.advance(10.0)
         assert len(stage.driver.sessions) == 3
 
 
@@ -50,11 +50,11 @@ async def test_dead_but_working_is_corrected_too(tmp_path: Path) -> None:
         await stage.connect()
         await stage.report(d.Offline())
         stage.session().is_alive = True  # and nobody says that it is back
-        await stage.clock.pass_(6.0)
+        await stage.clock.advance(6.0)
         assert stage.state() is LinkState.DISCONNECTED
-        await stage.clock.pass_(34.1)
+        await stage.clock.advance(34.1)
         assert stage.state() is LinkState.DISCONNECTED  # nothing is called connected that did not say so itself
-        assert stage.meter.corrections == 1
+        assert stage.metrics.corrections == 1
         assert len(stage.driver.sessions) == 2
         await stage.report(ONLINE)
         assert stage.state() is LinkState.CONNECTED
@@ -63,21 +63,21 @@ async def test_dead_but_working_is_corrected_too(tmp_path: Path) -> None:
 async def test_what_agrees_is_left_alone(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.connect()
-        said = len(stage.publisher.said)
-        await stage.clock.pass_(600.0)
-        assert (stage.meter.corrections, len(stage.publisher.said), len(stage.driver.sessions)) == (0, said, 1)
+        said = len(stage.publisher.published)
+        await stage.clock.advance(600.0)
+        assert (stage.metrics.corrections, len(stage.publisher.published), len(stage.driver.sessions)) == (0, said, 1)
 
 
 async def test_a_contradiction_that_a_report_explains_is_none(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.connect()
-        await stage.clock.pass_(29.0)
+        await stage.clock.advance(29.0)
         stage.session().is_alive = False
-        await stage.clock.pass_(2.0)  # seen once, to be confirmed
+        await stage.clock.advance(2.0)  # seen once, to be confirmed
         await stage.report(d.Offline(), ONLINE)
         stage.session().is_alive = True
-        await stage.clock.pass_(3.0)
-        assert stage.meter.corrections == 0
+        await stage.clock.advance(3.0)
+        assert stage.metrics.corrections == 0
         assert stage.state() is LinkState.CONNECTED
 
 
@@ -85,10 +85,10 @@ async def test_whatever_happened_meanwhile_voids_a_contradiction(tmp_path: Path)
     async with staged(tmp_path) as stage:
         await stage.connect()
         stage.session().is_alive = False
-        await stage.clock.pass_(31.0)  # seen once, to be confirmed
+        await stage.clock.advance(31.0)  # seen once, to be confirmed
         await stage.report(d.Offline(), ONLINE)
-        await stage.clock.pass_(2.0)  # the library still says no, but it is news that has to be looked at anew
-        assert stage.meter.corrections == 0
+        await stage.clock.advance(2.0)  # the library still says no, but it is news that has to be looked at anew
+        assert stage.metrics.corrections == 0
 
 
 async def test_a_finding_about_a_session_that_is_gone_is_void(tmp_path: Path) -> None:
@@ -97,22 +97,22 @@ async def test_a_finding_about_a_session_that_is_gone_is_void(tmp_path: Path) ->
         link = stage.service._links[KEY]
         link.report(d.WorkerDied(-9))
         link.inbox.put(CheckResult(Input.WORKER_HUNG, link.lifecycle.runner.starts - 1))
-        await stage.clock.pass_(2.0)
-        assert stage.meter.restarts == 1
-        assert stage.meter.corrections == 0
+        await stage.clock.advance(2.0)
+        assert stage.metrics.restarts == 1
+        assert stage.metrics.corrections == 0
 
 
 async def test_a_worker_that_does_not_answer_is_replaced(tmp_path: Path) -> None:
     async with staged(tmp_path, truth_interval=30.0, truth_misses=3) as stage:
         await stage.connect()
         stage.session().is_alive = None
-        await stage.clock.pass_(61.0)
+        await stage.clock.advance(61.0)
         assert len(stage.driver.sessions) == 1
-        await stage.clock.pass_(32.0)
+        await stage.clock.advance(32.0)
         assert len(stage.driver.sessions) == 2
         assert stage.driver.sessions[0].stopped
-        assert stage.meter.corrections == 1
-        assert stage.meter.restarts == 1
+        assert stage.metrics.corrections == 1
+        assert stage.metrics.restarts == 1
 
 
 async def test_one_answer_in_between_is_enough(tmp_path: Path) -> None:
@@ -120,9 +120,9 @@ async def test_one_answer_in_between_is_enough(tmp_path: Path) -> None:
         await stage.connect()
         for _ in range(4):
             stage.session().is_alive = None
-            await stage.clock.pass_(60.0)
+            await stage.clock.advance(60.0)
             stage.session().is_alive = True
-            await stage.clock.pass_(30.0)
+            await stage.clock.advance(30.0)
         assert len(stage.driver.sessions) == 1
 
 
@@ -131,7 +131,7 @@ async def test_a_hung_worker_that_shows_a_code_is_replaced_too(tmp_path: Path) -
         await stage.start()
         await stage.report(QR)
         stage.session().is_alive = None
-        await stage.clock.pass_(35.0)
+        await stage.clock.advance(35.0)
         assert len(stage.driver.sessions) == 2
         assert stage.state() is LinkState.CONNECTING
 
@@ -144,7 +144,7 @@ async def test_a_session_that_raises_counts_as_silent(tmp_path: Path) -> None:
             raise RuntimeError("library")
 
         stage.session().alive = broken  # type: ignore[method-assign]
-        await stage.clock.pass_(35.0)
+        await stage.clock.advance(35.0)
         assert len(stage.driver.sessions) == 2
 
 
@@ -154,7 +154,7 @@ async def test_a_stream_error_is_looked_into_at_once(tmp_path: Path) -> None:
         stage.session().is_alive = False
         await stage.report(d.StreamFailed("599"))
         assert stage.state() is LinkState.CONNECTED
-        await stage.clock.pass_(2.1)
+        await stage.clock.advance(2.1)
         assert stage.state() is LinkState.DISCONNECTED
 
 
@@ -169,18 +169,18 @@ async def test_nobody_asks_a_session_about_what_is_not_its_business(tmp_path: Pa
 
         await stage.start()
         stage.session().alive = alive  # type: ignore[method-assign]  # it counts
-        await stage.service.check_truth()  # it has said nothing yet
+        await stage.service.reconcile()  # it has said nothing yet
         assert asked == []
         stage.publisher.fails = StorageError("outbox_full", "full")
         await stage.report(QR)
-        await stage.service.check_truth()
+        await stage.service.reconcile()
         assert asked == []
         stage.publisher.fails = None
-        await stage.clock.pass_(5.1)
-        await stage.service.check_truth()
+        await stage.clock.advance(5.1)
+        await stage.service.reconcile()
         assert asked == ["qr"]
         await stage.report(d.CodesUsedUp())
-        await stage.service.check_truth()
+        await stage.service.reconcile()
         assert asked == ["qr"]
 
 
@@ -191,20 +191,20 @@ async def test_misses_are_in_a_row_and_of_one_session(tmp_path: Path) -> None:
         for answers in ((None, None, True), (None, None, True), (None, None)):
             for answer in answers:
                 stage.session().is_alive = answer
-                await stage.service.check_truth()
-                await calm()
+                await stage.service.reconcile()
+                await settle()
         assert len(stage.driver.sessions) == 1
         with capture_logs() as logs:
-            await stage.service.check_truth()
-            await stage.clock.pass_(1.1)
+            await stage.service.reconcile()
+            await stage.clock.advance(1.1)
         assert [entry["misses"] for entry in logs if entry["event"] == "session_silent"] == [3]
         assert len(stage.driver.sessions) == 2
         assert reconciler._misses == {}
         await stage.report(ONLINE)
         stage.session().is_alive = None
         for _ in range(2):
-            await stage.service.check_truth()
-            await calm()
+            await stage.service.reconcile()
+            await settle()
         assert len(stage.driver.sessions) == 2, "its successor begins anew"
 
 
@@ -217,31 +217,31 @@ async def test_a_contradiction_is_confirmed_before_it_counts(tmp_path: Path, ans
         if answer:
             await stage.report(d.Offline())
             stage.session().is_alive = False
-            await stage.clock.pass_(5.1)
+            await stage.clock.advance(5.1)
         for changes_its_mind in (True, False):
             stage.session().is_alive = answer
-            check = asyncio.create_task(stage.service.check_truth())
-            await stage.clock.pass_(confirm - 0.1)
-            assert stage.meter.corrections == 0
+            check = asyncio.create_task(stage.service.reconcile())
+            await stage.clock.advance(confirm - 0.1)
+            assert stage.metrics.corrections == 0
             stage.session().is_alive = answer is not changes_its_mind
-            await stage.clock.pass_(0.2)
+            await stage.clock.advance(0.2)
             await check
-            assert stage.meter.corrections == (not changes_its_mind)
+            assert stage.metrics.corrections == (not changes_its_mind)
 
 
 async def test_a_contradiction_of_a_session_that_was_replaced_meanwhile_is_none(tmp_path: Path) -> None:
     async with staged(tmp_path, truth_interval=1e5) as stage:
         await stage.connect()
         stage.session().is_alive = False
-        check = asyncio.create_task(stage.service.check_truth())
-        await stage.clock.pass_(0.1)
+        check = asyncio.create_task(stage.service.reconcile())
+        await stage.clock.advance(0.1)
         await stage.report(d.WorkerDied(1))
-        await stage.clock.pass_(1.1)
+        await stage.clock.advance(1.1)
         await stage.report(ONLINE)
         stage.session().is_alive = False
-        await stage.clock.pass_(1.0)
+        await stage.clock.advance(1.0)
         await check
-        assert stage.meter.corrections == 0
+        assert stage.metrics.corrections == 0
 
 
 async def test_what_is_known_to_be_away_is_no_contradiction(tmp_path: Path) -> None:
@@ -249,15 +249,15 @@ async def test_what_is_known_to_be_away_is_no_contradiction(tmp_path: Path) -> N
         await stage.connect()
         stage.session().is_alive = False
         await stage.report(d.Offline())
-        check = asyncio.create_task(stage.service.check_truth())
-        await stage.clock.pass_(3.0)
+        check = asyncio.create_task(stage.service.reconcile())
+        await stage.clock.advance(3.0)
         await check
         await stage.report(ONLINE, d.Offline())
         assert stage.service.links()[0].flapping
-        check = asyncio.create_task(stage.service.check_truth())
-        await stage.clock.pass_(3.0)
+        check = asyncio.create_task(stage.service.reconcile())
+        await stage.clock.advance(3.0)
         await check
-        assert stage.meter.corrections == 0
+        assert stage.metrics.corrections == 0
 
 
 async def test_a_session_that_never_answers_holds_nobody_up_for_longer_than_it_may(
@@ -268,7 +268,7 @@ async def test_a_session_that_never_answers_holds_nobody_up_for_longer_than_it_m
         await stage.connect()
         stage.session().alive = asyncio.Event().wait  # type: ignore[method-assign]
         async with asyncio.timeout(5):
-            await stage.service.check_truth()
-        await stage.clock.pass_(1.1)
+            await stage.service.reconcile()
+        await stage.clock.advance(1.1)
         assert len(stage.driver.sessions) == 2
-        assert stage.meter.exits == ["unresponsive"]
+        assert stage.metrics.exits == ["unresponsive"]

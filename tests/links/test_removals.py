@@ -12,12 +12,22 @@ import pytest
 from roundtrip.drivers import base as d
 from roundtrip.drivers.base import Report, SessionSpec
 from roundtrip.links.policy import Ban, Bans
-from roundtrip.links.record import Device, Removal
+from roundtrip.links.record import DeviceState, Removal
 from roundtrip.links.removals import ANSWER_LIMIT, RESULT_WAIT, Removals
 from roundtrip.links.session import StartSlots
 from roundtrip.links.store import StoreError
-from tests.links import helpers
-from tests.links.helpers import KEY, ONLINE, PHONE, BusyStore, FakeClock, FakeDriver, FakeSession, calm, keys_for
+from tests.support import links
+from tests.support.links import (
+    KEY,
+    ONLINE,
+    PHONE,
+    CountingStore,
+    FakeClock,
+    FakeDriver,
+    FakeSession,
+    settle,
+    write_key_file,
+)
 
 DAY = 86400.0
 TRY = 5.1
@@ -25,29 +35,29 @@ TRY = 5.1
 
 
 class Bench:
-    def __init__(self, folder: Path, store: BusyStore) -> None:
+    def __init__(self, folder: Path, store: CountingStore) -> None:
         self.clock = FakeClock()
         self.driver = FakeDriver()
         self.store = store
         self.bans = Bans(self.clock)
-        self.slots = StartSlots(1)
-        self.results: list[tuple[str, bool]] = []
+        self.turns = StartSlots(1)
+        self.told: list[tuple[str, bool]] = []
         self.removals = self.anew()
         self.folder = folder
 
     def anew(self) -> Removals:
-        removals = Removals(self.driver, self.store, self.clock, self.slots, self.bans)
-        removals.on_result = lambda removal, removed: self.results.append((removal.link_id, removed))
+        removals = Removals(self.driver, self.store, self.clock, self.turns, self.bans)
+        removals.on_result = lambda removal, removed: self.told.append((removal.link_id, removed))
         return removals
 
     def removal(self, lasts: float = DAY) -> Removal:
-        keys_for(self.store.path_of("link"))
+        write_key_file(self.store.key_file("link"))
         now = self.clock.now()
         return Removal(KEY, "link", PHONE, now, now + lasts)
 
     def session(self) -> FakeSession:
         """One that runs already."""
-        spec = SessionSpec("link", self.store.path_of("link"), None)
+        spec = SessionSpec("link", self.store.key_file("link"), None)
         session = FakeSession(self.driver, spec, lambda _: None)
         session.logout_fails = True
         return session
@@ -56,27 +66,27 @@ class Bench:
         """Begun, and the session at hand could not do it."""
         removal = self.removal(lasts)
         await self.removals.add(removal)
-        assert await self.removals.begin(removal, self.session(), online=True) is Device.REMOVING
+        assert await self.removals.begin(removal, self.session(), online=True) is DeviceState.REMOVING
 
     @property
     def keys(self) -> bool:
-        return self.store.path_of("link").exists()
+        return self.store.key_file("link").exists()
 
     async def over(self, removed: bool) -> None:
-        await calm()
-        assert self.results == [("link", removed)]
+        await settle()
+        assert self.told == [("link", removed)]
         assert not self.keys
         assert not self.removals.pending("link")
         assert len(self.removals) == 0
         assert await self.store.removals() == []
         sessions = len(self.driver.sessions)
-        await self.clock.pass_(2 * DAY)
+        await self.clock.advance(2 * DAY)
         assert len(self.driver.sessions) == sessions, "nothing is tried after the end"
-        assert len(self.results) == 1
+        assert len(self.told) == 1
 
     async def goes_on(self) -> None:
-        await calm()
-        assert self.results == []
+        await settle()
+        assert self.told == []
         assert self.keys
         assert self.removals.pending("link")
         assert [removal.link_id for removal in await self.store.removals()] == ["link"]
@@ -84,15 +94,15 @@ class Bench:
 
 @asynccontextmanager
 async def benched(folder: Path) -> AsyncIterator[Bench]:
-    store = BusyStore(folder)
-    helpers._stores.add(store)
+    store = CountingStore(folder)
+    links.open_stores.add(store)
     await store.open()
     bench = Bench(folder, store)
     try:
         yield bench
     finally:
         await bench.removals.close()
-        helpers._stores.discard(store)
+        links.open_stores.discard(store)
         await store.close()
 
 
@@ -107,10 +117,10 @@ async def test_a_session_that_is_online_removes_it_at_once(bench: Bench) -> None
     session.logout_fails = False
     await bench.removals.add(removal)
     assert bench.removals.pending("link")
-    assert await bench.removals.begin(removal, session, online=True) is Device.REMOVED
+    assert await bench.removals.begin(removal, session, online=True) is DeviceState.REMOVED
     assert session.logged_out
     assert not session.stopped
-    assert bench.results == [], "whoever asked has the answer"
+    assert bench.told == [], "whoever asked has the answer"
     assert not bench.keys
     assert not bench.removals.pending("link")
     assert await bench.store.removals() == []
@@ -120,7 +130,7 @@ async def test_a_session_that_is_not_online_is_not_waited_for(bench: Bench) -> N
     removal, session = bench.removal(), bench.session()
     session.logout_fails = False
     await bench.removals.add(removal)
-    assert await bench.removals.begin(removal, session, online=False) is Device.REMOVING
+    assert await bench.removals.begin(removal, session, online=False) is DeviceState.REMOVING
     await bench.over(True)
 
 
@@ -133,13 +143,13 @@ async def test_whoever_asked_waits_a_little_and_is_told_later(bench: Bench) -> N
 
     removal = bench.removal()
     await bench.removals.add(removal)
-    session = Slow(bench.driver, SessionSpec("link", bench.store.path_of("link"), None), lambda _: None)
+    session = Slow(bench.driver, SessionSpec("link", bench.store.key_file("link"), None), lambda _: None)
     asked = asyncio.create_task(bench.removals.begin(removal, session, online=True))
-    await bench.clock.pass_(RESULT_WAIT - 0.1)
+    await bench.clock.advance(RESULT_WAIT - 0.1)
     assert not asked.done()
-    await bench.clock.pass_(0.2)
+    await bench.clock.advance(0.2)
     assert asked.done()
-    assert asked.result() is Device.REMOVING
+    assert asked.result() is DeviceState.REMOVING
     await bench.goes_on()
     gate.set()
     await bench.over(True)
@@ -149,15 +159,15 @@ async def test_a_failed_try_is_followed_by_a_fresh_session(bench: Bench) -> None
     await bench.fail_first()
     await bench.goes_on()
     assert bench.driver.sessions == []
-    await bench.clock.pass_(TRY)
+    await bench.clock.advance(TRY)
     (session,) = bench.driver.sessions
-    assert session.spec == SessionSpec("link", bench.store.path_of("link"), None)
+    assert session.spec == SessionSpec("link", bench.store.key_file("link"), None)
     for report in (d.Offline(), d.KeepAliveLost(), d.KeepAliveRestored(), d.StreamFailed("599")):
         session.report(report)
         await bench.goes_on()
         assert not session.stopped, "it may still come online"
     session.report(ONLINE)
-    await calm()
+    await settle()
     assert session.logged_out
     await bench.over(True)
 
@@ -165,7 +175,7 @@ async def test_a_failed_try_is_followed_by_a_fresh_session(bench: Bench) -> None
 @pytest.mark.parametrize("report", [d.QrShown("2@a,b,c,d", 1, 6, 60.0), d.PairingCodeShown("ABCD-1234", 160.0)])
 async def test_keys_that_whatsapp_does_not_know_remove_nothing(bench: Bench, report: Report) -> None:
     await bench.fail_first()
-    await bench.clock.pass_(TRY)
+    await bench.clock.advance(TRY)
     bench.driver.sessions[0].report(report)
     await bench.over(False)
     assert bench.driver.sessions[0].stopped
@@ -173,7 +183,7 @@ async def test_keys_that_whatsapp_does_not_know_remove_nothing(bench: Bench, rep
 
 async def test_a_person_who_was_quicker_has_removed_it(bench: Bench) -> None:
     await bench.fail_first()
-    await bench.clock.pass_(TRY)
+    await bench.clock.advance(TRY)
     bench.driver.sessions[0].report(d.LoggedOutByPhone("401"))
     await bench.over(True)
     assert bench.driver.sessions[0].stopped
@@ -187,11 +197,11 @@ async def test_a_person_who_was_quicker_has_removed_it(bench: Bench) -> None:
 )
 async def test_whatever_else_a_session_meets_it_is_ended_and_tried_again(bench: Bench, report: Report) -> None:
     await bench.fail_first()
-    await bench.clock.pass_(TRY)
+    await bench.clock.advance(TRY)
     bench.driver.sessions[0].report(report)
     await bench.goes_on()
     assert bench.driver.sessions[0].stopped
-    await bench.clock.pass_(10.1)
+    await bench.clock.advance(10.1)
     assert len(bench.driver.sessions) == 2
     bench.driver.sessions[1].report(ONLINE)
     await bench.over(True)
@@ -199,19 +209,19 @@ async def test_whatever_else_a_session_meets_it_is_ended_and_tried_again(bench: 
 
 async def test_a_session_that_says_nothing_is_ended(bench: Bench) -> None:
     await bench.fail_first()
-    await bench.clock.pass_(5.0)
+    await bench.clock.advance(5.0)
     assert len(bench.driver.sessions) == 1
-    await bench.clock.pass_(ANSWER_LIMIT - 3.0)
+    await bench.clock.advance(ANSWER_LIMIT - 3.0)
     assert not bench.driver.sessions[0].stopped
-    await bench.clock.pass_(3.1)
+    await bench.clock.advance(3.1)
     assert bench.driver.sessions[0].stopped
     await bench.goes_on()
-    await bench.clock.pass_(10.1)
+    await bench.clock.advance(10.1)
     assert len(bench.driver.sessions) == 2
 
 
 async def test_it_is_tried_later_and_later_and_given_up_at_its_end(bench: Bench) -> None:
-    bench.driver.refuses = True
+    bench.driver.start_fails = True
     tries: list[float] = []
     start = bench.driver.start
 
@@ -222,27 +232,27 @@ async def test_it_is_tried_later_and_later_and_given_up_at_its_end(bench: Bench)
     bench.driver.start = counted  # type: ignore[method-assign]  # it counts
     begun = bench.clock.monotonic()
     await bench.fail_first(3600.0)
-    await bench.clock.pass_(3599.0)
+    await bench.clock.advance(3599.0)
     await bench.goes_on()
     gaps = [later - earlier for earlier, later in zip([begun, *tries], tries, strict=False)]
     for n, gap in enumerate(gaps):
         whole = min(300.0, 5.0 * 2**n)
         assert whole / 2 <= gap <= whole
     assert len(gaps) > 12
-    await bench.clock.pass_(2.0)
+    await bench.clock.advance(2.0)
     assert 3599.0 < tries[-1] - begun <= 3600.0, "one last try at the end"
     await bench.over(False)
 
 
 async def test_no_step_of_the_clock_lengthens_it_or_cuts_it_short(bench: Bench) -> None:
-    bench.driver.refuses = True
+    bench.driver.start_fails = True
     await bench.fail_first(600.0)
     bench.clock.step(-1e6)
-    await bench.clock.pass_(300.0)
+    await bench.clock.advance(300.0)
     bench.clock.step(2e6)
-    await bench.clock.pass_(290.0)
+    await bench.clock.advance(290.0)
     await bench.goes_on()
-    await bench.clock.pass_(11.0)
+    await bench.clock.advance(11.0)
     await bench.over(False)
 
 
@@ -250,15 +260,15 @@ async def test_nobody_dials_while_the_number_is_banned(bench: Bench) -> None:
     now = bench.clock.now()
     bench.bans.add(PHONE, Ban(101, now, now + 1000.0, now + 1000.0))
     await bench.fail_first()
-    await bench.clock.pass_(999.0)
+    await bench.clock.advance(999.0)
     assert bench.driver.sessions == []
-    await bench.clock.pass_(1.1)
+    await bench.clock.advance(1.1)
     assert len(bench.driver.sessions) == 1
 
 
 async def test_without_keys_there_is_no_way_to_remove_it(bench: Bench) -> None:
     removal = bench.removal()
-    bench.store.path_of("link").unlink()
+    bench.store.key_file("link").unlink()
     await bench.removals.add(removal)
     await bench.removals.begin(removal, None, online=True)
     await bench.over(False)
@@ -268,8 +278,8 @@ async def test_without_keys_there_is_no_way_to_remove_it(bench: Bench) -> None:
 async def test_without_a_session_nobody_waits(bench: Bench) -> None:
     removal = bench.removal()
     await bench.removals.add(removal)
-    assert await bench.removals.begin(removal, None, online=True) is Device.REMOVING
-    await bench.clock.pass_(TRY)
+    assert await bench.removals.begin(removal, None, online=True) is DeviceState.REMOVING
+    await bench.clock.advance(TRY)
     bench.driver.sessions[0].report(ONLINE)
     await bench.over(True)
 
@@ -278,9 +288,9 @@ async def test_a_disk_that_does_not_answer_is_no_missing_key(bench: Bench, monke
     async def broken(link_id: str) -> object:
         raise StoreError("disk")
 
-    monkeypatch.setattr(bench.store, "condition_of", broken)
+    monkeypatch.setattr(bench.store, "key_state", broken)
     await bench.fail_first()
-    await bench.clock.pass_(TRY)
+    await bench.clock.advance(TRY)
     bench.driver.sessions[0].report(ONLINE)
     await bench.over(True)
 
@@ -291,10 +301,10 @@ async def test_an_end_that_cannot_be_written_is_an_end(bench: Bench, monkeypatch
 
     monkeypatch.setattr(bench.store, "delete_removal", broken)
     await bench.fail_first()
-    await bench.clock.pass_(TRY)
+    await bench.clock.advance(TRY)
     bench.driver.sessions[0].report(ONLINE)
-    await calm()
-    assert bench.results == [("link", True)]
+    await settle()
+    assert bench.told == [("link", True)]
     assert not bench.removals.pending("link")
 
 
@@ -313,15 +323,15 @@ async def test_what_cannot_be_written_down_is_not_begun(bench: Bench, monkeypatc
 async def test_the_end_of_the_program_interrupts_it_and_the_next_life_goes_on(bench: Bench, when: str) -> None:
     await bench.fail_first()
     if when != "waiting":
-        await bench.clock.pass_(TRY)
+        await bench.clock.advance(TRY)
     if when == "logging out":
         gate = asyncio.Event()
         bench.driver.sessions[0].logout = gate.wait  # type: ignore[assignment,method-assign]  # it never answers
         bench.driver.sessions[0].report(ONLINE)
-        await calm()
+        await settle()
     await bench.removals.close()
     assert all(session.stopped for session in bench.driver.sessions)
-    assert bench.results == []
+    assert bench.told == []
     assert bench.keys
     left = await bench.store.removals()
     started = len(bench.driver.sessions)
@@ -329,11 +339,11 @@ async def test_the_end_of_the_program_interrupts_it_and_the_next_life_goes_on(be
     bench.removals.load(left)
     assert bench.removals.pending("link")
     assert len(bench.removals) == 1
-    await bench.clock.pass_(100.0)
+    await bench.clock.advance(100.0)
     assert len(bench.driver.sessions) == started, "not before it is time"
     bench.removals.resume()
     bench.removals.resume()  # once is enough
-    await bench.clock.pass_(TRY)
+    await bench.clock.advance(TRY)
     assert len(bench.driver.sessions) == started + 1
     bench.driver.sessions[-1].report(ONLINE)
     await bench.over(True)
@@ -341,8 +351,8 @@ async def test_the_end_of_the_program_interrupts_it_and_the_next_life_goes_on(be
 
 async def test_beginning_twice_is_beginning_once(bench: Bench) -> None:
     await bench.fail_first()
-    assert await bench.removals.begin(bench.removal(), None, online=False) is Device.REMOVING
-    await bench.clock.pass_(TRY)
+    assert await bench.removals.begin(bench.removal(), None, online=False) is DeviceState.REMOVING
+    await bench.clock.advance(TRY)
     assert len(bench.driver.sessions) == 1
 
 
@@ -351,21 +361,21 @@ async def test_a_session_that_cannot_be_stopped_stops_nothing(bench: Bench) -> N
         raise OSError("dead")
 
     await bench.fail_first()
-    await bench.clock.pass_(TRY)
+    await bench.clock.advance(TRY)
     bench.driver.sessions[0].stop = broken  # type: ignore[method-assign]
     bench.driver.sessions[0].report(d.Unreachable("x"))
-    await bench.clock.pass_(10.1)
+    await bench.clock.advance(10.1)
     assert len(bench.driver.sessions) == 2
 
 
 async def test_its_session_gives_its_turn_back(bench: Bench) -> None:
     await bench.fail_first()
-    await bench.clock.pass_(TRY)
-    async with asyncio.timeout(1), bench.slots.slot("somebody else"):
+    await bench.clock.advance(TRY)
+    async with asyncio.timeout(1), bench.turns.slot("somebody else"):
         pass  # there is one more for a user that has none
     bench.driver.sessions[0].report(ONLINE)
-    await calm()
-    async with asyncio.timeout(1), bench.slots.slot(KEY.user_id):
+    await settle()
+    async with asyncio.timeout(1), bench.turns.slot(KEY.user_id):
         pass
 
 
@@ -374,5 +384,5 @@ async def test_its_session_gives_its_turn_back(bench: Bench) -> None:
     [(0.0, 100.0, 30.0, 70.0), (0.0, 100.0, 100.0, 0.0), (0.0, 100.0, 101.0, 0.0), (50.0, 100.0, 0.0, 50.0)],
 )
 def test_what_is_left_of_it(since: float, until: float, now: float, left: float) -> None:
-    assert Removal(KEY, "l", None, since, until).left(now) == left
+    assert Removal(KEY, "l", None, since, until).remaining(now) == left
     assert Ban(101, since, None, until).left(now) == left

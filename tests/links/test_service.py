@@ -15,8 +15,20 @@ from roundtrip.drivers.simulated.script import SimulateAction
 from roundtrip.errors import StorageError
 from roundtrip.identity import BotKey
 from roundtrip.links.reasons import LinkError
-from roundtrip.links.snapshot import LinkState
-from tests.links.helpers import KEY, NAME, ONLINE, OTHER, PHONE, QR, FakePublisher, Stage, calm, keys_for, staged
+from roundtrip.links.record import LinkState
+from tests.support.links import (
+    KEY,
+    NAME,
+    ONLINE,
+    OTHER,
+    PHONE,
+    QR,
+    FakePublisher,
+    Stage,
+    settle,
+    staged,
+    write_key_file,
+)
 
 FULL = StorageError("outbox_full", "full")
 
@@ -26,8 +38,8 @@ async def test_from_the_start_to_connected(tmp_path: Path) -> None:
         snapshot = await stage.service.start(KEY, None, f"00-{7:032x}-{8:016x}-01")
         assert snapshot.state is LinkState.CONNECTING
         assert stage.publisher.types() == ["Connecting"]
-        await calm()
-        await stage.clock.pass_(1.0)
+        await settle()
+        await stage.clock.advance(1.0)
         await stage.report(QR)
         shown = stage.service.snapshot(KEY)
         assert (shown.state, shown.qr, shown.index, shown.total) == (LinkState.QR, QR.qr, 1, 6)
@@ -37,14 +49,14 @@ async def test_from_the_start_to_connected(tmp_path: Path) -> None:
         await stage.report(d.PairSucceeded(PHONE))
         assert stage.state() is LinkState.PAIRED
         assert stage.service.snapshot(KEY).qr is None
-        await stage.clock.pass_(2.0)
+        await stage.clock.advance(2.0)
         await stage.report(ONLINE)
         assert stage.publisher.last == e.Connected(PHONE, NAME, first=True)
-        assert stage.meter.pairings == [pytest.approx(3.0)]
+        assert stage.metrics.pairings == [pytest.approx(3.0)]
         [context] = {call["traceparent"] for call in stage.publisher.calls}
         assert context.startswith(f"00-{7:032x}-"), "all events of a link join the trace of its request"
         assert {call["link_id"] for call in stage.publisher.calls} == {snapshot.link_id}
-        assert stage.meter.transitions == [
+        assert stage.metrics.transitions == [
             ("connecting", "requested"),
             ("qr", "code_shown"),
             ("paired", "pair_success"),
@@ -63,7 +75,7 @@ async def test_an_unknown_bot_is_idle(tmp_path: Path) -> None:
 async def test_a_second_start_changes_nothing_while_a_link_lives(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         first, second = await asyncio.gather(stage.service.start(KEY), stage.service.start(KEY))
-        await calm()
+        await settle()
         assert first.link_id == second.link_id
         await stage.report(QR)
         assert (await stage.service.start(KEY)).state is LinkState.QR
@@ -81,7 +93,7 @@ async def test_a_wrong_phone_number_is_refused_and_not_repeated(tmp_path: Path, 
         assert (refused.value.code, STATUS[refused.value.code]) == ("phone_number_invalid", 400)
         assert not phone or phone not in refused.value.message
         assert stage.service.links() == []
-        assert stage.publisher.said == []
+        assert stage.publisher.published == []
 
 
 async def test_a_phone_number_asks_for_a_pairing_code(tmp_path: Path) -> None:
@@ -111,10 +123,10 @@ async def test_codes_end_when_the_last_one_does_however_many_there_are(tmp_path:
         for index in range(1, total + 1):
             ttl = 60.0 if index == 1 else 20.0
             await stage.report(d.QrShown(f"2@{index},a,b,c", index, total, ttl))
-            await stage.clock.pass_(ttl)
+            await stage.clock.advance(ttl)
             assert stage.state() is LinkState.QR
             assert stage.service.snapshot(KEY).qr is None  # ended, and not shown any more
-        await stage.clock.pass_(1.1)
+        await stage.clock.advance(1.1)
         assert stage.state() is LinkState.QR_EXPIRED
         assert session.stopped
         assert stage.publisher.types() == ["Connecting", *["Qr"] * total, "QrExpired"]
@@ -127,25 +139,25 @@ async def test_codes_that_stop_coming_expire_too(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.start()
         await stage.report(QR)
-        await stage.clock.pass_(QR.ttl + 9.0)
+        await stage.clock.advance(QR.ttl + 9.0)
         assert stage.state() is LinkState.QR
-        await stage.clock.pass_(1.1)
+        await stage.clock.advance(1.1)
         assert stage.state() is LinkState.QR_EXPIRED
 
 
 async def test_paired_and_not_let_in_connects_again_and_is_told_after_a_minute(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.start()
-        keys_for(stage.session().spec.store)
+        write_key_file(stage.session().spec.store)
         await stage.report(QR, d.PairSucceeded(PHONE), d.Offline())
-        await stage.clock.pass_(4.9)
+        await stage.clock.advance(4.9)
         assert len(stage.driver.sessions) == 1
-        await stage.clock.pass_(0.2)
+        await stage.clock.advance(0.2)
         assert len(stage.driver.sessions) == 2
         assert stage.driver.sessions[0].stopped
-        await stage.clock.pass_(54.0)
+        await stage.clock.advance(54.0)
         assert stage.state() is LinkState.PAIRED
-        await stage.clock.pass_(2.0)
+        await stage.clock.advance(2.0)
         assert stage.state() is LinkState.DISCONNECTED
         assert stage.publisher.last.reason_code == "pairing_incomplete"
         assert stage.publisher.types()[-1] == "Disconnected"
@@ -156,10 +168,10 @@ async def test_paired_and_not_let_in_connects_again_and_is_told_after_a_minute(t
 async def test_a_login_that_is_only_not_told_yet_is_left_alone(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.start()
-        keys_for(stage.session().spec.store)
+        write_key_file(stage.session().spec.store)
         await stage.report(QR, d.PairSucceeded(PHONE))
         stage.session().is_alive = True  # in, and waiting for the account's name
-        await stage.clock.pass_(8.0)
+        await stage.clock.advance(8.0)
         await stage.report(ONLINE)
         assert len(stage.driver.sessions) == 1
 
@@ -167,13 +179,13 @@ async def test_a_login_that_is_only_not_told_yet_is_left_alone(tmp_path: Path) -
 async def test_a_blink_is_not_told(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.connect()
-        said = len(stage.publisher.said)
+        said = len(stage.publisher.published)
         await stage.report(d.Offline())
-        await stage.clock.pass_(4.9)
+        await stage.clock.advance(4.9)
         await stage.report(ONLINE)
-        await stage.clock.pass_(60.0)
-        assert len(stage.publisher.said) == said
-        assert stage.meter.flaps == 1
+        await stage.clock.advance(60.0)
+        assert len(stage.publisher.published) == said
+        assert stage.metrics.flaps == 1
 
 
 async def test_a_real_disconnect_is_told_after_the_grace_period_and_its_end_too(tmp_path: Path) -> None:
@@ -181,7 +193,7 @@ async def test_a_real_disconnect_is_told_after_the_grace_period_and_its_end_too(
         await stage.connect()
         await stage.report(d.Offline())
         stage.session().is_alive = False
-        await stage.clock.pass_(5.1)
+        await stage.clock.advance(5.1)
         assert stage.publisher.types()[-1] == "Disconnected"
         assert stage.publisher.last.reason_code == "connection_lost"
         await stage.report(ONLINE)
@@ -229,13 +241,13 @@ async def test_replaced_is_not_retried_but_can_be_taken_over_without_a_scan(tmp_
         await stage.connect()
         link_id = stage.service.snapshot(KEY).link_id
         await stage.report(d.StreamReplaced())
-        await stage.clock.pass_(600.0)
+        await stage.clock.advance(600.0)
         assert stage.state() is LinkState.REPLACED
         assert len(stage.driver.sessions) == 1
         assert stage.session().stopped
         assert stage.session().spec.store.exists()
         assert (await stage.service.start(KEY)).link_id == link_id
-        await calm()
+        await settle()
         await stage.report(ONLINE)
         assert stage.publisher.last == e.Connected(PHONE, NAME, first=False)
 
@@ -248,14 +260,14 @@ async def test_banned_until(tmp_path: Path) -> None:
         assert isinstance(stage.publisher.last, e.Banned)
         assert (stage.publisher.last.until, stage.publisher.last.reason_code) == (until, "banned_same_messages")
         assert stage.service.snapshot(KEY).until == until
-        await stage.clock.pass_(600.0)
+        await stage.clock.advance(600.0)
         with pytest.raises(LinkError) as refused:
             await stage.service.start(KEY)
         assert refused.value.code == "banned"
         assert refused.value.retry_after == pytest.approx(3000.0)
-        await stage.clock.pass_(2999.0)
+        await stage.clock.advance(2999.0)
         assert len(stage.driver.sessions) == 1
-        await stage.clock.pass_(3.0)  # over: tried again by itself, and told
+        await stage.clock.advance(3.0)  # over: tried again by itself, and told
         assert stage.publisher.types()[-2:] == ["Banned", "Connecting"]
         assert len(stage.driver.sessions) == 2
         await stage.report(ONLINE)
@@ -271,11 +283,11 @@ async def test_a_ban_is_the_numbers_and_not_the_bots(tmp_path: Path) -> None:
             await stage.service.start(OTHER, PHONE)
         started = len(stage.driver.sessions)
         await stage.start(KEY)  # any other number may be linked here
-        keys_for(stage.session().spec.store)
+        write_key_file(stage.session().spec.store)
         await stage.report(QR, d.PairSucceeded(PHONE))  # but it is the same one
         assert stage.state() is LinkState.BANNED
         assert stage.session().stopped
-        await stage.clock.pass_(3500.0)
+        await stage.clock.advance(3500.0)
         assert len(stage.driver.sessions) == started + 1, "nobody dials during a ban, not to remove a device either"
 
 
@@ -286,9 +298,9 @@ async def test_a_ban_without_an_end_gets_a_pause_of_its_own(tmp_path: Path) -> N
         assert (stage.publisher.last.until, stage.publisher.last.reason_code) == (None, "banned")
         assert stage.publisher.last.retry_at == rfc3339(stage.clock.now() + 600)
         stage.clock.step(-86400.0)
-        await stage.clock.pass_(599.0)
+        await stage.clock.advance(599.0)
         assert len(stage.driver.sessions) == 1
-        await stage.clock.pass_(3.0)
+        await stage.clock.advance(3.0)
         assert len(stage.driver.sessions) == 2
 
 
@@ -299,7 +311,7 @@ async def test_an_outdated_client_stops_new_starts_everywhere(tmp_path: Path) ->
         await stage.report(d.Outdated(), key=OTHER)
         assert stage.state(OTHER) is LinkState.CLIENT_OUTDATED
         assert stage.state(KEY) is LinkState.CONNECTED
-        assert stage.service.client_outdated
+        assert stage.service._context.outdated
         for key in (OTHER, BotKey.parse("user-3", "x")):
             with pytest.raises(LinkError) as refused:
                 await stage.service.start(key)
@@ -327,16 +339,16 @@ async def test_unreachable_is_told_and_tried_on_in_fresh_processes(tmp_path: Pat
             await stage.report(d.Unreachable("no route"))
             assert stage.state() is LinkState.CONNECTING
             assert stage.driver.sessions[attempt].stopped
-            await stage.clock.pass_(8.0)
+            await stage.clock.advance(8.0)
         await stage.report(d.Unreachable("no route", d.ConnectStage.HANDSHAKE))
         assert stage.state() is LinkState.DISCONNECTED
         assert stage.service.snapshot(KEY).reason_code == "unreachable"
         assert stage.publisher.types() == ["Connecting", "Disconnected"]
-        await stage.clock.pass_(600.0)
+        await stage.clock.advance(600.0)
         started = len(stage.driver.sessions)
         assert started > 4
         while len(stage.driver.sessions) == started:
-            await stage.clock.pass_(5.0)
+            await stage.clock.advance(5.0)
         await stage.report(QR)
         assert stage.state() is LinkState.QR
 
@@ -344,12 +356,12 @@ async def test_unreachable_is_told_and_tried_on_in_fresh_processes(tmp_path: Pat
 async def test_a_first_start_into_a_black_hole_is_told_within_a_minute(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.start()
-        await stage.clock.pass_(46.0)
+        await stage.clock.advance(46.0)
         assert stage.publisher.types() == ["Connecting", "Disconnected"]
         assert stage.publisher.last.reason_code == "unreachable"
-        await stage.clock.pass_(60.0)
+        await stage.clock.advance(60.0)
         assert len(stage.driver.sessions) >= 2
-        await stage.clock.pass_(1800.0)  # nobody waits for a code any more
+        await stage.clock.advance(1800.0)  # nobody waits for a code any more
         assert stage.state() is LinkState.FAILED
 
 
@@ -358,12 +370,12 @@ async def test_a_paired_link_goes_on_trying_to_reach_whatsapp(tmp_path: Path) ->
         await stage.connect()
         await stage.report(d.Offline(), d.Unreachable("gone"))
         for _ in range(8):
-            await stage.clock.pass_(10.1)
+            await stage.clock.advance(10.1)
             await stage.report(d.Unreachable("gone"))
         assert stage.state() is LinkState.DISCONNECTED
-        told = [payload.reason_code for _, payload in stage.publisher.said if isinstance(payload, e.Disconnected)]
+        told = [payload.reason_code for _, payload in stage.publisher.published if isinstance(payload, e.Disconnected)]
         assert told == ["connection_lost", "unreachable"]
-        await stage.clock.pass_(10.1)
+        await stage.clock.advance(10.1)
         await stage.report(ONLINE)
         assert stage.publisher.last == e.Connected(PHONE, NAME, first=False)
 
@@ -371,15 +383,15 @@ async def test_a_paired_link_goes_on_trying_to_reach_whatsapp(tmp_path: Path) ->
 async def test_a_worker_that_dies_comes_back_unnoticed(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.connect()
-        said = len(stage.publisher.said)
+        said = len(stage.publisher.published)
         await stage.report(d.WorkerDied(-9))
         assert stage.state() is LinkState.CONNECTED
-        await stage.clock.pass_(1.1)
+        await stage.clock.advance(1.1)
         assert len(stage.driver.sessions) == 2
         await stage.report(ONLINE)
-        await stage.clock.pass_(10.0)
-        assert len(stage.publisher.said) == said
-        assert stage.meter.restarts == 1
+        await stage.clock.advance(10.0)
+        assert len(stage.publisher.published) == said
+        assert stage.metrics.restarts == 1
         assert stage.service.links()[0].restarts == 1
 
 
@@ -389,7 +401,7 @@ async def test_a_code_whose_worker_died_leaves_the_screen(tmp_path: Path) -> Non
         await stage.report(QR, d.WorkerDied(2))
         assert stage.state() is LinkState.CONNECTING
         assert stage.publisher.types() == ["Connecting", "Qr", "Connecting"]
-        await stage.clock.pass_(1.1)
+        await stage.clock.advance(1.1)
         await stage.report(QR)
         assert stage.state() is LinkState.QR
 
@@ -399,7 +411,7 @@ async def test_a_paired_links_worker_that_keeps_dying_is_started_at_the_cap(tmp_
         await stage.connect()
         for _ in range(30):
             await stage.report(d.WorkerDied(134))
-            await stage.clock.pass_(4.1)
+            await stage.clock.advance(4.1)
         assert len(stage.driver.sessions) == 31
         assert stage.state() is LinkState.DISCONNECTED
         assert stage.service.snapshot(KEY).reason_code == "worker_crashed"
@@ -414,7 +426,7 @@ async def test_an_unpaired_links_worker_that_keeps_dying_is_given_up(tmp_path: P
         await stage.start()
         for _ in range(4):
             await stage.report(d.WorkerDied(134))
-            await stage.clock.pass_(4.1)
+            await stage.clock.advance(4.1)
         assert stage.state() is LinkState.FAILED
         assert stage.service.snapshot(KEY).reason_code == "worker_crashed"
         await stage.start()  # asked for anew: counted anew
@@ -432,16 +444,16 @@ async def test_a_paired_link_that_is_refused_is_tried_slowly_for_ever(tmp_path: 
             await stage.report(d.ConnectFailed(reason))
             assert stage.state() is LinkState.DISCONNECTED
             least = factor * min(10.0, 2.0 * 2**attempt) / 2
-            await stage.clock.pass_(least - 0.1)
+            await stage.clock.advance(least - 0.1)
             assert len(stage.driver.sessions) == attempt + 1
-            await stage.clock.pass_(least + 0.2)
+            await stage.clock.advance(least + 0.2)
         assert stage.publisher.types().count("Disconnected") == 1
         told = stage.publisher.last
         assert told.reason_code == ("rate_limited" if factor > 1 else "connect_failure")
         assert "Press" not in told.user_action
         await stage.report(ONLINE)
         await stage.report(d.ConnectFailed(reason))  # let in: the next refusal begins anew
-        await stage.clock.pass_(2.0 * factor + 0.1)
+        await stage.clock.advance(2.0 * factor + 0.1)
         assert len(stage.driver.sessions) == 10
 
 
@@ -458,13 +470,13 @@ async def test_a_refusal_that_means_the_end_is_one(tmp_path: Path, number: str, 
 async def test_a_connection_that_does_not_answer_is_replaced_within_90_seconds(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.connect()
-        await stage.clock.pass_(40.0)  # the library's longest way to the first word
+        await stage.clock.advance(40.0)  # the library's longest way to the first word
         await stage.report(d.KeepAliveLost())
         assert stage.publisher.last.reason_code == "keepalive_lost"
         assert stage.publisher.last.user_action
-        await stage.clock.pass_(44.0)
+        await stage.clock.advance(44.0)
         await stage.report(d.KeepAliveLost())  # said again: the deadline goes on
-        await stage.clock.pass_(1.1)
+        await stage.clock.advance(1.1)
         assert len(stage.driver.sessions) == 2
         await stage.report(ONLINE)
         assert stage.publisher.types()[-2:] == ["Degraded", "Connected"]
@@ -476,7 +488,7 @@ async def test_pings_answered_after_the_connection_was_lost_prove_nothing(tmp_pa
         await stage.report(d.KeepAliveLost(), d.Offline(), d.KeepAliveRestored())
         assert stage.state() is LinkState.DEGRADED
         stage.session().is_alive = False
-        await stage.clock.pass_(5.1)
+        await stage.clock.advance(5.1)
         assert stage.state() is LinkState.DISCONNECTED
 
 
@@ -485,27 +497,27 @@ async def test_deaths_that_lie_apart_are_forgiven(tmp_path: Path) -> None:
         await stage.connect()
         for _ in range(6):
             await stage.report(d.WorkerDied(134))
-            await stage.clock.pass_(4.1)
+            await stage.clock.advance(4.1)
             await stage.report(ONLINE)
             stage.session().is_alive = True
-            await stage.clock.pass_(60.0)
+            await stage.clock.advance(60.0)
         assert stage.state() is LinkState.CONNECTED
 
 
 async def test_a_driver_that_cannot_start_counts_as_a_death(tmp_path: Path) -> None:
     async with staged(tmp_path, restart_limit=2, retry_cap=4.0) as stage:
-        stage.driver.refuses = True
+        stage.driver.start_fails = True
         await stage.start()
-        await stage.clock.pass_(20.0)
+        await stage.clock.advance(20.0)
         assert stage.service.snapshot(KEY).reason_code == "worker_crashed"
 
 
 async def test_a_session_that_says_nothing_at_all_is_restarted(tmp_path: Path) -> None:
     async with staged(tmp_path, truth_interval=10_000.0) as stage:
         await stage.start()
-        await stage.clock.pass_(59.0)
+        await stage.clock.advance(59.0)
         assert len(stage.driver.sessions) == 1
-        await stage.clock.pass_(5.0)
+        await stage.clock.advance(5.0)
         assert len(stage.driver.sessions) == 2
         assert stage.driver.sessions[0].stopped
 
@@ -514,9 +526,9 @@ async def test_a_worker_that_freezes_before_its_first_word_is_replaced_soon(tmp_
     async with staged(tmp_path) as stage:
         await stage.connect()
         await stage.report(d.WorkerDied(-9))
-        await stage.clock.pass_(1.1)
+        await stage.clock.advance(1.1)
         stage.session().is_alive = None
-        await stage.clock.pass_(70.0)
+        await stage.clock.advance(70.0)
         assert len(stage.driver.sessions) == 3
 
 
@@ -525,20 +537,20 @@ async def test_each_workers_end_is_counted_once_and_by_its_kind(tmp_path: Path) 
         await stage.connect()
         for status in (-9, 134, 0):
             await stage.report(d.WorkerDied(status))
-            await stage.clock.pass_(1.1)
+            await stage.clock.advance(1.1)
             await stage.report(ONLINE)
             stage.session().is_alive = True
         stage.session().is_alive = None
-        await stage.clock.pass_(25.0)
+        await stage.clock.advance(25.0)
         await stage.report(ONLINE)
         stage.session().is_alive = True
         await stage.service.logout(KEY)
-        assert stage.meter.exits == ["killed", "crashed", "exited", "unresponsive", "stopped"]
+        assert stage.metrics.exits == ["killed", "crashed", "exited", "unresponsive", "stopped"]
         assert len(stage.driver.sessions) == 5
-        stage.driver.refuses = True
+        stage.driver.start_fails = True
         await stage.start()
-        await stage.clock.pass_(0.1)
-        assert stage.meter.exits[5:] == ["crashed"]
+        await stage.clock.advance(0.1)
+        assert stage.metrics.exits[5:] == ["crashed"]
 
 
 async def test_a_network_that_swallows_everything_costs_no_account(tmp_path: Path) -> None:
@@ -547,13 +559,13 @@ async def test_a_network_that_swallows_everything_costs_no_account(tmp_path: Pat
         await stage.report(d.Offline())
         stage.session().is_alive = False
         for _ in range(40):
-            await stage.clock.pass_(100.0)  # no session ever says a word
+            await stage.clock.advance(100.0)  # no session ever says a word
             stage.session().is_alive = None
         assert stage.state() is LinkState.DISCONNECTED
         started = len(stage.driver.sessions)
         assert started > 5
         while len(stage.driver.sessions) == started:
-            await stage.clock.pass_(5.0)
+            await stage.clock.advance(5.0)
         await stage.report(ONLINE)
         assert stage.state() is LinkState.CONNECTED
 
@@ -561,7 +573,7 @@ async def test_a_network_that_swallows_everything_costs_no_account(tmp_path: Pat
 async def test_a_network_that_swallows_everything_ends_a_pairing(tmp_path: Path) -> None:
     async with staged(tmp_path, retry_limit=2) as stage:
         await stage.start()
-        await stage.clock.pass_(600.0)
+        await stage.clock.advance(600.0)
         assert stage.service.snapshot(KEY).reason_code == "unreachable"
 
 
@@ -570,8 +582,8 @@ async def test_a_flood_of_reports_ends_the_worker(tmp_path: Path) -> None:
         await stage.start()
         await stage.report(*[d.QrShown(f"2@{n},a,b,c", 1, 6, 60.0) for n in range(500)])
         assert stage.session().stopped
-        assert len(stage.publisher.said) < 10
-        await stage.clock.pass_(1.1)
+        assert len(stage.publisher.published) < 10
+        await stage.clock.advance(1.1)
         assert len(stage.driver.sessions) == 2
         assert stage.state() is LinkState.CONNECTING
 
@@ -584,7 +596,7 @@ async def test_starts_are_limited_at_once(tmp_path: Path) -> None:
         assert len(stage.driver.sessions) == 2
         await stage.report(QR, key=keys[0])
         assert len(stage.driver.sessions) == 3
-        await stage.clock.pass_(20.1)  # silence does not block the others for ever
+        await stage.clock.advance(20.1)  # silence does not block the others for ever
         assert len(stage.driver.sessions) == 5
 
 
@@ -593,9 +605,9 @@ async def test_late_reports_of_an_ended_session_are_dropped(tmp_path: Path) -> N
         await stage.connect()
         old = stage.session()
         await stage.report(d.WorkerDied(-9))
-        await stage.clock.pass_(1.1)
+        await stage.clock.advance(1.1)
         old.report(d.LoggedOutByPhone("401"))
-        await calm()
+        await settle()
         assert stage.state() is LinkState.CONNECTED
         await stage.report(d.StreamReplaced(), d.Offline(), ONLINE)
         assert stage.state() is LinkState.REPLACED
@@ -626,7 +638,7 @@ async def test_the_same_account_under_two_keys_is_told(tmp_path: Path) -> None:
             assert snapshot.user_action
             assert snapshot.state is LinkState.CONNECTED
         assert stage.publisher.types(KEY) == ["Connecting", "Qr", "Paired", "Connected", "Connected"]
-        assert [p.also_linked_elsewhere for _, p in stage.publisher.said if isinstance(p, e.Connected)] == [
+        assert [p.also_linked_elsewhere for _, p in stage.publisher.published if isinstance(p, e.Connected)] == [
             False,
             True,
             True,
@@ -637,9 +649,9 @@ async def test_the_same_account_under_two_keys_is_told(tmp_path: Path) -> None:
         await stage.start(BotKey.parse("stranger", "bot"), PHONE)
         assert stage.publisher.last == e.Connecting()  # whose number it is is nobody else's business
         await stage.service.logout(KEY)
-        await calm()
+        await settle()
         assert stage.service.snapshot(OTHER).reason_code is None
-        assert stage.publisher.said[-1] == (OTHER, e.Connected(PHONE, NAME, first=False))
+        assert stage.publisher.published[-1] == (OTHER, e.Connected(PHONE, NAME, first=False))
 
 
 async def test_a_different_account_is_no_second(tmp_path: Path) -> None:
@@ -700,7 +712,7 @@ async def test_an_event_that_cannot_be_stored_waits_and_the_state_with_it(tmp_pa
         await stage.report(QR)
         stage.publisher.fails = FULL
         await stage.report(d.PairSucceeded(PHONE), ONLINE)
-        await stage.clock.pass_(30.0)
+        await stage.clock.advance(30.0)
         assert stage.state() is LinkState.QR
         assert stage.service.links()[0].stalled
         for order in (stage.service.logout(KEY), stage.service.start(KEY)):
@@ -708,7 +720,7 @@ async def test_an_event_that_cannot_be_stored_waits_and_the_state_with_it(tmp_pa
                 await order
             assert refused.value.code == "outbox_full"
         stage.publisher.fails = None
-        await stage.clock.pass_(5.1)
+        await stage.clock.advance(5.1)
         assert stage.publisher.types() == ["Connecting", "Qr", "Paired", "Connected"]
         assert stage.state() is LinkState.CONNECTED
         assert not stage.service.links()[0].stalled
@@ -719,11 +731,11 @@ async def test_a_code_that_ended_while_it_waited_is_not_published(tmp_path: Path
         await stage.start()
         stage.publisher.fails = FULL
         await stage.report(QR)
-        await stage.clock.pass_(61.0)
+        await stage.clock.advance(61.0)
         stage.publisher.fails = None
         await stage.report(d.QrShown("2@second,a,b,c", 2, 6, 20.0))
-        await stage.clock.pass_(5.1)
-        assert [p.index for _, p in stage.publisher.said if isinstance(p, e.Qr)] == [2]
+        await stage.clock.advance(5.1)
+        assert [p.index for _, p in stage.publisher.published if isinstance(p, e.Qr)] == [2]
 
 
 async def test_a_waiting_event_does_not_hold_up_the_end(tmp_path: Path) -> None:
@@ -743,7 +755,7 @@ async def test_whoever_waits_at_the_end_is_told(tmp_path: Path) -> None:
     stage.service._context.publisher = Slow()
     await stage.service.open()
     waiting = asyncio.create_task(stage.service.start(KEY))
-    await calm()
+    await settle()
     await stage.service.close()
     with pytest.raises(LinkError) as refused:
         await waiting
@@ -782,7 +794,7 @@ async def test_logout_works_in_every_state(tmp_path: Path, state: LinkState, dea
         session.logout_fails = dead
         await stage.report(*REACHED[state])
         if state is LinkState.DISCONNECTED:
-            await stage.clock.pass_(1.1)
+            await stage.clock.advance(1.1)
         assert stage.state() is state
         said = stage.publisher.types()
         paired = any(isinstance(report, d.PairSucceeded) for report in REACHED[state])
@@ -792,7 +804,7 @@ async def test_logout_works_in_every_state(tmp_path: Path, state: LinkState, dea
             assert stage.publisher.types() == [*said, "LoggedOut"]
             assert snapshot.reason_code == ("requested" if paired else "cancelled")
         assert await stage.service.logout(KEY) == snapshot
-        await calm()
+        await settle()
         assert session.stopped or session.logged_out
         if paired and state in (LinkState.CONNECTED, LinkState.DEGRADED, LinkState.DISCONNECTED, LinkState.PAIRED):
             assert session.logged_out is not dead
@@ -875,16 +887,16 @@ async def test_another_wish_changes_the_code_that_is_asked_for(tmp_path: Path) -
         assert stage.session().spec.phone_number == PHONE
         assert stage.driver.sessions[0].stopped
         await stage.report(d.PairingCodeShown("ABCD-1234", 160.0))
-        assert not stage.service.begins(KEY, PHONE)
+        assert not stage.service.begins_pairing(KEY, PHONE)
         await stage.start(phone=PHONE)  # the same wish: nothing changes
         assert len(stage.driver.sessions) == 2
-        assert stage.service.begins(KEY, "+14155550199")
+        assert stage.service.begins_pairing(KEY, "+14155550199")
         await stage.start(phone="+14155550199")
         assert stage.session().spec.phone_number == "+14155550199"
         await stage.start()
         assert stage.session().spec.phone_number is None
         assert len({session.spec.link_id for session in stage.driver.sessions}) == 1
-        assert stage.meter.restarts == 0
+        assert stage.metrics.restarts == 0
 
 
 async def test_another_number_for_a_linked_bot_is_refused(tmp_path: Path) -> None:
@@ -906,21 +918,21 @@ async def test_a_device_that_cannot_be_removed_is_told_and_given_up_after_a_day(
         assert stage.publisher.last.device_removed is False
         assert "Linked devices" in stage.publisher.last.user_action
         await stage.start()  # a new link does not wait for it, and leaves its keys alone
-        await calm()
+        await settle()
         assert session.spec.store.exists()
-        said, begun = len(stage.publisher.said), len(stage.driver.sessions)
-        await stage.clock.pass_(2 * 3600.0)
+        said, begun = len(stage.publisher.published), len(stage.driver.sessions)
+        await stage.clock.advance(2 * 3600.0)
         tries = [other for other in stage.driver.sessions[begun:] if other.spec.link_id == session.spec.link_id]
         assert len(tries) > 12, "at least every ten minutes"
         assert all(other.stopped for other in tries[:-1])
-        stage.driver.refuses = True  # a start that fails is one of the tries
-        await stage.clock.pass_(86400.0 - 2 * 3600.0 - 10.0)
+        stage.driver.start_fails = True  # a start that fails is one of the tries
+        await stage.clock.advance(86400.0 - 2 * 3600.0 - 10.0)
         assert session.spec.store.exists(), "the key is needed for a day"
         assert len(await stage.store.removals()) == 1
-        await stage.clock.pass_(600.0)
+        await stage.clock.advance(600.0)
         assert not session.spec.store.exists()
         assert await stage.store.removals() == []
-        told = [p for _, p in stage.publisher.said[said:] if isinstance(p, e.LoggedOut)]
+        told = [p for _, p in stage.publisher.published[said:] if isinstance(p, e.LoggedOut)]
         assert told == [], "a link that began meanwhile is not told of the one before it"
 
 
@@ -929,8 +941,8 @@ async def test_who_logged_out_is_told_again_when_the_device_is_given_up(tmp_path
         await stage.connect()
         stage.session().logout_fails = True
         await stage.service.logout(KEY)
-        stage.driver.refuses = True
-        await stage.clock.pass_(1000.0)
+        stage.driver.start_fails = True
+        await stage.clock.advance(1000.0)
         assert stage.publisher.types()[-2:] == ["LoggedOut", "LoggedOut"]
         assert stage.publisher.last.device_removed is False
         assert stage.service.snapshot(KEY).device_removed is False
@@ -944,10 +956,10 @@ async def test_a_removal_goes_on_after_a_restart(tmp_path: Path) -> None:
         await stage.service.logout(KEY)
     async with staged(tmp_path) as stage:
         assert stage.state() is LinkState.LOGGED_OUT
-        await stage.clock.pass_(5.1)
+        await stage.clock.advance(5.1)
         (session,) = stage.driver.sessions
         session.report(ONLINE)
-        await calm()
+        await settle()
         assert session.logged_out
         assert stage.publisher.last.device_removed is True
         assert stage.service.snapshot(KEY).device_removed is True
@@ -960,7 +972,7 @@ async def test_no_step_of_the_clock_forgets_or_fails_a_link(tmp_path: Path) -> N
         for step in (86400.0, -86400.0):
             await stage.report(d.WorkerDied(1))
             stage.clock.step(step)
-            await stage.clock.pass_(2.1)
+            await stage.clock.advance(2.1)
         assert stage.state() is LinkState.CONNECTING
         await stage.report(d.WorkerDied(1))
         assert stage.service.snapshot(KEY).reason_code == "worker_crashed"  # counted over both steps

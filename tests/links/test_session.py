@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from roundtrip.drivers.base import Report, SessionSpec
 from roundtrip.links.session import SessionRunner, StartSlots
 from roundtrip.telemetry.tracing import OFF, RequestTracer
-from tests.links.helpers import CountingMeter, FakeClock, FakeDriver, FakeSession
+from tests.support.links import FakeClock, FakeDriver, FakeSession, RecordingMetrics
 
 SPEC = SessionSpec("lnk_1", Path("keys"), None)
 
@@ -44,13 +44,13 @@ class SlowDriver(FakeDriver):
 class Bench:
     def __init__(self) -> None:
         self.driver = SlowDriver()
-        self.meter = CountingMeter()
+        self.metrics = RecordingMetrics()
         self.spans = InMemorySpanExporter()
         provider = TracerProvider()
         provider.add_span_processor(SimpleSpanProcessor(self.spans))
         tracer = RequestTracer(OFF._contexts, provider.get_tracer("test"))
         self.runner = SessionRunner(
-            self.driver, StartSlots(1), "user-1", FakeClock(), lambda _: None, self.meter, tracer
+            self.driver, StartSlots(1), "user-1", FakeClock(), lambda _: None, self.metrics, tracer
         )
 
     @property
@@ -66,7 +66,7 @@ class Bench:
         return stop
 
     def ended_once(self) -> None:
-        assert self.meter.exits == ["stopped"]
+        assert self.metrics.exits == ["stopped"]
         assert [span.name for span in self.spans.get_finished_spans()] == ["worker"]
 
 

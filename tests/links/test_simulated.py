@@ -14,9 +14,10 @@ import pytest
 from roundtrip.api.problems import STATUS
 from roundtrip.drivers.simulated.driver import SimulatedDriver, SimulatedSession
 from roundtrip.drivers.simulated.script import PlaysPhone, SimulateAction, pairing_code, person_of, qr_text
+from roundtrip.links.payloads import Snapshot
 from roundtrip.links.reasons import LinkError
-from roundtrip.links.snapshot import LinkState, Snapshot
-from tests.links.helpers import KEY, OTHER, Stage, staged
+from roundtrip.links.record import LinkState
+from tests.support.links import KEY, OTHER, Stage, staged
 
 A = SimulateAction
 
@@ -32,11 +33,11 @@ class Phone:
 
     async def start(self, phone: str | None = None) -> None:
         await self.stage.start(KEY, phone)
-        await self.stage.clock.pass_(0.5)
+        await self.stage.clock.advance(0.5)
 
     async def act(self, action: SimulateAction, then: float = 0.0) -> Snapshot:
         await self.stage.service.simulate(KEY, action)
-        await self.stage.clock.pass_(then)
+        await self.stage.clock.advance(then)
         return self.seen()
 
     async def link(self) -> None:
@@ -64,11 +65,11 @@ async def phone(tmp_path: Path) -> AsyncIterator[Phone]:
 async def test_six_codes_on_whatsapps_timing(phone: Phone) -> None:
     clock = phone.stage.clock
     await phone.stage.start()
-    await clock.pass_(0.5)
+    await clock.advance(0.5)
     seen = []
     for lasts in (60.0, 20.0, 20.0, 20.0, 20.0, 20.0):
         seen.append((phone.seen().qr, phone.seen().index, phone.seen().total))
-        await clock.pass_(lasts)
+        await clock.advance(lasts)
     assert [index for _, index, _ in seen] == [1, 2, 3, 4, 5, 6]
     assert {total for *_, total in seen} == {6}
     assert len({qr for qr, *_ in seen}) == 6
@@ -102,7 +103,7 @@ async def test_a_pairing_code_is_typed_on_the_phone_it_was_asked_for(phone: Phon
 
 async def test_a_pairing_code_ends(phone: Phone) -> None:
     await phone.start("+4915123456789")
-    await phone.stage.clock.pass_(160.5)
+    await phone.stage.clock.advance(160.5)
     assert phone.seen().state is LinkState.QR_EXPIRED
 
 
@@ -159,8 +160,8 @@ async def test_unreachable_until_the_network_is_back(phone: Phone) -> None:
 async def test_a_hung_session_is_replaced(phone: Phone) -> None:
     await phone.link()
     await phone.act(A.HANG, 95.0)
-    assert phone.stage.meter.restarts == 1
-    await phone.stage.clock.pass_(3.0)
+    assert phone.stage.metrics.restarts == 1
+    await phone.stage.clock.advance(3.0)
     assert phone.seen().state is LinkState.CONNECTED
 
 
@@ -201,9 +202,9 @@ async def test_it_scans_by_itself_when_told_to(tmp_path: Path) -> None:
     async with staged(tmp_path, driver) as stage:
         driver._clock = stage.clock
         await stage.start()
-        await stage.clock.pass_(4.9)
+        await stage.clock.advance(4.9)
         assert stage.state() is LinkState.QR
-        await stage.clock.pass_(1.0)
+        await stage.clock.advance(1.0)
         assert stage.state() is LinkState.CONNECTED
 
 
@@ -212,7 +213,7 @@ async def test_it_scans_as_soon_as_there_is_a_code(tmp_path: Path) -> None:
     async with staged(tmp_path, driver) as stage:
         driver._clock = stage.clock
         await stage.start()
-        await stage.clock.pass_(2.0)
+        await stage.clock.advance(2.0)
         assert stage.publisher.types() == ["Connecting", "Qr", "Paired", "Connected"]
 
 
@@ -221,7 +222,7 @@ async def test_speed_divides_every_time(tmp_path: Path) -> None:
     async with staged(tmp_path, driver) as stage:
         driver._clock = stage.clock
         await stage.start()
-        await stage.clock.pass_(1.7)
+        await stage.clock.advance(1.7)
         assert stage.publisher.types() == ["Connecting", *["Qr"] * 6, "QrExpired"]
 
 
@@ -233,7 +234,7 @@ async def test_a_linked_phone_comes_back_after_a_restart(tmp_path: Path) -> None
         assert stat.S_IMODE(store.stat().st_mode) == 0o600
     async for phone in play(tmp_path, restore=False):
         task = asyncio.create_task(phone.stage.service.restore())
-        await phone.stage.clock.pass_(1.0)
+        await phone.stage.clock.advance(1.0)
         await task
         assert phone.seen().state is LinkState.CONNECTED
         assert (phone.seen().link_id, phone.seen().phone_number) == (before.link_id, before.phone_number)
@@ -242,9 +243,9 @@ async def test_a_linked_phone_comes_back_after_a_restart(tmp_path: Path) -> None
 async def test_two_bots_are_two_people(phone: Phone) -> None:
     await phone.link()
     await phone.stage.start(OTHER)
-    await phone.stage.clock.pass_(0.5)
+    await phone.stage.clock.advance(0.5)
     await phone.stage.service.simulate(OTHER, A.SCAN)
-    await phone.stage.clock.pass_(1.0)
+    await phone.stage.clock.advance(1.0)
     assert phone.stage.service.snapshot(OTHER).phone_number != phone.seen().phone_number
     assert phone.stage.service.snapshot(OTHER).reason_code is None
     await phone.act(A.REPLACE)
@@ -281,12 +282,12 @@ async def test_a_store_that_cannot_be_written_costs_the_pairing_and_nothing_else
     failures: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
     await phone.stage.start()
-    await phone.stage.clock.pass_(1.0)
+    await phone.stage.clock.advance(1.0)
     with monkeypatch.context() as patch:
         patch.setattr("roundtrip.drivers.simulated.script.write", full)
         with pytest.raises(LinkError):
             await phone.stage.service.simulate(KEY, A.SCAN)
-        await phone.stage.clock.pass_(2.0)
+        await phone.stage.clock.advance(2.0)
     assert failures == []
     assert phone.stage.state() is LinkState.QR
     assert (await phone.stage.service.simulate(KEY, A.SCAN)).state is LinkState.PAIRED

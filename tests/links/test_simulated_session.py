@@ -14,7 +14,7 @@ from roundtrip.drivers.simulated import driver as simulated
 from roundtrip.drivers.simulated import script as simulated_store
 from roundtrip.drivers.simulated.driver import SimulatedDriver, SimulatedSession
 from roundtrip.drivers.simulated.script import SimulateAction, SimulatedPerson, person_of
-from tests.links.helpers import FakeClock
+from tests.support.links import FakeClock
 
 A = SimulateAction
 ADA = SimulatedPerson("+14155550142", "Ada Costa")
@@ -40,7 +40,7 @@ class Line:
 
     async def start(self, then: float = 1.0) -> SimulatedSession:
         session = await self.driver.start(self.spec, self.hear)
-        await self.clock.pass_(then)
+        await self.clock.advance(then)
         return session
 
     def new(self) -> list[d.Report]:
@@ -89,7 +89,7 @@ async def test_a_scan_pairs_then_connects_and_ends_the_codes(tmp_path: Path, pho
     session = await line.start()
     line.new()
     assert session.act(A.SCAN)
-    await line.clock.pass_(1000.0)
+    await line.clock.advance(1000.0)
     made_up = person_of("seed")
     whose = SimulatedPerson(phone or made_up.phone_number, made_up.display_name)
     assert line.said == [d.PairSucceeded(whose.phone_number), d.Online(*whose)]
@@ -105,7 +105,7 @@ async def test_no_scan_before_there_is_a_code(tmp_path: Path) -> None:
     session = await line.start(0.2)
     assert not session.act(A.SCAN)
     assert await session.alive() is False
-    await line.clock.pass_(0.2)
+    await line.clock.advance(0.2)
     assert session.act(A.SCAN)
 
 
@@ -113,7 +113,7 @@ async def test_a_linked_phone_dials_and_is_in(tmp_path: Path) -> None:
     line = Line(tmp_path, linked=True)
     session = await line.start(0.4)
     assert (line.said, await session.alive()) == ([], False)
-    await line.clock.pass_(100.0)
+    await line.clock.advance(100.0)
     assert (line.said, line.at, await session.alive()) == ([ONLINE], [0.5], True)
 
 
@@ -142,7 +142,7 @@ async def test_what_a_linked_phone_says(
     assert line.new() == said
     session = line.driver._sessions["link-a"]
     assert await session.alive() is online
-    await line.clock.pass_(100.0)
+    await line.clock.advance(100.0)
     assert line.new() == [], "and nothing of its own accord after it"
     assert line.store.exists() is (action is not A.LOGOUT)
 
@@ -181,13 +181,13 @@ async def test_no_code_comes_after_that(tmp_path: Path, action: SimulateAction) 
     assert session.act(action)
     said = line.new()
     assert d.Offline() not in said, "it was never online"
-    await line.clock.pass_(1000.0)
+    await line.clock.advance(1000.0)
     assert line.new() == []
 
 
 async def test_flapping_swings_sixteen_times_a_second_apart_and_ends_online(line: Line) -> None:
     await line.driver.simulate("link-a", A.FLAP)
-    await line.clock.pass_(100.0)
+    await line.clock.advance(100.0)
     assert line.said == [d.Offline(), ONLINE] * 8
     assert line.at == [1.0 + n for n in range(16)]
     assert await line.driver._sessions["link-a"].alive() is True
@@ -228,7 +228,7 @@ async def test_an_ended_session_says_nothing_any_more(tmp_path: Path, linked: bo
     line = Line(tmp_path, linked=linked)
     session = await line.start(0.1)  # before its first word
     await (line.driver.close() if end == "close" else getattr(session, end)())
-    await line.clock.pass_(1000.0)
+    await line.clock.advance(1000.0)
     assert line.said == []
     assert await session.alive() is False
     assert not any(session.act(action) for action in SimulateAction)
@@ -249,7 +249,7 @@ async def test_a_driver_that_is_closed_scans_nothing(tmp_path: Path) -> None:
     await line.start()
     await line.driver.close()
     line.new()
-    await line.clock.pass_(100.0)
+    await line.clock.advance(100.0)
     assert line.new() == []
 
 
@@ -272,7 +272,7 @@ async def test_keys_that_cannot_be_kept_cost_the_pairing(tmp_path: Path) -> None
     assert not session.act(A.SCAN)
     assert line.new() == [d.WorkerDied(1)]
     assert await session.alive() is False
-    await line.clock.pass_(1000.0)
+    await line.clock.advance(1000.0)
     assert line.new() == []
 
 

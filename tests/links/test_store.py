@@ -1,4 +1,4 @@
-"""Records and key files: what survives, who can read them, and what cannot be guessed."""
+"""Records and key files: what is stored, who can read it, and what cannot be guessed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ import pytest
 from roundtrip.drivers import key_files as files
 from roundtrip.drivers.key_files import KeyFileState
 from roundtrip.identity import BotKey
-from roundtrip.links.record import LinkRecord, new_record
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import LinkRecord, LinkState, new_record
 from roundtrip.links.store import LinkStore, StoreError
-from tests.links.helpers import KEY, OTHER, PHONE, keys_for
+from tests.support.links import KEY, OTHER, PHONE, write_key_file
 
 ODD = BotKey.parse("../../etc/passwd", "a'; DROP TABLE links; --")
 
@@ -26,7 +25,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-async def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
+async def test_a_record_is_read_as_it_was_saved(tmp_path: Path) -> None:
     full = LinkRecord(
         ODD, "f" * 32, LinkState.BANNED, 1.5, 0.25, PHONE, "Ádá 😀", True, True, "banned_broadcast_lists", 99.5, True
     )
@@ -56,14 +55,14 @@ async def test_only_the_owner_can_read(tmp_path: Path) -> None:
     assert mode(store.sessions) == 0o700
     for path in (tmp_path / "new" / "data").glob("links.db*"):
         assert mode(path) == 0o600, path
-    keys_for(store.path(record))
-    store.path(record).with_name(record.store_name + "-wal").touch(0o644)
-    await store.secure(record)
+    write_key_file(store.key_file(record.link_id))
+    store.key_file(record.link_id).with_name(record.store_name + "-wal").touch(0o644)
+    await store.secure(record.link_id)
     assert {mode(path) for path in store.sessions.iterdir()} == {0o600}
     await store.close()
 
 
-async def test_open_permissions_are_closed_at_the_start(tmp_path: Path) -> None:
+async def test_wide_permissions_are_restricted_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "sessions").mkdir(mode=0o755)
     (tmp_path / "links.db").touch(0o644)
     store = LinkStore(tmp_path)
@@ -72,7 +71,7 @@ async def test_open_permissions_are_closed_at_the_start(tmp_path: Path) -> None:
     await store.close()
 
 
-def test_a_store_name_says_nothing_and_stays_in_its_folder(tmp_path: Path) -> None:
+def test_a_store_name_reveals_nothing_and_stays_in_its_folder(tmp_path: Path) -> None:
     store = LinkStore(tmp_path)
     names = {new_record(ODD, 0.0).store_name for _ in range(100)}
     assert len(names) == 100
@@ -81,26 +80,26 @@ def test_a_store_name_says_nothing_and_stays_in_its_folder(tmp_path: Path) -> No
         assert (store.sessions / name).resolve().parent == store.sessions.resolve()
 
 
-async def test_forgetting_takes_the_companions_too(tmp_path: Path) -> None:
+async def test_deleting_keys_deletes_the_companion_files(tmp_path: Path) -> None:
     store = LinkStore(tmp_path)
     await store.open()
     mine, other = new_record(KEY, 0.0), new_record(OTHER, 0.0)
     for record in (mine, other):
         for suffix in ("", "-wal", "-shm", "-journal"):
-            store.path(record).with_name(record.store_name + suffix).write_bytes(b"x")
-    await store.forget(mine.link_id)
-    await store.forget(mine.link_id)
+            store.key_file(record.link_id).with_name(record.store_name + suffix).write_bytes(b"x")
+    await store.delete_keys(mine.link_id)
+    await store.delete_keys(mine.link_id)
     assert len(list(store.sessions.iterdir())) == 4
     assert await store.sweep(frozenset()) == 1
     assert list(store.sessions.iterdir()) == []
     await store.close()
 
 
-async def test_the_sweep_leaves_accounts_alone(tmp_path: Path) -> None:
+async def test_the_sweep_keeps_accounts(tmp_path: Path) -> None:
     store = LinkStore(tmp_path)
     await store.open()
     record = new_record(KEY, 0.0)
-    keys_for(store.path(record))
+    write_key_file(store.key_file(record.link_id))
     (store.sessions / "README").touch()
     assert await store.sweep(frozenset({record.store_name})) == 0
     assert len(list(store.sessions.iterdir())) == 2
@@ -117,7 +116,7 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
+async def test_a_folder_that_cannot_be_created_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     store = LinkStore(tmp_path / "file")
     with pytest.raises(StoreError) as refused:
@@ -134,14 +133,14 @@ async def test_records_that_are_not_open_cannot_be_written(tmp_path: Path) -> No
     await store.close()
 
 
-def test_conditions(tmp_path: Path) -> None:
+def test_the_states_of_a_key_file(tmp_path: Path) -> None:
     path = tmp_path / "odd ?#%.db"
     assert files.condition(path) is KeyFileState.MISSING
     path.touch()
     assert files.condition(path) is KeyFileState.MISSING
     sqlite3.connect(path).close()
     assert files.condition(path) is KeyFileState.MISSING
-    keys_for(path)
+    write_key_file(path)
     assert files.condition(path) is KeyFileState.GOOD
     whole = path.read_bytes()
     path.write_bytes(whole[:5000])
@@ -154,7 +153,7 @@ def test_conditions(tmp_path: Path) -> None:
 
 def test_in_use_is_not_corrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.db"
-    keys_for(path)
+    write_key_file(path)
     holder = sqlite3.connect(path)
     holder.execute("BEGIN EXCLUSIVE")
     connect = sqlite3.connect

@@ -11,7 +11,7 @@ from roundtrip.events import EventType
 from roundtrip.links import transition_table
 from roundtrip.links.machine import ENDED, LIVE, Effect, Input, Reason, Transition
 from roundtrip.links.policy import INPUT_OF
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import LinkState
 from roundtrip.links.transition_table import REPORTED, TABLE, IllegalTransitionError, step
 
 # One line per input: what each live state becomes. `.` stays, or cannot happen there (ILLEGAL says which of both); else

@@ -29,9 +29,9 @@ from roundtrip.identity import BotKey
 from roundtrip.limits.addresses import Proxies
 from roundtrip.limits.rates import Limits
 from roundtrip.links.machine import LIVE
-from roundtrip.links.payloads import LinkView
+from roundtrip.links.payloads import LinkView, Snapshot
 from roundtrip.links.reasons import LinkError
-from roundtrip.links.snapshot import LinkState, Snapshot
+from roundtrip.links.record import LinkState
 from roundtrip.outbox.base import OutboxError
 from roundtrip.outbox.memory import MemoryOutbox
 from roundtrip.outbox.records import Draft, StoredEvent
@@ -57,7 +57,7 @@ class PretendedLinks:
         self.states.setdefault(key, LinkState.CONNECTING)
         return self.snapshot(key)
 
-    def begins(self, key: BotKey, phone_number: str | None) -> bool:
+    def begins_pairing(self, key: BotKey, phone_number: str | None) -> bool:
         return self.snapshot(key).state not in LIVE
 
     def snapshot(self, key: BotKey) -> Snapshot:

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 from roundtrip.app import vocabulary
 from roundtrip.drivers.simulated.script import SimulateAction
 from roundtrip.events import EventType
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import LinkState
 from roundtrip.settings import PREFIX, Settings
 from roundtrip.sockets.messages import REFUSALS
 from roundtrip.telemetry.metrics import Metrics

@@ -34,7 +34,7 @@ from roundtrip.drivers.base import (
     WorkerDied,
 )
 from roundtrip.identity import BotKey
-from tests.links.helpers import keys_for
+from tests.support.links import write_key_file
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +80,7 @@ class Scripted:
     async def connect(self) -> None:
         """Pair, in a link's first life, and get in."""
         if not self.spec.store.exists():
-            keys_for(self.spec.store)
+            write_key_file(self.spec.store)
             self.report(QrShown("2@code", 1, 6, 60.0))
             self.report(PairSucceeded(self.phone_number))
         await self.online()
@@ -107,7 +107,7 @@ async def pairs(session: Scripted) -> None:
     """Is let in by nobody after its scan."""
     if session.number == 1:
         await shows(session)
-        keys_for(session.spec.store)
+        write_key_file(session.spec.store)
         session.report(PairSucceeded(PHONES + "02"))
 
 

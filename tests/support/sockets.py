@@ -17,7 +17,8 @@ from roundtrip.delivery.replay import Replayer
 from roundtrip.delivery.spans import Delivery, Misses
 from roundtrip.faults import Faults as Switches
 from roundtrip.identity import BotKey, Principal, parse_user_id
-from roundtrip.links.snapshot import LinkState, Snapshot
+from roundtrip.links.payloads import Snapshot
+from roundtrip.links.record import LinkState
 from roundtrip.outbox.base import Outbox
 from roundtrip.outbox.memory import MemoryOutbox
 from roundtrip.outbox.records import Attempt

@@ -19,7 +19,7 @@ from roundtrip.delivery.replay import Replayer
 from roundtrip.delivery.spans import Delivery
 from roundtrip.events import EventType
 from roundtrip.identity import BotKey
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import LinkState
 from roundtrip.outbox.memory import MemoryOutbox
 from roundtrip.outbox.records import MissReason, Outcome
 from roundtrip.sockets.registry import Registry

@@ -11,7 +11,7 @@ from roundtrip.api.schemas import Ledger, LinkAccepted, LinkRequest, Links, Simu
 from roundtrip.auth.service_keys import Scope
 from roundtrip.identity import BotKey
 from roundtrip.limits.rates import Limits
-from roundtrip.links.snapshot import Snapshot, without_codes
+from roundtrip.links.payloads import Snapshot, without_codes
 
 _LINK = "/api/bots/{bot_id}/link"
 
@@ -27,7 +27,7 @@ class LinkRoutes:
     async def start(self, call: Call) -> msgspec.Struct:
         key = call.key()
         phone_number = call.says(LinkRequest).phone_number
-        if self._limits is not None and not self._starting[key] and self._links.begins(key, phone_number):
+        if self._limits is not None and not self._starting[key] and self._links.begins_pairing(key, phone_number):
             self._limits.pairing(key.user_id)
         self._starting[key] += 1
         try:

@@ -13,8 +13,8 @@ from opentelemetry.trace import SpanKind
 from roundtrip.clock import rfc3339
 from roundtrip.drivers.simulated.script import SimulateAction
 from roundtrip.identity import BotKey
-from roundtrip.links.payloads import LinkView
-from roundtrip.links.snapshot import LinkState, Snapshot
+from roundtrip.links.payloads import LinkView, Snapshot
+from roundtrip.links.record import LinkState
 from roundtrip.outbox.records import Attempt, LedgerEntry, MissReason, Mode, Outcome, omitted
 from roundtrip.sockets.registry import RegistryView
 
@@ -171,7 +171,7 @@ class Links(Protocol):
 
     async def start(self, key: BotKey, phone_number: str | None, traceparent: str | None) -> Snapshot: ...
 
-    def begins(self, key: BotKey, phone_number: str | None) -> bool: ...
+    def begins_pairing(self, key: BotKey, phone_number: str | None) -> bool: ...
 
     def snapshot(self, key: BotKey) -> Snapshot: ...
 

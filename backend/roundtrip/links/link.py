@@ -11,16 +11,14 @@ from roundtrip.drivers import base as d
 from roundtrip.drivers.base import Report
 from roundtrip.drivers.key_files import KeyFileState
 from roundtrip.identity import BotKey
-from roundtrip.links import payloads as faces
-from roundtrip.links import startup as starting
+from roundtrip.links import payloads, startup
+from roundtrip.links.context import LinkContext
 from roundtrip.links.machine import ENDED, Input, Timer
-from roundtrip.links.payloads import LinkView
+from roundtrip.links.payloads import LinkView, Snapshot
 from roundtrip.links.policy import RETRY_CHECK, log_report, normalize
 from roundtrip.links.queue import CheckResult, Command, ExpiredTimer, ExternalInput, InputQueue, Item, Order
 from roundtrip.links.reasons import LinkError
-from roundtrip.links.record import LinkRecord
-from roundtrip.links.shared import LinkContext
-from roundtrip.links.snapshot import LinkState, Snapshot
+from roundtrip.links.record import LinkRecord, LinkState
 from roundtrip.links.transition import Lifecycle
 from roundtrip.links.transition_table import IllegalTransitionError
 from roundtrip.telemetry import redaction
@@ -51,8 +49,8 @@ class Link:
         self._waiters: set[asyncio.Future[None]] = set()
         self.inbox: InputQueue[Item] = InputQueue(self._handle, self._on_error)
         self.lifecycle = Lifecycle(key, context, record, self.report, self.inbox.put, self._on_stall)
-        if record is not None and starting.comes_back(record):
-            self.lifecycle.record = starting.not_back_yet(record, context.clock.now())
+        if record is not None and startup.restorable(record):
+            self.lifecycle.record = startup.awaiting_restore(record, context.clock.now())
 
     # views
 
@@ -66,11 +64,13 @@ class Link:
 
     def snapshot(self) -> Snapshot:
         now, monotonic = self._clock.now(), self._clock.monotonic()
-        return faces.snapshot(self.key, self.lifecycle.record, self.lifecycle.code, now, monotonic, shared=self.shared)
+        return payloads.snapshot(
+            self.key, self.lifecycle.record, self.lifecycle.code, now, monotonic, shared=self.shared
+        )
 
     def view(self) -> LinkView | None:
         """None while there was never a link."""
-        return None if self.lifecycle.record is None else faces.view(self.lifecycle.record, self)
+        return None if self.lifecycle.record is None else payloads.view(self.lifecycle.record, self)
 
     @property
     def restarts(self) -> int:
@@ -209,23 +209,23 @@ class Link:
     async def _execute(self, command: Command) -> None:
         match command.order:
             case Order.START:
-                await starting.start(self.key, self.lifecycle, self._context, command.phone_number, command.traceparent)
+                await startup.start(self.key, self.lifecycle, self._context, command.phone_number, command.traceparent)
             case Order.LOGOUT:
                 await self.lifecycle.log_out()
             case Order.RESTORE:
-                await starting.come_back(self.lifecycle, self._context)
+                await startup.restore(self.lifecycle, self._context)
 
     async def _on_report(self, report: Report, record: LinkRecord) -> None:
         report, now = normalize(report), self._clock.monotonic()
         if isinstance(report, d.Outdated):
-            self._context.refused(now)
+            self._context.version_refused(now)
         log_report(record.link_id, report)
         await self.lifecycle.handle(self.lifecycle.policy.classify(report, record.paired, now), report)
 
     async def _on_check_result(self, cause: Input) -> None:
         if cause is not Input.WORKER_DIED:
             log.warning("link_corrected", link_id=self._id, state=self.state.value, found=cause.name.lower())
-            self._context.meter.correction()
+            self._context.metrics.correction()
         if cause in (Input.WORKER_DIED, Input.WORKER_HUNG):
             paired = self.lifecycle.record is not None and self.lifecycle.record.paired
             cause = self.lifecycle.policy.count_death(cause, paired, self._clock.monotonic())
@@ -273,8 +273,8 @@ class Link:
         if record is None or self.lifecycle.keys_rejected:
             return False
         if record.state is LinkState.CLIENT_OUTDATED:
-            return not self._context.closed(self._clock.monotonic())
-        return await self.lifecycle.writer.condition(record) is KeyFileState.GOOD
+            return not self._context.starts_blocked(self._clock.monotonic())
+        return await self.lifecycle.writer.key_state(record) is KeyFileState.GOOD
 
 
 def _shutting_down() -> LinkError:

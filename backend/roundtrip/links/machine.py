@@ -10,7 +10,7 @@ import enum
 from typing import Final, NamedTuple
 
 from roundtrip.events import EventType
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import LinkState
 
 _S = LinkState
 

@@ -1,22 +1,34 @@
-"""Why a link is not connected: the one table of reason codes, whether to try again, and what a person should do."""
+"""Why a link is not connected, and why a command on it is refused.
+
+One table has the public reason codes, whether to retry, and what the user should do; `LinkError` has the refusals.
+"""
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
 from roundtrip.errors import RoundtripError
-from roundtrip.links.record import Device
+from roundtrip.links.record import DeviceState
 
 
 class Advice(NamedTuple):
-    """What goes with a reason code into the failure's event and the snapshot."""
+    """What a failure's event and the snapshot carry beside the reason code."""
 
     retryable: bool
     user_action: str
 
 
+class LinkError(RoundtripError):
+    """A refused command on a link; `retry_after` is in seconds.
+
+    Codes: `phone_number_invalid`, `outbox_full`, `outbox_unavailable`, `store_unavailable`, `client_outdated`,
+    `banned`, `another_number_linked`, `too_many_links`, `shutting_down`, `not_simulated`, `link_not_found`,
+    `action_impossible`.
+    """
+
+
 _AGAIN: Final = "Press “Link WhatsApp” to link this account again."
-_BY_ITSELF: Final = "Nothing to do: this is tried again by itself."
+_AUTOMATIC: Final = "Nothing to do: this is tried again by itself."
 _ON_THE_PHONE: Final = "on the phone, under “Linked devices”"
 
 ADVICE: Final[dict[str, Advice]] = {
@@ -29,7 +41,7 @@ ADVICE: Final[dict[str, Advice]] = {
     "connection_lost": Advice(True, "Nothing to do: the connection to WhatsApp is being restored by itself."),
     "unreachable": Advice(True, "WhatsApp could not be reached. Check the network and the proxy; try again later."),
     "rate_limited": Advice(
-        True, f"{_BY_ITSELF} WhatsApp asks for a pause; the next attempt comes after a few minutes."
+        True, f"{_AUTOMATIC} WhatsApp asks for a pause; the next attempt comes after a few minutes."
     ),
     # logged out
     "requested": Advice(True, f"You logged out. {_AGAIN} If the phone still lists this device, remove it there."),
@@ -83,41 +95,41 @@ ADVICE: Final[dict[str, Advice]] = {
 }
 """Reason codes are public: they are never renamed, new ones may come."""
 
-GOES_ON: Final[dict[str, Advice]] = {
+RETRYING_ADVICE: Final[dict[str, Advice]] = {
     "unreachable": Advice(
-        True, f"{_BY_ITSELF} WhatsApp cannot be reached; if it stays so, check the network and the proxy."
+        True, f"{_AUTOMATIC} WhatsApp cannot be reached; if it stays so, check the network and the proxy."
     ),
-    "connect_failure": Advice(True, f"{_BY_ITSELF} WhatsApp refuses the connection at the moment."),
-    "worker_crashed": Advice(True, f"{_BY_ITSELF} The connection's process failed again and again."),
-    "pairing_incomplete": Advice(True, f"{_BY_ITSELF} The phone accepted, but WhatsApp has not let the device in yet."),
+    "connect_failure": Advice(True, f"{_AUTOMATIC} WhatsApp refuses the connection at the moment."),
+    "worker_crashed": Advice(True, f"{_AUTOMATIC} The connection's process failed again and again."),
+    "pairing_incomplete": Advice(True, f"{_AUTOMATIC} The phone accepted, but WhatsApp has not let the device in yet."),
 }
-"""The same codes while the link is tried on: then there is nothing to press."""
+"""In place of `ADVICE` while the backend retries the link without the user."""
 
-DEVICE: Final[dict[Device, Advice]] = {
-    Device.REMOVED: Advice(True, f"You logged out, and the device was removed from the account. {_AGAIN}"),
-    Device.REMOVING: Advice(
+DEVICE_ADVICE: Final[dict[DeviceState, Advice]] = {
+    DeviceState.REMOVED: Advice(True, f"You logged out, and the device was removed from the account. {_AGAIN}"),
+    DeviceState.REMOVING: Advice(
         True,
         "You logged out. WhatsApp could not be asked to remove this device yet; that is tried again for a day. "
         f"To be sure, remove it {_ON_THE_PHONE}.",
     ),
-    Device.KEPT: Advice(
+    DeviceState.KEPT: Advice(
         True,
         "You logged out, but WhatsApp could not be asked to remove this device. "
         f"If it is still listed {_ON_THE_PHONE}, remove it there.",
     ),
 }
-"""For `requested`: what became of the device."""
+"""In place of `ADVICE` for `requested`: by whether the device is still listed in the account."""
 
 
-def advice(code: str, *, goes_on: bool, device: Device | None) -> Advice:
-    """What to say with a code. `goes_on`: the link is tried on by itself."""
+def advice(code: str, *, retrying: bool, device: DeviceState | None) -> Advice:
+    """The advice for a code of `ADVICE`. `retrying`: the backend retries the link without the user."""
     if code == "requested" and device is not None:
-        return DEVICE[device]
-    return GOES_ON.get(code, ADVICE[code]) if goes_on else ADVICE[code]
+        return DEVICE_ADVICE[device]
+    return RETRYING_ADVICE.get(code, ADVICE[code]) if retrying else ADVICE[code]
 
 
 _LOGOUTS: Final = {"401": "device_removed", "403": "primary_device_gone", "406": "account_banned"}
-"""WhatsApp's numbers, as whatsmeow's `events.ConnectFailureReason` has them; the rest is said in general."""
+"""WhatsApp's numbers, as in whatsmeow's `events.ConnectFailureReason`; all others have one general code."""
 
 _BANS: Final = {
     101: "banned_too_many_people",
@@ -126,23 +138,14 @@ _BANS: Final = {
     104: "banned_same_messages",
     106: "banned_broadcast_lists",
 }
-"""whatsmeow's `events.TempBanReason`."""
+"""WhatsApp's numbers, as in whatsmeow's `events.TempBanReason`."""
 
 
-def of_logout(number: str) -> str:
-    """The reason code for WhatsApp's number of a logout."""
+def logout_reason(number: str) -> str:
+    """The reason code for the number that WhatsApp gives with a logout."""
     return _LOGOUTS.get(number, "logged_out_by_whatsapp")
 
 
-def of_ban(number: int) -> str:
-    """The reason code for WhatsApp's number of a ban."""
+def ban_reason(number: int) -> str:
+    """The reason code for the number that WhatsApp gives with a ban."""
     return _BANS.get(number, "banned")
-
-
-class LinkError(RoundtripError):
-    """A refused command on a link.
-
-    Codes: `phone_number_invalid`, `outbox_full`, `outbox_unavailable`, `store_unavailable`, `client_outdated`,
-    `banned`, `another_number_linked`, `too_many_links`, `shutting_down`, `not_simulated`, `link_not_found`,
-    `action_impossible`.
-    """

@@ -9,7 +9,7 @@ import structlog
 from roundtrip.clock import TimerClock
 from roundtrip.links.link import Link
 from roundtrip.links.machine import LIVE, UP, Input, Timer
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import LinkState
 
 log = structlog.get_logger(__name__)
 

@@ -1,4 +1,4 @@
-"""What is kept of a link across restarts."""
+"""What is stored of a link across restarts: its state and its account, and a device that is still to be removed."""
 
 from __future__ import annotations
 
@@ -8,50 +8,73 @@ import uuid
 import msgspec
 
 from roundtrip.identity import BotKey
-from roundtrip.links.snapshot import LinkState
 
 
-class Device(enum.StrEnum):
-    """What became of the device in the account, once somebody logged out."""
+class LinkState(enum.StrEnum):
+    """The states of the contract."""
+
+    IDLE = "idle"
+    CONNECTING = "connecting"
+    QR = "qr"
+    PAIRING_CODE = "pairing_code"
+    PAIRED = "paired"
+    CONNECTED = "connected"
+    DEGRADED = "degraded"
+    DISCONNECTED = "disconnected"
+    QR_EXPIRED = "qr_expired"
+    LOGGED_OUT = "logged_out"
+    REPLACED = "replaced"
+    BANNED = "banned"
+    CLIENT_OUTDATED = "client_outdated"
+    FAILED = "failed"
+
+
+class DeviceState(enum.StrEnum):
+    """After a logout: whether the device is still listed in the WhatsApp account. The values are stored."""
 
     REMOVING = "removing"
     REMOVED = "removed"
     KEPT = "kept"
-    """WhatsApp could not be asked for so long that nothing tries any more: the person has to remove it."""
+    """It could not be removed within `removal_period`, and is not tried any more: the user has to remove it."""
 
 
 class LinkRecord(msgspec.Struct, frozen=True):
-    """One link. Times are in seconds since the epoch. `link_id` is random and names the store file, so neither a key
-    nor a phone number can be read from a path, and no path can be guessed.
+    """One link. Times are in seconds since the epoch. `link_id` is random and names the key file, so that a path
+    contains neither a key nor a phone number, and cannot be guessed.
     """
 
     key: BotKey
     link_id: str
     state: LinkState
     since: float
+    """When `state` was entered."""
     started_at: float
+    """When the link was asked for."""
     phone_number: str | None = None
     display_name: str | None = None
     paired: bool = False
-    """The store holds keys that WhatsApp accepted."""
+    """The key file holds keys that WhatsApp accepted."""
     connected_before: bool = False
     reason_code: str | None = None
+    """One of `reasons.ADVICE`."""
     banned_until: float | None = None
-    """WhatsApp's own end of a ban, None when it names none."""
+    """End of a ban as WhatsApp named it, None when it named none."""
     also_linked: bool = False
-    """The same WhatsApp account is linked under another key too, as it was told last."""
+    """The newest event reported that the same WhatsApp account is linked under another key too."""
     retry_at: float | None = None
     """When a banned account is tried again."""
-    device: Device | None = None
+    device: DeviceState | None = None
 
     @property
     def store_name(self) -> str:
-        """Name of the store file in the sessions folder."""
+        """Name of the key file in the sessions folder."""
         return store_name(self.link_id)
 
 
 class Removal(msgspec.Struct, frozen=True):
-    """A device that is still to be removed from an account; the keys are kept for as long. Times since the epoch."""
+    """A device that is to be removed from its account between `since` and `until`, in seconds since the epoch. Its keys
+    are not deleted before that.
+    """
 
     key: BotKey
     link_id: str
@@ -59,16 +82,18 @@ class Removal(msgspec.Struct, frozen=True):
     since: float
     until: float
 
-    def left(self, now: float) -> float:
-        """Seconds that it is still tried, from the wall clock's `now`, which may have been set meanwhile."""
+    def remaining(self, now: float) -> float:
+        """Seconds until it is given up. `now` is the wall clock's, which may have been set since: the result is never
+        longer than the whole period.
+        """
         return min(max(0.0, self.until - now), max(0.0, self.until - self.since))
 
 
 def store_name(link_id: str) -> str:
-    """Name of a link's store file in the sessions folder."""
+    """Name of a link's key file in the sessions folder."""
     return f"{link_id}.db"
 
 
 def new_record(key: BotKey, now: float) -> LinkRecord:
-    """A link that begins now."""
+    """The record of a link that begins at `now`."""
     return LinkRecord(key, uuid.uuid4().hex, LinkState.CONNECTING, now, now)

@@ -19,7 +19,7 @@ from roundtrip.drivers import base as d
 from roundtrip.drivers.base import Driver, Report, Session, SessionSpec
 from roundtrip.drivers.key_files import KeyFileState
 from roundtrip.links.policy import Bans
-from roundtrip.links.record import Device, Removal
+from roundtrip.links.record import DeviceState, Removal
 from roundtrip.links.session import StartSlots
 from roundtrip.links.store import LinkStore, StoreError
 
@@ -85,7 +85,7 @@ class Removals:
         await self._store.save_removal(removal)
         self._pending[removal.link_id] = removal
 
-    async def begin(self, removal: Removal, session: Session | None, *, online: bool) -> Device:
+    async def begin(self, removal: Removal, session: Session | None, *, online: bool) -> DeviceState:
         """Remove the device with a running session, or with one to be started: `REMOVING` while that takes longer.
 
         Only a session that is `online` is waited for.
@@ -99,9 +99,9 @@ class Removals:
             await done.wait()
             handle.cancel()
             if task.done() and not task.cancelled() and task.exception() is None:
-                return Device.REMOVED if task.result() else Device.KEPT
+                return DeviceState.REMOVED if task.result() else DeviceState.KEPT
         task.add_done_callback(partial(self._ended, removal))
-        return Device.REMOVING
+        return DeviceState.REMOVING
 
     async def close(self) -> None:
         """Stop trying; the next run of the program goes on."""
@@ -131,7 +131,7 @@ class Removals:
             removed = await self._retry(removal, session, on_failure)
             log.info("device_removal_ended", link_id=removal.link_id, removed=removed)
             try:
-                await self._store.forget(removal.link_id)
+                await self._store.delete_keys(removal.link_id)
                 await self._store.delete_removal(removal.link_id)
             except StoreError:
                 log.warning("device_removal_left", link_id=removal.link_id)  # the next run of the program ends it
@@ -142,7 +142,7 @@ class Removals:
 
     async def _retry(self, removal: Removal, session: Session | None, on_failure: Callable[[], None]) -> bool:
         """Try until it is decided; return whether the device was removed. `on_failure` is called at each failure."""
-        end = self._clock.monotonic() + removal.left(self._clock.now())
+        end = self._clock.monotonic() + removal.remaining(self._clock.now())
         attempt = 0
         while True:
             if session is not None and await self._log_out(removal, session):
@@ -166,14 +166,14 @@ class Removals:
 
     async def _condition(self, removal: Removal) -> KeyFileState:
         try:
-            return await self._store.condition_of(removal.link_id)
+            return await self._store.key_state(removal.link_id)
         except StoreError:
             return KeyFileState.GOOD
 
     async def _log_in(self, removal: Removal) -> Session | LoginFailure:
         """Start a session; returns it once it is online."""
         reports: asyncio.Queue[Report | None] = asyncio.Queue()
-        spec = SessionSpec(removal.link_id, self._store.path_of(removal.link_id), None)
+        spec = SessionSpec(removal.link_id, self._store.key_file(removal.link_id), None)
         async with self._slots.slot(removal.key.user_id):
             try:
                 session = await self._driver.start(spec, reports.put_nowait)

@@ -14,7 +14,7 @@ import structlog
 
 from roundtrip.clock import TimerClock
 from roundtrip.drivers.base import Driver, Exit, Report, Session, SessionSpec, WorkerDied, exit_of
-from roundtrip.links.ports import LinkMetrics
+from roundtrip.links.metrics import LinkMetrics
 from roundtrip.telemetry.tracing import LINK_ID, OFF, RequestTracer
 
 log = structlog.get_logger(__name__)

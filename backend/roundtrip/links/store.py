@@ -1,4 +1,7 @@
-"""Where link records and the accounts' key files live. One thread does all file work: the loop waits for no disk."""
+"""Link records, removals and bans in one SQLite file, and the folder of the accounts' key files.
+
+One thread does all file work, so that the event loop never waits for the disk.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,7 @@ from roundtrip.drivers.key_files import KeyFileState
 from roundtrip.errors import StorageError
 from roundtrip.identity import BotKey
 from roundtrip.links.policy import Ban
-from roundtrip.links.record import Device, LinkRecord, Removal, store_name
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import DeviceState, LinkRecord, LinkState, Removal, store_name
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +47,7 @@ CREATE TABLE IF NOT EXISTS bans (
   phone_number TEXT NOT NULL PRIMARY KEY, code INTEGER NOT NULL, since REAL NOT NULL, until REAL, over REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
 """
-_SINCE_1: Final = ("ALTER TABLE links ADD COLUMN retry_at REAL", "ALTER TABLE links ADD COLUMN device TEXT")
+_MIGRATE_1_TO_2: Final = ("ALTER TABLE links ADD COLUMN retry_at REAL", "ALTER TABLE links ADD COLUMN device TEXT")
 
 _NOT_OPEN: Final = "The links' records are not open."
 
@@ -58,7 +60,10 @@ class StoreError(StorageError):
 
 
 class LinkStore:
-    """`data_dir/links.db` and the folder `data_dir/sessions`, readable by their owner only."""
+    """`data_dir/links.db` and the folder `data_dir/sessions`, readable by their owner only.
+
+    Every coroutine raises `StoreError` when the disk fails, and then nothing was changed.
+    """
 
     def __init__(self, data_dir: Path) -> None:
         self._path = data_dir / "links.db"
@@ -68,23 +73,23 @@ class LinkStore:
         self._closed = False
 
     async def open(self) -> list[LinkRecord]:
-        """Make what is missing and read every record. Raises `StoreError`."""
+        """Create or migrate the file and the folder, and return every record by `started_at`."""
         return await self._run(self._open)
 
     async def save(self, record: LinkRecord) -> None:
-        """Commit a record in place of its key's older one. Raises `StoreError`."""
+        """Commit a record in place of its key's older one."""
         await self._run(self._save, record)
 
     async def delete(self, key: BotKey) -> None:
-        """Forget a key's record. Raises `StoreError`."""
+        """Delete a key's record."""
         await self._run(self._delete, key)
 
     async def check(self) -> None:
-        """Commit something, to know that records can be written. Raises `StoreError`."""
+        """Commit a write that changes nothing, to find out whether records can be written."""
         await self._run(self._check)
 
     async def save_removal(self, removal: Removal) -> None:
-        """Commit that a device is to be removed. Raises `StoreError`."""
+        """Commit that a device is to be removed."""
         await self._run(
             self._write,
             "INSERT OR REPLACE INTO removals (link_id, user_id, bot_id, phone_number, since, until) "
@@ -93,15 +98,15 @@ class LinkStore:
         )
 
     async def delete_removal(self, link_id: str) -> None:
-        """It was removed, or given up. Raises `StoreError`."""
+        """Delete a removal that ended."""
         await self._run(self._write, "DELETE FROM removals WHERE link_id = ?", (link_id,))
 
     async def removals(self) -> list[Removal]:
-        """Every device that is still to be removed. Raises `StoreError`."""
+        """Every device that is still to be removed, the oldest first."""
         return await self._run(self._removals)
 
     async def save_ban(self, phone_number: str, ban: Ban) -> None:
-        """Commit that an account is banned. Raises `StoreError`."""
+        """Commit that an account is banned."""
         await self._run(
             self._write,
             "INSERT OR REPLACE INTO bans (phone_number, code, since, until, over) VALUES (?, ?, ?, ?, ?)",
@@ -109,43 +114,35 @@ class LinkStore:
         )
 
     async def delete_ban(self, phone_number: str) -> None:
-        """The ban is over. Raises `StoreError`."""
+        """Delete a ban that is over."""
         await self._run(self._write, "DELETE FROM bans WHERE phone_number = ?", (phone_number,))
 
     async def bans(self, now: float) -> dict[str, Ban]:
-        """Every ban by phone number; those that were over by `now` are deleted. Raises `StoreError`."""
+        """Every ban by phone number; those that are over by `now`, in seconds since the epoch, are deleted."""
         return await self._run(self._bans, now)
 
-    def path(self, record: LinkRecord) -> Path:
-        """The file that holds the account's keys."""
-        return self.sessions / record.store_name
-
-    async def condition(self, record: LinkRecord) -> KeyFileState:
-        """Whether the account's keys are there and readable."""
-        return await self._run(files.condition, self.path(record))
-
-    async def condition_of(self, link_id: str) -> KeyFileState:
-        """The same by a link's id."""
-        return await self._run(files.condition, self.path_of(link_id))
-
-    async def secure(self, record: LinkRecord) -> None:
-        """Take the key files' permissions from everybody but the owner."""
-        await self._run(files.secure, self.path(record))
-
-    def path_of(self, link_id: str) -> Path:
-        """The file that holds the keys of a link."""
+    def key_file(self, link_id: str) -> Path:
+        """Path of the file that holds a link's keys."""
         return self.sessions / store_name(link_id)
 
-    async def forget(self, link_id: str) -> None:
-        """Delete an account's key files. A file that cannot be deleted is logged and tried again at the next start."""
-        await self._run(files.remove, self.path_of(link_id))
+    async def key_state(self, link_id: str) -> KeyFileState:
+        """Whether a link's key file exists and can be read. No session may have it open."""
+        return await self._run(files.condition, self.key_file(link_id))
+
+    async def secure(self, link_id: str) -> None:
+        """Restrict the permissions of a link's key file to its owner."""
+        await self._run(files.secure, self.key_file(link_id))
+
+    async def delete_keys(self, link_id: str) -> None:
+        """Delete a link's key file. One that cannot be deleted is logged; `sweep` deletes it at the next start."""
+        await self._run(files.remove, self.key_file(link_id))
 
     async def sweep(self, keep: frozenset[str]) -> int:
-        """Delete key files that belong to no record; `keep` are store names. Returns how many there were."""
+        """Delete every key file whose name is not in `keep`. Returns how many were found."""
         return await self._run(files.sweep, self.sessions, keep)
 
     async def close(self) -> None:
-        """Close the file and end the thread."""
+        """Close the file and end the thread. A second call does nothing."""
         if self._db is not None:
             await self._run(self._db.close)
             self._db = None
@@ -165,7 +162,7 @@ class LinkStore:
     def _open(self) -> list[LinkRecord]:
         self.sessions.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.sessions.chmod(0o700)
-        # Made here with its permissions: SQLite gives its journals the main file's.
+        # Created here with its permissions: SQLite gives its journal files those of the main file.
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
         self._path.chmod(0o600)
         db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
@@ -176,14 +173,20 @@ class LinkStore:
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version not in range(SCHEMA_VERSION + 1):
             raise StoreError(f"links.db has schema version {version}, this program knows {SCHEMA_VERSION}.")
-        steps = _SINCE_1 if version == 1 else ()
+        steps = _MIGRATE_1_TO_2 if version == 1 else ()
         script = ";".join(("BEGIN IMMEDIATE", *steps, _SCHEMA, f"PRAGMA user_version = {SCHEMA_VERSION}", "COMMIT"))
         db.executescript(script)
         return [_record(row) for row in db.execute(f"SELECT {_COLUMNS} FROM links ORDER BY started_at")]  # noqa: S608  constant
 
     def _save(self, r: LinkRecord) -> None:
-        row = (r.key.user_id, r.key.bot_id, r.link_id, r.state.value, r.since, r.started_at, r.phone_number)
-        row += (
+        row = (
+            r.key.user_id,
+            r.key.bot_id,
+            r.link_id,
+            r.state.value,
+            r.since,
+            r.started_at,
+            r.phone_number,
             r.display_name,
             r.paired,
             r.connected_before,
@@ -192,7 +195,7 @@ class LinkStore:
             r.also_linked,
             r.retry_at,
             r.device,
-        )  # type: ignore[assignment]  # grows
+        )
         self._write(f"INSERT OR REPLACE INTO links ({_COLUMNS}) VALUES ({', '.join('?' * 15)})", row)  # noqa: S608  constant
 
     def _delete(self, key: BotKey) -> None:
@@ -203,20 +206,20 @@ class LinkStore:
 
     def _removals(self) -> list[Removal]:
         sql = "SELECT user_id, bot_id, link_id, phone_number, since, until FROM removals ORDER BY since"
-        return [Removal(BotKey(row[0], row[1]), *row[2:]) for row in self._there().execute(sql)]
+        return [Removal(BotKey(row[0], row[1]), *row[2:]) for row in self._connection().execute(sql)]
 
     def _bans(self, now: float) -> dict[str, Ban]:
         self._write("DELETE FROM bans WHERE over <= ?", (now,))
         sql = "SELECT phone_number, code, since, until, over FROM bans"
-        return {row[0]: Ban(*row[1:]) for row in self._there().execute(sql)}
+        return {row[0]: Ban(*row[1:]) for row in self._connection().execute(sql)}
 
-    def _there(self) -> sqlite3.Connection:
+    def _connection(self) -> sqlite3.Connection:
         if self._db is None:
             raise StoreError(_NOT_OPEN)
         return self._db
 
     def _write(self, sql: str, values: tuple[object, ...]) -> None:
-        self._there().execute(sql, values)  # autocommit: durable when it returns
+        self._connection().execute(sql, values)  # autocommit: durable when it returns
 
 
 def _record(row: tuple[object, ...]) -> LinkRecord:
@@ -251,5 +254,5 @@ def _record(row: tuple[object, ...]) -> LinkRecord:
         None if until is None else float(until),  # type: ignore[arg-type]
         bool(also),
         None if again is None else float(again),  # type: ignore[arg-type]
-        None if device is None else Device(str(device)),
+        None if device is None else DeviceState(str(device)),
     )

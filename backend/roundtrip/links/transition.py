@@ -18,17 +18,16 @@ from roundtrip.drivers.base import Exit, Report
 from roundtrip.drivers.key_files import KeyFileState
 from roundtrip.events import SECRET_TYPES
 from roundtrip.identity import BotKey
-from roundtrip.links import payloads as faces
-from roundtrip.links.journal import LinkWriter
+from roundtrip.links import payloads
+from roundtrip.links.context import LinkContext
 from roundtrip.links.machine import ENDED, LIVE, SHOWING, STATE_TIMERS, UP, Effect, Input, Timer, Transition
-from roundtrip.links.payloads import Code
+from roundtrip.links.payloads import LinkingCode
 from roundtrip.links.policy import DAMPED, LOSSES, PINGS, Ban, FlapDamper, RetryPolicy, code_slack, timer_duration
 from roundtrip.links.queue import ExpiredTimer, Timers
-from roundtrip.links.record import Device, LinkRecord, Removal
+from roundtrip.links.record import DeviceState, LinkRecord, LinkState, Removal
 from roundtrip.links.session import SessionRunner
-from roundtrip.links.shared import LinkContext
-from roundtrip.links.snapshot import LinkState
 from roundtrip.links.transition_table import content_changed, record_after, step
+from roundtrip.links.writer import LinkWriter
 
 log = structlog.get_logger(__name__)
 
@@ -52,10 +51,10 @@ class Lifecycle:
         self._clock = context.clock
         self._seed = hashlib.sha256(msgspec.json.encode(key)).hexdigest()
         self.record = record
-        self.code: Code | None = None
+        self.code: LinkingCode | None = None
         self.timers = Timers(context.clock, on_expired)
         self.runner = SessionRunner(
-            context.driver, context.turns, key.user_id, context.clock, report, context.meter, context.tracer
+            context.driver, context.start_slots, key.user_id, context.clock, report, context.metrics, context.tracer
         )
         self.policy = RetryPolicy(context.settings, context.retries)
         self.damper = FlapDamper(context.settings.flap_limit, context.settings.flap_window)
@@ -87,7 +86,7 @@ class Lifecycle:
         if not self._context.may_start(self._clock.monotonic()):
             await self.handle(Input.OUTDATED, None)
             return
-        if record.paired and (condition := await self.writer.condition(record)) is not KeyFileState.GOOD:
+        if record.paired and (condition := await self.writer.key_state(record)) is not KeyFileState.GOOD:
             missing = condition is KeyFileState.MISSING
             await self.handle(Input.STORE_MISSING if missing else Input.STORE_CORRUPT, None)
             return
@@ -97,7 +96,7 @@ class Lifecycle:
         if Timer.UNREACHED in timers and not self.timers.armed(Timer.UNREACHED):
             self.timers.arm(Timer.UNREACHED, self._context.settings.unreachable_after)
         phone = None if record.paired else self.phone_wanted
-        path = self._context.store.path(record)
+        path = self._context.store.key_file(record.link_id)
         self.runner.start(d.SessionSpec(record.link_id, path, phone, self.traceparent, self._seed), delay)
 
     async def handle(self, cause: Input, report: Report | None) -> None:
@@ -131,9 +130,9 @@ class Lifecycle:
         self.pings_unanswered = False
         self._context.outdated = False
         if self.damper.restored(self._clock.monotonic()):
-            self._context.meter.flap()
+            self._context.metrics.flap()
         if isinstance(report, d.Online):
-            await self.writer.lift(report.phone_number)
+            await self.writer.lift_ban(report.phone_number)
 
     async def _damp(self, cause: Input, move: Transition, *, changed: bool) -> None:
         """An input of a flapping link: only its effect, no event and no change of state."""
@@ -150,7 +149,7 @@ class Lifecycle:
         if self.state not in LIVE:
             return
         if (number := record.phone_number if record.paired else self.phone_wanted) is not None:
-            await self.writer.ban(number, ban)
+            await self.writer.save_ban(number, ban)
         await self.apply(Input.BANNED, step(self.state, Input.BANNED), d.TemporaryBan(ban.code, None), ban)
 
     async def log_out(self) -> None:
@@ -166,13 +165,13 @@ class Lifecycle:
             self.record = replace(record, device=await self._remove_device(record))
         await self.apply(Input.LOGOUT, step(self.state, Input.LOGOUT), None)
 
-    async def _remove_device(self, record: LinkRecord) -> Device:
-        if self.runner.session is None and await self.writer.condition(record) is KeyFileState.MISSING:
-            return Device.KEPT
+    async def _remove_device(self, record: LinkRecord) -> DeviceState:
+        if self.runner.session is None and await self.writer.key_state(record) is KeyFileState.MISSING:
+            return DeviceState.KEPT
         now = self._clock.now()
         until = now + self._context.settings.removal_period
         removal = Removal(self._key, record.link_id, record.phone_number, now, until)
-        await self.writer.removal(removal)
+        await self.writer.save_removal(removal)
         online = self.damper.online
         return await self._context.removals.begin(removal, await self.runner.detach(), online=online)
 
@@ -184,15 +183,15 @@ class Lifecycle:
         self.keys_rejected = cause is Input.KEYS_REJECTED
         code = None
         if move.event in SECRET_TYPES:
-            code = faces.code_of(report, self._clock.now(), self._clock.monotonic())
+            code = payloads.linking_code(report, self._clock.now(), self._clock.monotonic())
         if new.phone_number is not None and new.phone_number != record.phone_number:
             self._context.release(record.phone_number, self._key)
             self._context.claim(new.phone_number, self._key)
         new = replace(new, also_linked=self.linked_elsewhere(new))
         event = None if move.if_changed and not content_changed(record, new) else move.event
         if event is not None or new != record:
-            payload = None if event is None else faces.payload(event, new, code, first=not record.connected_before)
-            ends = None if code is None else code.ends
+            payload = None if event is None else payloads.payload(event, new, code, first=not record.connected_before)
+            ends = None if code is None else code.expires_at
             await self.writer.write(record, new, payload, ends, self.traceparent)
         if record.paired and not new.paired:
             self._context.release(record.phone_number, self._key)
@@ -208,10 +207,10 @@ class Lifecycle:
         number: what other users link stays unknown.
         """
         if record.paired:
-            return self._context.elsewhere(record.phone_number, self._key)
-        return record.state in LIVE and self._context.elsewhere(self.phone_wanted, self._key, own=True)
+            return self._context.linked_elsewhere(record.phone_number, self._key)
+        return record.state in LIVE and self._context.linked_elsewhere(self.phone_wanted, self._key, own=True)
 
-    def enter(self, new: LinkRecord, move: Transition, code: Code | None) -> None:
+    def enter(self, new: LinkRecord, move: Transition, code: LinkingCode | None) -> None:
         """Enter the state of a committed record: its timers, its code, its metrics."""
         before = self.state
         self.record = new
@@ -222,7 +221,7 @@ class Lifecycle:
             if move.to is not LinkState.DEGRADED:
                 self.damper.flapping = False
             reason = move.reason.value if move.reason else ""
-            self._context.meter.transition(move.to, reason)
+            self._context.metrics.transition(move.to, reason)
             log.info("link_state", link_id=new.link_id, state=move.to.value, reason=reason, before=before.value)
         if code is not None:
             self.timers.arm(Timer.PAIRING, code.ttl + code_slack(code.index, code.total))
@@ -235,7 +234,7 @@ class Lifecycle:
         if move.to in ENDED:
             self.damper.reset()
         if move.to is LinkState.CONNECTED and self.started is not None:
-            self._context.meter.pairing_seconds(self._clock.monotonic() - self.started)
+            self._context.metrics.pairing_seconds(self._clock.monotonic() - self.started)
             self.started = None
         self.changed.set()
 
@@ -250,18 +249,18 @@ class Lifecycle:
             case Effect.RETRY:
                 await self._restart_session(record, cause)
             case Effect.CHECK:
-                self._context.check_soon(self._key)
+                self._context.request_check(self._key)
             case Effect.STOP | Effect.FORGET | Effect.LOGOUT:
                 await self.runner.stop(record.link_id)
                 if effect is not Effect.STOP or not record.paired:
-                    await self.writer.forget(record)
+                    await self.writer.delete_keys(record)
 
     async def _restart_session(self, record: LinkRecord, cause: Input) -> None:
         await self.runner.stop(record.link_id, Exit.UNRESPONSIVE if cause is Input.WORKER_HUNG else Exit.STOPPED)
         self.damper.online = self.pings_unanswered = False  # until the next session reports
         if cause is not Input.CHANGE:
             self.restarts += 1
-            self._context.meter.restart()
+            self._context.metrics.restart()
         await self.start_session(self.policy.delay(self._clock.monotonic()))
 
     def rearm(self, timer: Timer) -> None:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from roundtrip.drivers import base as d
 from roundtrip.drivers.base import Report
 from roundtrip.events import EventType
-from roundtrip.links import payloads as faces
+from roundtrip.links import payloads
 from roundtrip.links.machine import (
     ENDED,
     LIVE,
@@ -30,8 +30,7 @@ from roundtrip.links.machine import (
     Transition,
 )
 from roundtrip.links.policy import INPUT_OF, Ban
-from roundtrip.links.record import Device, LinkRecord
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import DeviceState, LinkRecord, LinkState
 
 _S = LinkState
 _E = EventType
@@ -178,7 +177,7 @@ def step(state: LinkState, cause: Input) -> Transition:
     return move
 
 
-_DEVICE: Final = {Input.DEVICE_REMOVED: Device.REMOVED, Input.DEVICE_KEPT: Device.KEPT}
+_DEVICE: Final = {Input.DEVICE_REMOVED: DeviceState.REMOVED, Input.DEVICE_KEPT: DeviceState.KEPT}
 
 
 def record_after(
@@ -201,7 +200,7 @@ def record_after(
         new = replace(new, state=move.to, since=now)
     if move.event is not None:
         why = Input.FLAPPING if move.reason is Reason.FLAPPING else cause
-        new = replace(new, reason_code=faces.reason_code(why, report, record.paired))
+        new = replace(new, reason_code=payloads.reason_code(why, report, record.paired))
     if move.effect in (Effect.FORGET, Effect.LOGOUT):
         new = replace(new, paired=False, phone_number=None, display_name=None, also_linked=False)
     return new

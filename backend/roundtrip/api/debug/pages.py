@@ -11,7 +11,7 @@ from htpy import Node, Renderable
 from roundtrip.api.debug.timeline import Timeline, TraceViewer
 from roundtrip.api.schemas import AttemptView, LedgerEvent, OutcomeName, time_of
 from roundtrip.links.payloads import LinkView
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import LinkState
 from roundtrip.sockets.registry import KeyView, MissView, RegistryView
 
 _GOOD = frozenset({OutcomeName.ACKED, OutcomeName.RECEIVED, OutcomeName.SUPERSEDED})

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from roundtrip.events import CONNECTION_EVENT, PAYLOADS, STATUS_UPDATE, EventType
-from roundtrip.links.snapshot import Snapshot
+from roundtrip.links.payloads import Snapshot
 from roundtrip.sockets.messages import (
     REFUSALS,
     AuthRenewal,

@@ -12,10 +12,9 @@ from msgspec.structs import astuple, replace
 
 from roundtrip.identity import BotKey
 from roundtrip.links.policy import Ban
-from roundtrip.links.record import Device, LinkRecord, Removal
-from roundtrip.links.snapshot import LinkState
+from roundtrip.links.record import DeviceState, LinkRecord, LinkState, Removal
 from roundtrip.links.store import SCHEMA_VERSION, LinkStore, StoreError
-from tests.links.helpers import KEY, NAME, ONLINE, OTHER, PHONE, calm, keys_for, staged
+from tests.support.links import KEY, NAME, ONLINE, OTHER, PHONE, settle, staged, write_key_file
 
 VERSION_1: Final = """
 CREATE TABLE links (
@@ -59,7 +58,7 @@ async def test_the_first_releases_records_are_kept(tmp_path: Path) -> None:
     version_1(tmp_path)
     store = LinkStore(tmp_path)
     assert await store.open() == OLD
-    ended = replace(OLD[0], state=LinkState.LOGGED_OUT, device=Device.REMOVING, retry_at=123.5)
+    ended = replace(OLD[0], state=LinkState.LOGGED_OUT, device=DeviceState.REMOVING, retry_at=123.5)
     await store.save(ended)
     await store.save_removal(Removal(KEY, "a" * 32, PHONE, 1.0, 2.0))
     await store.save_ban(PHONE, Ban(101, 1.0, None, 5.0))
@@ -72,14 +71,14 @@ async def test_the_first_releases_records_are_kept(tmp_path: Path) -> None:
     await again.close()
 
 
-async def test_the_first_releases_accounts_come_back(tmp_path: Path) -> None:
+async def test_the_first_releases_accounts_are_restored(tmp_path: Path) -> None:
     version_1(tmp_path)
     (tmp_path / "sessions").mkdir()
     for record in OLD[:2]:
-        keys_for(tmp_path / "sessions" / record.store_name)
+        write_key_file(tmp_path / "sessions" / record.store_name)
     async with staged(tmp_path, restore=False) as stage:
         restore = asyncio.create_task(stage.service.restore())
-        await calm()
+        await settle()
         assert stage.state(KEY) is LinkState.CONNECTING
         await stage.report(ONLINE)
         await restore
@@ -87,11 +86,11 @@ async def test_the_first_releases_accounts_come_back(tmp_path: Path) -> None:
         assert stage.service.snapshot(KEY).phone_number == PHONE
         # The end of its ban was long ago.
         assert stage.state(OTHER) is LinkState.BANNED
-        await stage.clock.pass_(2.0)
+        await stage.clock.advance(2.0)
         assert stage.state(OTHER) is LinkState.CONNECTING
 
 
-async def test_a_migration_that_is_cut_short_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_interrupted_migration_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     version_1(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("roundtrip.links.store._SCHEMA", "CREATE TABLE broken (")
@@ -134,7 +133,7 @@ async def test_every_field_survives(tmp_path: Path) -> None:
         {"also_linked": True},
         {"retry_at": 4.5},
     ]
-    changes += [{"device": device} for device in Device]
+    changes += [{"device": device} for device in DeviceState]
     assert {name for change in changes for name in change} == set(bare.__struct_fields__) - {"key", "link_id"}
     store = LinkStore(tmp_path)
     await store.open()
@@ -151,7 +150,7 @@ async def test_every_field_survives(tmp_path: Path) -> None:
     await again.close()
 
 
-async def test_bans_that_are_over_are_forgotten_and_lifted_ones_too(tmp_path: Path) -> None:
+async def test_bans_that_are_over_or_lifted_are_deleted(tmp_path: Path) -> None:
     store = LinkStore(tmp_path)
     await store.open()
     bans = {"+1": Ban(101, 1.0, 5.0, 5.0), "+2": Ban(0, 2.0, None, 6.0), "+3": Ban(102, 2.0, 9.0, 9.0)}
@@ -164,7 +163,7 @@ async def test_bans_that_are_over_are_forgotten_and_lifted_ones_too(tmp_path: Pa
     await store.close()
 
 
-async def test_removals_come_back_in_the_order_in_which_they_were_asked_for(tmp_path: Path) -> None:
+async def test_removals_are_read_in_the_order_of_their_requests(tmp_path: Path) -> None:
     store = LinkStore(tmp_path)
     await store.open()
     late, soon = Removal(KEY, "a", None, 9.0, 10.0), Removal(OTHER, "b", PHONE, 3.0, 99.0)

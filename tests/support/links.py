@@ -1,4 +1,4 @@
-"""A clock that tests turn, a driver that does as told, a publisher that can fail."""
+"""A link service for tests: with a stepped clock, a scripted driver, a publisher that can fail, and a real store."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from roundtrip.drivers.base import Driver, Online, PairSucceeded, QrShown, Repor
 from roundtrip.errors import StorageError
 from roundtrip.events import Payload
 from roundtrip.identity import BotKey
+from roundtrip.links.record import LinkState
 from roundtrip.links.service import LinkService
-from roundtrip.links.snapshot import LinkState
 from roundtrip.links.store import LinkStore
 from roundtrip.settings import Settings
 
@@ -31,22 +31,23 @@ QR = QrShown("2@secret,a,b,c", 1, 6, 60.0)
 
 
 class FakeClock:
-    """Time stands still until `pass_` turns it; `step` sets the wall clock alone, as somebody may."""
+    """Stands still until `advance`; `step` sets the wall clock alone, as an administrator may. Times are in seconds."""
 
     def __init__(self) -> None:
         self._now = 1_800_000_000.0
-        self._set_by = 0.0
+        self.offset = 0.0
+        """Wall clock minus monotonic clock, beside their common start."""
         self._order = itertools.count()
         self._calls: list[tuple[float, int, Call]] = []
 
     def now(self) -> float:
-        return self._now + self._set_by
+        return self._now + self.offset
 
     def monotonic(self) -> float:
         return self._now
 
     def step(self, seconds: float) -> None:
-        self._set_by += seconds
+        self.offset += seconds
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> Call:
         call = Call(callback)
@@ -61,19 +62,19 @@ class FakeClock:
         finally:
             call.cancel()
 
-    async def pass_(self, seconds: float) -> None:
-        """Turn the clock, letting everything happen that falls due on the way."""
+    async def advance(self, seconds: float) -> None:
+        """Advance both clocks; each timer that falls due on the way runs at its own time."""
         end = self._now + seconds
-        await calm()
+        await settle()
         while self._calls and self._calls[0][0] <= end:
             due, _, call = heapq.heappop(self._calls)
             if call.callback is None:
                 continue
             self._now = max(self._now, due)
             call.callback()
-            await calm()
+            await settle()
         self._now = end
-        await calm()
+        await settle()
 
 
 class Call:
@@ -84,8 +85,8 @@ class Call:
         self.callback = None
 
 
-class BusyStore(LinkStore):
-    """Counts its work, so that a test knows when none is left."""
+class CountingStore(LinkStore):
+    """Counts its jobs, so that `settle` knows when there is none left."""
 
     calls = 0
 
@@ -93,24 +94,24 @@ class BusyStore(LinkStore):
         self.calls += 1
         return await super()._run(work, *args)
 
-    async def rest(self) -> None:
-        """Return once the thread has done what it was given."""
+    async def drain(self) -> None:
+        """Return once the thread has done every job."""
         await asyncio.get_running_loop().run_in_executor(self._thread, lambda: None)
 
 
-_stores: set[BusyStore] = set()
+open_stores: set[CountingStore] = set()
 
 
-async def calm() -> None:
-    """Let the loop run until nothing moves by itself any more, the store's thread included."""
+async def settle() -> None:
+    """Run the loop until only timers are left, the store's thread included."""
     quiet = 0
     while quiet < 2:
-        before = sum(store.calls for store in _stores)
+        before = sum(store.calls for store in open_stores)
         for _ in range(12):
             await asyncio.sleep(0)
-        for store in list(_stores):
-            await store.rest()
-        quiet = quiet + 1 if sum(store.calls for store in _stores) == before else 0
+        for store in list(open_stores):
+            await store.drain()
+        quiet = quiet + 1 if sum(store.calls for store in open_stores) == before else 0
 
 
 class FakeSession:
@@ -141,13 +142,11 @@ class FakeDriver:
 
     def __init__(self) -> None:
         self.sessions: list[FakeSession] = []
-        self.refuses = False
+        self.start_fails = False
         self.gate: asyncio.Event | None = None
-        self.starting = 0
-        self.most_starting = 0
 
     async def start(self, spec: SessionSpec, report: Callable[[Report], None]) -> FakeSession:
-        if self.refuses:
+        if self.start_fails:
             raise OSError("no process")
         if self.gate is not None:
             await self.gate.wait()
@@ -166,7 +165,7 @@ class FakeDriver:
 
 class FakePublisher:
     def __init__(self) -> None:
-        self.said: list[tuple[BotKey, Payload]] = []
+        self.published: list[tuple[BotKey, Payload]] = []
         self.fails: StorageError | None = None
         self.full = False
         self.calls: list[dict[str, Any]] = []
@@ -181,18 +180,18 @@ class FakePublisher:
         if self.fails is not None:
             raise self.fails
         await asyncio.sleep(0)
-        self.said.append((key, payload))
+        self.published.append((key, payload))
         self.calls.append({"link_id": link_id, "expires_at": expires_at, "traceparent": traceparent})
 
     def types(self, key: BotKey = KEY) -> list[str]:
-        return [type(payload).__name__ for owner, payload in self.said if owner == key]
+        return [type(payload).__name__ for owner, payload in self.published if owner == key]
 
     @property
     def last(self) -> Any:
-        return self.said[-1][1]
+        return self.published[-1][1]
 
 
-class CountingMeter:
+class RecordingMetrics:
     def __init__(self) -> None:
         self.transitions: list[tuple[str, str]] = []
         self.pairings: list[float] = []
@@ -225,17 +224,17 @@ def settings(data_dir: Path, **changes: Any) -> Settings:
 
 
 class Stage:
-    """A service with everything around it faked, but the store."""
+    """A service with a fake driver, publisher and clock, and a real store."""
 
     def __init__(self, data_dir: Path, driver: Driver | None = None, **changes: Any) -> None:
         self.clock = FakeClock()
         self.driver = FakeDriver()
         self.publisher = FakePublisher()
-        self.meter = CountingMeter()
+        self.metrics = RecordingMetrics()
         self.settings = settings(data_dir, **changes)
-        self.store = BusyStore(data_dir)
+        self.store = CountingStore(data_dir)
         self.service = LinkService(
-            driver or self.driver, self.publisher, self.store, self.settings, self.meter, self.clock
+            driver or self.driver, self.publisher, self.store, self.settings, self.metrics, self.clock
         )
 
     def session(self, key: BotKey = KEY) -> FakeSession:
@@ -249,23 +248,23 @@ class Stage:
     async def report(self, *reports: Report, key: BotKey = KEY) -> None:
         for report in reports:
             self.session(key).report(report)
-        await calm()
+        await settle()
 
     async def start(self, key: BotKey = KEY, phone: str | None = None) -> None:
         await self.service.start(key, phone)
-        await calm()
+        await settle()
 
     async def connect(self, key: BotKey = KEY, phone: str = PHONE) -> None:
-        """Link an account, all the way."""
+        """Link an account until it is connected."""
         await self.start(key)
-        keys_for(self.session(key).spec.store)
+        write_key_file(self.session(key).spec.store)
         self.session(key).is_alive = True
         await self.report(QR, PairSucceeded(phone), Online(phone, NAME), key=key)
         assert self.state(key) is LinkState.CONNECTED
 
 
-def keys_for(path: Path) -> None:
-    """A key file that passes for one."""
+def write_key_file(path: Path) -> None:
+    """A valid key file, without a device."""
     db = sqlite3.connect(path)
     with db:
         db.execute("CREATE TABLE IF NOT EXISTS device (jid TEXT)")
@@ -279,12 +278,12 @@ async def staged(
 ) -> AsyncIterator[Stage]:
     """An open service; closed at the end."""
     stage = Stage(data_dir, driver, **changes)
-    _stores.add(stage.store)
+    open_stores.add(stage.store)
     try:
         await stage.service.open()
         if restore:
             await stage.service.restore()
         yield stage
     finally:
-        _stores.discard(stage.store)
+        open_stores.discard(stage.store)
         await stage.service.close()

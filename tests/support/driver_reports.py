@@ -10,20 +10,20 @@ from roundtrip.drivers import base as d
 R = TypeVar("R", bound=d.Report)
 
 
-class Heard:
-    """Call it with each report."""
+class ReportLog:
+    """The reports of a session: call it with each."""
 
     def __init__(self) -> None:
         self.all: list[d.Report] = []
         self._taken = 0
-        self._news = asyncio.Event()
+        self._arrived = asyncio.Event()
 
     def __call__(self, report: d.Report) -> None:
         self.all.append(report)
-        self._news.set()
+        self._arrived.set()
 
     async def next(self, kind: type[R], within: float = 15.0) -> R:
-        """The next report of that kind, after the one that was returned last."""
+        """Wait for the next report of that kind, after the one that was returned last."""
         async with asyncio.timeout(within):
             while True:
                 for at in range(self._taken, len(self.all)):
@@ -31,8 +31,8 @@ class Heard:
                     if isinstance(found, kind):
                         self._taken = at + 1
                         return found
-                self._news.clear()
-                await self._news.wait()
+                self._arrived.clear()
+                await self._arrived.wait()
 
     @property
     def names(self) -> list[str]:

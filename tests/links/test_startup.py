@@ -1,4 +1,4 @@
-"""How a link begins, in every state: what is kept of the one before, and who is refused."""
+"""How a link begins from each state: what remains of the one before, and which starts are refused."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from msgspec.structs import replace
 from roundtrip.api.problems import STATUS
 from roundtrip.drivers import base as d
 from roundtrip.identity import BotKey
-from roundtrip.links import startup as starting
+from roundtrip.links import startup
 from roundtrip.links.machine import ENDED, LIVE
 from roundtrip.links.reasons import LinkError
-from roundtrip.links.record import LinkRecord
-from roundtrip.links.snapshot import LinkState
-from tests.links.helpers import KEY, NAME, ONLINE, OTHER, PHONE, QR, calm, keys_for, staged
+from roundtrip.links.record import LinkRecord, LinkState
+from tests.support.links import KEY, NAME, ONLINE, OTHER, PHONE, QR, settle, staged, write_key_file
 
 S = LinkState
 BAN = d.TemporaryBan(101, 1000.0)
@@ -25,27 +24,27 @@ ANOTHER = "+14155550199"
 @pytest.mark.parametrize("state", S, ids=str)
 @pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize("reason", [None, "store_missing", "store_corrupt", "worker_crashed"])
-def test_which_links_a_restart_brings_back(state: LinkState, paired: bool, reason: str | None) -> None:
+def test_which_links_a_restart_restores(state: LinkState, paired: bool, reason: str | None) -> None:
     record = LinkRecord(KEY, "l", state, 1.0, 1.0, PHONE, NAME, paired, True, reason)
     keys = reason in (None, "worker_crashed")
     wanted = paired and keys and (state in LIVE or state in (S.FAILED, S.CLIENT_OUTDATED))
-    assert starting.comes_back(record) is wanted
-    seen = starting.not_back_yet(record, 7.0)
+    assert startup.restorable(record) is wanted
+    seen = startup.awaiting_restore(record, 7.0)
     assert seen == replace(record, state=S.CONNECTING, since=7.0, reason_code=None)
 
 
 @pytest.mark.parametrize(
-    ("last", "keys_kept"),
+    ("last", "has_keys"),
     [
         ([d.StreamReplaced()], True),
         ([d.LoggedOutByPhone("401")], False),
-        (["keys are gone", d.WorkerDied(1)], False),
+        (["keys are missing", d.WorkerDied(1)], False),
         (["keys are broken", d.WorkerDied(1)], False),
     ],
     ids=["replaced", "logged out", "missing", "corrupt"],
 )
-async def test_an_account_whose_keys_are_kept_goes_on_and_another_begins_anew(
-    tmp_path: Path, last: list[object], keys_kept: bool
+async def test_an_account_that_has_its_keys_logs_in_and_another_is_linked_anew(
+    tmp_path: Path, last: list[object], has_keys: bool
 ) -> None:
     async with staged(tmp_path) as stage:
         await stage.connect()
@@ -54,26 +53,26 @@ async def test_an_account_whose_keys_are_kept_goes_on_and_another_begins_anew(
         for step in last:
             if isinstance(step, d.Report):
                 await stage.report(step)
-            elif "gone" in str(step):
+            elif "missing" in str(step):
                 store.unlink()
             else:
                 store.write_bytes(b"\xff" * 5000)
-        await stage.clock.pass_(2.0)
+        await stage.clock.advance(2.0)
         assert stage.state() in ENDED
-        await stage.clock.pass_(100.0)
+        await stage.clock.advance(100.0)
         await stage.start()
         after = stage.service.snapshot(KEY)
         assert (after.state, after.reason_code) == (S.CONNECTING, None)
-        assert (after.link_id == before.link_id) is keys_kept
-        assert after.phone_number == (PHONE if keys_kept else None)
+        assert (after.link_id == before.link_id) is has_keys
+        assert after.phone_number == (PHONE if has_keys else None)
         assert after.since > before.since
-        assert store.exists() is keys_kept, "worthless keys are deleted"
+        assert store.exists() is has_keys, "useless keys are deleted"
         assert stage.session().spec.store.name == f"{after.link_id}.db"
-        if not keys_kept:
-            keys_for(stage.session().spec.store)
+        if not has_keys:
+            write_key_file(stage.session().spec.store)
             await stage.report(QR, d.PairSucceeded(PHONE))
         await stage.report(ONLINE)
-        assert stage.publisher.last.first is not keys_kept
+        assert stage.publisher.last.first is not has_keys
         assert stage.service.snapshot(KEY).also_linked_elsewhere is None, "the one before has let it go"
 
 
@@ -91,23 +90,23 @@ async def test_a_linked_bot_takes_its_own_number_in_any_writing_and_no_other(tmp
 
 
 @pytest.mark.parametrize("after", [(), (QR,), (d.PairingCodeShown("ABCD-1234", 160.0),), (d.PairSucceeded(PHONE),)])
-async def test_what_begins_a_pairing(tmp_path: Path, after: tuple[d.Report, ...]) -> None:
+async def test_which_starts_begin_a_pairing(tmp_path: Path, after: tuple[d.Report, ...]) -> None:
     async with staged(tmp_path) as stage:
-        assert stage.service.begins(KEY, None)
-        assert stage.service.begins(KEY, PHONE)
+        assert stage.service.begins_pairing(KEY, None)
+        assert stage.service.begins_pairing(KEY, PHONE)
         await stage.start(phone=PHONE)
         await stage.report(*after)
-        assert not stage.service.begins(KEY, PHONE)
+        assert not stage.service.begins_pairing(KEY, PHONE)
         paired = any(isinstance(report, d.PairSucceeded) for report in after)
-        assert stage.service.begins(KEY, None) is not paired
-        assert stage.service.begins(KEY, ANOTHER) is not paired
+        assert stage.service.begins_pairing(KEY, None) is not paired
+        assert stage.service.begins_pairing(KEY, ANOTHER) is not paired
         if paired:
             return
         before = len(stage.driver.sessions)
         await stage.start(phone=PHONE)
         assert len(stage.driver.sessions) == before
         await stage.service.logout(KEY)
-        assert stage.service.begins(KEY, PHONE)
+        assert stage.service.begins_pairing(KEY, PHONE)
 
 
 async def test_a_code_for_a_banned_number_is_refused_and_the_present_one_stays(tmp_path: Path) -> None:
@@ -121,16 +120,16 @@ async def test_a_code_for_a_banned_number_is_refused_and_the_present_one_stays(t
         assert (refused.value.code, STATUS[refused.value.code]) == ("banned", 409)
         assert refused.value.retry_after == pytest.approx(1000.0)
         assert stage.state() is S.QR
-        await stage.clock.pass_(990.0)
+        await stage.clock.advance(990.0)
         await stage.start()
         with pytest.raises(LinkError):
             await stage.service.start(KEY, PHONE)
-        await stage.clock.pass_(10.1)
+        await stage.clock.advance(10.1)
         await stage.start(phone=PHONE)
         assert stage.session().spec.phone_number == PHONE
 
 
-async def test_a_banned_bot_may_link_another_number_once_it_let_go_of_the_account(tmp_path: Path) -> None:
+async def test_a_banned_bot_may_link_another_number(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.start(phone=PHONE)
         await stage.report(BAN)
@@ -140,35 +139,35 @@ async def test_a_banned_bot_may_link_another_number_once_it_let_go_of_the_accoun
         assert stage.session().spec.phone_number == ANOTHER
 
 
-async def test_a_start_names_its_own_trace_and_keeps_the_number_that_was_wished(tmp_path: Path) -> None:
+async def test_a_start_has_its_own_trace_and_keeps_the_requested_number(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         for trace in (1, 2):
             await stage.service.start(KEY, PHONE, f"00-{trace:032x}-{8:016x}-01")
-            await calm()
+            await settle()
             assert stage.publisher.calls[-1]["traceparent"].startswith(f"00-{trace:032x}-")
             assert stage.session().spec.traceparent
             await stage.service.logout(KEY)
 
 
-async def test_patience_with_a_pairing_begins_with_its_start(tmp_path: Path) -> None:
+async def test_the_time_limit_of_a_pairing_begins_with_its_start(tmp_path: Path) -> None:
     async with staged(tmp_path, pairing_patience=100.0) as stage:
         await stage.start()
-        await stage.clock.pass_(90.0)
+        await stage.clock.advance(90.0)
         await stage.start()  # alive: nothing begins anew
         await stage.report(QR)
-        await stage.clock.pass_(9.9)
+        await stage.clock.advance(9.9)
         assert stage.state() is S.QR
-        await stage.clock.pass_(0.2)
+        await stage.clock.advance(0.2)
         assert stage.state() is S.QR_EXPIRED
         await stage.start()
-        keys_for(stage.session().spec.store)
+        write_key_file(stage.session().spec.store)
         await stage.report(QR, d.PairSucceeded(PHONE), ONLINE)
         stage.session().is_alive = True
-        await stage.clock.pass_(500.0)
+        await stage.clock.advance(500.0)
         assert stage.state() is S.CONNECTED, "who linked an account is waited for no more"
 
 
-async def test_how_many_links_a_user_may_have_counts_the_living_of_that_user(tmp_path: Path) -> None:
+async def test_the_limit_of_links_counts_the_live_ones_of_that_user(tmp_path: Path) -> None:
     mine = [BotKey.parse("user", f"bot-{n}") for n in range(4)]
     async with staged(tmp_path, max_links_per_user=2) as stage:
         await stage.start(OTHER)
@@ -189,10 +188,10 @@ async def test_how_many_links_a_user_may_have_counts_the_living_of_that_user(tmp
 async def test_pairing_time_is_from_the_start_to_the_first_connection(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.start()
-        keys_for(stage.session().spec.store)
-        await stage.clock.pass_(7.0)
+        write_key_file(stage.session().spec.store)
+        await stage.clock.advance(7.0)
         await stage.report(QR, d.PairSucceeded(PHONE))
         stage.clock.step(-1000.0)
-        await stage.clock.pass_(3.0)
+        await stage.clock.advance(3.0)
         await stage.report(ONLINE, d.Offline(), ONLINE)
-        assert stage.meter.pairings == [pytest.approx(10.0)]
+        assert stage.metrics.pairings == [pytest.approx(10.0)]
