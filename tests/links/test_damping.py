@@ -90,30 +90,30 @@ async def test_workers_that_die_while_the_link_flaps_are_replaced(tmp_path: Path
 
 def test_losses_that_lie_apart_do_not_add_up() -> None:
     damper = FlapDamper(limit=2, window=10.0)
-    damper.came(0.0)
+    damper.restored(0.0)
     for n in range(20):
         assert not damper.lost(n * 6.0 + 1.0)
-        assert damper.came(n * 6.0 + 2.0)
+        assert damper.restored(n * 6.0 + 2.0)
     assert damper.flaps == 20
     assert not damper.flapping
 
 
 def test_the_loss_beyond_the_limit_begins_it_once() -> None:
     damper = FlapDamper(limit=2, window=100.0)
-    damper.came(0.0)
+    damper.restored(0.0)
     began = []
     for n in range(5):
         began.append(damper.lost(n + 0.1))
         assert not damper.lost(n + 0.2)  # lost is lost
-        damper.came(n + 0.5)
+        damper.restored(n + 0.5)
     assert began == [False, False, True, False, False]
 
 
 def test_the_first_connection_is_no_flap() -> None:
     damper = FlapDamper(limit=2, window=100.0)
-    assert not damper.came(0.0)
+    assert not damper.restored(0.0)
     damper.lost(1.0)
-    assert not damper.came(200.0)  # back, but not soon
+    assert not damper.restored(200.0)  # back, but not soon
     assert damper.flaps == 0
 
 
@@ -140,12 +140,12 @@ def test_whatever_comes_and_goes_it_flaps_beyond_the_limit_within_the_window(
         elif step == "came":
             back = not online and bool(recent)
             online, flaps = True, flaps + back
-            assert damper.came(now) is back
+            assert damper.restored(now) is back
         else:
             losses.clear()
             flapping = False
             online = online and step == "calm"
-            (damper.calm if step == "calm" else damper.reset)()
+            (damper.clear if step == "calm" else damper.reset)()
         assert (damper.online, damper.flapping, damper.flaps) == (online, flapping, flaps)
 
 

@@ -16,9 +16,9 @@ from roundtrip.clock import rfc3339
 from roundtrip.drivers import base as d
 from roundtrip.errors import StorageError
 from roundtrip.identity import BotKey
-from roundtrip.links.link import Link, Order
+from roundtrip.links.link import Link
 from roundtrip.links.machine import Input, Timer
-from roundtrip.links.queue import ExpiredTimer, InputQueue, Timers
+from roundtrip.links.queue import ExpiredTimer, InputQueue, Order, Timers
 from roundtrip.links.reasons import LinkError
 from roundtrip.links.record import LinkState
 from roundtrip.links.store import StoreError
@@ -50,12 +50,12 @@ async def test_a_deadline_that_is_dropped_or_replaced_leaves_no_timer(tmp_path: 
     timers.arm(Timer.CALM, 8.0)
     assert running(clock) == 3
     assert timers.names() == ("grace", "stuck", "calm")
-    timers.drop(Timer.GRACE)
-    timers.drop(Timer.GRACE)
+    timers.cancel(Timer.GRACE)
+    timers.cancel(Timer.GRACE)
     assert running(clock) == 2
-    timers.drop_all({Timer.STUCK})
+    timers.cancel_all({Timer.STUCK})
     assert (running(clock), timers.armed(Timer.STUCK), timers.armed(Timer.CALM)) == (1, True, False)
-    timers.drop_all()
+    timers.cancel_all()
     assert running(clock) == 0
     await clock.advance(10.0)
     assert struck == []
@@ -76,11 +76,11 @@ async def test_a_queue_that_is_closed_ends_what_is_under_way_and_what_waits() ->
     assert inbox.put(1)
     assert inbox.put(2)
     await settle()
-    assert (inbox.taken, len(inbox), inbox.idle) == (1, 1, False)
+    assert (inbox.processed, len(inbox), inbox.idle) == (1, 1, False)
     await inbox.close()
     assert (taken, ended, len(inbox), inbox.idle) == ([1], [1], 0, True)
     assert not inbox.put(3)
-    await inbox.settled()
+    await inbox.join()
     await inbox.close()
 
 
@@ -113,8 +113,8 @@ async def test_a_key_without_a_link_has_no_line(tmp_path: Path) -> None:
         await link.order(Order.LOGOUT)
         await link.order(Order.RESTORE)
         assert link.record is None
-        link.told(Input.SHARED)
-        link.found(Input.WORKER_HUNG)
+        link.notify(Input.SHARED)
+        link.check_result(Input.WORKER_HUNG)
         link.report(QR)
         await settle()
         assert link.state is S.IDLE
@@ -188,7 +188,7 @@ async def test_a_correction_is_counted_and_logged_but_a_flood_is_none(tmp_path: 
         await stage.connect()
         link = link_of(stage)
         with capture_logs() as logs:
-            link.found(Input.FOUND_OFFLINE)
+            link.check_result(Input.FOUND_OFFLINE)
             await settle()
         (entry,) = [entry for entry in logs if entry["event"] == "link_corrected"]
         assert (entry["state"], entry["found"]) == ("connected", "found_offline")
@@ -211,11 +211,11 @@ async def test_hung_and_flooding_workers_count_towards_the_limit_of_deaths(tmp_p
     async with staged(tmp_path, restart_limit=2, retry_cap=2.0) as stage:
         await stage.start()
         for _ in range(2):
-            link_of(stage).found(cause)
+            link_of(stage).check_result(cause)
             await stage.clock.advance(2.1)
             assert stage.state() is S.CONNECTING
         assert stage.service.crashing == 0
-        link_of(stage).found(cause)
+        link_of(stage).check_result(cause)
         await settle()
         assert stage.state() is S.FAILED
         assert stage.service.snapshot(KEY).reason_code == "worker_crashed"
@@ -227,10 +227,10 @@ async def test_news_about_another_link_of_the_key_is_not_this_ones(tmp_path: Pat
         await stage.start()
         await stage.service.logout(KEY)
         said = len(stage.publisher.published)
-        link_of(stage).told(Input.DEVICE_KEPT, "the one before")
+        link_of(stage).notify(Input.DEVICE_KEPT, "the one before")
         await settle()
         assert len(stage.publisher.published) == said
-        link_of(stage).told(Input.DEVICE_KEPT)
+        link_of(stage).notify(Input.DEVICE_KEPT)
         await settle()
         assert stage.service.snapshot(KEY).device_removed is False
 

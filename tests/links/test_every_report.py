@@ -11,9 +11,10 @@ from roundtrip.drivers import base as d
 from roundtrip.drivers.key_files import condition
 from roundtrip.events import TYPE_OF, Failure
 from roundtrip.identity import BotKey
-from roundtrip.links.machine import ENDED, LIVE, Input, step
+from roundtrip.links.machine import ENDED, LIVE, Input
 from roundtrip.links.record import LinkState
-from tests.links.test_judge import REPORTS, said
+from roundtrip.links.transition_table import step
+from tests.links.test_policy import REPORTS, said
 from tests.support.links import NAME, QR, Stage, settle, staged, write_key_file
 
 S = LinkState
@@ -90,10 +91,10 @@ async def test_what_a_live_link_does_with_each_report(tmp_path: Path, state: Lin
             context = f"{state} {report}"
             assert found.state is move.to, context
             new = stage.publisher.types(key)[before:]
-            if move.says is None:
+            if move.event is None:
                 assert new == [], context
-            elif not move.if_news:
-                assert new == ["".join(part.title() for part in move.says.name.split("_"))], context
+            elif not move.if_changed:
+                assert new == ["".join(part.title() for part in move.event.name.split("_"))], context
             link = stage.service._links[key]
             if found.state in ENDED:
                 assert session.stopped, context
@@ -169,7 +170,7 @@ async def test_after_the_end_of_the_program_nothing_is_said_or_started(tmp_path:
         await stage.report(d.Offline(), key=key)  # a deadline runs
     for report in REPORTS:
         session.report(report)
-    stage.service._links[key].found(Input.WORKER_DIED)
+    stage.service._links[key].check_result(Input.WORKER_DIED)
     await stage.clock.advance(4000.0)
     assert len(stage.publisher.published) == events
     assert len(stage.driver.sessions) == 1

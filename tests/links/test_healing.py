@@ -298,10 +298,10 @@ class Healing(RuleBasedStateMachine):
             REACHED.update(f"waits for {name}" for name in link.deadlines)
             for what, is_so in (
                 ("stalled", link.stalled),
-                ("rejected", link.lifecycle.rejected),
+                ("rejected", link.lifecycle.keys_rejected),
                 ("flapping", link.lifecycle.damper.flapping),
-                ("ailing", link.lifecycle.ailing),
-                ("keeps dying", link.lifecycle.policy.dying(self.stage.clock.monotonic())),
+                ("ailing", link.lifecycle.pings_unanswered),
+                ("keeps dying", link.lifecycle.policy.crash_looping(self.stage.clock.monotonic())),
                 ("shared", link.record is not None and link.record.also_linked),
             ):
                 REACHED[what] += is_so
@@ -326,7 +326,7 @@ class Healing(RuleBasedStateMachine):
                 ):
                     assert timers, (key, link.state)
                 case LinkState.FAILED if record.paired:
-                    assert "again" in timers or link.lifecycle.rejected
+                    assert "again" in timers or link.lifecycle.keys_rejected
                 case _:
                     assert not record.paired or link.state in GONE
             if link.state in UP and self.online.get(key) is None:
@@ -362,7 +362,7 @@ class Healing(RuleBasedStateMachine):
         assert self.stage is not None
         links = self.stage.service._links.values()
         return all(
-            link.state in (LinkState.CONNECTED, LinkState.REPLACED) or link.lifecycle.rejected
+            link.state in (LinkState.CONNECTED, LinkState.REPLACED) or link.lifecycle.keys_rejected
             for link in links
             if link.record is not None and link.record.paired
         )
@@ -391,7 +391,7 @@ class Healing(RuleBasedStateMachine):
             if link.state is LinkState.REPLACED:
                 assert key in self.gone
                 continue
-            if link.lifecycle.rejected:
+            if link.lifecycle.keys_rejected:
                 continue
             assert link.state is LinkState.CONNECTED, (key, link.state, record.reason_code, link.deadlines)
             REACHED["healed"] += 1

@@ -17,12 +17,12 @@ async def test_a_timer_that_was_dropped_after_it_expired_is_void() -> None:
     timers.arm(Timer.PAIRED, 6.0)
     await clock.advance(7.0)
     assert [s.timer for s in expired] == [Timer.GRACE, Timer.PAIRED]
-    timers.drop(Timer.GRACE)
+    timers.cancel(Timer.GRACE)
     timers.arm(Timer.PAIRED, 6.0)
-    assert [timers.take(s) for s in expired] == [False, False]
+    assert [timers.consume(s) for s in expired] == [False, False]
     await clock.advance(7.0)
-    assert timers.take(expired[-1])
-    assert not timers.take(expired[-1])
+    assert timers.consume(expired[-1])
+    assert not timers.consume(expired[-1])
     assert not timers.armed(Timer.PAIRED)
 
 
@@ -40,7 +40,7 @@ async def test_the_queue_is_serial_and_survives_an_item_that_raises() -> None:
     inbox = InputQueue(handle, lambda item, error: broken.append((item, str(error))))
     for item in (1, 2, 3):
         assert inbox.put(item)
-    await inbox.settled()
+    await inbox.join()
     assert seen == ["+1", "-1", "+2", "+3", "-3"]
     assert broken == [(2, "two")]
     assert inbox.idle
@@ -58,6 +58,6 @@ async def test_waiting_items_can_be_dropped() -> None:
     inbox = InputQueue(handle, lambda *_: None)
     for item in range(6):
         inbox.put(item)
-    inbox.drop(lambda item: item % 2 == 0)
-    await inbox.settled()
+    inbox.discard(lambda item: item % 2 == 0)
+    await inbox.join()
     assert seen == [1, 3, 5]

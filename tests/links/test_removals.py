@@ -12,9 +12,9 @@ import pytest
 from roundtrip.drivers import base as d
 from roundtrip.drivers.base import Report, SessionSpec
 from roundtrip.links.policy import Ban, Bans
-from roundtrip.links.queue import StartSlots
-from roundtrip.links.record import Removal
-from roundtrip.links.removals import ANSWER_LIMIT, PATIENCE, Removals
+from roundtrip.links.record import DeviceState, Removal
+from roundtrip.links.removals import ANSWER_LIMIT, RESULT_WAIT, Removals
+from roundtrip.links.session import StartSlots
 from roundtrip.links.store import StoreError
 from tests.support import links
 from tests.support.links import (
@@ -47,7 +47,7 @@ class Bench:
 
     def anew(self) -> Removals:
         removals = Removals(self.driver, self.store, self.clock, self.turns, self.bans)
-        removals.told = lambda removal, removed: self.told.append((removal.link_id, removed))
+        removals.on_result = lambda removal, removed: self.told.append((removal.link_id, removed))
         return removals
 
     def removal(self, lasts: float = DAY) -> Removal:
@@ -66,7 +66,7 @@ class Bench:
         """Begun, and the session at hand could not do it."""
         removal = self.removal(lasts)
         await self.removals.add(removal)
-        assert await self.removals.begin(removal, self.session(), online=True) is None
+        assert await self.removals.begin(removal, self.session(), online=True) is DeviceState.REMOVING
 
     @property
     def keys(self) -> bool:
@@ -117,7 +117,7 @@ async def test_a_session_that_is_online_removes_it_at_once(bench: Bench) -> None
     session.logout_fails = False
     await bench.removals.add(removal)
     assert bench.removals.pending("link")
-    assert await bench.removals.begin(removal, session, online=True) is True
+    assert await bench.removals.begin(removal, session, online=True) is DeviceState.REMOVED
     assert session.logged_out
     assert not session.stopped
     assert bench.told == [], "whoever asked has the answer"
@@ -130,7 +130,7 @@ async def test_a_session_that_is_not_online_is_not_waited_for(bench: Bench) -> N
     removal, session = bench.removal(), bench.session()
     session.logout_fails = False
     await bench.removals.add(removal)
-    assert await bench.removals.begin(removal, session, online=False) is None
+    assert await bench.removals.begin(removal, session, online=False) is DeviceState.REMOVING
     await bench.over(True)
 
 
@@ -145,11 +145,11 @@ async def test_whoever_asked_waits_a_little_and_is_told_later(bench: Bench) -> N
     await bench.removals.add(removal)
     session = Slow(bench.driver, SessionSpec("link", bench.store.key_file("link"), None), lambda _: None)
     asked = asyncio.create_task(bench.removals.begin(removal, session, online=True))
-    await bench.clock.advance(PATIENCE - 0.1)
+    await bench.clock.advance(RESULT_WAIT - 0.1)
     assert not asked.done()
     await bench.clock.advance(0.2)
     assert asked.done()
-    assert asked.result() is None
+    assert asked.result() is DeviceState.REMOVING
     await bench.goes_on()
     gate.set()
     await bench.over(True)
@@ -278,7 +278,7 @@ async def test_without_keys_there_is_no_way_to_remove_it(bench: Bench) -> None:
 async def test_without_a_session_nobody_waits(bench: Bench) -> None:
     removal = bench.removal()
     await bench.removals.add(removal)
-    assert await bench.removals.begin(removal, None, online=True) is None
+    assert await bench.removals.begin(removal, None, online=True) is DeviceState.REMOVING
     await bench.clock.advance(TRY)
     bench.driver.sessions[0].report(ONLINE)
     await bench.over(True)
@@ -336,7 +336,7 @@ async def test_the_end_of_the_program_interrupts_it_and_the_next_life_goes_on(be
     left = await bench.store.removals()
     started = len(bench.driver.sessions)
     bench.removals = bench.anew()
-    bench.removals.remember(left)
+    bench.removals.load(left)
     assert bench.removals.pending("link")
     assert len(bench.removals) == 1
     await bench.clock.advance(100.0)
@@ -351,7 +351,7 @@ async def test_the_end_of_the_program_interrupts_it_and_the_next_life_goes_on(be
 
 async def test_beginning_twice_is_beginning_once(bench: Bench) -> None:
     await bench.fail_first()
-    assert await bench.removals.begin(bench.removal(), None, online=False) is None
+    assert await bench.removals.begin(bench.removal(), None, online=False) is DeviceState.REMOVING
     await bench.clock.advance(TRY)
     assert len(bench.driver.sessions) == 1
 
@@ -371,11 +371,11 @@ async def test_a_session_that_cannot_be_stopped_stops_nothing(bench: Bench) -> N
 async def test_its_session_gives_its_turn_back(bench: Bench) -> None:
     await bench.fail_first()
     await bench.clock.advance(TRY)
-    async with asyncio.timeout(1), bench.turns.turn("somebody else"):
+    async with asyncio.timeout(1), bench.turns.slot("somebody else"):
         pass  # there is one more for a user that has none
     bench.driver.sessions[0].report(ONLINE)
     await settle()
-    async with asyncio.timeout(1), bench.turns.turn(KEY.user_id):
+    async with asyncio.timeout(1), bench.turns.slot(KEY.user_id):
         pass
 
 

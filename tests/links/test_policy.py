@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from roundtrip.backoff import Backoff, Budget
 from roundtrip.drivers import base as d
-from roundtrip.links.machine import INPUT_OF, Input
-from roundtrip.links.policy import FLOOD_LIMIT, FLOOD_WINDOW, RetryPolicy, meaning
+from roundtrip.links.machine import Input
+from roundtrip.links.policy import FLOOD_LIMIT, FLOOD_WINDOW, INPUT_OF, RetryPolicy, normalize
 from tests.support.links import settings
 
 LIMIT = 3
@@ -78,19 +78,19 @@ def test_what_a_first_report_amounts_to(report: d.Report, paired: bool) -> None:
     ],
 )
 def test_a_refusal_by_number_is_what_the_number_means(reason: str, report: d.Report) -> None:
-    assert meaning(d.ConnectFailed(reason)) == report
+    assert normalize(d.ConnectFailed(reason)) == report
 
 
 def test_other_reports_mean_themselves() -> None:
-    assert [meaning(report) for report in REPORTS] == REPORTS
+    assert [normalize(report) for report in REPORTS] == REPORTS
 
 
 def test_dials_are_tried_up_to_the_limit_and_then_told_until_whatsapp_answers() -> None:
     one = policy()
-    assert not one.dialed
+    assert not one.dial_failed
     causes = [one.classify(d.Unreachable("x"), False, 0.0) for _ in range(LIMIT + 2)]
     assert causes == [Input.UNREACHABLE] * LIMIT + [Input.UNREACHABLE_FOR_LONG] * 2
-    assert one.dialed
+    assert one.dial_failed
     assert one.delay(0.0) == 16.0  # 1, 2, 4, 8, 16
 
 
@@ -100,7 +100,7 @@ def test_only_an_answer_of_whatsapp_forgives_failed_dials(report: d.Report) -> N
     one.classify(d.Unreachable("x"), False, 0.0)
     one.classify(report, False, 0.0)
     answers = (d.QrShown, d.PairingCodeShown, d.PairSucceeded, d.Online)
-    assert one.dialed is not isinstance(report, answers)
+    assert one.dial_failed is not isinstance(report, answers)
 
 
 @pytest.mark.parametrize("report", REPORTS, ids=lambda r: type(r).__name__)
@@ -139,21 +139,21 @@ def test_a_refusal_of_a_link_that_nobody_paired_is_not_counted() -> None:
 @pytest.mark.parametrize(("paired", "beyond"), [(True, Input.WORKER_KEEPS_DYING), (False, Input.WORKER_CRASHES)])
 def test_deaths_beyond_the_limit_within_the_window(cause: Input, paired: bool, beyond: Input) -> None:
     one = policy()
-    assert [one.died(cause, paired, float(n)) for n in range(LIMIT + 1)] == [cause] * LIMIT + [beyond]
-    assert one.dying(float(LIMIT))
+    assert [one.count_death(cause, paired, float(n)) for n in range(LIMIT + 1)] == [cause] * LIMIT + [beyond]
+    assert one.crash_looping(float(LIMIT))
     assert one.delay(float(LIMIT)) == 64.0, "the longest, however few dials failed"
     assert one.delay(WINDOW - 1.0) == 64.0
-    assert not one.dying(WINDOW), "the first is forgotten"
+    assert not one.crash_looping(WINDOW), "the first is forgotten"
     assert one.delay(WINDOW) == 4.0
     assert one.delay(10 * WINDOW) == 0.0
-    assert one.died(cause, paired, 10 * WINDOW) is cause
+    assert one.count_death(cause, paired, 10 * WINDOW) is cause
 
 
 def test_at_the_limit_it_is_not_dying_yet() -> None:
     one = policy()
     for _ in range(LIMIT):
         one.classify(d.WorkerDied(1), True, 0.0)
-    assert not one.dying(0.0)
+    assert not one.crash_looping(0.0)
     assert one.delay(0.0) == 4.0
 
 
@@ -181,20 +181,20 @@ def test_a_new_start_forgives_everything() -> None:
     for report in (d.WorkerDied(1), d.Unreachable("x"), d.ConnectFailed("429")):
         for _ in range(LIMIT + 1):
             one.classify(report, True, 0.0)
-    assert (one.dialed, one.dying(0.0), one.delay(0.0)) == (True, True, 3200.0)
-    one.forgive()
-    assert (one.dialed, one.dying(0.0), one.delay(0.0)) == (False, False, 0.0)
+    assert (one.dial_failed, one.crash_looping(0.0), one.delay(0.0)) == (True, True, 3200.0)
+    one.reset()
+    assert (one.dial_failed, one.crash_looping(0.0), one.delay(0.0)) == (False, False, 0.0)
     assert not any(one.flooding(0.0) for _ in range(FLOOD_LIMIT))
     for report, first in ((d.WorkerDied(1), Input.WORKER_DIED), (d.Unreachable("x"), Input.UNREACHABLE)):
         assert [one.classify(report, True, 0.0) for _ in range(LIMIT)] == [first] * LIMIT
-    one.forgive()
+    one.reset()
     one.classify(d.ConnectFailed("400"), True, 0.0)
     assert one.delay(0.0) == 100.0
 
 
 def test_a_judge_that_heard_nothing_waits_for_nothing() -> None:
     one = policy()
-    assert (one.dialed, one.dying(0.0), one.delay(0.0)) == (False, False, 0.0)
+    assert (one.dial_failed, one.crash_looping(0.0), one.delay(0.0)) == (False, False, 0.0)
 
 
 @given(st.lists(st.floats(0.0, 50.0), max_size=40), st.integers(0, 5), st.floats(0.5, 30.0))

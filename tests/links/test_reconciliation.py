@@ -10,8 +10,8 @@ from structlog.testing import capture_logs
 
 from roundtrip.drivers import base as d
 from roundtrip.errors import StorageError
-from roundtrip.links.link import WatchResult
 from roundtrip.links.machine import Input
+from roundtrip.links.queue import CheckResult
 from roundtrip.links.reconciliation import CONFIRM, CONFIRM_ONLINE
 from roundtrip.links.record import LinkState
 from tests.support.links import KEY, ONLINE, QR, settle, staged
@@ -96,7 +96,7 @@ async def test_a_finding_about_a_session_that_is_gone_is_void(tmp_path: Path) ->
         await stage.connect()
         link = stage.service._links[KEY]
         link.report(d.WorkerDied(-9))
-        link.inbox.put(WatchResult(Input.WORKER_HUNG, link.lifecycle.runner.starts - 1))
+        link.inbox.put(CheckResult(Input.WORKER_HUNG, link.lifecycle.runner.starts - 1))
         await stage.clock.advance(2.0)
         assert stage.metrics.restarts == 1
         assert stage.metrics.corrections == 0
