@@ -11,7 +11,7 @@ from roundtrip import events as e
 from roundtrip.api.problems import STATUS
 from roundtrip.clock import rfc3339
 from roundtrip.drivers import base as d
-from roundtrip.drivers.simulated.script import SimulateAction
+from roundtrip.drivers.simulated import SimulateAction
 from roundtrip.errors import StorageError
 from roundtrip.identity import BotKey
 from roundtrip.links.reasons import LinkError

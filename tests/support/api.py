@@ -22,7 +22,7 @@ from roundtrip.api.public import PublicParts, make_public_app
 from roundtrip.api.requests import BodyLimits, CallerIdentification
 from roundtrip.auth.authenticators import Authenticator, TrustedAuthenticator
 from roundtrip.auth.service_keys import ServiceKeys
-from roundtrip.drivers.simulated.script import SimulateAction
+from roundtrip.drivers.simulated import SimulateAction
 from roundtrip.events import Connecting, Payload
 from roundtrip.faults import Faults
 from roundtrip.identity import BotKey

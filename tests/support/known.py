@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry
 
 from roundtrip.app import vocabulary
-from roundtrip.drivers.simulated.script import SimulateAction
+from roundtrip.drivers.simulated import SimulateAction
 from roundtrip.events import EventType
 from roundtrip.links.record import LinkState
 from roundtrip.settings import PREFIX, Settings

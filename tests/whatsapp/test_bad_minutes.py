@@ -18,7 +18,7 @@ import aiohttp
 import psutil
 import pytest
 
-from roundtrip.drivers.neonize.driver import HEARTBEAT, SILENT
+from roundtrip.drivers.neonize.driver import HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT
 from tests.whatsapp.scenario import NUMBER, PHONE, Scenario, elapsed, scenario
 from tests.whatsapp.schema import companion_reg
 from tests.whatsapp.troubles import How, Stage
@@ -300,9 +300,9 @@ async def test_a_program_that_was_suspended_blames_no_worker(tmp_path: Path) -> 
         await it.pair()
         worker = await it.worker()
         os.kill(it.program.pid, signal.SIGSTOP)
-        await asyncio.sleep(SILENT + HEARTBEAT + 2)
+        await asyncio.sleep(HEARTBEAT_TIMEOUT + HEARTBEAT_INTERVAL + 2)
         os.kill(it.program.pid, signal.SIGCONT)
-        assert await it.quiet(2 * HEARTBEAT + 1) == []
+        assert await it.quiet(2 * HEARTBEAT_INTERVAL + 1) == []
         assert (await it.worker()).pid == worker.pid
         assert it.whatsapp.accounts[PHONE].logins == 1
         assert (await it.view())["state"] == "connected"

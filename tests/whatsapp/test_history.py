@@ -12,7 +12,7 @@ import pytest
 
 from roundtrip.drivers import base as d
 from roundtrip.drivers.neonize.driver import NeonizeDriver
-from tests.links.reports import Heard
+from tests.support.reports import ReportRecorder
 from tests.whatsapp.history import ARCHIVED, CONTACTS, MUTED, STATE, Past
 from tests.whatsapp.stand_in import stand_in
 
@@ -55,11 +55,11 @@ async def test_an_ordinary_past_is_downloaded_and_its_memory_given_back(tmp_path
         account = whatsapp.account(PHONE, "Ada")
         account.past = Past()
         try:
-            heard = Heard()
-            session = await driver.start(d.SessionSpec("one", tmp_path / "one.db", None), heard)
-            code = await heard.next(d.QrShown)
+            reports = ReportRecorder()
+            session = await driver.start(d.SessionSpec("one", tmp_path / "one.db", None), reports)
+            code = await reports.next(d.QrShown)
             await whatsapp.scan(code.qr, PHONE, "Ada")
-            await heard.next(d.Online, within=30)
+            await reports.next(d.Online, within=30)
             before = memory(session.pid, "Pss")
             files = account.past.files
             async with asyncio.timeout(TAKEN):

@@ -19,7 +19,7 @@ from roundtrip.api.problems import Problem
 from roundtrip.api.requests import BodyLimits, CallerIdentification
 from roundtrip.api.routes import Call, Dispatcher, Route
 from roundtrip.api.schemas import Config, Health, Ledger, Links, RequestTracer
-from roundtrip.drivers.simulated.script import SimulateAction
+from roundtrip.drivers.simulated import SimulateAction
 from roundtrip.faults import Faults
 from roundtrip.limits.addresses import Proxies
 from roundtrip.limits.rates import Limits

@@ -11,7 +11,7 @@ import msgspec
 from opentelemetry.trace import SpanKind
 
 from roundtrip.clock import rfc3339
-from roundtrip.drivers.simulated.script import SimulateAction
+from roundtrip.drivers.simulated import SimulateAction
 from roundtrip.identity import BotKey
 from roundtrip.links.payloads import LinkView, Snapshot
 from roundtrip.links.record import LinkState

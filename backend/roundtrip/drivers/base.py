@@ -1,4 +1,20 @@
-"""What a WhatsApp driver must do, and what it reports. Drivers stand side by side and share no state."""
+"""What a WhatsApp driver must do (`Driver`, `Session`), and what its sessions report (`Report` and its subclasses).
+
+To add a driver:
+1. Write a package beside `neonize/` and `simulated/` with a class that implements `Driver`, and one that implements
+   `Session`. Neither derives from anything here, and no driver imports `roundtrip.links` or another driver.
+2. `Driver.start` begins a session for a `SessionSpec` and returns without waiting for WhatsApp. What happens then is
+   passed to the `report` callback: on the event loop, one report per occurrence, in order. The usual order is
+   `QrShown`* or `PairingCodeShown`, `PairSucceeded`, `Online`, then `Offline`/`Online` as the connection changes.
+   After `CodesUsedUp`, `LoggedOutByPhone`, `StreamReplaced`, `TemporaryBan`, `Outdated`, `ConnectFailed`, `Unreachable`
+   and `WorkerDied` a session reports nothing more; the link decides whether to start another one.
+   What each report does to a link is the table of `links/machine.py`.
+3. The account's keys live at `SessionSpec.store` as one SQLite file (`key_files.py` says which are usable), readable by
+   its owner only. `stop` keeps it; `logout` deletes it, or raises `DeviceNotRemovedError` and keeps it.
+4. A session that runs in a process of its own has an attribute `pid`, which is shown to the operator. A driver whose
+   phones can be operated by hand implements `simulated.SupportsSimulate` besides.
+5. Name it in `Settings.whatsapp_driver` and build it in `app.make_driver`.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +25,16 @@ from typing import Final, Protocol
 
 import msgspec
 
+_SIGKILL: Final = -9
+
 
 class Report(msgspec.Struct, frozen=True, tag=True, rename="camel"):
-    """One thing that a session saw, in the order in which it happened. Tagged, so it can cross a pipe."""
+    """One thing that happened to a session. Tagged, so that it can be serialized."""
 
 
 class QrShown(Report, frozen=True):
-    """A new code to draw; it ends the one before. `ttl` is in seconds. `qr` is a secret."""
+    """A new code to draw, in place of the one before: number `index` of `total`, from 1. `ttl` is in seconds. `qr` is
+    a secret."""
 
     qr: str
     index: int
@@ -31,11 +50,11 @@ class PairingCodeShown(Report, frozen=True):
 
 
 class CodesUsedUp(Report, frozen=True):
-    """Nobody scanned in time: the session cannot pair any more."""
+    """No scan in time: the session cannot pair any more."""
 
 
 class PairSucceeded(Report, frozen=True):
-    """The phone accepted; a reconnect follows. `phone_number` is digits with a leading plus."""
+    """The phone accepted the link; a reconnect follows. `phone_number` is digits with a leading plus."""
 
     phone_number: str
 
@@ -48,29 +67,29 @@ class Online(Report, frozen=True):
 
 
 class KeepAliveLost(Report, frozen=True):
-    """Pings are unanswered, the connection still stands."""
+    """Pings go unanswered on a connection that is still open."""
 
 
 class KeepAliveRestored(Report, frozen=True):
-    pass
+    """Pings are answered again, after `KeepAliveLost`."""
 
 
 class Offline(Report, frozen=True):
-    """Closed by the network; the library tries again by itself."""
+    """The connection was closed; the library reconnects by itself."""
 
 
 class LoggedOutByPhone(Report, frozen=True):
-    """The device was removed; its keys are worthless. `reason` is WhatsApp's number, as text."""
+    """The device was removed from the account; its keys are useless. `reason` is WhatsApp's number, as text."""
 
     reason: str
 
 
 class StreamReplaced(Report, frozen=True):
-    """The same keys are used elsewhere."""
+    """Another session uses the same keys."""
 
 
 class TemporaryBan(Report, frozen=True):
-    """`expires_in` is in seconds, None when WhatsApp names no end; `code` is 0 when it names none."""
+    """`expires_in` is in seconds, None when WhatsApp gives no end; `code` is WhatsApp's number, or 0 without one."""
 
     code: int
     expires_in: float | None
@@ -81,13 +100,13 @@ class Outdated(Report, frozen=True):
 
 
 class ConnectFailed(Report, frozen=True):
-    """WhatsApp refused the connection for another reason."""
+    """WhatsApp refused the connection for another reason: its number, or a name of ours."""
 
     reason: str
 
 
 class StreamFailed(Report, frozen=True):
-    """A stream error that has no row of its own; the connection may or may not survive it."""
+    """A stream error that has no report of its own; the connection may or may not survive it."""
 
     code: str
 
@@ -100,7 +119,7 @@ class ConnectStage(enum.StrEnum):
     HANDSHAKE = "handshake"
     """The Noise handshake."""
     UNKNOWN = "unknown"
-    """An error of the library that has no row of its own."""
+    """An error of the library of no known kind."""
 
 
 class Unreachable(Report, frozen=True):
@@ -111,27 +130,27 @@ class Unreachable(Report, frozen=True):
 
 
 class WorkerDied(Report, frozen=True):
-    """The session's process is gone. `exit_status` as `subprocess` gives it: negative for a signal. `unresponsive`: the
-    driver ended it, for it gave no sign of life any more."""
+    """The session's process has exited. `exit_status` is negative for a signal, as in `subprocess`. `unresponsive`: the
+    driver killed it, because its heartbeats had stopped."""
 
     exit_status: int
     unresponsive: bool = False
 
 
 class SessionSpec(msgspec.Struct, frozen=True, rename="camel"):
-    """What a session needs. `store` is the file that holds the account's keys; missing means not paired yet.
-    `phone_number` asks for a pairing code. `traceparent` is the link's context."""
+    """What a session needs. `store` is the file of the account's keys; missing means not paired yet. With
+    `phone_number`, a pairing code is requested in place of QR codes. `traceparent` is the link's trace context."""
 
     link_id: str
     store: Path
     phone_number: str | None
     traceparent: str | None = None
     seed: str = ""
-    """Stands for the bot, the same each time: for a driver that makes its accounts up. Says nothing about it."""
+    """The same for the same bot, and unrelated to it: for a driver that makes its accounts up."""
 
 
 class DeviceNotRemovedError(OSError):
-    """WhatsApp could not be asked to remove the device: the session has ended, the account's keys are still there."""
+    """WhatsApp did not confirm that the device is removed: the session has ended, the account's keys are kept."""
 
 
 class Session(Protocol):
@@ -148,12 +167,11 @@ class Session(Protocol):
         """
 
     async def alive(self) -> bool | None:
-        """Whether the connection that stands was authenticated (a Connected event came for it) and is connected; None
-        when the library does not answer in time."""
+        """Whether there is a connection, and it is authenticated; None when the library does not answer in time."""
 
 
 class Driver(Protocol):
-    """Starts sessions."""
+    """Starts sessions, and holds those that run."""
 
     name: str
 
@@ -164,25 +182,22 @@ class Driver(Protocol):
         """Stop every session within a few seconds."""
 
 
-_SIGKILL: Final = -9
-
-
 class Exit(enum.StrEnum):
-    """How a worker ended: the label of `roundtrip_worker_exits_total`."""
+    """Why a worker exited: the label of `roundtrip_worker_exits_total`."""
 
     STOPPED = "stopped"
-    """We ended it."""
+    """The driver stopped it."""
     EXITED = "exited"
-    """By itself, in order."""
+    """By itself, with status 0."""
     CRASHED = "crashed"
     KILLED = "killed"
-    """From outside: by the kernel for want of memory, or by somebody."""
+    """By SIGKILL: from the kernel when memory ran out, or from an operator."""
     UNRESPONSIVE = "unresponsive"
-    """We ended it, for it no longer answered."""
+    """The driver killed it, because its heartbeats had stopped."""
 
 
 def exit_of(status: int) -> Exit:
-    """What an exit status says, as `subprocess` gives it: negative for a signal."""
+    """The cause for an exit status, which is negative for a signal, as in `subprocess`."""
     if status == 0:
         return Exit.EXITED
     return Exit.KILLED if status == _SIGKILL else Exit.CRASHED

@@ -16,7 +16,7 @@ _COMPANIONS: Final = ("", "-wal", "-shm", "-journal")
 
 
 class KeyFileState(enum.Enum):
-    """What a key file is worth."""
+    """Whether a session can start from a key file."""
 
     GOOD = enum.auto()
     MISSING = enum.auto()
@@ -24,7 +24,7 @@ class KeyFileState(enum.Enum):
 
 
 def condition(path: Path) -> KeyFileState:
-    """Look into a key file that no session has open. A write that an unclean stop cut off is rolled back by this."""
+    """Check a key file that no session has open. A transaction that an unclean stop cut off is rolled back by this."""
     if not path.is_file() or path.stat().st_size == 0:
         return KeyFileState.MISSING
     try:
@@ -36,7 +36,7 @@ def condition(path: Path) -> KeyFileState:
             db.close()
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return KeyFileState.GOOD  # in use is not corrupt: the session will say what is wrong, if anything is
+            return KeyFileState.GOOD  # in use is not corrupt: if something is wrong, the session finds out
         log.warning("session_store_unreadable", error=error.sqlite_errorname)
         return KeyFileState.CORRUPT
     except sqlite3.DatabaseError as error:
@@ -48,8 +48,8 @@ def condition(path: Path) -> KeyFileState:
 
 
 def holds_device(path: Path) -> bool:
-    """Whether a key file holds a linked device. One that is there and cannot be read counts as holding one: nobody may
-    take it for worthless. Not for a file that a session has open and writes to: it may wait for a second."""
+    """Whether a key file of neonize's holds a linked device. A file that cannot be read counts as holding one, so that
+    it is not deleted. Waits for up to a second when a session has the file open."""
     if not path.is_file() or path.stat().st_size == 0:
         return False
     try:
@@ -65,14 +65,14 @@ def holds_device(path: Path) -> bool:
 
 
 def secure(path: Path) -> None:
-    """Permissions 0600 for a key file and its companions."""
+    """Set permissions 0600 on a key file and its companions."""
     for part in _parts(path):
         if part.exists():
             part.chmod(0o600)
 
 
 def remove(path: Path) -> None:
-    """Delete a key file and its companions. Raises nothing: what cannot be deleted is logged, and swept later."""
+    """Delete a key file and its companions. Raises nothing: a failure is logged, and a later `sweep` tries again."""
     for part in _parts(path):
         try:
             part.unlink(missing_ok=True)

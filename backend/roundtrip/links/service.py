@@ -13,7 +13,7 @@ import structlog
 from roundtrip.backoff import Backoff
 from roundtrip.clock import LoopClock, TimerClock
 from roundtrip.drivers.base import Driver
-from roundtrip.drivers.simulated.script import PlaysPhone, SimulateAction
+from roundtrip.drivers.simulated import SimulateAction, SupportsSimulate
 from roundtrip.identity import BotKey
 from roundtrip.links import payloads, phone, startup
 from roundtrip.links.context import LinkContext, Publisher
@@ -211,7 +211,7 @@ class LinkService:
     async def simulate(self, key: BotKey, action: SimulateAction) -> Snapshot:
         """Have the simulated phone do something; returns once the link has handled it. Raises `LinkError`."""
         driver = self._context.driver
-        if not isinstance(driver, PlaysPhone):
+        if not isinstance(driver, SupportsSimulate):
             raise LinkError("not_simulated", "Only the simulated driver has a phone to play with.")
         self._check_not_closing()
         link = self._links.get(key)

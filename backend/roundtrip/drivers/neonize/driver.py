@@ -1,15 +1,16 @@
-"""The driver for real accounts: one worker process per session, watched from here."""
+"""The driver for real accounts: starts one worker process per session, and supervises it from this process."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, cast
 
 import structlog
 
@@ -17,7 +18,6 @@ from roundtrip.drivers import base as d
 from roundtrip.drivers import key_files as files
 from roundtrip.drivers.neonize import pipe
 from roundtrip.drivers.neonize.library_events import TERMINAL
-from roundtrip.drivers.neonize.pipe import Output
 
 log = structlog.get_logger()
 
@@ -26,223 +26,219 @@ WORKER: Final = (sys.executable, "-m", "roundtrip.drivers.neonize.worker")
 INHERITED: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR", "PATH", "HOME", "TZ", "LANG")
 """All that a worker gets of the environment: what TLS and the clock need. No setting, no secret."""
 
-FRUGAL: Final = {"MALLOC_ARENA_MAX": "2", "GOGC": "50", "GOMEMLIMIT": "24MiB"}
-"""A session is idle most of its life: let it trade a little work for less memory. Past the limit, which an account's
-history passes for some seconds, Go collects more often (with half of a core at most) and returns what it can."""
+RUNTIME_LIMITS: Final = {"MALLOC_ARENA_MAX": "2", "GOGC": "50", "GOMEMLIMIT": "24MiB"}
+"""A session is idle most of the time: these trade some CPU for less memory. Above the limit, which an account's history
+exceeds for some seconds, Go collects more often (with half of a core at most) and returns what it can."""
 
-STOP_DEADLINE: Final = 5.0
-LOGOUT_DEADLINE: Final = 12.0
-ALIVE_DEADLINE: Final = 5.0
-FLOOD: Final = 200
-"""Messages within a second, past which a worker is broken and ends. A busy session says a few."""
-LAST_WORDS: Final = 0.5
-"""Seconds between the end of a worker's pipe and its end, at most."""
-GARBAGE: Final = 10
-"""Lines that say nothing, past which the same holds."""
+STOP_TIMEOUT: Final = 5.0
+LOGOUT_TIMEOUT: Final = 12.0
+ALIVE_TIMEOUT: Final = 5.0
+MAX_MESSAGES: Final = 200
+"""Messages within a second, above which a worker is faulty and is killed. A busy session sends a few."""
+MAX_INVALID_LINES: Final = 10
+"""Lines that are no message, above which the same holds."""
+EXIT_GRACE: Final = 0.5
+"""Seconds between the end of a worker's pipe and its exit, at most."""
 
-HEARTBEAT: Final = 5.0
-"""Seconds between two signs of life of a worker."""
-SILENT: Final = 15.0
-"""Seconds without one, past which a worker is looked at once more, and ended if it is silent until then."""
-FIRST_BEAT: Final = 60.0
+HEARTBEAT_INTERVAL: Final = 5.0
+"""Seconds between two heartbeats of a worker."""
+HEARTBEAT_TIMEOUT: Final = 15.0
+"""Seconds without a message, after which a worker is checked once more, and killed if it is still silent then."""
+FIRST_HEARTBEAT_TIMEOUT: Final = 60.0
 """The same for a worker that starts: it loads some 100 MB, perhaps with many others at once."""
 
 
-T = TypeVar("T")
+class WorkerState(enum.Enum):
+    """What the exit of the process will mean. It only moves on, in this order."""
 
-
-def _there(end: T | None) -> T:
-    """A pipe's end, which is there because it was asked for."""
-    if end is None:
-        raise RuntimeError("the worker was started without a pipe")
-    return end
+    RUNNING = enum.auto()
+    """It exited by itself, or crashed."""
+    UNRESPONSIVE = enum.auto()
+    """It was silent for too long and killed."""
+    ENDING = enum.auto()
+    """It follows a stop, a logout or a terminal report: nothing more is reported, the exit neither."""
 
 
 class NeonizeSession:
-    """One worker process, from its start to its end."""
+    """One worker process, from its start to its exit."""
 
     def __init__(
         self, spec: d.SessionSpec, process: asyncio.subprocess.Process, report: Callable[[d.Report], None]
     ) -> None:
         self._spec = spec
         self._process = process
-        self._report: Callable[[d.Report], None] | None = report
-        self._questions: dict[int, asyncio.Future[bool | None]] = {}
-        self._asked = 0
-        self._garbage = 0
-        self._heard = asyncio.get_running_loop().time()
-        self._patience = FIRST_BEAT
-        self._hung = False
-        self._removed = False
-        """WhatsApp's word that the device is gone."""
+        self.pid = process.pid
+        self._callback = report
+        self._state = WorkerState.RUNNING
+        self._queries: dict[int, asyncio.Future[bool | None]] = {}
+        self._last_query = 0
+        self._invalid_lines = 0
+        self._last_message, self._timeout = asyncio.get_running_loop().time(), FIRST_HEARTBEAT_TIMEOUT
+        self._device_removed = False  # until WhatsApp confirms it
         self._log = log.bind(link_id=spec.link_id, worker=process.pid)
-        self._output = Output()
-        self._commands = _there(process.stdin)
-        self._draining = asyncio.create_task(self._output.drain(_there(process.stderr)))
-        self._life = asyncio.create_task(self._watch())
-        self._listening = asyncio.create_task(self._listen())
-        self._life.add_done_callback(lambda _: self._listening.cancel())
+        self._output = pipe.OutputCounter()
+        self._commands = cast("asyncio.StreamWriter", process.stdin)  # all three are pipes: see `NeonizeDriver.start`
+        self._messages = cast("asyncio.StreamReader", process.stdout)
+        self._draining = asyncio.create_task(self._output.drain(cast("asyncio.StreamReader", process.stderr)))
+        self.exited = asyncio.create_task(self._watch())
+        """Done once the worker has exited."""
+        self._heartbeat_watch = asyncio.create_task(self._watch_heartbeats())
+        self.exited.add_done_callback(lambda _: self._heartbeat_watch.cancel())
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def begin(self, begin: pipe.Begin) -> None:
-        self._send(begin)
-
-    def _send(self, command: pipe.Command) -> None:
+    def send(self, command: pipe.Command) -> None:
+        """Write a command, unless the worker has closed its end."""
         if not self._commands.is_closing():
             self._commands.write(pipe.encode(command))
 
     async def _watch(self) -> None:
-        """Read until the worker is gone, then say so, unless that was expected."""
+        """Read until the worker has exited, then report that, unless it was expected."""
         try:
             if await self._read():
-                await self._gone(within=LAST_WORDS)
-        except Exception:  # noqa: BLE001 -- whatever broke, the session is lost: it is logged, and told as a death
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._process.wait(), EXIT_GRACE)
+        except Exception:  # noqa: BLE001 -- whatever broke, the session is lost: it is logged, and reported as an exit
             self._log.exception("worker_reader_failed")
         finally:
             self._kill()
-        await self._rest()
+        await self._discard_rest()
         status = await self._process.wait()
         self._commands.close()
         await self._draining
-        for question in self._questions.values():
-            if not question.done():
-                question.set_result(None)
+        for query in self._queries.values():
+            if not query.done():
+                query.set_result(None)
         self._log.info("worker_ended", exit_status=status, lines=self._output.lines, panicked=self._output.panicked)
-        self._pass_on(d.WorkerDied(status, self._hung))
+        self._report(d.WorkerDied(status, self._state is WorkerState.UNRESPONSIVE))
 
-    async def _listen(self) -> None:
-        """End a worker that is silent for too long: stopped, or caught in a deadlock.
+    async def _watch_heartbeats(self) -> None:
+        """Kill a worker that is silent for too long: suspended, or in a deadlock.
 
-        While this process itself does not run, nobody reads the pipe, and every worker seems silent. So whoever wakes
-        up too late starts to count anew, and even a silent worker is given one more beat in which the pipe is read.
+        While this process itself does not run, nobody reads the pipe, and every worker seems silent. So after a late
+        wake-up the count starts anew, and a silent worker gets one more interval in which the pipe is read.
         """
         loop = asyncio.get_running_loop()
         suspect = False
         while True:
-            due = loop.time() + HEARTBEAT
-            await asyncio.sleep(HEARTBEAT)
+            due = loop.time() + HEARTBEAT_INTERVAL
+            await asyncio.sleep(HEARTBEAT_INTERVAL)
             now = loop.time()
-            if now - due > HEARTBEAT:
-                self._heard = now
-            silent = now - self._heard > self._patience
+            if now - due > HEARTBEAT_INTERVAL:
+                self._last_message = now
+            silent = now - self._last_message > self._timeout
             if silent and suspect:
                 break
             suspect = silent
-        self._log.error("worker_unresponsive", silent_for=round(now - self._heard, 1))
-        self._hung = True
+        self._log.error("worker_unresponsive", silent_for=round(now - self._last_message, 1))
+        self._advance(WorkerState.UNRESPONSIVE)
         self._kill()
 
-    async def _gone(self, within: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), within)
+    def _advance(self, state: WorkerState) -> None:
+        """Move on to `state`; from a later one, nothing changes."""
+        if self._state.value < state.value:
+            self._state = state
 
-    async def _rest(self) -> None:
-        """Read what a dead worker left in its pipe: asyncio calls a process ended only once its pipes are."""
-        stream = _there(self._process.stdout)
+    async def _discard_rest(self) -> None:
+        """Read what is left in the pipe of a worker that was killed: asyncio waits for the pipes before the process."""
         with contextlib.suppress(OSError):
-            while await stream.read(pipe.LIMIT):
+            while await self._messages.read(pipe.LIMIT):
                 pass
 
     async def _read(self) -> bool:
-        """Take in what the worker says. True at the end of it, False when it does not deserve to be heard on."""
-        lines = pipe.from_worker(_there(self._process.stdout))
+        """Handle the worker's messages. True at the end of the pipe, False when the worker is faulty."""
+        messages = pipe.from_worker(self._messages)
         loop = asyncio.get_running_loop()
         window, count = loop.time(), 0
-        while (message := await lines.next()) is not None:
+        while (message := await messages.next()) is not None:
             if loop.time() - window > 1.0:
                 window, count = loop.time(), 0
             count += 1
-            self._heard, self._patience = loop.time(), SILENT
-            if count > FLOOD:
+            self._last_message, self._timeout = loop.time(), HEARTBEAT_TIMEOUT
+            if count > MAX_MESSAGES:
                 self._log.error("worker_floods")
                 return False
-            self._take(message)
-            if self._garbage > GARBAGE:
+            self._handle(message)
+            if self._invalid_lines > MAX_INVALID_LINES:
                 return False
         return True
 
-    def _take(self, message: pipe.FromWorker | pipe.InvalidLine) -> None:
+    def _handle(self, message: pipe.FromWorker | pipe.InvalidLine) -> None:
         match message:
             case pipe.InvalidLine():
-                self._garbage += 1
+                self._invalid_lines += 1
                 self._log.warning("worker_garbage", code=message.code, size=message.size)
-            case pipe.Answer():
-                question = self._questions.pop(message.number, None)
-                if question is not None and not question.done():
-                    question.set_result(message.connected)
+            case pipe.AliveReply():
+                query = self._queries.pop(message.number, None)
+                if query is not None and not query.done():
+                    query.set_result(message.connected)
             case pipe.Heartbeat():
                 pass
-            case pipe.Trouble():
+            case pipe.HandledError():
                 self._log.warning("worker_trouble", kind=message.kind)
             case pipe.LoggedOut():
-                self._removed = self._removed or message.removed
+                self._device_removed = self._device_removed or message.removed
                 self._log.info("worker_logged_out", removed=message.removed)
             case _:
-                self._pass_on(message)
+                self._report(message)
 
-    def _pass_on(self, report: d.Report) -> None:
-        tell = self._report
+    def _report(self, report: d.Report) -> None:
+        wanted = self._state.value < WorkerState.ENDING.value
         if isinstance(report, d.LoggedOutByPhone):
-            self._removed = True
+            self._device_removed = True
         if isinstance(report, TERMINAL):
-            self._report = None  # the worker ends now, and that is no news
-        if tell is None:
+            self._advance(WorkerState.ENDING)  # the worker exits by itself now
+        if not wanted:
             return
         try:
-            tell(report)
-        except Exception:  # noqa: BLE001 -- one report that its hearer cannot take must not end the reading
+            self._callback(report)
+        except Exception:  # noqa: BLE001 -- one report that the callback cannot handle must not end the reading
             self._log.exception("report_refused", report=type(report).__name__)
 
     def _kill(self) -> None:
         # not Process.kill(): that polls first, and takes the exit status away from whoever waits for it
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._process.pid, signal.SIGKILL)
+                os.kill(self.pid, signal.SIGKILL)
 
-    async def _end(self, command: pipe.Command, deadline: float) -> None:
-        self._report = None
-        self._send(command)
-        done, _ = await asyncio.wait({self._life}, timeout=deadline)
+    async def _end(self, command: pipe.Command, timeout: float) -> None:  # noqa: ASYNC109 -- then it is killed
+        self._advance(WorkerState.ENDING)
+        self.send(command)
+        done, _ = await asyncio.wait({self.exited}, timeout=timeout)
         if not done:
-            self._log.warning("worker_killed", after=deadline)
+            self._log.warning("worker_killed", after=timeout)
             self._kill()
-            await asyncio.wait({self._life})
+            await asyncio.wait({self.exited})
 
     async def stop(self) -> None:
-        """End it and keep the account's keys. Takes `STOP_DEADLINE` seconds at most."""
-        await self._end(pipe.Stop(), STOP_DEADLINE)
+        """End it and keep the account's keys. Takes `STOP_TIMEOUT` seconds at most."""
+        await self._end(pipe.Stop(), STOP_TIMEOUT)
 
     async def logout(self) -> None:
-        """Remove the device from the account, end the worker, delete the store. Takes `LOGOUT_DEADLINE` at most.
+        """Remove the device from the account, end the worker, delete the store. Takes `LOGOUT_TIMEOUT` at most.
 
         Raises `DeviceNotRemovedError`, with the store kept, when it holds a device and WhatsApp did not confirm.
         """
-        await self._end(pipe.LogOut(), LOGOUT_DEADLINE)
-        if not self._removed and await asyncio.to_thread(files.holds_device, self._spec.store):
+        await self._end(pipe.LogOut(), LOGOUT_TIMEOUT)
+        if not self._device_removed and await asyncio.to_thread(files.holds_device, self._spec.store):
             raise d.DeviceNotRemovedError("WhatsApp did not confirm that the device was removed")
         files.remove(self._spec.store)
 
     async def alive(self) -> bool | None:
-        """Whether an authenticated connection stands; None when the worker does not answer in time."""
-        if self._life.done():
+        """Whether an authenticated connection stands; None when the worker does not reply in `ALIVE_TIMEOUT`."""
+        if self.exited.done():
             return None
-        self._asked += 1
-        number = self._asked
-        question = self._questions[number] = asyncio.get_running_loop().create_future()
-        self._send(pipe.AliveQuery(number))
+        self._last_query = number = self._last_query + 1
+        query = self._queries[number] = asyncio.get_running_loop().create_future()
+        self.send(pipe.AliveQuery(number))
         try:
-            return await asyncio.wait_for(question, ALIVE_DEADLINE)
+            return await asyncio.wait_for(query, ALIVE_TIMEOUT)
         except TimeoutError:
             return None
         finally:
-            self._questions.pop(number, None)
+            self._queries.pop(number, None)
 
 
 class NeonizeDriver:
-    """`worker_command` is for tests, which start a worker of their own."""
+    """Implements `drivers.base.Driver`. `worker_command` is for tests, which start a worker of their own."""
 
     name = "neonize"
 
@@ -255,10 +251,11 @@ class NeonizeDriver:
         code_life: float = 160.0,
         device_name: str = "Roundtrip",
     ) -> None:
-        """`device_name` is what a phone's list of linked devices shows; it counts when a device is paired."""
+        """`code_life`: seconds for all codes of one session together. `device_name` is what a phone's list of linked
+        devices shows; it counts when a device is paired."""
         self._proxy = proxy
         self._command = tuple(worker_command)
-        self._environment = FRUGAL | {name: environment[name] for name in INHERITED if name in environment}
+        self._environment = RUNTIME_LIMITS | {name: environment[name] for name in INHERITED if name in environment}
         self._code_life = code_life
         self._device_name = device_name
         self._sessions: set[NeonizeSession] = set()
@@ -277,12 +274,12 @@ class NeonizeDriver:
             env=self._environment,
             limit=pipe.LIMIT,
             close_fds=True,
-            start_new_session=True,  # a terminal's Ctrl-C is for the parent: the Go side would answer it too
+            start_new_session=True,  # a terminal's Ctrl-C is for the parent: the Go side would handle it too
         )
         session = NeonizeSession(spec, process, report)
         self._sessions.add(session)
-        session._life.add_done_callback(lambda _: self._sessions.discard(session))
-        session.begin(
+        session.exited.add_done_callback(lambda _: self._sessions.discard(session))
+        session.send(
             pipe.Begin(
                 spec.link_id,
                 str(store),
@@ -291,7 +288,7 @@ class NeonizeDriver:
                 self._code_life,
                 paired=paired,
                 device_name=self._device_name,
-                heartbeat=HEARTBEAT,
+                heartbeat=HEARTBEAT_INTERVAL,
             )
         )
         log.info("worker_started", link_id=spec.link_id, worker=process.pid)

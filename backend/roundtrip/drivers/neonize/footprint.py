@@ -1,8 +1,11 @@
-"""Keeps out of a worker what neonize imports for sending media and a worker never uses: some 400 modules, 25 MB.
+"""Keeps a worker small: what it does not load, and the memory that it returns to the system.
 
-`install` puts a finder in front that answers for those packages with hollow modules: every name in them is a class
-that does nothing, so that neonize's imports pass; whoever called one would get an error. Besides memory and half of
-the start time, this takes libmagic and neonize's download of missing libraries out of the running program.
+neonize imports some 400 modules (25 MB) for sending media, which a worker never does. `install_stubs` puts a finder in
+front that answers for those packages with stub modules: every name in them is a class, so that neonize's imports pass;
+instantiating one raises `StubUsedError`. Besides memory and half of the start time, this takes libmagic and neonize's
+download of missing libraries out of the running program.
+
+Imports neither asyncio nor neonize: both are imported after `block_unused` and `install_stubs` have run.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import gc
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import itertools
 import re
 import sys
 import types
@@ -20,25 +24,38 @@ from collections.abc import MutableSequence, Sequence
 from pathlib import Path
 from typing import Final
 
-HOLLOW: Final = frozenset({"PIL", "httpx", "linkpreview", "magic", "phonenumbers", "requests", "segno", "tqdm"})
+STUBBED: Final = frozenset({"PIL", "httpx", "linkpreview", "magic", "phonenumbers", "requests", "segno", "tqdm"})
 """neonize's dependencies for stickers, previews, downloads, number formats and drawing codes on a terminal."""
 
 UNUSED: Final = ("ssl", "_ssl", "_hashlib", "multiprocessing", "colorlog")
-"""Of the standard library, 4 MB: the Go side does its own TLS, and asyncio and hashlib know how to live without."""
+"""Of the standard library, 4 MB: the Go side does its own TLS, and asyncio and hashlib work without them."""
+
+MADV_DONTNEED: Final = 4
+MIN_MAPPING: Final = 512 * 1024
+"""Bytes from which a mapping is worth the call."""
+
+RELEASE_AFTER: Final = 2.0
+"""Seconds from the first Connected until memory that only the start needed is released."""
+RELEASE_LATER: Final = (15.0, 60.0, 180.0)
+"""Seconds between the next times: the phone sends its history of the account in the first minutes."""
+RELEASE_INTERVAL: Final = 900.0
+"""Seconds between all further times: some of it may come any time."""
+
+_HEADER: Final = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ (\d+)")
 
 
 class StubUsedError(RuntimeError):
-    """Something that a worker does without was called after all."""
+    """Something that is stubbed in a worker was called after all."""
 
 
-class _Names(type):
-    """Any name looked up on a hollow class is a hollow class again: annotations say `Image.Image`."""
+class _StubMeta(type):
+    """Any attribute of a stub class is a stub class too: annotations name `Image.Image`."""
 
     def __getattr__(cls, name: str) -> type:
-        return _hollow(name, cls.__module__)
+        return _stub_class(name, cls.__module__)
 
 
-def _hollow(name: str, module: str) -> type:
+def _stub_class(name: str, module: str) -> type:
     if name.startswith("__"):
         raise AttributeError(name)
 
@@ -46,40 +63,40 @@ def _hollow(name: str, module: str) -> type:
         raise StubUsedError(f"{module}.{name} is left out of workers (backend/roundtrip/drivers/neonize/footprint.py)")
 
     # an exception, so that `except` clauses may name it
-    return _Names(name, (Exception,), {"__init__": refuse, "__module__": module})
+    return _StubMeta(name, (Exception,), {"__init__": refuse, "__module__": module})
 
 
-class _Hollow(types.ModuleType):
+class _StubModule(types.ModuleType):
     __path__: MutableSequence[str] = []  # noqa: RUF012 -- nobody looks for anything in it
 
     def __getattr__(self, name: str) -> type:
-        made = _hollow(name, self.__name__)
+        made = _stub_class(name, self.__name__)
         setattr(self, name, made)
         return made
 
 
-class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+class _StubFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, name: str, _path: Sequence[str] | None, _target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        return importlib.machinery.ModuleSpec(name, self) if name.partition(".")[0] in HOLLOW else None
+        return importlib.machinery.ModuleSpec(name, self) if name.partition(".")[0] in STUBBED else None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
-        return _Hollow(spec.name)
+        return _StubModule(spec.name)
 
     def exec_module(self, module: types.ModuleType) -> None:
         pass
 
 
-def without_unused() -> None:
-    """Must run before the first import of asyncio."""
+def block_unused() -> None:
+    """Make `UNUSED` fail to import. Must run before the first import of asyncio."""
     for name in UNUSED:
-        sys.modules[name] = None  # type: ignore[assignment]  # how Python spells "cannot be imported"
+        sys.modules[name] = None  # type: ignore[assignment]  # Python's own marker for "cannot be imported"
 
 
-def install() -> None:
-    """Must run before the first import of neonize."""
-    sys.meta_path.insert(0, _Finder())
+def install_stubs() -> None:
+    """Stub `STUBBED`. Must run before the first import of neonize. Raises `ModuleNotFoundError` without neonize."""
+    sys.meta_path.insert(0, _StubFinder())
     # The package without its __init__: that one loads the second, synchronous client too.
     spec = importlib.util.find_spec("neonize")
     if spec is None or spec.origin is None:
@@ -89,17 +106,11 @@ def install() -> None:
     sys.modules["neonize"] = package
 
 
-MADV_DONTNEED: Final = 4
-LEAST: Final = 512 * 1024
-"""Bytes of a mapping that is worth the call."""
-
-_HEADER: Final = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ (\d+)")
-
-
 def untouched_pages(smaps: str) -> list[tuple[int, int]]:
-    """(start, size) of mappings of a file that nobody can write and nobody wrote: all can be read again from the file.
+    """(start, size), in bytes, of private file mappings that are not writable and were never written: all of it can be
+    read again from the file. `smaps` is the text of /proc/self/smaps.
 
-    The second condition matters: the loader writes relocations before it takes the right to write away.
+    Never written matters: the loader writes relocations before it makes a mapping read-only.
     """
     found: list[tuple[int, int]] = []
     candidate: tuple[int, int] | None = None
@@ -107,7 +118,7 @@ def untouched_pages(smaps: str) -> list[tuple[int, int]]:
         header = _HEADER.match(line)
         if header is not None:
             start, end = int(header[1], 16), int(header[2], 16)
-            fits = header[4] != "0" and header[3][1] == "-" and header[3][3] == "p" and end - start >= LEAST
+            fits = header[4] != "0" and header[3][1] == "-" and header[3][3] == "p" and end - start >= MIN_MAPPING
             candidate = (start, end - start) if fits else None
         elif line.startswith("Anonymous:") and candidate is not None and line.split()[1] == "0":
             found.append(candidate)
@@ -117,13 +128,22 @@ def untouched_pages(smaps: str) -> list[tuple[int, int]]:
 def release_memory() -> None:
     """Collect garbage, return free heap to the system, and drop code that ran only once from this process' memory.
 
-    Dropped code stays in the page cache and comes back by itself when it runs again.
+    Dropped code stays in the page cache and is loaded again when it runs again.
     """
     gc.collect()
     libc = ctypes.CDLL(None)
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    with contextlib.suppress(OSError):  # no /proc: then nothing is given back
+    with contextlib.suppress(OSError):  # no /proc: then no page is dropped
         for start, size in untouched_pages(Path("/proc/self/smaps").read_text()):
             libc.madvise(start, size, MADV_DONTNEED)
-    if hasattr(libc, "malloc_trim"):  # glibc's own
+    if hasattr(libc, "malloc_trim"):  # glibc only
         libc.malloc_trim(0)
+
+
+async def release_memory_repeatedly() -> None:
+    """Never returns. Repeatedly, because the library keeps what it downloads for a while."""
+    import asyncio  # late: see the module's docstring
+
+    for pause in itertools.chain((RELEASE_AFTER, *RELEASE_LATER), itertools.repeat(RELEASE_INTERVAL)):
+        await asyncio.sleep(pause)
+        release_memory()

@@ -1,4 +1,4 @@
-"""What the worker uses of neonize. Importing this loads the Go library: only a worker may."""
+"""The parts of neonize that a worker uses. Importing this loads the Go library: only a worker may."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EVENTS: Final[dict[str, Any]] = {
     "StreamError": events.StreamErrorEv,
     "Disconnected": events.DisconnectedEv,
 }
-"""Event classes by the names that `worker_events` knows."""
+"""Event classes by the names that `library_events` uses."""
 
 HISTORY: Final = DeviceProps.HistorySyncConfig(
     fullSyncDaysLimit=1,
@@ -45,15 +45,15 @@ HISTORY: Final = DeviceProps.HistorySyncConfig(
     supportFbidBotChatHistory=False,
     supportMessageAssociation=False,
 )
-"""As little of the account's past as can be asked for: nothing here reads it. Every field is named that neonize knows,
-for what is left out keeps whatsmeow's default (10 GB of quota, every kind supported)."""
+"""As little of the account's history as can be requested: nothing here reads it. Names every field that neonize knows,
+because a field left out keeps whatsmeow's default (10 GB of quota, every kind supported)."""
 
 
 def make_client(store: str, session: str, device_name: str) -> NewAClient:
     """A client, not connected yet. `store` is a bare file name in the working folder.
 
-    What the device says of itself counts at the pairing only: the phone keeps it. DESKTOP gets it a computer's icon,
-    not a browser's.
+    The device's properties count at the pairing only: the phone keeps them. DESKTOP shows a computer's icon, not a
+    browser's.
     """
     props = DeviceProps(
         os=device_name, platformType=DeviceProps.DESKTOP, requireFullSync=False, historySyncConfig=HISTORY
@@ -62,19 +62,19 @@ def make_client(store: str, session: str, device_name: str) -> NewAClient:
 
 
 async def pair_phone(client: NewAClient, digits: str) -> str:
-    """The code to type into the phone of that number. WhatsApp takes none but a browser's name for the kind of client
-    in this request; what the list of devices shows is not said here."""
+    """The code to type into the phone of that number. WhatsApp accepts only a browser as the kind of client in this
+    request; it is not what the list of devices shows."""
     return str(await client.PairPhone(digits, True, client_type=ClientType.FIREFOX))
 
 
-def read_log(take: Callable[[bytes], None], *, pairing: bool) -> None:
-    """Have each line of the library's log handed to `take`, in the Go side's threads, in place of neonize's logging.
-    Before `connect`. How many codes there are is in DEBUG lines only; what else counts is said from WARN on."""
+def read_log(callback: Callable[[bytes], None], *, pairing: bool) -> None:
+    """Call `callback` with each line of the library's log, in the Go side's threads, in place of neonize's logging.
+    Call it before `connect`. How many codes there are is in DEBUG lines only; all else that counts is WARN or above."""
     log.setLevel(logging.DEBUG if pairing else logging.WARNING)
 
     def on_line(line: int, size: int) -> None:
         if line and size > 0:
-            take(ctypes.string_at(line, size))
+            callback(ctypes.string_at(line, size))
 
     client_module.log_whatsmeow = on_line
 

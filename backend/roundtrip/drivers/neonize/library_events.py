@@ -1,20 +1,21 @@
-"""What each of neonize's events means, as a report. Pure: the events come in as protobuf messages, by their name.
+"""What the library reports, as `drivers.base` reports: its events, the error that ends its connection, its log lines.
 
-By name and not by class, so that this file does not load neonize, and with it the Go library.
+Pure: events come in as protobuf messages and by name, not by class, so that this module does not load neonize, and with
+it the Go library.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from roundtrip.drivers import base as d
-from roundtrip.drivers.neonize.worker import Refusal
 
 CODES: Final = 6
-FIRST_CODE: Final = 60.0
-LATER_CODE: Final = 20.0
-"""How many codes WhatsApp hands out today, and the seconds that it accepts each."""
+FIRST_CODE_TTL: Final = 60.0
+LATER_CODE_TTL: Final = 20.0
+"""How many codes WhatsApp gives out today, and the seconds for which it accepts each."""
 
 _FAILURES: Final = {
     "GENERIC": "400",
@@ -41,7 +42,8 @@ _BANS: Final = {
 
 
 def phone_number(user: str) -> str:
-    """The phone number in a JID's user part, with a leading plus; a device or agent suffix falls off."""
+    """The phone number in a JID's user part, with a leading plus and without a device or agent suffix; "" when it holds
+    none."""
     digits = user.split(":", 1)[0].split(".", 1)[0]
     return f"+{digits}" if digits.isdigit() else ""
 
@@ -53,23 +55,23 @@ def _name(message: Any, field: str) -> str:
     return str(value.name) if value is not None else str(number)
 
 
-def _paired(message: Any) -> d.Report:
+def _pair_status(message: Any) -> d.Report:
     if _name(message, "Status") != "SUCCESS":
-        return d.ConnectFailed("pair_error")  # the message's own text may name the account
+        return d.ConnectFailed("pair_error")  # without the message's text: it may name the account
     return d.PairSucceeded(phone_number(message.ID.User))
 
 
 def _logged_out(message: Any) -> d.Report:
-    # a removal on the phone arrives as a stream error: OnConnect is false then, and the reason is only the default
+    # after a removal on the phone, which arrives as a stream error, OnConnect is false and Reason only a default
     return d.LoggedOutByPhone(_FAILURES.get(_name(message, "Reason"), "401") if message.OnConnect else "401")
 
 
-def _banned(message: Any) -> d.Report:
+def _temporary_ban(message: Any) -> d.Report:
     name = _name(message, "Code")
     return d.TemporaryBan(_BANS.get(name, 0), float(message.Expire) if message.Expire > 0 else None)
 
 
-def _refused(message: Any) -> d.Report:
+def _connect_failure(message: Any) -> d.Report:
     name = _name(message, "Reason")
     return d.ConnectFailed(_FAILURES.get(name, name))
 
@@ -80,18 +82,18 @@ def _stream_error(message: Any) -> d.Report:
 
 
 READERS: Final[dict[str, Callable[[Any], d.Report]]] = {
-    "PairStatus": _paired,
+    "PairStatus": _pair_status,
     "KeepAliveTimeout": lambda _: d.KeepAliveLost(),
     "KeepAliveRestored": lambda _: d.KeepAliveRestored(),
     "LoggedOut": _logged_out,
     "StreamReplaced": lambda _: d.StreamReplaced(),
-    "TemporaryBan": _banned,
-    "ConnectFailure": _refused,
+    "TemporaryBan": _temporary_ban,
+    "ConnectFailure": _connect_failure,
     "ClientOutdated": lambda _: d.Outdated(),
     "StreamError": _stream_error,
     "Disconnected": lambda _: d.Offline(),
 }
-"""Every event with a meaning of its own. `Connected` is not here: what it reports has to be asked for first."""
+"""Event name → report. `Connected` is missing: what it reports has to be queried first."""
 
 TERMINAL: Final = (
     d.CodesUsedUp,
@@ -102,7 +104,7 @@ TERMINAL: Final = (
     d.ConnectFailed,
     d.Unreachable,
 )
-"""Nothing follows these: the library does not reconnect, so the worker ends."""
+"""Nothing follows these: the library does not reconnect, so the worker exits."""
 
 
 _DIAL: Final = "failed to dial"
@@ -125,20 +127,31 @@ _CAUSES: Final = (
     "EOF",
 )
 _BROKEN_STORE: Final = ("file is not a database", "malformed")
-_NOBODY: Final = Refusal(None, None, None)
 
 
-def of_error(text: str, refusal: Refusal | None = None) -> d.Unreachable | d.ConnectFailed | d.TemporaryBan:
-    """What an error means that ended the library's connection task. The text itself stays here: it names addresses.
+class Refusal(NamedTuple):
+    """The numbers in a `failure` of WhatsApp's; None for one that is missing. `expire` is in seconds."""
+
+    reason: int | None
+    code: int | None
+    expire: int | None
+
+
+_NO_REFUSAL: Final = Refusal(None, None, None)
+
+
+def error_report(text: str, refusal: Refusal | None = None) -> d.Unreachable | d.ConnectFailed | d.TemporaryBan:
+    """The report for the error that ended the library's connection task. It holds none of `text`, which names
+    addresses.
 
     `refusal` is what the library logged before: a number that neonize does not know ends the task with "required
-    field … not set". An error of no known kind says nothing about the account, so it is no refusal.
+    field … not set". An error of no known kind is no refusal: it implies nothing about the account.
     """
-    said = refusal or _NOBODY
+    numbers = refusal or _NO_REFUSAL
     if _UNNAMED_BAN in text:
-        return d.TemporaryBan(said.code or 0, float(said.expire) if said.expire else None)
+        return d.TemporaryBan(numbers.code or 0, float(numbers.expire) if numbers.expire else None)
     if _UNNAMED_REFUSAL in text:
-        return d.ConnectFailed(str(said.reason) if said.reason else "unknown")
+        return d.ConnectFailed(str(numbers.reason) if numbers.reason else "unknown")
     if any(word in text for word in _BROKEN_STORE):
         return d.ConnectFailed("store_unreadable")
     if "proxy scheme" in text:
@@ -153,10 +166,72 @@ def of_error(text: str, refusal: Refusal | None = None) -> d.Unreachable | d.Con
 
 def code_ttl(left: int) -> float:
     """Seconds that whatsmeow shows a code while `left` are left, itself included: `qrchan.go` gives more time to the
-    first of six, which is what WhatsApp hands out today, and tells it by how many are left."""
-    return FIRST_CODE if left == CODES else LATER_CODE
+    first of six, which is what WhatsApp gives out today, and recognizes it by how many are left."""
+    return FIRST_CODE_TTL if left == CODES else LATER_CODE_TTL
 
 
-def codes_life(total: int) -> float:
-    """Seconds until all codes of a pairing are used up, and the library hangs up."""
+def codes_ttl(total: int) -> float:
+    """Seconds until all codes of a pairing are used up, and the library disconnects."""
     return sum(code_ttl(left) for left in range(1, total + 1))
+
+
+_REFUSED: Final = re.compile(rb"connect failure: <failure ([^>]*)>")
+_ATTRIBUTE: Final = re.compile(rb'\b(reason|code|expire)="(\d{1,9})"')
+_CODES: Final = b"<pair-device>"
+_CODE: Final = b"<ref>"
+_RAN_OUT: Final = b"Ran out of QR codes"
+_LOST: Final = b"Failed to reconnect after 515 code: "
+_LOST_LIMIT: Final = 2048
+
+
+class LibraryLog:
+    """What only the library's log holds: refusals by number, how many codes there are, and how they ended.
+
+    `on_lost` is called with the library's error, in whatever thread it comes, when the reconnect failed that follows a
+    515 (after a scan, or when WhatsApp asks for it): the library tries once and raises no event.
+    """
+
+    def __init__(self, on_lost: Callable[[str], None]) -> None:
+        self._on_lost = on_lost
+        self.codes: int | None = None
+        """How many codes WhatsApp gave out for this pairing."""
+        self.ran_out = False
+        """Whether the last code was shown until it expired."""
+        self.refusal: Refusal | None = None
+        """The last one, ban or not."""
+
+    def feed(self, entry: bytes) -> None:
+        """One line, as neonize passes it on."""
+        if (refused := _REFUSED.search(entry)) is not None:
+            found = {name: int(digits) for name, digits in _ATTRIBUTE.findall(refused[1])}
+            self.refusal = Refusal(found.get(b"reason"), found.get(b"code"), found.get(b"expire"))
+        elif _CODES in entry:
+            self.codes = entry.count(_CODE) or None
+        elif _RAN_OUT in entry:
+            self.ran_out = True
+        elif (at := entry.find(_LOST)) >= 0:
+            self._on_lost(entry[at + len(_LOST) :][:_LOST_LIMIT].decode(errors="replace"))
+
+
+class CodeSequence:
+    """Counts the codes of one pairing. Times are in seconds on the event loop's clock."""
+
+    def __init__(self, log: LibraryLog) -> None:
+        self._log = log
+        self._index = 0
+        self._expires = 0.0
+
+    def next(self, now: float) -> tuple[int, int, float]:
+        """A new code is shown. Returns its index from 1, how many there are as far as is known, and its seconds."""
+        self._index += 1
+        total = self._total()
+        ttl = code_ttl(total - self._index + 1)
+        self._expires = now + ttl
+        return self._index, total, ttl
+
+    def used_up(self, now: float) -> bool:
+        """Whether the last code has expired."""
+        return now > self._expires and self._index == self._total()
+
+    def _total(self) -> int:
+        return max(self._log.codes or CODES, self._index)

@@ -1,13 +1,15 @@
-"""What the parent and a worker say to each other: tagged structs, one JSON line each, bounded in size.
+"""The protocol between the driver and a worker: tagged structs, one JSON line each, bounded in size.
 
-Reports are the driver's own structs; the rest is here. Both ends run the same code, so anything unknown is a fault.
+Reports are `drivers.base`'s structs; the other messages are here. Both ends run the same code, so a message of an
+unknown kind is a fault.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Final, Generic, TypeVar, Union
+import os
+from typing import Any, Final, Generic, TypeVar, Union
 
 import msgspec
 
@@ -16,9 +18,15 @@ from roundtrip.drivers import base as d
 LIMIT: Final = 64 * 1024
 """Bytes of one line, at most. The longest is a QR text, under 1 KiB."""
 
+_PANICS: Final = (b"panic:", b"fatal error:", b"SIGSEGV", b"SIGABRT")
+_CHUNK: Final = 16 * 1024
+
+
+# from the driver to the worker
+
 
 class Begin(msgspec.Struct, frozen=True, tag=True):
-    """The first thing a worker hears.
+    """The first message to a worker.
 
     `paired`: the store holds a device. `code_life` is in seconds, for all codes of the session together; `heartbeat` is
     the time between two `Heartbeat`, in seconds. `device_name` is what the phone's list of linked devices shows.
@@ -36,7 +44,7 @@ class Begin(msgspec.Struct, frozen=True, tag=True):
 
 
 class AliveQuery(msgspec.Struct, frozen=True, tag=True):
-    """Does an authenticated connection stand?"""
+    """Asks whether an authenticated connection stands. `number` identifies the query."""
 
     number: int
 
@@ -49,31 +57,37 @@ class LogOut(msgspec.Struct, frozen=True, tag=True):
     """Remove the device from the account and end the session."""
 
 
-class Answer(msgspec.Struct, frozen=True, tag=True):
-    """To `AliveQuery` of the same number; None when the library has no word on it yet."""
+Command = Begin | AliveQuery | Stop | LogOut
+
+
+# from the worker to the driver
+
+
+class AliveReply(msgspec.Struct, frozen=True, tag=True):
+    """To the `AliveQuery` of the same number. `connected` is None while that is unknown."""
 
     number: int
     connected: bool | None
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag=True):
-    """The worker's event loop runs. It says nothing about the library, which may wait for the network for minutes."""
+    """The worker's event loop runs. Nothing is implied about the library, which may wait for the network for
+    minutes."""
 
 
-class Trouble(msgspec.Struct, frozen=True, tag=True):
-    """Something in the worker went wrong and was survived. `kind` is an exception's type, never its text."""
+class HandledError(msgspec.Struct, frozen=True, tag=True):
+    """An error in the worker that did not end it. `kind` is an exception's type, never its text."""
 
     kind: str
 
 
 class LoggedOut(msgspec.Struct, frozen=True, tag=True):
-    """How the logout went: whether WhatsApp confirmed that the device is gone. The session ends either way."""
+    """The result of `LogOut`: whether WhatsApp confirmed that the device is removed. The session ends either way."""
 
     removed: bool
 
 
-Command = Begin | AliveQuery | Stop | LogOut
-Reports = Union[  # noqa: UP007 -- msgspec wants the classes, and so does a reader
+WorkerReport = Union[  # noqa: UP007 -- msgspec wants the classes, and so does a reader
     d.QrShown,
     d.PairingCodeShown,
     d.CodesUsedUp,
@@ -90,15 +104,18 @@ Reports = Union[  # noqa: UP007 -- msgspec wants the classes, and so does a read
     d.StreamFailed,
     d.Unreachable,
 ]
-"""What a worker can see. `WorkerDied` is not among them: nobody reports their own death."""
+"""What a worker can report: all but `WorkerDied`, which is the driver's."""
 
-FromWorker = Reports | Answer | Heartbeat | Trouble | LoggedOut
+FromWorker = WorkerReport | AliveReply | Heartbeat | HandledError | LoggedOut
+
+
+# reading and writing
 
 T = TypeVar("T")
 
 
 class InvalidLine(msgspec.Struct, frozen=True):
-    """A line that says nothing. Its text is never kept: it may hold a secret.
+    """A line that is no message. Its text is never kept: it may hold a secret.
 
     `code`: too_long | not_json | unknown | unfinished. `size` is in bytes.
     """
@@ -120,15 +137,15 @@ def decode_begin(line: bytes) -> Begin:
     return _begin_decoder.decode(line)
 
 
-class Lines(Generic[T]):
-    """Reads one kind of messages from a stream."""
+class MessageReader(Generic[T]):
+    """Reads messages of one kind from a stream."""
 
     def __init__(self, stream: asyncio.StreamReader, kind: object) -> None:
         self._stream = stream
         self._decoder: msgspec.json.Decoder[T] = msgspec.json.Decoder(kind)
 
     async def next(self) -> T | InvalidLine | None:
-        """The next message, `InvalidLine` in its place, or None at the end."""
+        """The next message, `InvalidLine` for a line that is none, or None at the end of the stream."""
         try:
             line = await self._stream.readuntil(b"\n")
         except asyncio.IncompleteReadError as end:
@@ -156,28 +173,39 @@ class Lines(Generic[T]):
                 return size + len(end.partial)
 
 
-def from_worker(stream: asyncio.StreamReader) -> Lines[FromWorker]:
-    return Lines(stream, FromWorker)
+def from_worker(stream: asyncio.StreamReader) -> MessageReader[FromWorker]:
+    """The driver's reader."""
+    return MessageReader(stream, FromWorker)
 
 
-def from_parent(stream: asyncio.StreamReader) -> Lines[Command]:
-    return Lines(stream, Command)
+def from_driver(stream: asyncio.StreamReader) -> MessageReader[Command]:
+    """The worker's reader."""
+    return MessageReader(stream, Command)
 
 
-_PANICS: Final = (b"panic:", b"fatal error:", b"SIGSEGV", b"SIGABRT")
-_CHUNK: Final = 16 * 1024
+class MessageWriter:
+    """The worker's writer. Blocks while the driver does not read: a slow driver shall slow its worker down."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def write(self, message: Any) -> None:
+        """Write one line."""
+        data = memoryview(encode(message))
+        while data:
+            data = data[os.write(self._fd, data) :]
 
 
-class Output:
-    """Counters over a worker's stdout and stderr."""
+class OutputCounter:
+    """Counts what a worker prints, and keeps none of it."""
 
     def __init__(self) -> None:
         self.lines = 0
         self.panicked = False
-        """Whether the Go runtime said that it ends the process."""
+        """Whether the Go runtime printed that it ends the process."""
 
     async def drain(self, stream: asyncio.StreamReader) -> None:
-        """Until its end."""
+        """Read the stream to its end."""
         tail = b""
         with contextlib.suppress(OSError):
             while chunk := await stream.read(_CHUNK):

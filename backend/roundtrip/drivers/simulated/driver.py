@@ -1,59 +1,68 @@
-"""The simulated driver: a scripted phone with WhatsApp's real timing, for the page, the dashboards and the tests."""
+"""The simulated driver: one scripted phone per link, on WhatsApp's real timing."""
 
 from __future__ import annotations
 
+import enum
 import sqlite3
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
 from roundtrip.clock import Handle, LoopClock, TimerClock
 from roundtrip.drivers import base as d
 from roundtrip.drivers import key_files as files
+from roundtrip.drivers import simulated
 from roundtrip.drivers.base import Report, SessionSpec
-from roundtrip.drivers.simulated import script as simulated_store
-from roundtrip.drivers.simulated.script import SimulateAction, SimulatedPerson, pairing_code, person_of, qr_text
+from roundtrip.drivers.simulated import SimulateAction, SimulatedAccount
 
 log = structlog.get_logger(__name__)
 
-FIRST_CODE: Final = 60.0
-NEXT_CODE: Final = 20.0
+FIRST_CODE_TTL: Final = 60.0
+LATER_CODE_TTL: Final = 20.0
 CODES: Final = 6
-"""Seconds that a code lasts, and how many there are: as whatsmeow has them."""
+"""Seconds for which a code is valid, and how many there are: as whatsmeow has them."""
 
-STARTS_IN: Final = 0.3
-RECONNECTS_IN: Final = 0.6
-DIALS_IN: Final = 0.5
-FLAP_EVERY: Final = 1.0
+FIRST_CODE_AFTER: Final = 0.3
+RECONNECT_AFTER: Final = 0.6
+DIAL_AFTER: Final = 0.5
+FLAP_INTERVAL: Final = 1.0
 FLAPS: Final = 8
-BAN: Final = 3600.0
+BAN_TTL: Final = 3600.0
+
+
+class PhoneState(enum.Enum):
+    """Of the session with one phone. Whether it is paired is a matter of its account."""
+
+    OFFLINE = enum.auto()
+    ONLINE = enum.auto()
+    HUNG = enum.auto()
+    """As a worker in a deadlock: it reports and answers nothing."""
+    ENDED = enum.auto()
+    """Stopped, logged out or crashed. Final."""
 
 
 class SimulatedSession:
-    """One phone and the server's session with it. Times are divided by `speed`."""
+    """One phone and the server's session with it. All times are divided by `speed`."""
 
     def __init__(
         self, spec: SessionSpec, report: Callable[[Report], None], clock: TimerClock, speed: float, reachable: bool
     ) -> None:
         self._spec = spec
-        self._report = report
+        self._callback = report
         self._clock = clock
         self._speed = speed
-        self._person = simulated_store.read(spec.store)
-        self._online = False
-        self._hangs = False
-        self._ended = False
-        self._calls: dict[str, Handle] = {}
+        self._account = simulated.read_account(spec.store)
+        """None until a scan."""
+        self._state = PhoneState.OFFLINE
+        self._timers: dict[str, Handle] = {}
         self._codes = 0
         if not reachable:
-            self._later("dial", DIALS_IN, lambda: self._say(d.Unreachable("simulated: no route to WhatsApp")))
-        elif self._person is not None:
-            self._later("dial", DIALS_IN, self._come_online)
+            self._schedule("dial", DIAL_AFTER, self._report_unreachable)
+        elif self._account is not None:
+            self._schedule("dial", DIAL_AFTER, self._connect)
         else:
-            self._later("code", STARTS_IN, self._first_code)
-
-    # what the link service asks
+            self._schedule("code", FIRST_CODE_AFTER, self._first_code)
 
     async def stop(self) -> None:
         self._end()
@@ -63,121 +72,114 @@ class SimulatedSession:
         files.remove(self._spec.store)
 
     async def alive(self) -> bool | None:
-        return None if self._hangs else self._online
+        return None if self._state is PhoneState.HUNG else self._state is PhoneState.ONLINE
 
-    # what the phone does
-
-    def act(self, action: SimulateAction) -> bool:
-        """Do what the script says; False when that cannot be now."""
-        if self._ended or self._hangs:
+    def perform(self, action: SimulateAction) -> bool:
+        """Do it; False when it is impossible in the present state."""
+        if self._state in (PhoneState.HUNG, PhoneState.ENDED):
             return False
-        act = self._ACTS.get(action)
-        return act is not None and act(self)
+        perform = self._ACTIONS.get(action)
+        return perform is not None and perform(self)
 
-    def scan(self) -> bool:
-        """Scan the code on the screen, or type the pairing code."""
-        if self._person is not None or not self._codes:
+    # the actions: each returns whether it was possible
+
+    def _scan(self) -> bool:
+        """Scan the code that is shown, or type the pairing code."""
+        if self._account is not None or not self._codes:
             return False
-        self._forget_calls()
-        made_up = person_of(self._spec.seed or self._spec.link_id)
-        self._person = SimulatedPerson(self._spec.phone_number or made_up.phone_number, made_up.display_name)
+        self._cancel_timers()
+        made_up = simulated.made_up_account(self._spec.seed or self._spec.link_id)
+        self._account = SimulatedAccount(self._spec.phone_number or made_up.phone_number, made_up.display_name)
         try:
-            simulated_store.write(self._spec.store, self._person)
+            simulated.write_account(self._spec.store, self._account)
         except (OSError, sqlite3.Error) as error:
-            # As a worker that cannot keep its keys: the pairing is lost, and a fresh session shows another code.
+            # As a worker that cannot write its keys: the pairing is lost, and a fresh session shows another code.
             log.warning("simulated_store_failed", link_id=self._spec.link_id, error=type(error).__name__)
-            self._person = None
-            self._go(online=False, said=d.WorkerDied(1))
+            self._account = None
+            self._report(d.WorkerDied(1))
             self._end()
             return False
-        self._say(d.PairSucceeded(self._person.phone_number))
-        self._later("dial", RECONNECTS_IN, self._come_online)
+        self._report(d.PairSucceeded(self._account.phone_number))
+        self._schedule("dial", RECONNECT_AFTER, self._connect)
         return True
 
     def _disconnect(self) -> bool:
-        return self._while_online(lambda: self._go(online=False, said=d.Offline()))
+        return self._if_online(lambda: self._go_offline(d.Offline()))
 
     def _reconnect(self) -> bool:
-        if self._person is None or self._online:
+        if self._account is None or self._state is PhoneState.ONLINE:
             return False
-        self._come_online()
+        self._connect()
         return True
 
-    def _lose_account(self) -> bool:
-        if self._person is None:
+    def _remove_device(self) -> bool:
+        if self._account is None:
             return False
-        files.remove(self._spec.store)  # as whatsmeow does: the device's row is gone before anybody is told
-        self._go(online=False, said=d.LoggedOutByPhone("401"))
-        return True
+        files.remove(self._spec.store)  # as whatsmeow does: the device's row is deleted before the event is raised
+        return self._go_offline(d.LoggedOutByPhone("401"))
 
     def _replace(self) -> bool:
-        return self._while_online(lambda: self._go(online=False, said=d.StreamReplaced()))
+        return self._if_online(lambda: self._go_offline(d.StreamReplaced()))
 
     def _ban(self) -> bool:
-        self._go(online=False, said=d.TemporaryBan(101, BAN))
-        return True
+        return self._go_offline(d.TemporaryBan(101, BAN_TTL))
 
     def _expire(self) -> bool:
-        if self._person is not None:
+        if self._account is not None:
             return False
-        self._forget_calls()
-        self._say(d.CodesUsedUp())
-        return True
+        self._cancel_timers()
+        return self._report(d.CodesUsedUp())
 
     def _degrade(self) -> bool:
-        return self._while_online(lambda: self._say(d.KeepAliveLost()))
+        return self._if_online(lambda: self._report(d.KeepAliveLost()))
 
     def _restore(self) -> bool:
-        return self._while_online(lambda: self._say(d.KeepAliveRestored()))
+        return self._if_online(lambda: self._report(d.KeepAliveRestored()))
 
     def _outdate(self) -> bool:
-        self._go(online=False, said=d.Outdated())
-        return True
+        return self._go_offline(d.Outdated())
 
     def _crash(self) -> bool:
-        self._go(online=False, said=d.WorkerDied(-9))
+        self._go_offline(d.WorkerDied(-9))
         self._end()
         return True
 
     def _hang(self) -> bool:
-        self._forget_calls()
-        self._hangs = True
+        self._cancel_timers()
+        self._state = PhoneState.HUNG
         return True
 
     def _lose_network(self) -> bool:
-        if self._online:
-            self._go(online=False, said=d.Offline())
-        self._forget_calls()
-        self._say(d.Unreachable("simulated: no route to WhatsApp"))
-        return True
+        if self._state is PhoneState.ONLINE:
+            self._go_offline(d.Offline())
+        self._cancel_timers()
+        return self._report_unreachable()
 
     def _refuse(self) -> bool:
-        self._go(online=False, said=d.ConnectFailed("499"))
-        return True
+        return self._go_offline(d.ConnectFailed("499"))
 
-    def _stream_error(self) -> bool:
-        self._say(d.StreamFailed("599"))
-        return True
+    def _fail_stream(self) -> bool:
+        return self._report(d.StreamFailed("599"))
 
     def _flap(self) -> bool:
-        def swing(left: int) -> None:
-            if self._online:
-                self._go(online=False, said=d.Offline())
+        def change(left: int) -> None:
+            if self._state is PhoneState.ONLINE:
+                self._go_offline(d.Offline())
             else:
-                self._come_online()
+                self._connect()
             if left:
-                self._later("flap", FLAP_EVERY, lambda: swing(left - 1))
+                self._schedule("flap", FLAP_INTERVAL, lambda: change(left - 1))
 
-        return self._while_online(lambda: swing(2 * FLAPS - 1))
+        return self._if_online(lambda: change(2 * FLAPS - 1))
 
-    def _die_silently(self) -> bool:
-        return self._while_online(lambda: self._go(online=False, said=None))
+    def _drop_silently(self) -> bool:
+        return self._if_online(lambda: self._go_offline(None))
 
-    _ACTS: Final[dict[SimulateAction, Callable[[SimulatedSession], bool]]] = {
-        SimulateAction.SCAN: scan,
+    _ACTIONS: Final[dict[SimulateAction, Callable[[SimulatedSession], bool]]] = {
+        SimulateAction.SCAN: _scan,
         SimulateAction.DISCONNECT: _disconnect,
         SimulateAction.RECONNECT: _reconnect,
-        SimulateAction.LOGOUT: _lose_account,
+        SimulateAction.LOGOUT: _remove_device,
         SimulateAction.REPLACE: _replace,
         SimulateAction.BAN: _ban,
         SimulateAction.EXPIRE: _expire,
@@ -188,69 +190,69 @@ class SimulatedSession:
         SimulateAction.HANG: _hang,
         SimulateAction.UNREACHABLE: _lose_network,
         SimulateAction.CONNECT_FAILURE: _refuse,
-        SimulateAction.STREAM_ERROR: _stream_error,
+        SimulateAction.STREAM_ERROR: _fail_stream,
         SimulateAction.FLAP: _flap,
-        SimulateAction.DIE_SILENTLY: _die_silently,
+        SimulateAction.DIE_SILENTLY: _drop_silently,
     }
 
-    # inside
-
-    def _while_online(self, act: Callable[[], None]) -> bool:
-        if not self._online:
+    def _if_online(self, act: Callable[[], object]) -> bool:
+        if self._state is not PhoneState.ONLINE:
             return False
         act()
         return True
 
-    def _go(self, *, online: bool, said: Report | None) -> None:
-        self._online = online
-        if said is not None:
-            self._say(said)
+    def _connect(self) -> None:
+        if self._account is not None:
+            self._state = PhoneState.ONLINE
+            self._report(d.Online(*self._account))
 
-    def _come_online(self) -> None:
-        if self._person is not None:
-            self._go(online=True, said=d.Online(self._person.phone_number, self._person.display_name))
+    def _go_offline(self, report: Report | None) -> bool:
+        self._state = PhoneState.OFFLINE
+        return report is None or self._report(report)
 
     def _first_code(self) -> None:
         if self._spec.phone_number is None:
             self._next_code()
             return
         self._codes = CODES
-        whole = FIRST_CODE + NEXT_CODE * (CODES - 1)
-        self._say(d.PairingCodeShown(pairing_code(), whole / self._speed))
-        self._later("code", whole, self._use_up)
+        ttl = FIRST_CODE_TTL + LATER_CODE_TTL * (CODES - 1)
+        self._report(d.PairingCodeShown(simulated.pairing_code(), ttl / self._speed))
+        self._schedule("code", ttl, self._expire)
 
     def _next_code(self) -> None:
         if self._codes == CODES:
-            self._use_up()
+            self._expire()
             return
-        ttl = NEXT_CODE if self._codes else FIRST_CODE
+        ttl = LATER_CODE_TTL if self._codes else FIRST_CODE_TTL
         self._codes += 1
-        self._say(d.QrShown(qr_text(), self._codes, CODES, ttl / self._speed))
-        self._later("code", ttl, self._next_code)
+        self._report(d.QrShown(simulated.qr_text(), self._codes, CODES, ttl / self._speed))
+        self._schedule("code", ttl, self._next_code)
 
-    def _use_up(self) -> None:
-        self._expire()
+    def _report_unreachable(self) -> bool:
+        return self._report(d.Unreachable("simulated: no route to WhatsApp"))
 
-    def _say(self, report: Report) -> None:
-        if not self._ended:
-            self._report(report)
+    def _report(self, report: Report) -> bool:
+        """True, for the actions."""
+        if self._state is not PhoneState.ENDED:
+            self._callback(report)
+        return True
 
-    def _later(self, name: str, delay: float, call: Callable[[], None]) -> None:
-        self._calls[name] = self._clock.call_later(delay / self._speed, call)
+    def _schedule(self, name: str, delay: float, callback: Callable[[], Any]) -> None:
+        self._timers[name] = self._clock.call_later(delay / self._speed, callback)
 
-    def _forget_calls(self) -> None:
-        for handle in self._calls.values():
+    def _cancel_timers(self) -> None:
+        for handle in self._timers.values():
             handle.cancel()
-        self._calls.clear()
+        self._timers.clear()
 
     def _end(self) -> None:
-        self._forget_calls()
-        self._ended = True
-        self._online = False
+        self._cancel_timers()
+        self._state = PhoneState.ENDED
 
 
 class SimulatedDriver:
-    """Plays a phone per link. `scan_after` is in seconds from the start; None waits for somebody to scan."""
+    """Implements `drivers.base.Driver`. `scan_after`: seconds from a session's start until its phone scans by itself;
+    None waits for `simulate`."""
 
     name = "simulated"
 
@@ -260,26 +262,27 @@ class SimulatedDriver:
         self._clock = clock or LoopClock()
         self._sessions: dict[str, SimulatedSession] = {}
         self._scans: dict[str, Handle] = {}
-        self._cut_off: set[str] = set()
+        self._unreachable: set[str] = set()
 
     async def start(self, spec: SessionSpec, report: Callable[[Report], None]) -> SimulatedSession:
-        session = SimulatedSession(spec, report, self._clock, self._speed, spec.link_id not in self._cut_off)
+        reachable = spec.link_id not in self._unreachable
+        session = SimulatedSession(spec, report, self._clock, self._speed, reachable)
         self._sessions[spec.link_id] = session
         if self._scan_after is not None:
             # Not before there is a code to scan.
-            after = max(self._scan_after, 1.1 * STARTS_IN / self._speed)
+            after = max(self._scan_after, 1.1 * FIRST_CODE_AFTER / self._speed)
             self._scans[spec.link_id] = self._clock.call_later(after, lambda: self._scan(spec.link_id))
         return session
 
     async def simulate(self, link_id: str, action: SimulateAction) -> bool:
-        """Have the phone of a link do something; False when it cannot now."""
+        """Make the phone of a link do something; False when it is impossible now."""
         if action is SimulateAction.UNREACHABLE:
-            self._cut_off.add(link_id)
-        elif action is SimulateAction.RECONNECT and link_id in self._cut_off:
-            self._cut_off.discard(link_id)  # the link's next try gets through
+            self._unreachable.add(link_id)
+        elif action is SimulateAction.RECONNECT and link_id in self._unreachable:
+            self._unreachable.discard(link_id)  # the link's next try succeeds
             return True
         session = self._sessions.get(link_id)
-        return session is not None and session.act(action)
+        return session is not None and session.perform(action)
 
     async def close(self) -> None:
         for handle in self._scans.values():
@@ -289,4 +292,4 @@ class SimulatedDriver:
 
     def _scan(self, link_id: str) -> None:
         if (session := self._sessions.get(link_id)) is not None:
-            session.act(SimulateAction.SCAN)
+            session.perform(SimulateAction.SCAN)

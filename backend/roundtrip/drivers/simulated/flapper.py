@@ -1,4 +1,4 @@
-"""The fault `whatsapp_flap`: connected links lose WhatsApp and have it back, over and over. Simulated phones only."""
+"""The fault `whatsapp_flap`: connected links lose WhatsApp and reconnect, again and again. Simulated phones only."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
-from roundtrip.drivers.simulated.script import SimulateAction
+from roundtrip.drivers.simulated import SimulateAction
 from roundtrip.errors import RoundtripError
 from roundtrip.faults import Faults
 from roundtrip.identity import BotKey
 
-_NEXT: Final[Mapping[str, SimulateAction]] = {
+_ACTIONS: Final[Mapping[str, SimulateAction]] = {
     "connected": SimulateAction.DISCONNECT,
     "degraded": SimulateAction.DISCONNECT,
     "disconnected": SimulateAction.RECONNECT,
 }
-"""What happens next to a link in which state of the contract."""
+"""The state of a link, by its public name → what is done to it next."""
 
 
 class View(Protocol):
-    """A link as whoever runs it shows it."""
+    """A link, as far as it matters here."""
 
     @property
     def user_id(self) -> str: ...
@@ -34,31 +34,31 @@ class View(Protocol):
 
 
 class Links(Protocol):
-    """Whoever runs links on a simulated phone: `links.service`, which stands above the drivers."""
+    """Whoever runs links on simulated phones: `links.service`, which drivers may not import."""
 
     def links(self) -> Sequence[View]: ...
 
     async def simulate(self, key: BotKey, action: SimulateAction) -> object:
-        """Raises `RoundtripError` where it cannot be done now."""
+        """Raises `RoundtripError` where it is impossible now."""
 
 
 class Flapper:
-    """Subscribe `switched` to the faults."""
+    """Runs while the fault is on. Subscribe `switched` to the faults."""
 
     def __init__(self, faults: Faults, links: Links) -> None:
         self._faults = faults
         self._links = links
         self._task: asyncio.Task[None] | None = None
-        self._away: set[BotKey] = set()
-        """Whose connection this took and has not given back."""
+        self._disconnected: set[BotKey] = set()
+        """Whose connection this took and has not restored."""
 
     def switched(self, name: str, active: bool) -> None:
         if name == "whatsapp_flap":
             self.stop()
             if active:
                 self._task = asyncio.create_task(self._run(), name="whatsapp-flap")
-            elif self._away:
-                self._task = asyncio.create_task(self._give_back(), name="whatsapp-flap-over")
+            elif self._disconnected:
+                self._task = asyncio.create_task(self._reconnect_all(), name="whatsapp-flap-over")
 
     def stop(self) -> None:
         if self._task is not None:
@@ -66,25 +66,25 @@ class Flapper:
             self._task = None
 
     async def _run(self) -> None:
-        away = self._away
+        disconnected = self._disconnected
         while (period := self._faults.whatsapp_flap) is not None:
             for view in self._links.links():
                 key = BotKey(view.user_id, view.bot_id)
-                if view.state not in _NEXT:
+                if view.state not in _ACTIONS:
                     continue
-                action = SimulateAction.RECONNECT if key in away else _NEXT[view.state]
+                action = SimulateAction.RECONNECT if key in disconnected else _ACTIONS[view.state]
                 if action is SimulateAction.DISCONNECT:
-                    away.add(key)
+                    disconnected.add(key)
                 try:
                     await self._links.simulate(key, action)
                     if action is SimulateAction.RECONNECT:
-                        away.discard(key)
+                        disconnected.discard(key)
                 except RoundtripError:
-                    away.discard(key)  # it cannot now, or its driver is not a simulated one
+                    disconnected.discard(key)  # impossible now, or its driver is not a simulated one
             await asyncio.sleep(period)
 
-    async def _give_back(self) -> None:
-        """The fault is over: no link stays down because of it."""
-        while self._away:
+    async def _reconnect_all(self) -> None:
+        """The fault is over: no link stays disconnected because of it."""
+        while self._disconnected:
             with contextlib.suppress(RoundtripError):  # it has ended, or was restarted, meanwhile
-                await self._links.simulate(self._away.pop(), SimulateAction.RECONNECT)
+                await self._links.simulate(self._disconnected.pop(), SimulateAction.RECONNECT)

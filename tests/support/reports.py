@@ -10,8 +10,8 @@ from roundtrip.drivers import base as d
 R = TypeVar("R", bound=d.Report)
 
 
-class Heard:
-    """Call it with each report."""
+class ReportRecorder:
+    """A `report` callback that keeps what it was called with."""
 
     def __init__(self) -> None:
         self.all: list[d.Report] = []

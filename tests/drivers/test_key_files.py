@@ -29,7 +29,7 @@ def test_a_folder_in_the_place_of_a_key_file_is_no_key_file(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("size", [100, 9000])
-def test_rubbish_of_any_size_is_corrupt_and_said_so_without_the_path(tmp_path: Path, size: int) -> None:
+def test_rubbish_of_any_size_is_corrupt_and_logged_without_the_path(tmp_path: Path, size: int) -> None:
     path = tmp_path / "a.db"
     path.write_bytes(b"\xff" * size)
     with capture_logs() as logs:

@@ -11,8 +11,8 @@ import pytest
 
 from roundtrip.drivers import base as d
 from roundtrip.drivers.neonize.driver import NeonizeDriver
-from roundtrip.drivers.neonize.session import TRIM_AFTER
-from tests.links.reports import Heard
+from roundtrip.drivers.neonize.footprint import RELEASE_AFTER
+from tests.support.reports import ReportRecorder
 from tests.whatsapp.stand_in import StandIn, stand_in
 
 ONE_LINK = 40.0
@@ -27,12 +27,12 @@ def pss(pid: int) -> float:
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) / 1024
-    raise AssertionError("the kernel does not say")
+    raise AssertionError("no Pss in smaps_rollup")
 
 
 async def settled(pid: int) -> float:
     """PSS once the worker gave back what only its start needed."""
-    await asyncio.sleep(TRIM_AFTER + 0.5)
+    await asyncio.sleep(RELEASE_AFTER + 0.5)
     async with asyncio.timeout(10):
         while (cost := pss(pid)) > ONE_LINK:
             await asyncio.sleep(0.25)
@@ -45,12 +45,12 @@ def driver_for(whatsapp: StandIn) -> NeonizeDriver:
 
 
 async def linked(driver: NeonizeDriver, whatsapp: StandIn, folder: Path, number: int) -> int:
-    heard = Heard()
+    reports = ReportRecorder()
     spec = d.SessionSpec(f"link-{number}", folder / f"{number}.db", None)
-    session = await driver.start(spec, heard)
-    code = await heard.next(d.QrShown, within=MANY_WITHIN)
+    session = await driver.start(spec, reports)
+    code = await reports.next(d.QrShown, within=MANY_WITHIN)
     await whatsapp.scan(code.qr, f"4474413958{number:02}")
-    await heard.next(d.Online, within=MANY_WITHIN)
+    await reports.next(d.Online, within=MANY_WITHIN)
     return session.pid
 
 

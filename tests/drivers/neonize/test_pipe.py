@@ -1,6 +1,9 @@
+"""The protocol between driver and worker: every message, and lines that are none."""
+
 from __future__ import annotations
 
 import asyncio
+import os
 
 import pytest
 from hypothesis import given
@@ -41,14 +44,14 @@ def reader(data: bytes, limit: int = pipe.LIMIT) -> asyncio.StreamReader:
     "message",
     [
         *EVERY_REPORT,
-        pipe.Answer(3, None),
-        pipe.Answer(4, True),
+        pipe.AliveReply(3, None),
+        pipe.AliveReply(4, True),
         pipe.Heartbeat(),
-        pipe.Trouble("KeyError"),
+        pipe.HandledError("KeyError"),
         pipe.LoggedOut(True),
     ],
 )
-async def test_what_a_worker_says_comes_through(message: pipe.FromWorker) -> None:
+async def test_messages_of_a_worker_are_read_as_written(message: pipe.FromWorker) -> None:
     lines = pipe.from_worker(reader(pipe.encode(message)))
     assert await lines.next() == message
     assert await lines.next() is None
@@ -58,8 +61,8 @@ async def test_what_a_worker_says_comes_through(message: pipe.FromWorker) -> Non
     "command",
     [pipe.Begin("id", "/x.db", "+447441395830", "http://127.0.0.1:1"), pipe.AliveQuery(1), pipe.Stop(), pipe.LogOut()],
 )
-async def test_what_the_parent_says_comes_through(command: pipe.Command) -> None:
-    assert await pipe.from_parent(reader(pipe.encode(command))).next() == command
+async def test_commands_of_the_driver_are_read_as_written(command: pipe.Command) -> None:
+    assert await pipe.from_driver(reader(pipe.encode(command))).next() == command
 
 
 @pytest.mark.parametrize(
@@ -76,7 +79,7 @@ async def test_what_the_parent_says_comes_through(command: pipe.Command) -> None
         (b"x" * 5000 + b"\n", "too_long"),
     ],
 )
-async def test_garbage_has_a_code_and_its_text_is_not_kept(line: bytes, code: str) -> None:
+async def test_an_invalid_line_has_a_code_and_its_text_is_not_kept(line: bytes, code: str) -> None:
     lines = pipe.from_worker(reader(line, limit=1024))
     found = await lines.next()
     assert found == pipe.InvalidLine(code, len(line))
@@ -103,3 +106,13 @@ async def test_no_bytes_break_the_reader(parts: list[bytes], ended: bool) -> Non
 def test_the_first_line_of_a_worker() -> None:
     begin = pipe.Begin("id", "/x.db")
     assert pipe.decode_begin(pipe.encode(begin)) == begin
+
+
+def test_a_report_is_written_whole_to_a_parent_that_reads_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    write = os.write
+    monkeypatch.setattr(pipe.os, "write", lambda fd, data: write(fd, bytes(data[:5])))  # type: ignore[attr-defined]
+    pipe.MessageWriter(writing).write(d.QrShown("2@" + "x" * 90, 1, 6, 60.0))
+    os.close(writing)
+    with os.fdopen(reading, "rb") as lines:
+        assert lines.read() == pipe.encode(d.QrShown("2@" + "x" * 90, 1, 6, 60.0))

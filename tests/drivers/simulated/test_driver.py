@@ -2,50 +2,49 @@
 
 from __future__ import annotations
 
-import sqlite3
 import stat
 from pathlib import Path
 
 import pytest
 
 from roundtrip.drivers import base as d
+from roundtrip.drivers import simulated
 from roundtrip.drivers.base import SessionSpec
-from roundtrip.drivers.simulated import driver as simulated
-from roundtrip.drivers.simulated import script as simulated_store
+from roundtrip.drivers.simulated import SimulateAction, SimulatedAccount, made_up_account
+from roundtrip.drivers.simulated import driver as driver_module
 from roundtrip.drivers.simulated.driver import SimulatedDriver, SimulatedSession
-from roundtrip.drivers.simulated.script import SimulateAction, SimulatedPerson, person_of
 from tests.support.links import FakeClock
 
 A = SimulateAction
-ADA = SimulatedPerson("+14155550142", "Ada Costa")
+ADA = SimulatedAccount("+14155550142", "Ada Costa")
 ONLINE = d.Online(*ADA)
 
 
 class Line:
-    """A session, its clock, and what it said at which second."""
+    """A session, its clock, and what it reports at which second."""
 
     def __init__(self, folder: Path, *, linked: bool = False, phone: str | None = None, speed: float = 1.0) -> None:
         self.clock = FakeClock()
         self.store = folder / "a.db"
         if linked:
-            simulated_store.write(self.store, ADA)
-        self.said: list[d.Report] = []
+            simulated.write_account(self.store, ADA)
+        self.reports: list[d.Report] = []
         self.at: list[float] = []
         self.spec = SessionSpec("link-a", self.store, phone, None, "seed")
         self.driver = SimulatedDriver(speed, None, self.clock)
 
-    def hear(self, report: d.Report) -> None:
-        self.said.append(report)
+    def record(self, report: d.Report) -> None:
+        self.reports.append(report)
         self.at.append(round(self.clock.monotonic() - 1_800_000_000.0, 3))
 
     async def start(self, then: float = 1.0) -> SimulatedSession:
-        session = await self.driver.start(self.spec, self.hear)
+        session = await self.driver.start(self.spec, self.record)
         await self.clock.advance(then)
         return session
 
     def new(self) -> list[d.Report]:
-        said, self.said, self.at = self.said, [], []
-        return said
+        reports, self.reports, self.at = self.reports, [], []
+        return reports
 
 
 @pytest.fixture
@@ -60,7 +59,7 @@ async def line(tmp_path: Path) -> Line:
 async def test_an_unlinked_phone_shows_six_codes_on_whatsapps_times(tmp_path: Path) -> None:
     line = Line(tmp_path)
     await line.start(1000.0)
-    *codes, end = line.said
+    *codes, end = line.reports
     shown = [(c.index, c.total, c.ttl) for c in codes if isinstance(c, d.QrShown)]
     assert shown == [(n, 6, 60.0 if n == 1 else 20.0) for n in range(1, 7)]
     assert end == d.CodesUsedUp()
@@ -70,17 +69,17 @@ async def test_an_unlinked_phone_shows_six_codes_on_whatsapps_times(tmp_path: Pa
 async def test_a_pairing_code_lasts_as_long_as_all_codes(tmp_path: Path) -> None:
     line = Line(tmp_path, phone="+4915123456789")
     await line.start(1000.0)
-    code, end = line.said
+    code, end = line.reports
     assert isinstance(code, d.PairingCodeShown)
     assert (code.ttl, end, line.at) == (160.0, d.CodesUsedUp(), [0.3, 160.3])
 
 
-async def test_speed_divides_what_is_told_and_what_is_waited(tmp_path: Path) -> None:
+async def test_speed_divides_reported_and_waited_times(tmp_path: Path) -> None:
     line = Line(tmp_path, phone="+4915123456789", speed=10.0)
     await line.start(100.0)
     assert line.at == [0.03, 16.03]
-    assert isinstance(line.said[0], d.PairingCodeShown)
-    assert line.said[0].ttl == 16.0
+    assert isinstance(line.reports[0], d.PairingCodeShown)
+    assert line.reports[0].ttl == 16.0
 
 
 @pytest.mark.parametrize("phone", [None, "+4915123456789"])
@@ -88,37 +87,37 @@ async def test_a_scan_pairs_then_connects_and_ends_the_codes(tmp_path: Path, pho
     line = Line(tmp_path, phone=phone)
     session = await line.start()
     line.new()
-    assert session.act(A.SCAN)
+    assert session.perform(A.SCAN)
     await line.clock.advance(1000.0)
-    made_up = person_of("seed")
-    whose = SimulatedPerson(phone or made_up.phone_number, made_up.display_name)
-    assert line.said == [d.PairSucceeded(whose.phone_number), d.Online(*whose)]
+    made_up = made_up_account("seed")
+    whose = SimulatedAccount(phone or made_up.phone_number, made_up.display_name)
+    assert line.reports == [d.PairSucceeded(whose.phone_number), d.Online(*whose)]
     assert line.at == [1.0, 1.6]
     assert await session.alive() is True
-    assert simulated_store.read(line.store) == whose
+    assert simulated.read_account(line.store) == whose
     assert stat.S_IMODE(line.store.stat().st_mode) == 0o600
-    assert not session.act(A.SCAN), "there is no code on the screen"
+    assert not session.perform(A.SCAN), "there is no code on the screen"
 
 
 async def test_no_scan_before_there_is_a_code(tmp_path: Path) -> None:
     line = Line(tmp_path)
     session = await line.start(0.2)
-    assert not session.act(A.SCAN)
+    assert not session.perform(A.SCAN)
     assert await session.alive() is False
     await line.clock.advance(0.2)
-    assert session.act(A.SCAN)
+    assert session.perform(A.SCAN)
 
 
 async def test_a_linked_phone_dials_and_is_in(tmp_path: Path) -> None:
     line = Line(tmp_path, linked=True)
     session = await line.start(0.4)
-    assert (line.said, await session.alive()) == ([], False)
+    assert (line.reports, await session.alive()) == ([], False)
     await line.clock.advance(100.0)
-    assert (line.said, line.at, await session.alive()) == ([ONLINE], [0.5], True)
+    assert (line.reports, line.at, await session.alive()) == ([ONLINE], [0.5], True)
 
 
 @pytest.mark.parametrize(
-    ("action", "said", "online"),
+    ("action", "reports", "online"),
     [
         (A.DISCONNECT, [d.Offline()], False),
         (A.LOGOUT, [d.LoggedOutByPhone("401")], False),
@@ -135,11 +134,11 @@ async def test_a_linked_phone_dials_and_is_in(tmp_path: Path) -> None:
         (A.HANG, [], None),
     ],
 )
-async def test_what_a_linked_phone_says(
-    line: Line, action: SimulateAction, said: list[d.Report], online: bool | None
+async def test_what_a_linked_phone_reports(
+    line: Line, action: SimulateAction, reports: list[d.Report], online: bool | None
 ) -> None:
     assert await line.driver.simulate("link-a", action)
-    assert line.new() == said
+    assert line.new() == reports
     session = line.driver._sessions["link-a"]
     assert await session.alive() is online
     await line.clock.advance(100.0)
@@ -160,15 +159,15 @@ async def test_what_needs_an_account_is_refused_without_one(tmp_path: Path, acti
     line = Line(tmp_path)
     session = await line.start()
     line.new()
-    assert not session.act(action)
+    assert not session.perform(action)
     assert line.new() == []
 
 
 @pytest.mark.parametrize("action", [A.CRASH, A.HANG])
-async def test_a_dead_or_hung_one_obeys_nothing(line: Line, action: SimulateAction) -> None:
+async def test_a_crashed_or_hung_session_performs_no_action(line: Line, action: SimulateAction) -> None:
     await line.driver.simulate("link-a", action)
     line.new()
-    done = {act: line.driver._sessions["link-a"].act(act) for act in SimulateAction}
+    done = {act: line.driver._sessions["link-a"].perform(act) for act in SimulateAction}
     assert not any(done.values())
     assert line.new() == []
 
@@ -178,9 +177,9 @@ async def test_no_code_comes_after_that(tmp_path: Path, action: SimulateAction) 
     line = Line(tmp_path)
     session = await line.start()
     line.new()
-    assert session.act(action)
-    said = line.new()
-    assert d.Offline() not in said, "it was never online"
+    assert session.perform(action)
+    reports = line.new()
+    assert d.Offline() not in reports, "it was never online"
     await line.clock.advance(1000.0)
     assert line.new() == []
 
@@ -188,7 +187,7 @@ async def test_no_code_comes_after_that(tmp_path: Path, action: SimulateAction) 
 async def test_flapping_swings_sixteen_times_a_second_apart_and_ends_online(line: Line) -> None:
     await line.driver.simulate("link-a", A.FLAP)
     await line.clock.advance(100.0)
-    assert line.said == [d.Offline(), ONLINE] * 8
+    assert line.reports == [d.Offline(), ONLINE] * 8
     assert line.at == [1.0 + n for n in range(16)]
     assert await line.driver._sessions["link-a"].alive() is True
 
@@ -197,7 +196,7 @@ async def test_a_network_that_is_gone_stays_gone_for_the_next_session_until_it_i
     await line.driver.simulate("link-a", A.UNREACHABLE)
     line.new()
     session = await line.start(100.0)
-    assert line.said == [d.Unreachable("simulated: no route to WhatsApp")]
+    assert line.reports == [d.Unreachable("simulated: no route to WhatsApp")]
     assert line.at == [1.5]
     assert await session.alive() is False
     line.new()
@@ -215,7 +214,7 @@ async def test_only_the_link_that_was_cut_off_is(line: Line) -> None:
     assert not await line.driver.simulate("nobody", A.DISCONNECT)
 
 
-async def test_reconnecting_says_so(line: Line) -> None:
+async def test_a_reconnect_is_reported(line: Line) -> None:
     await line.driver.simulate("link-a", A.DISCONNECT)
     line.new()
     assert await line.driver.simulate("link-a", A.RECONNECT)
@@ -224,14 +223,14 @@ async def test_reconnecting_says_so(line: Line) -> None:
 
 @pytest.mark.parametrize("linked", [True, False])
 @pytest.mark.parametrize("end", ["stop", "logout", "close"])
-async def test_an_ended_session_says_nothing_any_more(tmp_path: Path, linked: bool, end: str) -> None:
+async def test_an_ended_session_reports_nothing_more(tmp_path: Path, linked: bool, end: str) -> None:
     line = Line(tmp_path, linked=linked)
     session = await line.start(0.1)  # before its first word
     await (line.driver.close() if end == "close" else getattr(session, end)())
     await line.clock.advance(1000.0)
-    assert line.said == []
+    assert line.reports == []
     assert await session.alive() is False
-    assert not any(session.act(action) for action in SimulateAction)
+    assert not any(session.perform(action) for action in SimulateAction)
     assert line.store.exists() is (linked and end != "logout")
     assert not [call for _, _, call in line.clock._calls if call.callback is not None]
 
@@ -260,7 +259,7 @@ async def test_it_scans_by_itself_but_not_before_a_code(
     line = Line(tmp_path)
     line.driver = SimulatedDriver(speed, scan_after, line.clock)
     await line.start(50.0)
-    assert [type(report) for report in line.said] == [d.QrShown, d.PairSucceeded, d.Online]
+    assert [type(report) for report in line.reports] == [d.QrShown, d.PairSucceeded, d.Online]
     assert line.at[1] == pytest.approx(at, abs=0.001)
 
 
@@ -269,29 +268,13 @@ async def test_keys_that_cannot_be_kept_cost_the_pairing(tmp_path: Path) -> None
     session = await line.start()
     line.new()
     line.store.mkdir()  # no file can be written here
-    assert not session.act(A.SCAN)
+    assert not session.perform(A.SCAN)
     assert line.new() == [d.WorkerDied(1)]
     assert await session.alive() is False
     await line.clock.advance(1000.0)
     assert line.new() == []
 
 
-def test_the_key_file_holds_one_account(tmp_path: Path) -> None:
-    path = tmp_path / "a.db"
-    assert simulated_store.read(path) is None
-    simulated_store.write(path, ADA)
-    simulated_store.write(path, SimulatedPerson("+1", "Other"))
-    assert simulated_store.read(path) == SimulatedPerson("+1", "Other")
-    db = sqlite3.connect(path)
-    assert db.execute("SELECT count(*) FROM account").fetchone() == (1,)
-    db.execute("DELETE FROM account")
-    db.commit()
-    db.close()
-    assert simulated_store.read(path) is None
-    path.write_bytes(b"\xff" * 4000)
-    assert simulated_store.read(path) is None
-
-
 def test_the_times_are_whatsmeows() -> None:
-    assert (simulated.FIRST_CODE, simulated.NEXT_CODE, simulated.CODES) == (60.0, 20.0, 6)
+    assert (driver_module.FIRST_CODE_TTL, driver_module.LATER_CODE_TTL, driver_module.CODES) == (60.0, 20.0, 6)
     assert SimulatedDriver().name == "simulated"
