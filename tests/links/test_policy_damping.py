@@ -1,4 +1,4 @@
-"""A link that comes and goes is told once as flapping."""
+"""A link whose connection comes and goes is published once, as flapping."""
 
 from __future__ import annotations
 
@@ -188,3 +188,13 @@ async def test_calm_with_unanswered_pings_is_degraded_for_that_and_replaced_in_t
         assert stage.state() is LinkState.DEGRADED
         await stage.clock.advance(36.5)
         assert len(stage.driver.sessions) == started + 1
+
+
+async def test_a_link_that_begins_to_flap_waits_for_calm_and_not_for_the_grace_period(tmp_path: Path) -> None:
+    async with staged(tmp_path, flap_limit=1) as stage:
+        await stage.connect()
+        await stage.report(d.Offline(), ONLINE)
+        assert stage.service.links()[0].deadlines == ()
+        await stage.report(d.KeepAliveLost(), d.Offline())
+        assert "calm" in stage.service.links()[0].deadlines
+        assert "grace" not in stage.service.links()[0].deadlines
