@@ -1,7 +1,7 @@
 """The whole machine under anything: whatever the library, the network, the clock and people do, an account stays.
 
 Random reports, losses, restarts, orders and clock steps; after each step the invariants, and at the end WhatsApp is
-well again: then every paired account comes back by itself, unless WhatsApp said that it is gone.
+well again: then every paired account comes back by itself, unless WhatsApp reported that it is gone.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Healing(World):
         self.run(self._say(key, report))
 
     @rule(which=st.integers(0, 2))
-    def online_again(self, which: int) -> None:
+    def connected_again(self, which: int) -> None:
         self.run(self._say(KEYS[which], d.Online(NUMBERS[which], "Ada")))
 
     @rule(
@@ -109,11 +109,11 @@ class Healing(World):
         self.run(wear())
 
     @rule(which=st.integers(0, 2), let_in=st.booleans())
-    def paired_anew(self, which: int, let_in: bool) -> None:
+    def paired_again(self, which: int, let_in: bool) -> None:
         self.ask(which, None)
         self.scan(which)
         if let_in:
-            self.online_again(which)
+            self.connected_again(which)
 
     @rule(
         which=st.integers(0, 2),
@@ -121,15 +121,15 @@ class Healing(World):
         restart=st.booleans(),
     )
     def kept_away(self, which: int, report: d.Report, restart: bool) -> None:
-        self.online_again(which)
+        self.connected_again(which)
         self.run(self._say(KEYS[which], report))
         self.what_was_reached_is_noted()
         if restart:
             self.restart()
 
     @rule(key=st.sampled_from(KEYS))
-    def the_keys_are_unknown(self, key: BotKey) -> None:
-        """An account is asked to scan: it comes back by a person alone."""
+    def keys_rejected(self, key: BotKey) -> None:
+        """An account is asked to scan: only its user can link it again."""
         self.run(self._say(key, d.QrShown("2@a,b,c,d", 1, 6, 60.0)))
 
     @rule(key=st.sampled_from(KEYS), report=FINAL)
@@ -174,7 +174,7 @@ class Healing(World):
         self.run(self.stage.clock.advance(seconds))
 
     @rule(seconds=st.sampled_from([-86400.0, -60.0, 60.0, 86400.0]))
-    def somebody_sets_the_clock(self, seconds: float) -> None:
+    def the_clock_is_set(self, seconds: float) -> None:
         assert self.stage is not None
         self.stage.clock.step(seconds)
         REACHED["step"] += 1
@@ -252,7 +252,7 @@ class Healing(World):
                 assert timers & {"grace", "calm"}, "called connected, and nothing looks after it"
 
     @invariant()
-    def no_account_is_given_up_but_by_whatsapps_word(self) -> None:
+    def an_account_is_given_up_only_when_whatsapp_reports_it(self) -> None:
         if self.stage is None:
             return
         for key, link in self.stage.service._links.items():
@@ -260,7 +260,7 @@ class Healing(World):
                 assert key in self.gone or not link.record.connected_before
 
     @invariant()
-    def connected_is_said_only_after_online(self) -> None:
+    def connected_is_published_only_after_online(self) -> None:
         if self.stage is None:
             return
         for key, payload in self.stage.publisher.published:

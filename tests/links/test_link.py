@@ -50,7 +50,7 @@ async def test_a_wait_for_another_state_ends_with_it_or_with_its_time(tmp_path: 
         assert running_timers(stage.clock) <= before
 
 
-async def test_a_key_without_a_link_has_no_line(tmp_path: Path) -> None:
+async def test_a_key_without_a_link_has_no_view(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         link = Link(OTHER, stage.service._context)
         assert link.view() is None
@@ -88,7 +88,7 @@ async def test_whatsapps_own_codes_are_in_the_log(tmp_path: Path, report: d.Repo
         assert {**line, "link_id": link_id} == {k: v for k, v in found.items() if k != "log_level"}
 
 
-async def test_each_change_of_state_is_in_the_log_and_names_nobody(tmp_path: Path) -> None:
+async def test_each_change_of_state_is_logged_without_personal_data(tmp_path: Path) -> None:
     with capture_logs() as logs:
         async with staged(tmp_path) as stage:
             await stage.connect()
@@ -105,7 +105,7 @@ async def test_each_change_of_state_is_in_the_log_and_names_nobody(tmp_path: Pat
     assert QR.qr not in str(logs)
 
 
-async def test_a_step_that_breaks_is_logged_and_whoever_asked_is_told(tmp_path: Path) -> None:
+async def test_an_input_that_raises_is_logged_and_its_caller_gets_the_error(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.start()
         link = link_of(stage)
@@ -120,7 +120,7 @@ async def test_a_step_that_breaks_is_logged_and_whoever_asked_is_told(tmp_path: 
         assert link._waiters == set()
 
 
-async def test_a_refusal_is_no_fault_of_the_program(tmp_path: Path) -> None:
+async def test_a_refused_command_is_not_logged_as_a_failure(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.connect()
         with capture_logs() as logs, pytest.raises(LinkError):
@@ -152,7 +152,7 @@ async def test_a_correction_is_counted_and_logged_but_a_flood_is_none(tmp_path: 
 
 
 @pytest.mark.parametrize("cause", [Input.WORKER_HUNG, Input.WORKER_DIED])
-async def test_hung_and_flooding_workers_count_towards_the_limit_of_deaths(tmp_path: Path, cause: Input) -> None:
+async def test_hung_and_flooding_workers_count_as_crashes(tmp_path: Path, cause: Input) -> None:
     async with staged(tmp_path, restart_limit=2, retry_cap=2.0) as stage:
         await stage.start()
         for _ in range(2):
@@ -167,20 +167,20 @@ async def test_hung_and_flooding_workers_count_towards_the_limit_of_deaths(tmp_p
         assert stage.service.crashing == 1
 
 
-async def test_news_about_another_link_of_the_key_is_not_this_ones(tmp_path: Path) -> None:
+async def test_an_external_input_about_an_earlier_link_is_ignored(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.start()
         await stage.service.logout(KEY)
-        said = len(stage.publisher.published)
+        count = len(stage.publisher.published)
         link_of(stage).notify(Input.DEVICE_KEPT, "the one before")
         await settle()
-        assert len(stage.publisher.published) == said
+        assert len(stage.publisher.published) == count
         link_of(stage).notify(Input.DEVICE_KEPT)
         await settle()
         assert stage.service.snapshot(KEY).device_removed is False
 
 
-async def test_a_deadline_of_the_start_waits_until_there_is_a_session(tmp_path: Path) -> None:
+async def test_the_start_timers_wait_until_there_is_a_session(tmp_path: Path) -> None:
     """Whoever waits for a turn has not dialed: nothing was unreachable."""
     async with staged(tmp_path, start_concurrency=1) as stage:
         stage.driver.gate = asyncio.Event()
@@ -205,7 +205,7 @@ async def test_keys_are_secured_when_the_link_is_connected(tmp_path: Path) -> No
         assert store.stat().st_mode & 0o777 == 0o600
 
 
-async def test_a_step_that_breaks_does_not_end_the_link(tmp_path: Path) -> None:
+async def test_an_input_that_raises_does_not_end_the_link(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.start()
         await stage.report(d.QrShown("2@a,b,c,d", 1, 6, float("nan")))  # a time that cannot be written

@@ -17,19 +17,19 @@ from tests.support.links import (
 )
 
 
-async def test_a_blink_is_not_told(tmp_path: Path) -> None:
+async def test_an_interruption_within_the_grace_period_is_not_published(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.connect()
-        said = len(stage.publisher.published)
+        count = len(stage.publisher.published)
         await stage.report(d.Offline())
         await stage.clock.advance(4.9)
         await stage.report(ONLINE)
         await stage.clock.advance(60.0)
-        assert len(stage.publisher.published) == said
+        assert len(stage.publisher.published) == count
         assert stage.metrics.flaps == 1
 
 
-async def test_a_real_disconnect_is_told_after_the_grace_period_and_its_end_too(tmp_path: Path) -> None:
+async def test_a_disconnect_is_published_after_the_grace_period_and_so_is_its_end(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.connect()
         await stage.report(d.Offline())
@@ -50,7 +50,7 @@ async def test_keep_alive_lost_and_restored(tmp_path: Path) -> None:
         assert stage.state() is LinkState.CONNECTED
 
 
-async def test_a_name_that_comes_later_is_told(tmp_path: Path) -> None:
+async def test_a_display_name_that_comes_later_is_published(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.start()
         await stage.report(QR, d.PairSucceeded(PHONE), d.Online(PHONE, ""))
@@ -68,7 +68,7 @@ async def test_a_connection_that_does_not_answer_is_replaced_within_90_seconds(t
         assert stage.publisher.last.reason_code == "keepalive_lost"
         assert stage.publisher.last.user_action
         await stage.clock.advance(44.0)
-        await stage.report(d.KeepAliveLost())  # said again: the deadline goes on
+        await stage.report(d.KeepAliveLost())  # reported again: the timer goes on
         await stage.clock.advance(1.1)
         assert len(stage.driver.sessions) == 2
         await stage.report(ONLINE)

@@ -65,14 +65,14 @@ async def test_banned_until(tmp_path: Path) -> None:
         assert refused.value.retry_after == pytest.approx(3000.0)
         await stage.clock.advance(2999.0)
         assert len(stage.driver.sessions) == 1
-        await stage.clock.advance(3.0)  # over: tried again by itself, and told
+        await stage.clock.advance(3.0)  # over: tried again by itself, and published
         assert stage.publisher.types()[-2:] == ["Banned", "Connecting"]
         assert len(stage.driver.sessions) == 2
         await stage.report(ONLINE)
         assert stage.state() is LinkState.CONNECTED
 
 
-async def test_a_ban_is_the_numbers_and_not_the_bots(tmp_path: Path) -> None:
+async def test_a_ban_holds_for_the_number_under_any_bot(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.connect()
         await stage.report(d.TemporaryBan(104, 3600.0))
@@ -111,7 +111,7 @@ async def test_a_ban_of_no_known_length_gets_the_pause(tmp_path: Path, lasts: fl
         assert (snapshot.until, snapshot.retry_at) == (None, rfc3339(stage.clock.now() + 600.0))
 
 
-async def test_a_ban_of_centuries_is_looked_at_again_within_a_year(tmp_path: Path) -> None:
+async def test_a_ban_of_centuries_is_tried_again_within_a_year(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.connect()
         await stage.report(d.TemporaryBan(101, 1e12))
@@ -129,7 +129,7 @@ async def test_only_a_paired_account_is_tried_again_after_a_ban_by_itself(tmp_pa
         assert stage.state() is S.CONNECTING
 
 
-async def test_whoever_is_let_in_is_banned_no_more_under_any_bot(tmp_path: Path) -> None:
+async def test_a_connection_lifts_the_ban_of_the_number_under_any_bot(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.connect()
         await stage.connect(OTHER)
@@ -169,7 +169,7 @@ async def test_a_connect_failure_with_any_reason(tmp_path: Path, reason: str) ->
 
 
 @pytest.mark.parametrize(("number", "code"), [("401", "device_removed"), ("406", "account_banned")])
-async def test_a_refusal_that_means_the_end_is_one(tmp_path: Path, number: str, code: str) -> None:
+async def test_a_connect_failure_that_means_a_logout_is_one(tmp_path: Path, number: str, code: str) -> None:
     async with staged(tmp_path) as stage:
         await stage.connect()
         await stage.report(d.ConnectFailed(number))

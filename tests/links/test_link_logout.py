@@ -110,7 +110,7 @@ async def test_a_logout_whose_removal_cannot_be_written_changes_nothing(
         assert not stage.session().stopped
 
 
-async def test_a_device_that_cannot_be_removed_is_told_and_given_up_after_a_day(tmp_path: Path) -> None:
+async def test_a_device_that_cannot_be_removed_is_published_and_given_up_after_a_day(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.connect()
         session = stage.session()
@@ -122,7 +122,7 @@ async def test_a_device_that_cannot_be_removed_is_told_and_given_up_after_a_day(
         await stage.start()  # a new link does not wait for it, and leaves its keys alone
         await settle()
         assert session.spec.store.exists()
-        said, begun = len(stage.publisher.published), len(stage.driver.sessions)
+        count, begun = len(stage.publisher.published), len(stage.driver.sessions)
         await stage.clock.advance(2 * 3600.0)
         tries = [other for other in stage.driver.sessions[begun:] if other.spec.link_id == session.spec.link_id]
         assert len(tries) > 12, "at least every ten minutes"
@@ -134,11 +134,11 @@ async def test_a_device_that_cannot_be_removed_is_told_and_given_up_after_a_day(
         await stage.clock.advance(600.0)
         assert not session.spec.store.exists()
         assert await stage.store.removals() == []
-        told = [p for _, p in stage.publisher.published[said:] if isinstance(p, e.LoggedOut)]
-        assert told == [], "a link that began meanwhile is not told of the one before it"
+        results = [p for _, p in stage.publisher.published[count:] if isinstance(p, e.LoggedOut)]
+        assert results == [], "a link that began meanwhile publishes nothing about the one before it"
 
 
-async def test_who_logged_out_is_told_again_when_the_device_is_given_up(tmp_path: Path) -> None:
+async def test_a_removal_that_is_given_up_is_published_again(tmp_path: Path) -> None:
     async with staged(tmp_path, removal_period=600.0) as stage:
         await stage.connect()
         stage.session().logout_fails = True

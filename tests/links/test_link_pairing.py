@@ -53,12 +53,12 @@ async def test_a_phone_number_asks_for_a_pairing_code(tmp_path: Path) -> None:
         await stage.report(QR, d.PairingCodeShown("ABCD-1234", 160.0))
         assert stage.service.snapshot(KEY).pairing_code == "ABCD-1234"
         assert stage.service.snapshot(KEY).qr is None
-        await stage.report(QR)  # the library goes on rotating, the person has a code to type
+        await stage.report(QR)  # the library goes on rotating, the user has a code to type
         assert stage.state() is LinkState.PAIRING_CODE
         assert stage.service.snapshot(KEY).pairing_code == "ABCD-1234"
 
 
-async def test_a_refused_pairing_code_says_so(tmp_path: Path) -> None:
+async def test_a_refused_pairing_code_has_its_own_reason(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.start(phone=PHONE)
         await stage.report(d.ConnectFailed("pairing_code_refused"))
@@ -114,7 +114,7 @@ async def test_a_late_next_code_is_waited_for_and_a_late_last_one_is_not(tmp_pat
         assert stage.state() is S.QR_EXPIRED
 
 
-async def test_paired_and_not_let_in_connects_again_and_is_told_after_a_minute(tmp_path: Path) -> None:
+async def test_paired_without_a_login_is_restarted_and_published_after_a_minute(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.start()
         write_key_file(stage.session().spec.store)
@@ -134,7 +134,7 @@ async def test_paired_and_not_let_in_connects_again_and_is_told_after_a_minute(t
         assert stage.publisher.last == e.Connected(PHONE, NAME, first=True)
 
 
-async def test_a_login_that_is_only_not_told_yet_is_left_alone(tmp_path: Path) -> None:
+async def test_a_login_whose_report_is_late_is_not_restarted(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.start()
         write_key_file(stage.session().spec.store)
@@ -145,7 +145,7 @@ async def test_a_login_that_is_only_not_told_yet_is_left_alone(tmp_path: Path) -
         assert len(stage.driver.sessions) == 1
 
 
-async def test_another_wish_changes_the_code_that_is_asked_for(tmp_path: Path) -> None:
+async def test_another_kind_of_code_or_number_restarts_the_pairing(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.start()
         await stage.report(QR)
@@ -167,7 +167,7 @@ async def test_another_wish_changes_the_code_that_is_asked_for(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("asked", ["qr", "code"])
-async def test_a_changed_wish_has_its_own_patience_and_its_counts_begin_anew(tmp_path: Path, asked: str) -> None:
+async def test_a_changed_pairing_has_its_own_timeout_and_resets_the_counts(tmp_path: Path, asked: str) -> None:
     async with staged(tmp_path, pairing_patience=300.0, retry_limit=2, retry_cap=1.0) as stage:
         await stage.start(phone=None if asked == "code" else PHONE)
         for _ in range(2):
@@ -185,7 +185,7 @@ async def test_a_changed_wish_has_its_own_patience_and_its_counts_begin_anew(tmp
         assert stage.state() is S.FAILED
 
 
-async def test_the_wish_that_was_granted_is_kept_by_a_fresh_session(tmp_path: Path) -> None:
+async def test_a_restarted_session_asks_for_the_same_kind_of_code(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.start(phone=PHONE)
         await stage.report(d.WorkerDied(1))
@@ -201,7 +201,7 @@ async def test_the_wish_that_was_granted_is_kept_by_a_fresh_session(tmp_path: Pa
         assert stage.session(OTHER).spec.seed not in seeds
 
 
-async def test_a_code_whose_worker_died_leaves_the_screen(tmp_path: Path) -> None:
+async def test_a_code_whose_worker_crashed_is_withdrawn(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.start()
         await stage.report(QR, d.WorkerDied(2))
@@ -212,7 +212,7 @@ async def test_a_code_whose_worker_died_leaves_the_screen(tmp_path: Path) -> Non
         assert stage.state() is LinkState.QR
 
 
-async def test_a_first_start_into_a_black_hole_is_told_within_a_minute(tmp_path: Path) -> None:
+async def test_a_first_start_without_any_answer_is_published_within_a_minute(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.start()
         await stage.clock.advance(46.0)
@@ -224,7 +224,7 @@ async def test_a_first_start_into_a_black_hole_is_told_within_a_minute(tmp_path:
         assert stage.state() is LinkState.FAILED
 
 
-async def test_a_network_that_swallows_everything_ends_a_pairing(tmp_path: Path) -> None:
+async def test_a_network_that_drops_everything_ends_a_pairing(tmp_path: Path) -> None:
     async with staged(tmp_path, retry_limit=2) as stage:
         await stage.start()
         await stage.clock.advance(600.0)

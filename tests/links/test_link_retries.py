@@ -19,7 +19,7 @@ from tests.support.links import (
 )
 
 
-async def test_unreachable_is_told_and_tried_on_in_fresh_processes(tmp_path: Path) -> None:
+async def test_unreachable_is_published_and_retried_in_fresh_processes(tmp_path: Path) -> None:
     async with staged(tmp_path, retry_limit=3, retry_cap=8.0) as stage:
         await stage.start()
         for attempt in range(3):
@@ -49,14 +49,16 @@ async def test_a_paired_link_goes_on_trying_to_reach_whatsapp(tmp_path: Path) ->
             await stage.clock.advance(10.1)
             await stage.report(d.Unreachable("gone"))
         assert stage.state() is LinkState.DISCONNECTED
-        told = [payload.reason_code for _, payload in stage.publisher.published if isinstance(payload, e.Disconnected)]
-        assert told == ["connection_lost", "unreachable"]
+        results = [
+            payload.reason_code for _, payload in stage.publisher.published if isinstance(payload, e.Disconnected)
+        ]
+        assert results == ["connection_lost", "unreachable"]
         await stage.clock.advance(10.1)
         await stage.report(ONLINE)
         assert stage.publisher.last == e.Connected(PHONE, NAME, first=False)
 
 
-async def test_a_network_that_swallows_everything_costs_no_account(tmp_path: Path) -> None:
+async def test_a_network_that_drops_everything_ends_no_paired_link(tmp_path: Path) -> None:
     async with staged(tmp_path, retry_limit=3) as stage:
         await stage.connect()
         await stage.report(d.Offline())
@@ -87,31 +89,31 @@ async def test_a_paired_link_that_is_refused_is_tried_slowly_for_ever(tmp_path: 
             assert len(stage.driver.sessions) == attempt + 1
             await stage.clock.advance(least + 0.2)
         assert stage.publisher.types().count("Disconnected") == 1
-        told = stage.publisher.last
-        assert told.reason_code == ("rate_limited" if factor > 1 else "connect_failure")
-        assert "Press" not in told.user_action
+        results = stage.publisher.last
+        assert results.reason_code == ("rate_limited" if factor > 1 else "connect_failure")
+        assert "Press" not in results.user_action
         await stage.report(ONLINE)
         await stage.report(d.ConnectFailed(reason))  # let in: the next refusal begins anew
         await stage.clock.advance(2.0 * factor + 0.1)
         assert len(stage.driver.sessions) == 10
 
 
-async def test_a_worker_that_dies_comes_back_unnoticed(tmp_path: Path) -> None:
+async def test_a_crash_within_the_grace_period_is_not_published(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.connect()
-        said = len(stage.publisher.published)
+        count = len(stage.publisher.published)
         await stage.report(d.WorkerDied(-9))
         assert stage.state() is LinkState.CONNECTED
         await stage.clock.advance(1.1)
         assert len(stage.driver.sessions) == 2
         await stage.report(ONLINE)
         await stage.clock.advance(10.0)
-        assert len(stage.publisher.published) == said
+        assert len(stage.publisher.published) == count
         assert stage.metrics.restarts == 1
         assert stage.service.links()[0].restarts == 1
 
 
-async def test_a_paired_links_worker_that_keeps_dying_is_started_at_the_cap(tmp_path: Path) -> None:
+async def test_a_paired_links_worker_that_keeps_crashing_is_restarted_at_the_cap(tmp_path: Path) -> None:
     async with staged(tmp_path, restart_limit=3, retry_cap=4.0) as stage:
         await stage.connect()
         for _ in range(30):
@@ -126,7 +128,7 @@ async def test_a_paired_links_worker_that_keeps_dying_is_started_at_the_cap(tmp_
         assert stage.state() is LinkState.CONNECTED
 
 
-async def test_an_unpaired_links_worker_that_keeps_dying_is_given_up(tmp_path: Path) -> None:
+async def test_an_unpaired_links_worker_that_keeps_crashing_is_given_up(tmp_path: Path) -> None:
     async with staged(tmp_path, restart_limit=3, retry_cap=4.0) as stage:
         await stage.start()
         for _ in range(4):
@@ -139,7 +141,7 @@ async def test_an_unpaired_links_worker_that_keeps_dying_is_given_up(tmp_path: P
         assert stage.state() is LinkState.CONNECTING
 
 
-async def test_deaths_that_lie_apart_are_forgiven(tmp_path: Path) -> None:
+async def test_crashes_outside_the_window_do_not_add_up(tmp_path: Path) -> None:
     async with staged(tmp_path, restart_limit=2, restart_window=100.0, retry_cap=4.0, flap_window=10.0) as stage:
         await stage.connect()
         for _ in range(6):
@@ -151,7 +153,7 @@ async def test_deaths_that_lie_apart_are_forgiven(tmp_path: Path) -> None:
         assert stage.state() is LinkState.CONNECTED
 
 
-async def test_no_step_of_the_clock_forgets_or_fails_a_link(tmp_path: Path) -> None:
+async def test_no_step_of_the_clock_resets_or_fails_a_link(tmp_path: Path) -> None:
     async with staged(tmp_path, restart_limit=2, restart_window=100.0, retry_cap=2.0) as stage:
         await stage.start()
         for step in (86400.0, -86400.0):
@@ -163,7 +165,7 @@ async def test_no_step_of_the_clock_forgets_or_fails_a_link(tmp_path: Path) -> N
         assert stage.service.snapshot(KEY).reason_code == "worker_crashed"  # counted over both steps
 
 
-async def test_a_driver_that_cannot_start_counts_as_a_death(tmp_path: Path) -> None:
+async def test_a_driver_that_cannot_start_counts_as_a_crash(tmp_path: Path) -> None:
     async with staged(tmp_path, restart_limit=2, retry_cap=4.0) as stage:
         stage.driver.start_fails = True
         await stage.start()
@@ -171,7 +173,7 @@ async def test_a_driver_that_cannot_start_counts_as_a_death(tmp_path: Path) -> N
         assert stage.service.snapshot(KEY).reason_code == "worker_crashed"
 
 
-async def test_a_session_that_says_nothing_at_all_is_restarted(tmp_path: Path) -> None:
+async def test_a_session_without_any_report_is_restarted(tmp_path: Path) -> None:
     async with staged(tmp_path, truth_interval=10_000.0) as stage:
         await stage.start()
         await stage.clock.advance(59.0)
@@ -181,7 +183,7 @@ async def test_a_session_that_says_nothing_at_all_is_restarted(tmp_path: Path) -
         assert stage.driver.sessions[0].stopped
 
 
-async def test_a_worker_that_freezes_before_its_first_word_is_replaced_soon(tmp_path: Path) -> None:
+async def test_a_worker_that_hangs_before_its_first_report_is_replaced_soon(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.connect()
         await stage.report(d.WorkerDied(-9))

@@ -106,7 +106,7 @@ async def test_a_waiting_event_does_not_hold_up_the_end(tmp_path: Path) -> None:
     assert stage.driver.sessions[0].stopped
 
 
-async def test_a_record_that_cannot_be_written_is_no_reason_to_stand_still(
+async def test_a_record_that_cannot_be_written_does_not_stall_the_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with staged(tmp_path) as stage:
@@ -160,9 +160,7 @@ async def test_a_waiting_event_is_tried_again_later_and_later(tmp_path: Path, fu
         )
 
 
-async def test_keys_that_were_accepted_are_noted_before_it_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_accepted_keys_are_recorded_before_the_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with staged(tmp_path) as stage:
         await stage.start()
         write_key_file(stage.session().spec.store)
@@ -192,9 +190,7 @@ async def test_a_first_start_that_cannot_be_written_leaves_nothing(
         assert stage.publisher.published == []
 
 
-async def test_a_start_that_cannot_be_taken_back_is_told_in_the_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_start_that_cannot_be_rolled_back_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with staged(tmp_path) as stage:
 
         async def broken(*_: object) -> None:
@@ -211,7 +207,7 @@ async def test_a_start_that_cannot_be_taken_back_is_told_in_the_log(
 
 
 @pytest.mark.parametrize("name", ["key_state", "secure", "save_ban", "delete_ban"])
-async def test_a_disk_that_does_not_answer_costs_no_link(
+async def test_a_disk_that_does_not_answer_ends_no_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     async with staged(tmp_path) as stage:

@@ -16,7 +16,7 @@ import pytest
 
 from roundtrip.drivers import base as d
 from roundtrip.drivers.neonize.driver import NeonizeDriver, NeonizeSession
-from tests.support.driver_reports import ReportLog
+from tests.links.reports import Heard
 from tests.whatsapp.accounts import Account
 from tests.whatsapp.stand_in import StandIn, stand_in
 
@@ -51,9 +51,9 @@ class Bench:
     def spec(self, name: str = "one", phone_number: str | None = None) -> d.SessionSpec:
         return d.SessionSpec(name, self.folder / "accounts" / f"{name}.db", phone_number)
 
-    async def linked(self, name: str = "one", phone: str = PHONE) -> tuple[NeonizeSession, ReportLog, Account]:
+    async def linked(self, name: str = "one", phone: str = PHONE) -> tuple[NeonizeSession, Heard, Account]:
         """A session that has paired and is online."""
-        heard = ReportLog()
+        heard = Heard()
         session = await self.driver.start(self.spec(name), heard)
         code = await heard.next(d.QrShown)
         account = await self.whatsapp.scan(code.qr, phone, NAME)
@@ -83,7 +83,7 @@ async def gone(pid: int, within: float = 5.0) -> float:
 
 
 async def test_from_qr_to_connected_with_number_and_name(bench: Bench) -> None:
-    heard = ReportLog()
+    heard = Heard()
     session = await bench.driver.start(bench.spec(), heard)
     code = await heard.next(d.QrShown)
     assert (code.index, code.total, code.ttl) == (1, 6, 60.0)
@@ -96,7 +96,7 @@ async def test_from_qr_to_connected_with_number_and_name(bench: Bench) -> None:
 
 async def test_the_name_of_a_business_comes_with_the_pairing(bench: Bench) -> None:
     bench.whatsapp.account(PHONE, "Analytical Engines").business = True
-    heard = ReportLog()
+    heard = Heard()
     await bench.driver.start(bench.spec(), heard)
     code = await heard.next(d.QrShown)
     await bench.whatsapp.scan(code.qr, PHONE)
@@ -106,7 +106,7 @@ async def test_the_name_of_a_business_comes_with_the_pairing(bench: Bench) -> No
 async def test_an_account_whose_name_does_not_come_is_online_all_the_same(bench: Bench) -> None:
     account = bench.whatsapp.account(PHONE, "")
     account.business = True
-    heard = ReportLog()
+    heard = Heard()
     await bench.driver.start(bench.spec(), heard)
     code = await heard.next(d.QrShown)
     await bench.whatsapp.scan(code.qr, PHONE)
@@ -116,7 +116,7 @@ async def test_an_account_whose_name_does_not_come_is_online_all_the_same(bench:
 async def test_a_paired_account_comes_back_without_a_code(bench: Bench) -> None:
     session, _, account = await bench.linked()
     await session.stop()
-    heard = ReportLog()
+    heard = Heard()
     await bench.driver.start(bench.spec(), heard)
     assert await heard.next(d.Online) == d.Online(NUMBER, NAME)
     assert heard.names == ["Online"]
@@ -124,7 +124,7 @@ async def test_a_paired_account_comes_back_without_a_code(bench: Bench) -> None:
 
 
 async def test_linking_by_a_code_typed_into_the_phone(bench: Bench) -> None:
-    heard = ReportLog()
+    heard = Heard()
     await bench.driver.start(bench.spec(phone_number=NUMBER), heard)
     shown = await heard.next(d.PairingCodeShown)
     assert len(shown.code.replace("-", "")) == 8
@@ -135,7 +135,7 @@ async def test_linking_by_a_code_typed_into_the_phone(bench: Bench) -> None:
 
 
 async def test_codes_are_used_up_after_their_life(bench: Bench) -> None:
-    heard = ReportLog()
+    heard = Heard()
     bench.driver = bench.make(code_life=0.5)
     session = await bench.driver.start(bench.spec(), heard)
     await heard.next(d.QrShown)
@@ -145,7 +145,7 @@ async def test_codes_are_used_up_after_their_life(bench: Bench) -> None:
 
 
 async def test_a_phone_whose_signature_is_wrong_does_not_link(bench: Bench) -> None:
-    heard = ReportLog()
+    heard = Heard()
     await bench.driver.start(bench.spec(), heard)
     code = await heard.next(d.QrShown)
     ref, noise, identity, _secret, *rest = code.qr.split(",")
@@ -180,7 +180,7 @@ async def test_a_login_refused_because_the_device_is_gone(bench: Bench, reason: 
     session, _, _ = await bench.linked()
     await session.stop()
     bench.whatsapp.refuse(PHONE, reason)
-    heard = ReportLog()
+    heard = Heard()
     await bench.driver.start(bench.spec(), heard)
     assert await heard.next(d.LoggedOutByPhone) == d.LoggedOutByPhone(str(reason))
 
@@ -192,7 +192,7 @@ async def test_the_same_keys_elsewhere(bench: Bench) -> None:
     await gone(session.pid)
 
 
-async def refused(bench: Bench, reason: int | str, **more: str) -> ReportLog:
+async def refused(bench: Bench, reason: int | str, **more: str) -> Heard:
     """A session whose connection drops and whose next login is refused."""
     _, heard, _ = await bench.linked()
     bench.whatsapp.refuse(PHONE, reason, **more)
@@ -225,7 +225,7 @@ async def test_a_first_login_that_is_refused(bench: Bench, reason: int) -> None:
     session, _, _ = await bench.linked()
     await session.stop()
     bench.whatsapp.refuse(PHONE, reason)
-    heard = ReportLog()
+    heard = Heard()
     await bench.driver.start(bench.spec(), heard)
     assert await heard.next(d.ConnectFailed) == d.ConnectFailed(str(reason))
 
@@ -234,7 +234,7 @@ async def test_a_server_that_is_unwell_is_tried_again(bench: Bench) -> None:
     session, _, _ = await bench.linked()
     await session.stop()
     bench.whatsapp.refuse(PHONE, 503)
-    heard = ReportLog()
+    heard = Heard()
     await bench.driver.start(bench.spec(), heard)
     await heard.next(d.Offline)
     bench.whatsapp.accept(PHONE)
@@ -245,7 +245,7 @@ async def test_a_store_that_cannot_be_read(bench: Bench) -> None:
     store = bench.spec().store
     store.parent.mkdir()
     store.write_bytes(b"no database" * 500)
-    heard = ReportLog()
+    heard = Heard()
     await bench.driver.start(bench.spec(), heard)
     assert await heard.next(d.ConnectFailed) == d.ConnectFailed("store_unreadable")
 
@@ -259,7 +259,7 @@ async def test_a_stream_error_of_no_known_kind(bench: Bench) -> None:
 
 async def test_nobody_answers_at_the_address(bench: Bench) -> None:
     await bench.whatsapp.stop()
-    heard = ReportLog()
+    heard = Heard()
     session = await bench.driver.start(bench.spec(), heard)
     found = await heard.next(d.Unreachable)
     assert found.message == "the dial failed: connection refused"
@@ -268,7 +268,7 @@ async def test_nobody_answers_at_the_address(bench: Bench) -> None:
 
 
 async def test_a_connection_lost_before_a_phone_paired(bench: Bench) -> None:
-    heard = ReportLog()
+    heard = Heard()
     await bench.driver.start(bench.spec(), heard)
     await heard.next(d.QrShown)
     for line in bench.whatsapp.lines:
@@ -302,7 +302,7 @@ async def test_logging_out_removes_the_device_and_the_store(bench: Bench) -> Non
 
 
 async def test_logging_out_before_anybody_scanned(bench: Bench) -> None:
-    heard = ReportLog()
+    heard = Heard()
     session = await bench.driver.start(bench.spec(), heard)
     await heard.next(d.QrShown)
     await asyncio.wait_for(session.logout(), 5)
@@ -332,7 +332,7 @@ async def test_a_folder_whose_name_means_something_in_a_uri(bench: Bench) -> Non
 
 
 async def test_stopping_before_anybody_scanned(bench: Bench) -> None:
-    heard = ReportLog()
+    heard = Heard()
     session = await bench.driver.start(bench.spec(), heard)
     await heard.next(d.QrShown)
     await asyncio.wait_for(session.stop(), 3)
@@ -442,7 +442,7 @@ def fake_worker(script: str) -> tuple[str, ...]:
     ids=["garbage", "endless lines", "a flood"],
 )
 async def test_a_worker_that_talks_nonsense_is_ended(tmp_path: Path, script: str) -> None:
-    heard = ReportLog()
+    heard = Heard()
     driver = NeonizeDriver(worker_command=fake_worker(script))
     session = await driver.start(d.SessionSpec("x", tmp_path / "x", None), heard)
     assert await heard.next(d.WorkerDied) == d.WorkerDied(-signal.SIGKILL)
@@ -452,7 +452,7 @@ async def test_a_worker_that_talks_nonsense_is_ended(tmp_path: Path, script: str
 
 async def test_garbage_among_reports_does_not_end_a_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("roundtrip.drivers.neonize.driver.STOP_DEADLINE", 0.3)
-    heard = ReportLog()
+    heard = Heard()
     driver = NeonizeDriver(
         worker_command=fake_worker("""print('?'); print('{"type": "Offline"}', flush=True); time.sleep(30)""")
     )
@@ -477,12 +477,12 @@ async def test_what_a_worker_prints_is_never_logged(
 async def test_no_worker_no_session(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="nowhere"):
         await NeonizeDriver(worker_command=("/nowhere/python",)).start(
-            d.SessionSpec("x", tmp_path / "x", None), ReportLog()
+            d.SessionSpec("x", tmp_path / "x", None), Heard()
         )
 
 
 async def test_closing_the_driver_ends_every_worker(bench: Bench) -> None:
-    sessions = [await bench.driver.start(bench.spec(name), ReportLog()) for name in ("one", "two", "three")]
+    sessions = [await bench.driver.start(bench.spec(name), Heard()) for name in ("one", "two", "three")]
     await asyncio.wait_for(bench.driver.close(), 6)
     for session in sessions:
         await gone(session.pid)

@@ -17,8 +17,8 @@ from roundtrip.drivers import base as d
 from roundtrip.drivers.base import ConnectStage
 from roundtrip.drivers.neonize import driver as neonize_driver
 from roundtrip.drivers.neonize.driver import NeonizeDriver
+from tests.links.reports import Heard
 from tests.links.test_neonize_driver import NAME, NUMBER, PHONE, Bench, gone
-from tests.support.driver_reports import ReportLog
 from tests.whatsapp.schema import companion_reg
 from tests.whatsapp.stand_in import StandIn, stand_in
 from tests.whatsapp.troubles import How, Stage
@@ -60,14 +60,14 @@ async def test_a_start_that_fails_names_its_stage_and_ends_nothing(bench: Bench)
     await session.stop()
     for stage, how, expected in STAGES:
         bench.whatsapp.fail(stage, how)
-        heard = ReportLog()
+        heard = Heard()
         failed = await bench.driver.start(bench.spec(), heard)
         found = await heard.next(d.Unreachable)
         assert found.stage is expected, (stage, how)
         assert heard.names == ["Unreachable"], (stage, how)
         await gone(failed.pid)
         bench.whatsapp.recover()
-    heard = ReportLog()
+    heard = Heard()
     await bench.driver.start(bench.spec(), heard)
     assert (await heard.next(d.Online)).phone_number == NUMBER
     assert account.logins == 2
@@ -80,14 +80,14 @@ async def test_a_handshake_without_an_answer_is_no_refusal(bench: Bench, how: Ho
     session, _, _ = await bench.linked()
     await session.stop()
     bench.whatsapp.fail(Stage.NOISE, how)
-    heard = ReportLog()
+    heard = Heard()
     await bench.driver.start(bench.spec(), heard)
     found = await heard.next(d.Unreachable, within=40)  # the library waits 20 s
     assert found == d.Unreachable("the Noise handshake failed: timed out", ConnectStage.HANDSHAKE)
 
 
 async def test_a_network_that_is_lost_after_the_scan_is_told(bench: Bench) -> None:
-    heard = ReportLog()
+    heard = Heard()
     await bench.driver.start(bench.spec(), heard)
     code = await heard.next(d.QrShown)
     bench.whatsapp.fail(Stage.WEBSOCKET)
@@ -95,7 +95,7 @@ async def test_a_network_that_is_lost_after_the_scan_is_told(bench: Bench) -> No
     await heard.next(d.PairSucceeded)
     assert (await heard.next(d.Unreachable, within=20)).stage is ConnectStage.DIAL
     bench.whatsapp.recover()
-    again = ReportLog()
+    again = Heard()
     await bench.driver.start(bench.spec(), again)
     assert (await again.next(d.Online)).phone_number == NUMBER, "no second scan"
 
@@ -103,10 +103,10 @@ async def test_a_network_that_is_lost_after_the_scan_is_told(bench: Bench) -> No
 # refusals by number
 
 
-async def login(bench: Bench, reason: int | str, **more: str) -> ReportLog:
+async def login(bench: Bench, reason: int | str, **more: str) -> Heard:
     """What a new session of the linked account hears when its login is refused."""
     bench.whatsapp.refuse(PHONE, reason, **more)
-    heard = ReportLog()
+    heard = Heard()
     session = await bench.driver.start(bench.spec(), heard)
     async with asyncio.timeout(15):
         while not heard.all:
@@ -124,7 +124,7 @@ async def test_every_refusal_is_told_by_its_number_and_leaves_the_keys(bench: Be
         assert (await login(bench, reason)).all == [d.ConnectFailed(str(reason))]
     assert (await login(bench, "what")).all == [d.ConnectFailed("unknown")]
     bench.whatsapp.accept(PHONE)
-    heard = ReportLog()
+    heard = Heard()
     await bench.driver.start(bench.spec(), heard)
     await heard.next(d.Online)
     assert account.logins == 2
@@ -145,7 +145,7 @@ async def test_every_ban_is_a_ban(bench: Bench) -> None:
     ):
         assert (await login(bench, 402, **more)).all == [expected], more
     bench.whatsapp.accept(PHONE)
-    heard = ReportLog()
+    heard = Heard()
     await bench.driver.start(bench.spec(), heard)
     await heard.next(d.Online)
 
@@ -158,7 +158,7 @@ async def test_what_makes_the_library_panic_is_told_as_a_death(bench: Bench, rea
     assert isinstance(died, d.WorkerDied)
     assert died.exit_status in (2, -signal.SIGABRT), "how Go ends a process, and how C does when Go asks it to"
     bench.whatsapp.accept(PHONE)
-    again = ReportLog()
+    again = Heard()
     await bench.driver.start(bench.spec(), again)
     await again.next(d.Online)
 
@@ -230,7 +230,7 @@ async def test_a_logout_that_cannot_reach_whatsapp_keeps_the_keys(bench: Bench) 
     assert bench.spec().store.is_file()
     assert account.device_key
     bench.whatsapp.recover()
-    again = ReportLog()
+    again = Heard()
     later = await bench.driver.start(bench.spec(), again)
     await later.logout()  # at once: it waits for the connection
     assert account.device_key == b""
@@ -284,7 +284,7 @@ async def test_a_logout_while_the_phone_removes_the_device(bench: Bench) -> None
 @pytest.mark.waits
 async def test_codes_end_with_the_list_that_whatsapp_gave(bench: Bench) -> None:
     bench.whatsapp.refs = 2
-    heard = ReportLog()
+    heard = Heard()
     session = await bench.driver.start(bench.spec(), heard)
     for index in (1, 2):
         shown = await heard.next(d.QrShown, within=30)
@@ -297,7 +297,7 @@ async def test_codes_end_with_the_list_that_whatsapp_gave(bench: Bench) -> None:
 
 async def test_eight_codes(bench: Bench) -> None:
     bench.whatsapp.refs = 8
-    heard = ReportLog()
+    heard = Heard()
     await bench.driver.start(bench.spec(), heard)
     shown = await heard.next(d.QrShown)
     assert (shown.index, shown.total, shown.ttl) == (1, 8, 20.0), "whatsmeow gives 60 s to the sixth from the end"
@@ -305,7 +305,7 @@ async def test_eight_codes(bench: Bench) -> None:
 
 async def test_a_pairing_code_lasts_as_long_as_the_codes_behind_it(bench: Bench) -> None:
     bench.whatsapp.refs = 3
-    heard = ReportLog()
+    heard = Heard()
     await bench.driver.start(bench.spec(phone_number=NUMBER), heard)
     shown = await heard.next(d.PairingCodeShown)
     assert 50 < shown.ttl <= 60
@@ -323,7 +323,7 @@ async def test_the_phone_lists_the_device_under_the_operators_name(bench: Bench,
         device_name=name,
     )
     try:
-        heard = ReportLog()
+        heard = Heard()
         await driver.start(bench.spec(), heard)
         await heard.next(d.QrShown)
     finally:
@@ -384,7 +384,7 @@ async def test_a_parent_that_did_not_run_blames_no_worker(bench: Bench) -> None:
 async def test_a_worker_that_never_says_anything_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neonize_driver, "HEARTBEAT", 0.2)
     monkeypatch.setattr(neonize_driver, "FIRST_BEAT", 0.6)
-    heard = ReportLog()
+    heard = Heard()
     driver = NeonizeDriver(worker_command=(sys.executable, "-c", "import time; time.sleep(60)"))
     await driver.start(d.SessionSpec("x", tmp_path / "x", None), heard)
     assert (await heard.next(d.WorkerDied, within=5)).unresponsive

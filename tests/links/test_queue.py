@@ -64,10 +64,10 @@ async def test_waiting_items_can_be_dropped() -> None:
     assert seen == [1, 3, 5]
 
 
-async def test_a_deadline_that_is_dropped_or_replaced_leaves_no_timer(tmp_path: Path) -> None:
+async def test_a_timer_that_is_cancelled_or_replaced_leaves_nothing_scheduled(tmp_path: Path) -> None:
     clock = FakeClock()
-    struck: list[ExpiredTimer] = []
-    timers = Timers(clock, struck.append)
+    expired: list[ExpiredTimer] = []
+    timers = Timers(clock, expired.append)
     timers.arm(Timer.GRACE, 5.0)
     timers.arm(Timer.GRACE, 6.0)
     timers.arm(Timer.STUCK, 7.0)
@@ -82,7 +82,7 @@ async def test_a_deadline_that_is_dropped_or_replaced_leaves_no_timer(tmp_path: 
     timers.cancel_all()
     assert running_timers(clock) == 0
     await clock.advance(10.0)
-    assert struck == []
+    assert expired == []
 
 
 async def test_a_queue_that_is_closed_ends_what_is_under_way_and_what_waits() -> None:

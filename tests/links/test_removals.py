@@ -28,7 +28,7 @@ async def test_a_session_that_is_online_removes_it_at_once(bench: Bench) -> None
     assert await bench.removals.begin(removal, session, online=True) is DeviceState.REMOVED
     assert session.logged_out
     assert not session.stopped
-    assert bench.told == [], "whoever asked has the answer"
+    assert bench.results == [], "the caller has the result"
     assert not bench.keys
     assert not bench.removals.pending("link")
     assert await bench.store.removals() == []
@@ -42,7 +42,7 @@ async def test_a_session_that_is_not_online_is_not_waited_for(bench: Bench) -> N
     await bench.over(True)
 
 
-async def test_whoever_asked_waits_a_little_and_is_told_later(bench: Bench) -> None:
+async def test_a_logout_waits_for_the_result_a_while_and_is_notified_later(bench: Bench) -> None:
     gate = asyncio.Event()
 
     class Slow(FakeSession):
@@ -72,7 +72,7 @@ async def test_keys_that_whatsapp_does_not_know_remove_nothing(bench: Bench, rep
     assert bench.driver.sessions[0].stopped
 
 
-async def test_a_person_who_was_quicker_has_removed_it(bench: Bench) -> None:
+async def test_a_device_that_was_removed_on_the_phone_counts_as_removed(bench: Bench) -> None:
     await bench.fail_first()
     await bench.clock.advance(TRY)
     bench.driver.sessions[0].report(d.LoggedOutByPhone("401"))
@@ -81,7 +81,7 @@ async def test_a_person_who_was_quicker_has_removed_it(bench: Bench) -> None:
     assert not bench.driver.sessions[0].logged_out
 
 
-async def test_a_session_that_says_nothing_is_ended(bench: Bench) -> None:
+async def test_a_session_without_a_report_is_ended(bench: Bench) -> None:
     await bench.fail_first()
     await bench.clock.advance(5.0)
     assert len(bench.driver.sessions) == 1
@@ -103,7 +103,7 @@ async def test_without_keys_there_is_no_way_to_remove_it(bench: Bench) -> None:
     assert bench.driver.sessions == []
 
 
-async def test_without_a_session_nobody_waits(bench: Bench) -> None:
+async def test_without_a_session_the_logout_does_not_wait(bench: Bench) -> None:
     removal = bench.removal()
     await bench.removals.add(removal)
     assert await bench.removals.begin(removal, None, online=True) is DeviceState.REMOVING
@@ -134,6 +134,6 @@ async def test_beginning_twice_is_beginning_once(bench: Bench) -> None:
     ("since", "until", "now", "left"),
     [(0.0, 100.0, 30.0, 70.0), (0.0, 100.0, 100.0, 0.0), (0.0, 100.0, 101.0, 0.0), (50.0, 100.0, 0.0, 50.0)],
 )
-def test_what_is_left_of_it(since: float, until: float, now: float, left: float) -> None:
+def test_the_remaining_time_of_a_removal_and_a_ban(since: float, until: float, now: float, left: float) -> None:
     assert Removal(KEY, "l", None, since, until).remaining(now) == left
     assert Ban(101, since, None, until).left(now) == left

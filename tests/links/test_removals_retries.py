@@ -91,7 +91,7 @@ async def test_no_step_of_the_clock_lengthens_it_or_cuts_it_short(bench: Bench) 
     await bench.over(False)
 
 
-async def test_nobody_dials_while_the_number_is_banned(bench: Bench) -> None:
+async def test_nothing_is_dialed_while_the_number_is_banned(bench: Bench) -> None:
     now = bench.clock.now()
     bench.bans.add(PHONE, Ban(101, now, now + 1000.0, now + 1000.0))
     await bench.fail_first()
@@ -121,12 +121,12 @@ async def test_an_end_that_cannot_be_written_is_an_end(bench: Bench, monkeypatch
     await bench.clock.advance(TRY)
     bench.driver.sessions[0].report(ONLINE)
     await settle()
-    assert bench.told == [("link", True)]
+    assert bench.results == [("link", True)]
     assert not bench.removals.pending("link")
 
 
 @pytest.mark.parametrize("when", ["waiting", "dialing", "logging out"])
-async def test_the_end_of_the_program_interrupts_it_and_the_next_life_goes_on(bench: Bench, when: str) -> None:
+async def test_the_end_of_the_program_interrupts_it_and_the_next_run_resumes_it(bench: Bench, when: str) -> None:
     await bench.fail_first()
     if when != "waiting":
         await bench.clock.advance(TRY)
@@ -137,7 +137,7 @@ async def test_the_end_of_the_program_interrupts_it_and_the_next_life_goes_on(be
         await settle()
     await bench.removals.close()
     assert all(session.stopped for session in bench.driver.sessions)
-    assert bench.told == []
+    assert bench.results == []
     assert bench.keys
     left = await bench.store.removals()
     started = len(bench.driver.sessions)
@@ -167,7 +167,7 @@ async def test_a_session_that_cannot_be_stopped_stops_nothing(bench: Bench) -> N
     assert len(bench.driver.sessions) == 2
 
 
-async def test_its_session_gives_its_turn_back(bench: Bench) -> None:
+async def test_its_session_releases_its_start_slot(bench: Bench) -> None:
     await bench.fail_first()
     await bench.clock.advance(TRY)
     async with asyncio.timeout(1), bench.turns.slot("somebody else"):

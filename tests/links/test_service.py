@@ -112,7 +112,7 @@ async def test_starts_are_limited_at_once(tmp_path: Path) -> None:
         assert len(stage.driver.sessions) == 5
 
 
-async def test_one_users_flood_of_starts_delays_nobody_else(tmp_path: Path) -> None:
+async def test_one_users_flood_of_starts_delays_no_other_user(tmp_path: Path) -> None:
     async with staged(tmp_path, start_concurrency=1) as stage:
         for n in range(20):
             await stage.start(BotKey.parse("flood", f"bot-{n}"))
@@ -123,7 +123,7 @@ async def test_one_users_flood_of_starts_delays_nobody_else(tmp_path: Path) -> N
         assert stage.state(OTHER) is LinkState.QR
 
 
-async def test_the_same_account_under_two_keys_is_told(tmp_path: Path) -> None:
+async def test_the_same_account_under_two_keys_is_published(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.connect(KEY)
         await stage.connect(OTHER)
@@ -156,7 +156,7 @@ async def test_a_different_account_is_no_second(tmp_path: Path) -> None:
         assert stage.service.snapshot(OTHER).reason_code is None
 
 
-async def test_only_a_simulated_phone_can_be_played_with(tmp_path: Path) -> None:
+async def test_only_the_simulated_driver_takes_simulated_actions(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.start()
         with pytest.raises(LinkError) as refused:
@@ -181,7 +181,7 @@ async def test_how_far_the_restore_is(tmp_path: Path) -> None:
         assert stage.service.restoring == (0, 0, True)
 
 
-async def test_a_task_of_the_service_that_dies_is_told_in_the_log(tmp_path: Path) -> None:
+async def test_a_task_of_the_service_that_fails_is_logged(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
 
         async def broken() -> None:
@@ -223,7 +223,7 @@ async def test_at_the_end_every_task_and_timer_and_session_ends(tmp_path: Path) 
         await link_of(stage).order(Order.LOGOUT)
 
 
-async def test_whoever_waits_at_the_end_is_told(tmp_path: Path) -> None:
+async def test_callers_that_wait_at_the_end_get_an_error(tmp_path: Path) -> None:
     class Slow(FakePublisher):
         async def publish(self, *args: object, **more: object) -> None:
             await asyncio.Event().wait()

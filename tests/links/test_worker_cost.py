@@ -12,7 +12,7 @@ import pytest
 from roundtrip.drivers import base as d
 from roundtrip.drivers.neonize.driver import NeonizeDriver
 from roundtrip.drivers.neonize.session import TRIM_AFTER
-from tests.support.driver_reports import ReportLog
+from tests.links.reports import Heard
 from tests.whatsapp.stand_in import StandIn, stand_in
 
 ONE_LINK = 40.0
@@ -45,7 +45,7 @@ def driver_for(whatsapp: StandIn) -> NeonizeDriver:
 
 
 async def linked(driver: NeonizeDriver, whatsapp: StandIn, folder: Path, number: int) -> int:
-    heard = ReportLog()
+    heard = Heard()
     spec = d.SessionSpec(f"link-{number}", folder / f"{number}.db", None)
     session = await driver.start(spec, heard)
     code = await heard.next(d.QrShown, within=MANY_WITHIN)

@@ -37,13 +37,13 @@ class Bench:
         self.store = store
         self.bans = Bans(self.clock)
         self.turns = StartSlots(1)
-        self.told: list[tuple[str, bool]] = []
+        self.results: list[tuple[str, bool]] = []
         self.removals = self.anew()
         self.folder = folder
 
     def anew(self) -> Removals:
         removals = Removals(self.driver, self.store, self.clock, self.turns, self.bans)
-        removals.on_result = lambda removal, removed: self.told.append((removal.link_id, removed))
+        removals.on_result = lambda removal, removed: self.results.append((removal.link_id, removed))
         return removals
 
     def removal(self, lasts: float = DAY) -> Removal:
@@ -70,7 +70,7 @@ class Bench:
 
     async def over(self, removed: bool) -> None:
         await settle()
-        assert self.told == [("link", removed)]
+        assert self.results == [("link", removed)]
         assert not self.keys
         assert not self.removals.pending("link")
         assert len(self.removals) == 0
@@ -78,11 +78,11 @@ class Bench:
         sessions = len(self.driver.sessions)
         await self.clock.advance(2 * DAY)
         assert len(self.driver.sessions) == sessions, "nothing is tried after the end"
-        assert len(self.told) == 1
+        assert len(self.results) == 1
 
     async def goes_on(self) -> None:
         await settle()
-        assert self.told == []
+        assert self.results == []
         assert self.keys
         assert self.removals.pending("link")
         assert [removal.link_id for removal in await self.store.removals()] == ["link"]

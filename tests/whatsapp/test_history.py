@@ -12,7 +12,7 @@ import pytest
 
 from roundtrip.drivers import base as d
 from roundtrip.drivers.neonize.driver import NeonizeDriver
-from tests.support.driver_reports import ReportLog
+from tests.links.reports import Heard
 from tests.whatsapp.history import ARCHIVED, CONTACTS, MUTED, STATE, Past
 from tests.whatsapp.stand_in import stand_in
 
@@ -55,7 +55,7 @@ async def test_an_ordinary_past_is_downloaded_and_its_memory_given_back(tmp_path
         account = whatsapp.account(PHONE, "Ada")
         account.past = Past()
         try:
-            heard = ReportLog()
+            heard = Heard()
             session = await driver.start(d.SessionSpec("one", tmp_path / "one.db", None), heard)
             code = await heard.next(d.QrShown)
             await whatsapp.scan(code.qr, PHONE, "Ada")

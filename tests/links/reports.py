@@ -10,20 +10,20 @@ from roundtrip.drivers import base as d
 R = TypeVar("R", bound=d.Report)
 
 
-class ReportLog:
-    """The reports of a session: call it with each."""
+class Heard:
+    """Call it with each report."""
 
     def __init__(self) -> None:
         self.all: list[d.Report] = []
         self._taken = 0
-        self._arrived = asyncio.Event()
+        self._news = asyncio.Event()
 
     def __call__(self, report: d.Report) -> None:
         self.all.append(report)
-        self._arrived.set()
+        self._news.set()
 
     async def next(self, kind: type[R], within: float = 15.0) -> R:
-        """Wait for the next report of that kind, after the one that was returned last."""
+        """The next report of that kind, after the one that was returned last."""
         async with asyncio.timeout(within):
             while True:
                 for at in range(self._taken, len(self.all)):
@@ -31,8 +31,8 @@ class ReportLog:
                     if isinstance(found, kind):
                         self._taken = at + 1
                         return found
-                self._arrived.clear()
-                await self._arrived.wait()
+                self._news.clear()
+                await self._news.wait()
 
     @property
     def names(self) -> list[str]:
