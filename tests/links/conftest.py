@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 from roundtrip.links import link
 from roundtrip.links.transition_table import IllegalTransitionError
+from tests.support.removal_bench import Bench, benched
 
 
 @pytest.fixture(autouse=True)
@@ -24,3 +26,9 @@ def illegal_transitions(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Illega
     yield refused
     if refused:
         raise refused[0]
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    async with benched(tmp_path) as bench:
+        yield bench

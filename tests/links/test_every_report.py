@@ -14,7 +14,7 @@ from roundtrip.identity import BotKey
 from roundtrip.links.machine import ENDED, LIVE, Input
 from roundtrip.links.record import LinkState
 from roundtrip.links.transition_table import step
-from tests.links.test_policy import REPORTS, said
+from tests.links.test_policy import REPORTS, classified
 from tests.support.links import NAME, QR, Stage, settle, staged, write_key_file
 
 S = LinkState
@@ -84,7 +84,7 @@ async def test_what_a_live_link_does_with_each_report(tmp_path: Path, state: Lin
             session, before = stage.session(key), len(stage.publisher.types(key))
             starts = len(stage.driver.sessions)
             store = session.spec.store
-            move = step(state, said(report, paired))
+            move = step(state, classified(report, paired))
             await stage.report(cast(report, n), key=key)
 
             found = stage.service.snapshot(key)
@@ -162,7 +162,7 @@ async def test_a_predecessor_may_report_what_it_likes(tmp_path: Path) -> None:
         assert not stage.service._context.outdated
 
 
-async def test_after_the_end_of_the_program_nothing_is_said_or_started(tmp_path: Path) -> None:
+async def test_after_the_end_of_the_program_nothing_is_published_or_started(tmp_path: Path) -> None:
     key = BotKey.parse("user", "bot")
     async with staged(tmp_path) as stage:
         await reach(stage, key, 1, S.CONNECTED)
@@ -181,7 +181,7 @@ async def test_after_the_end_of_the_program_nothing_is_said_or_started(tmp_path:
 
 @pytest.mark.parametrize("state", sorted(LIVE), ids=str)
 async def test_no_live_link_waits_for_ever(tmp_path: Path, state: LinkState) -> None:
-    """A session that falls silent in any state but `connected` is ended, replaced or told; time alone does it."""
+    """A session that falls silent in any state but `connected` is ended or replaced by its timers, or published."""
     key = BotKey.parse("user", "bot")
     async with staged(tmp_path, truth_interval=1e5) as stage:
         await reach(stage, key, 1, state)

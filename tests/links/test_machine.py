@@ -13,7 +13,7 @@ def test_every_state_is_live_or_ended() -> None:
     assert machine.PAIRING | machine.SHOWING | machine.UP < LIVE
 
 
-def test_every_live_state_that_could_wait_for_ever_has_a_deadline() -> None:
+def test_every_live_state_that_could_wait_for_ever_has_a_timer() -> None:
     """A code brings its own deadline; a connection is watched by the library and by `reconciliation.py`."""
     waits = {state for state, timers in machine.STATE_TIMERS.items() if timers}
     assert waits >= LIVE - machine.SHOWING - {LinkState.CONNECTED}

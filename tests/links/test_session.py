@@ -1,4 +1,4 @@
-"""One link's session: every worker that began is ended once, and counted once, whoever gives up waiting."""
+"""One link's session: every worker that began is ended and counted once, whichever waiter is cancelled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPEC = SessionSpec("lnk_1", Path("keys"), None)
 
 
 class SlowSession(FakeSession):
-    """Its end, and whoever starts it, wait for `gate`."""
+    """Its end waits for `gate`."""
 
     def __init__(self, driver: FakeDriver, spec: SessionSpec, report: Callable[[Report], None]) -> None:
         super().__init__(driver, spec, report)

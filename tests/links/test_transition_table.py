@@ -233,7 +233,7 @@ def test_every_report_has_an_input() -> None:
     assert set(INPUT_OF) == set(driver.Report.__subclasses__())
 
 
-def test_whoever_ends_a_link_says_so_and_ends_its_session() -> None:
+def test_a_transition_that_ends_a_link_publishes_it_and_ends_its_session() -> None:
     for (state, _), move in TABLE.items():
         if state in LIVE and move.to in ENDED:
             assert move.event is not None
