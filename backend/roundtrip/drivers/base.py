@@ -6,8 +6,8 @@ To add a driver:
 2. `Driver.start` begins a session for a `SessionSpec` and returns without waiting for WhatsApp. What happens then is
    passed to the `report` callback: on the event loop, one report per occurrence, in order. The usual order is
    `QrShown`* or `PairingCodeShown`, `PairSucceeded`, `Online`, then `Offline`/`Online` as the connection changes.
-   After `CodesUsedUp`, `LoggedOutByPhone`, `StreamReplaced`, `TemporaryBan`, `Outdated`, `ConnectFailed`, `Unreachable`
-   and `WorkerDied` a session reports nothing more; the link decides whether to start another one.
+   `CodesUsedUp`, `LoggedOutByPhone`, `StreamReplaced`, `TemporaryBan`, `Outdated`, `ConnectFailed`, `Unreachable` and
+   `WorkerDied` are a session's last report: the link stops it, and decides whether to start another one.
    What each report does to a link is the table of `links/machine.py`.
 3. The account's keys live at `SessionSpec.store` as one SQLite file (`key_files.py` says which are usable), readable by
    its owner only. `stop` keeps it; `logout` deletes it, or raises `DeviceNotRemovedError` and keeps it.

@@ -49,14 +49,14 @@ FIRST_HEARTBEAT_TIMEOUT: Final = 60.0
 
 
 class WorkerState(enum.Enum):
-    """What the exit of the process will mean. It only moves on, in this order."""
+    """Of a worker, until it has exited; decides how its exit is reported. It only moves on, in this order."""
 
     RUNNING = enum.auto()
-    """It exited by itself, or crashed."""
+    """An exit is a crash."""
     UNRESPONSIVE = enum.auto()
-    """It was silent for too long and killed."""
+    """It was silent for too long, and killed."""
     ENDING = enum.auto()
-    """It follows a stop, a logout or a terminal report: nothing more is reported, the exit neither."""
+    """After a stop, a logout or a terminal report: the exit is expected, and nothing more is reported."""
 
 
 class NeonizeSession:
