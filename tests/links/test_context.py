@@ -9,8 +9,8 @@ from roundtrip.backoff import Backoff
 from roundtrip.identity import BotKey
 from roundtrip.links.context import LinkContext
 from roundtrip.links.policy import Bans
-from roundtrip.links.queue import StartSlots
 from roundtrip.links.removals import Removals
+from roundtrip.links.session import StartSlots
 from roundtrip.links.store import LinkStore
 from tests.support.links import KEY, OTHER, PHONE, FakeClock, FakeDriver, FakePublisher, RecordingMetrics, settings
 

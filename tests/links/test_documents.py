@@ -9,8 +9,9 @@ from typing import Final
 from roundtrip.drivers import base as d
 from roundtrip.events import PAYLOADS, EventType, Failure
 from roundtrip.links import payloads, reasons
-from roundtrip.links.machine import LIVE, TABLE, Input
+from roundtrip.links.machine import LIVE, Input
 from roundtrip.links.record import LinkState
+from roundtrip.links.transition_table import TABLE
 from roundtrip.settings import Settings
 from tests.support.program import ROOT
 
@@ -42,14 +43,14 @@ def published() -> dict[tuple[str, str | None], LinkState]:
     """Event and reason code: the state that the event reports."""
     pairs: dict[tuple[str, str | None], LinkState] = {}
     for (_, cause), move in TABLE.items():
-        if move.says is None:
+        if move.event is None:
             continue
-        failure = issubclass(PAYLOADS[move.says], Failure)
+        failure = issubclass(PAYLOADS[move.event], Failure)
         for report in REPORTS_OF.get(cause) or (None,):
             for paired in (True, False):
                 why = Input.FLAPPING if cause is Input.FLAPPING else cause
                 code = payloads.reason_code(why, report, paired) if failure else None
-                pairs[move.says.wire, code] = move.to
+                pairs[move.event.wire, code] = move.to
     return pairs
 
 

@@ -11,9 +11,10 @@ from roundtrip.drivers import base as d
 from roundtrip.drivers.key_files import condition
 from roundtrip.events import TYPE_OF, Failure
 from roundtrip.identity import BotKey
-from roundtrip.links.machine import ENDED, LIVE, Input, step
+from roundtrip.links.machine import ENDED, LIVE, Input
 from roundtrip.links.record import LinkState
-from tests.links.test_judge import REPORTS, said
+from roundtrip.links.transition_table import step
+from tests.links.test_policy import REPORTS, classified
 from tests.support.links import NAME, QR, Stage, settle, staged, write_key_file
 
 S = LinkState
@@ -83,17 +84,17 @@ async def test_what_a_live_link_does_with_each_report(tmp_path: Path, state: Lin
             session, before = stage.session(key), len(stage.publisher.types(key))
             starts = len(stage.driver.sessions)
             store = session.spec.store
-            move = step(state, said(report, paired))
+            move = step(state, classified(report, paired))
             await stage.report(cast(report, n), key=key)
 
             found = stage.service.snapshot(key)
             context = f"{state} {report}"
             assert found.state is move.to, context
             new = stage.publisher.types(key)[before:]
-            if move.says is None:
+            if move.event is None:
                 assert new == [], context
-            elif not move.if_news:
-                assert new == ["".join(part.title() for part in move.says.name.split("_"))], context
+            elif not move.if_changed:
+                assert new == ["".join(part.title() for part in move.event.name.split("_"))], context
             link = stage.service._links[key]
             if found.state in ENDED:
                 assert session.stopped, context
@@ -161,7 +162,7 @@ async def test_a_predecessor_may_report_what_it_likes(tmp_path: Path) -> None:
         assert not stage.service._context.outdated
 
 
-async def test_after_the_end_of_the_program_nothing_is_said_or_started(tmp_path: Path) -> None:
+async def test_after_the_end_of_the_program_nothing_is_published_or_started(tmp_path: Path) -> None:
     key = BotKey.parse("user", "bot")
     async with staged(tmp_path) as stage:
         await reach(stage, key, 1, S.CONNECTED)
@@ -169,7 +170,7 @@ async def test_after_the_end_of_the_program_nothing_is_said_or_started(tmp_path:
         await stage.report(d.Offline(), key=key)  # a deadline runs
     for report in REPORTS:
         session.report(report)
-    stage.service._links[key].found(Input.WORKER_DIED)
+    stage.service._links[key].check_result(Input.WORKER_DIED)
     await stage.clock.advance(4000.0)
     assert len(stage.publisher.published) == events
     assert len(stage.driver.sessions) == 1
@@ -180,7 +181,7 @@ async def test_after_the_end_of_the_program_nothing_is_said_or_started(tmp_path:
 
 @pytest.mark.parametrize("state", sorted(LIVE), ids=str)
 async def test_no_live_link_waits_for_ever(tmp_path: Path, state: LinkState) -> None:
-    """A session that falls silent in any state but `connected` is ended, replaced or told; time alone does it."""
+    """A session that falls silent in any state but `connected` is ended or replaced by its timers, or published."""
     key = BotKey.parse("user", "bot")
     async with staged(tmp_path, truth_interval=1e5) as stage:
         await reach(stage, key, 1, state)

@@ -1,27 +1,22 @@
 """The whole machine under anything: whatever the library, the network, the clock and people do, an account stays.
 
 Random reports, losses, restarts, orders and clock steps; after each step the invariants, and at the end WhatsApp is
-well again: then every paired account comes back by itself, unless WhatsApp said that it is gone.
+well again: then every paired account comes back by itself, unless WhatsApp reported that it is gone.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
-import shutil
-import tempfile
 import time
-from collections import Counter
-from collections.abc import Coroutine, Iterator
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
 import pytest
 import structlog
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import initialize, invariant, rule, run_state_machine_as_test
 
 from roundtrip import events as e
 from roundtrip.drivers import base as d
@@ -30,12 +25,8 @@ from roundtrip.identity import BotKey
 from roundtrip.links.machine import LIVE, UP, Timer
 from roundtrip.links.reasons import LinkError
 from roundtrip.links.record import LinkState
-from tests.support.links import FakeSession, Stage, open_stores, settle, write_key_file
-
-KEYS = (BotKey.parse("user-1", "a"), BotKey.parse("user-1", "b"), BotKey.parse("user-2", "a"))
-NUMBERS = ("+14155550142", "+14155550143", "+14155550142")  # the first and the last have one account
-REACHED: Counter[str] = Counter()
-"""How often each interesting thing happened in all runs: a generator that never gets there proves nothing."""
+from tests.support.healing_world import KEYS, NUMBERS, REACHED, World
+from tests.support.links import settle
 
 EXAMPLES: Final = int(os.environ.get("ROUNDTRIP_HEALING_EXAMPLES", "10"))
 """More finds more: some thousands take some minutes."""
@@ -79,84 +70,12 @@ BAD = st.sampled_from(
 FINAL = st.sampled_from([d.LoggedOutByPhone("401"), d.LoggedOutByPhone("406"), d.StreamReplaced()])
 
 
-class Healing(RuleBasedStateMachine):
-    def __init__(self) -> None:
-        super().__init__()
-        self.folder = Path(tempfile.mkdtemp())
-        self.loop = asyncio.new_event_loop()
-        self.stage: Stage | None = None
-        self.gone: set[BotKey] = set()
-        self.online: dict[BotKey, FakeSession] = {}
-        """The session whose Online stands, as a bystander knows."""
-        self.steps = 0.0
-
-    def run(self, work: Coroutine[Any, Any, None]) -> None:
-        self.loop.run_until_complete(work)
-
+class Healing(World):
     @initialize()
     def begin(self) -> None:
         self.run(self._open())
         self.run(self._connect(KEYS[0], NUMBERS[0]))
         self.run(self._connect(KEYS[1], NUMBERS[1]))
-
-    async def _open(self) -> None:
-        clock = self.stage.clock if self.stage is not None else None
-        self.stage = Stage(
-            self.folder, restart_limit=3, flap_limit=3, ban_cooldown=900.0, outdated_retry=300.0, removal_period=3600.0
-        )
-        if clock is not None:  # the machine's clocks outlive the program
-            self.stage.clock._now, self.stage.clock.offset = clock._now, clock.offset
-        open_stores.add(self.stage.store)
-        await self.stage.service.open()
-        self.restoring = asyncio.create_task(self.stage.service.restore())
-        await settle()
-
-    async def _close(self) -> None:
-        assert self.stage is not None
-        self.restoring.cancel()
-        await asyncio.wait([self.restoring])
-        await self.stage.service.close()
-        open_stores.discard(self.stage.store)
-        self.online.clear()
-
-    async def _connect(self, key: BotKey, number: str) -> None:
-        await self._order(key, None)
-        await self._say(key, d.QrShown("2@a,b,c,d", 1, 6, 60.0))
-        await self._say(key, d.PairSucceeded(number))
-        await self._say(key, d.Online(number, "Ada"))
-
-    def _session(self, key: BotKey) -> FakeSession | None:
-        assert self.stage is not None
-        link = self.stage.service._links.get(key)
-        session = None if link is None else link.lifecycle.runner.session
-        return session if isinstance(session, FakeSession) else None
-
-    async def _say(self, key: BotKey, report: d.Report) -> None:
-        session = self._session(key)
-        if session is None:
-            return
-        if isinstance(report, d.PairSucceeded):
-            write_key_file(session.spec.store)
-        if isinstance(report, d.Online):
-            if not session.spec.store.exists():
-                return  # nobody logs in without keys
-            session.is_alive = True
-            self.online[key] = session
-        elif not isinstance(report, (d.KeepAliveLost, d.KeepAliveRestored, d.StreamFailed, d.CodesUsedUp)):
-            session.is_alive = False
-            self.online.pop(key, None)
-        if isinstance(report, (d.LoggedOutByPhone, d.StreamReplaced)):
-            self.gone.add(key)
-        session.report(report)
-        await settle()
-
-    async def _order(self, key: BotKey, number: str | None) -> None:
-        assert self.stage is not None
-        try:
-            await self.stage.service.start(key, number)
-        except LinkError as error:
-            REACHED[error.code] += 1
-        await settle()
 
     # what happens
 
@@ -165,7 +84,7 @@ class Healing(RuleBasedStateMachine):
         self.run(self._say(key, report))
 
     @rule(which=st.integers(0, 2))
-    def online_again(self, which: int) -> None:
+    def connected_again(self, which: int) -> None:
         self.run(self._say(KEYS[which], d.Online(NUMBERS[which], "Ada")))
 
     @rule(
@@ -190,11 +109,11 @@ class Healing(RuleBasedStateMachine):
         self.run(wear())
 
     @rule(which=st.integers(0, 2), let_in=st.booleans())
-    def paired_anew(self, which: int, let_in: bool) -> None:
+    def paired_again(self, which: int, let_in: bool) -> None:
         self.ask(which, None)
         self.scan(which)
         if let_in:
-            self.online_again(which)
+            self.connected_again(which)
 
     @rule(
         which=st.integers(0, 2),
@@ -202,15 +121,15 @@ class Healing(RuleBasedStateMachine):
         restart=st.booleans(),
     )
     def kept_away(self, which: int, report: d.Report, restart: bool) -> None:
-        self.online_again(which)
+        self.connected_again(which)
         self.run(self._say(KEYS[which], report))
         self.what_was_reached_is_noted()
         if restart:
             self.restart()
 
     @rule(key=st.sampled_from(KEYS))
-    def the_keys_are_unknown(self, key: BotKey) -> None:
-        """An account is asked to scan: it comes back by a person alone."""
+    def keys_rejected(self, key: BotKey) -> None:
+        """An account is asked to scan: only its user can link it again."""
         self.run(self._say(key, d.QrShown("2@a,b,c,d", 1, 6, 60.0)))
 
     @rule(key=st.sampled_from(KEYS), report=FINAL)
@@ -255,7 +174,7 @@ class Healing(RuleBasedStateMachine):
         self.run(self.stage.clock.advance(seconds))
 
     @rule(seconds=st.sampled_from([-86400.0, -60.0, 60.0, 86400.0]))
-    def somebody_sets_the_clock(self, seconds: float) -> None:
+    def the_clock_is_set(self, seconds: float) -> None:
         assert self.stage is not None
         self.stage.clock.step(seconds)
         REACHED["step"] += 1
@@ -298,10 +217,10 @@ class Healing(RuleBasedStateMachine):
             REACHED.update(f"waits for {name}" for name in link.deadlines)
             for what, is_so in (
                 ("stalled", link.stalled),
-                ("rejected", link.lifecycle.rejected),
+                ("rejected", link.lifecycle.keys_rejected),
                 ("flapping", link.lifecycle.damper.flapping),
-                ("ailing", link.lifecycle.ailing),
-                ("keeps dying", link.lifecycle.policy.dying(self.stage.clock.monotonic())),
+                ("ailing", link.lifecycle.pings_unanswered),
+                ("keeps dying", link.lifecycle.policy.crash_looping(self.stage.clock.monotonic())),
                 ("shared", link.record is not None and link.record.also_linked),
             ):
                 REACHED[what] += is_so
@@ -326,14 +245,14 @@ class Healing(RuleBasedStateMachine):
                 ):
                     assert timers, (key, link.state)
                 case LinkState.FAILED if record.paired:
-                    assert "again" in timers or link.lifecycle.rejected
+                    assert "again" in timers or link.lifecycle.keys_rejected
                 case _:
                     assert not record.paired or link.state in GONE
             if link.state in UP and self.online.get(key) is None:
                 assert timers & {"grace", "calm"}, "called connected, and nothing looks after it"
 
     @invariant()
-    def no_account_is_given_up_but_by_whatsapps_word(self) -> None:
+    def an_account_is_given_up_only_when_whatsapp_reports_it(self) -> None:
         if self.stage is None:
             return
         for key, link in self.stage.service._links.items():
@@ -341,7 +260,7 @@ class Healing(RuleBasedStateMachine):
                 assert key in self.gone or not link.record.connected_before
 
     @invariant()
-    def connected_is_said_only_after_online(self) -> None:
+    def connected_is_published_only_after_online(self) -> None:
         if self.stage is None:
             return
         for key, payload in self.stage.publisher.published:
@@ -350,51 +269,6 @@ class Healing(RuleBasedStateMachine):
                 assert link.record is not None
                 assert link.record.connected_before
         self.stage.publisher.published.clear()
-
-    def teardown(self) -> None:
-        if self.stage is not None:
-            self.run(self._heal())
-            self.run(self._close())
-        self.loop.close()
-        shutil.rmtree(self.folder)
-
-    def _all_well(self) -> bool:
-        assert self.stage is not None
-        links = self.stage.service._links.values()
-        return all(
-            link.state in (LinkState.CONNECTED, LinkState.REPLACED) or link.lifecycle.rejected
-            for link in links
-            if link.record is not None and link.record.paired
-        )
-
-    async def _heal(self) -> None:
-        """WhatsApp is well again: every session that begins is let in at once."""
-        assert self.stage is not None
-        self.stage.publisher.fails = None
-        self.stage.driver.start_fails = False
-        waited = 0.0
-        while waited < 6000.0 and not (waited > 0.0 and self._all_well()):
-            for which, key in enumerate(KEYS):
-                link = self.stage.service._links.get(key)
-                session = self._session(key)
-                if link is None or link.record is None or not link.record.paired or session is None:
-                    continue
-                if self.online.get(key) is not session:
-                    await self._say(key, d.Online(link.record.phone_number or NUMBERS[which], "Ada"))
-            # Not beside the deadline of a session that was let in this moment.
-            await self.stage.clock.advance(1.5 if waited < 60.0 else 20.0)
-            waited += 1.5 if waited < 60.0 else 20.0
-        for key, link in self.stage.service._links.items():
-            record = link.record
-            if record is None or not record.paired:
-                continue
-            if link.state is LinkState.REPLACED:
-                assert key in self.gone
-                continue
-            if link.lifecycle.rejected:
-                continue
-            assert link.state is LinkState.CONNECTED, (key, link.state, record.reason_code, link.deadlines)
-            REACHED["healed"] += 1
 
 
 @pytest.fixture

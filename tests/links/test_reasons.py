@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from roundtrip.events import TYPE_OF, Failure
 from roundtrip.links import reasons
 from roundtrip.links.record import DeviceState
 
@@ -90,3 +91,12 @@ def test_whatsapps_numbers_have_their_codes() -> None:
         "403": "primary_device_gone",
         "406": "account_banned",
     }
+
+
+def test_every_reason_code_says_what_to_do() -> None:
+    for code, advice in reasons.ADVICE.items():
+        assert code == code.lower()
+        assert advice.user_action.endswith(".")
+    assert {reasons.logout_reason(n) for n in ("401", "403", "406", "x")} <= set(reasons.ADVICE)
+    assert {reasons.ban_reason(n) for n in (101, 102, 103, 104, 106, 999)} <= set(reasons.ADVICE)
+    assert sum(issubclass(payload, Failure) for payload in TYPE_OF) == 7

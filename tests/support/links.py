@@ -15,6 +15,7 @@ from roundtrip.drivers.base import Driver, Online, PairSucceeded, QrShown, Repor
 from roundtrip.errors import StorageError
 from roundtrip.events import Payload
 from roundtrip.identity import BotKey
+from roundtrip.links.link import Link
 from roundtrip.links.record import LinkState
 from roundtrip.links.service import LinkService
 from roundtrip.links.store import LinkStore
@@ -261,6 +262,16 @@ class Stage:
         self.session(key).is_alive = True
         await self.report(QR, PairSucceeded(phone), Online(phone, NAME), key=key)
         assert self.state(key) is LinkState.CONNECTED
+
+
+def link_of(stage: Stage, key: BotKey = KEY) -> Link:
+    """A key's link, from the inside."""
+    return stage.service._links[key]
+
+
+def running_timers(clock: FakeClock) -> int:
+    """How many timers are set."""
+    return sum(call.callback is not None for _, _, call in clock._calls)
 
 
 def write_key_file(path: Path) -> None:

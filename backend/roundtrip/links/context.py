@@ -14,8 +14,8 @@ from roundtrip.identity import BotKey
 from roundtrip.links.metrics import LinkMetrics
 from roundtrip.links.phone import canonical
 from roundtrip.links.policy import Bans
-from roundtrip.links.queue import StartSlots
 from roundtrip.links.removals import Removals
+from roundtrip.links.session import StartSlots
 from roundtrip.links.store import LinkStore
 from roundtrip.settings import Settings
 from roundtrip.telemetry.tracing import OFF, RequestTracer

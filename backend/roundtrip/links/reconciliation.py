@@ -1,8 +1,7 @@
-"""The truth: what is believed of a link, compared with the library's own word. "WORKING but dead" ends here."""
+"""Compares a link's believed state with the library's own answer: no link stays "connected" over a dead connection."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 import structlog
@@ -15,12 +14,13 @@ from roundtrip.links.record import LinkState
 log = structlog.get_logger(__name__)
 
 CONFIRM: Final = 2.0
-"""Seconds until a contradiction is looked at again: a report may be on its way."""
+"""Seconds until a contradiction is checked again: a report may be on its way."""
 
 CONFIRM_ONLINE: Final = 10.0
 """The same when only the report is missing that it is connected: that one waits for the account's name."""
 
 _ANSWER_LIMIT: Final = 10.0
+"""Seconds that a session may take to answer."""
 
 
 class Reconciler:
@@ -33,50 +33,41 @@ class Reconciler:
         """By link: which session, by its number, and how often it missed."""
 
     async def check(self, link: Link) -> None:
-        """Compare, and tell the link what was found. Raises nothing."""
-        session, record = link.lifecycle.runner.session, link.record
+        """Compare, and give the link the result. Raises nothing."""
+        runner, record = link.lifecycle.runner, link.record
+        session = runner.session
         if session is None or record is None or link.state not in LIVE or link.stalled:
             return
-        if not link.lifecycle.runner.spoken:
-            return  # it is still dialing: how long that may take is another deadline's matter
-        taken = link.inbox.taken
-        alive = await self._ask(link)
-        if alive is None:
-            starts = link.lifecycle.runner.starts
-            before, misses = self._misses.get(record.link_id, (starts, 0))
-            misses = misses + 1 if before == starts else 1  # a successor begins anew
-            self._misses[record.link_id] = starts, misses
+        if not runner.reported:
+            return  # it is still dialing: `Timer.STUCK` limits that
+        processed = link.inbox.processed
+        connected = await runner.is_connected(record.link_id, _ANSWER_LIMIT)
+        if connected is None:
+            before, misses = self._misses.get(record.link_id, (runner.starts, 0))
+            misses = misses + 1 if before == runner.starts else 1  # a successor begins anew
+            self._misses[record.link_id] = runner.starts, misses
             log.warning("session_silent", link_id=record.link_id, misses=misses)
-            if misses >= self._limit and link.lifecycle.runner.session is session:
+            if misses >= self._limit and runner.session is session:
                 self._misses.pop(record.link_id, None)
-                link.found(Input.WORKER_HUNG)
+                link.check_result(Input.WORKER_HUNG)
             return
         self._misses.pop(record.link_id, None)
-        if (found := _contradiction(link, alive)) is None:
+        if (found := _contradiction(link, connected)) is None:
             return
-        await self._clock.sleep(CONFIRM_ONLINE if alive else CONFIRM)
-        if link.lifecycle.runner.session is not session or await self._ask(link) is not alive:
+        await self._clock.sleep(CONFIRM_ONLINE if connected else CONFIRM)
+        if runner.session is not session:
             return
-        if link.inbox.taken == taken and link.inbox.idle and _contradiction(link, alive) is found:
-            link.found(found)
-
-    async def _ask(self, link: Link) -> bool | None:
-        session = link.lifecycle.runner.session
-        if session is None:
-            return None
-        try:
-            async with asyncio.timeout(_ANSWER_LIMIT):
-                return await session.alive()
-        except Exception as error:  # noqa: BLE001  no answer is an answer
-            log.warning("session_cannot_answer", error=type(error).__name__)
-            return None
+        if await runner.is_connected(record.link_id, _ANSWER_LIMIT) is not connected:
+            return
+        if link.inbox.processed == processed and link.inbox.idle and _contradiction(link, connected) is found:
+            link.check_result(found)
 
 
-def _contradiction(link: Link, alive: bool) -> Input | None:
+def _contradiction(link: Link, connected: bool) -> Input | None:
     if link.flapping or link.lifecycle.timers.armed(Timer.GRACE):
         return None  # known to be away, and being watched
-    if not alive and link.state in UP:
+    if not connected and link.state in UP:
         return Input.FOUND_OFFLINE
-    if alive and link.state is LinkState.DISCONNECTED:
+    if connected and link.state is LinkState.DISCONNECTED:
         return Input.FOUND_ONLINE
     return None

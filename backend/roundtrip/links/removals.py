@@ -1,11 +1,12 @@
-"""Devices that are still to be removed from their accounts: somebody logged out, and WhatsApp could not be asked.
+"""Devices that are still to be removed from their accounts: a user logged out, and WhatsApp could not be reached.
 
-The keys last as long as it is tried. A new link of the same bot does not wait for it: it has keys of its own.
+The keys are kept for as long as it is tried. A new link of the same bot does not wait for it: it has keys of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
@@ -18,49 +19,63 @@ from roundtrip.drivers import base as d
 from roundtrip.drivers.base import Driver, Report, Session, SessionSpec
 from roundtrip.drivers.key_files import KeyFileState
 from roundtrip.links.policy import Bans
-from roundtrip.links.queue import StartSlots
-from roundtrip.links.record import Removal
+from roundtrip.links.record import DeviceState, Removal
+from roundtrip.links.session import StartSlots
 from roundtrip.links.store import LinkStore, StoreError
 
 log = structlog.get_logger(__name__)
 
-PATIENCE: Final = 3.0
-"""Seconds that whoever logs out waits to hear that the device is gone."""
+RESULT_WAIT: Final = 3.0
+"""Seconds that a logout waits for the device to be removed."""
 
 ANSWER_LIMIT: Final = 60.0
 """Seconds that a session started for this may take to log in."""
 
 _END_LIMIT: Final = 15.0
-_TRIES: Final = Backoff(5.0, 300.0)
+"""Seconds that a session may take to log out or stop."""
+_RETRIES: Final = Backoff(5.0, 300.0)
+
+
+class LoginFailure(enum.Enum):
+    """Why there is no session to log out with."""
+
+    ALREADY_REMOVED = enum.auto()
+    """The user removed the device on the phone."""
+    KEYS_UNKNOWN = enum.auto()
+    """WhatsApp asks to scan: with these keys nothing can be removed."""
+    UNREACHABLE = enum.auto()
+    """To be tried again."""
 
 
 class Removals:
-    """One task for each. `told` hears of what did not end within `PATIENCE`: the removal, and whether it succeeded."""
+    """One task for each. `on_result` is called for what did not end within `RESULT_WAIT`: the removal, and whether the
+    device was removed.
+    """
 
-    def __init__(self, driver: Driver, store: LinkStore, clock: TimerClock, turns: StartSlots, bans: Bans) -> None:
+    def __init__(self, driver: Driver, store: LinkStore, clock: TimerClock, slots: StartSlots, bans: Bans) -> None:
         self._driver = driver
         self._store = store
         self._clock = clock
-        self._turns = turns
+        self._slots = slots
         self._bans = bans
         self._tasks: dict[str, asyncio.Task[bool]] = {}
-        self._known: dict[str, Removal] = {}
-        self.told: Callable[[Removal, bool], None] = lambda _removal, _removed: None
+        self._pending: dict[str, Removal] = {}
+        self.on_result: Callable[[Removal, bool], None] = lambda _removal, _removed: None
 
     def pending(self, link_id: str) -> bool:
         """Whether a link's keys are still needed for this."""
-        return link_id in self._known
+        return link_id in self._pending
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._pending)
 
-    def remember(self, removals: Iterable[Removal]) -> None:
-        """What an earlier life of the program left; `resume` goes on with it."""
-        self._known.update({removal.link_id: removal for removal in removals})
+    def load(self, removals: Iterable[Removal]) -> None:
+        """Take what an earlier run of the program left; `resume` goes on with it."""
+        self._pending.update({removal.link_id: removal for removal in removals})
 
     def resume(self) -> None:
-        """Go on with everything that was remembered."""
-        for removal in list(self._known.values()):
+        """Go on with everything that was loaded."""
+        for removal in list(self._pending.values()):
             if removal.link_id not in self._tasks:
                 self._begin(removal, None)
                 self._tasks[removal.link_id].add_done_callback(partial(self._ended, removal))
@@ -68,39 +83,39 @@ class Removals:
     async def add(self, removal: Removal) -> None:
         """Commit it. Raises `StoreError`, and then nothing was done."""
         await self._store.save_removal(removal)
-        self._known[removal.link_id] = removal
+        self._pending[removal.link_id] = removal
 
-    async def begin(self, removal: Removal, session: Session | None, *, online: bool) -> bool | None:
-        """Remove the device with a session that runs, or with one to be started; None while that takes longer.
+    async def begin(self, removal: Removal, session: Session | None, *, online: bool) -> DeviceState:
+        """Remove the device with a running session, or with one to be started: `REMOVING` while that takes longer.
 
         Only a session that is `online` is waited for.
         """
-        enough = asyncio.Event()
-        self._begin(removal, session, enough.set)
+        done = asyncio.Event()
+        self._begin(removal, session, done.set)
         task = self._tasks[removal.link_id]
         if online and session is not None:
-            task.add_done_callback(lambda _: enough.set())
-            handle = self._clock.call_later(PATIENCE, enough.set)
-            await enough.wait()
+            task.add_done_callback(lambda _: done.set())
+            handle = self._clock.call_later(RESULT_WAIT, done.set)
+            await done.wait()
             handle.cancel()
             if task.done() and not task.cancelled() and task.exception() is None:
-                return task.result()
+                return DeviceState.REMOVED if task.result() else DeviceState.KEPT
         task.add_done_callback(partial(self._ended, removal))
-        return None
+        return DeviceState.REMOVING
 
     async def close(self) -> None:
-        """Stop trying; the next life of the program goes on."""
+        """Stop trying; the next run of the program goes on."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
 
-    def _begin(self, removal: Removal, session: Session | None, tried: Callable[[], None] = lambda: None) -> None:
-        self._known[removal.link_id] = removal
+    def _begin(self, removal: Removal, session: Session | None, on_failure: Callable[[], None] = lambda: None) -> None:
+        self._pending[removal.link_id] = removal
         if removal.link_id in self._tasks:
             return
-        task = asyncio.create_task(self._remove(removal, session, tried), name="device-removal")
+        task = asyncio.create_task(self._remove(removal, session, on_failure), name="device-removal")
         self._tasks[removal.link_id] = task
 
     def _ended(self, removal: Removal, task: asyncio.Task[bool]) -> None:
@@ -109,39 +124,45 @@ class Removals:
         if (error := task.exception()) is not None:
             log.error("device_removal_died", link_id=removal.link_id, error=type(error).__name__)
             return
-        self.told(removal, task.result())
+        self.on_result(removal, task.result())
 
-    async def _remove(self, removal: Removal, session: Session | None, tried: Callable[[], None]) -> bool:
+    async def _remove(self, removal: Removal, session: Session | None, on_failure: Callable[[], None]) -> bool:
         try:
-            removed = await self._try_on(removal, session, tried)
+            removed = await self._retry(removal, session, on_failure)
             log.info("device_removal_ended", link_id=removal.link_id, removed=removed)
             try:
                 await self._store.delete_keys(removal.link_id)
                 await self._store.delete_removal(removal.link_id)
             except StoreError:
-                log.warning("device_removal_left", link_id=removal.link_id)  # the next life of the program ends it
-            self._known.pop(removal.link_id, None)
+                log.warning("device_removal_left", link_id=removal.link_id)  # the next run of the program ends it
+            self._pending.pop(removal.link_id, None)
             return removed
         finally:
             self._tasks.pop(removal.link_id, None)
 
-    async def _try_on(self, removal: Removal, session: Session | None, tried: Callable[[], None]) -> bool:
-        """Whether it was removed, in the end. `tried` is called when the first attempt failed."""
+    async def _retry(self, removal: Removal, session: Session | None, on_failure: Callable[[], None]) -> bool:
+        """Try until it is decided; return whether the device was removed. `on_failure` is called at each failure."""
         end = self._clock.monotonic() + removal.remaining(self._clock.now())
         attempt = 0
         while True:
             if session is not None and await self._log_out(removal, session):
                 return True
-            tried()
+            on_failure()
             banned = self._bans.left(removal.phone_number)
             rest = end - self._clock.monotonic()
             if rest <= 0.001 or await self._condition(removal) is KeyFileState.MISSING:
                 return False
-            await self._clock.sleep(max(banned, min(_TRIES.delay(attempt + 1), rest)))
+            await self._clock.sleep(max(banned, min(_RETRIES.delay(attempt + 1), rest)))
             attempt += 1
-            gone, session = await self._log_in(removal)
-            if gone is not None:
-                return gone
+            match await self._log_in(removal):
+                case LoginFailure.ALREADY_REMOVED:
+                    return True
+                case LoginFailure.KEYS_UNKNOWN:
+                    return False
+                case LoginFailure.UNREACHABLE:
+                    session = None
+                case opened:
+                    session = opened
 
     async def _condition(self, removal: Removal) -> KeyFileState:
         try:
@@ -149,23 +170,23 @@ class Removals:
         except StoreError:
             return KeyFileState.GOOD
 
-    async def _log_in(self, removal: Removal) -> tuple[bool | None, Session | None]:
-        """A session that is online; or that there is nothing to remove any more (True), or no way to (False)."""
-        heard: asyncio.Queue[Report | None] = asyncio.Queue()
+    async def _log_in(self, removal: Removal) -> Session | LoginFailure:
+        """Start a session; returns it once it is online."""
+        reports: asyncio.Queue[Report | None] = asyncio.Queue()
         spec = SessionSpec(removal.link_id, self._store.key_file(removal.link_id), None)
-        async with self._turns.turn(removal.key.user_id):
+        async with self._slots.slot(removal.key.user_id):
             try:
-                session = await self._driver.start(spec, heard.put_nowait)
-            except Exception as error:  # noqa: BLE001  whatever the driver meets, it is tried again
+                session = await self._driver.start(spec, reports.put_nowait)
+            except Exception as error:  # noqa: BLE001  whatever the driver raises, it is tried again
                 log.warning("device_removal_not_started", link_id=removal.link_id, error=type(error).__name__)
-                return None, None
-            handle = self._clock.call_later(ANSWER_LIMIT, lambda: heard.put_nowait(None))
+                return LoginFailure.UNREACHABLE
+            handle = self._clock.call_later(ANSWER_LIMIT, lambda: reports.put_nowait(None))
             try:
                 while True:
-                    report = await heard.get()
+                    report = await reports.get()
                     match report:
                         case d.Online():
-                            return None, session
+                            return session
                         case d.KeepAliveLost() | d.KeepAliveRestored() | d.StreamFailed() | d.Offline():
                             continue
                         case d.TemporaryBan(code=code, expires_in=expires_in):
@@ -178,8 +199,10 @@ class Removals:
                 handle.cancel()
         await self._stop(session)
         if isinstance(report, d.LoggedOutByPhone):
-            return True, None  # the person was quicker
-        return (False, None) if isinstance(report, (d.QrShown, d.PairingCodeShown)) else (None, None)
+            return LoginFailure.ALREADY_REMOVED
+        if isinstance(report, (d.QrShown, d.PairingCodeShown)):
+            return LoginFailure.KEYS_UNKNOWN
+        return LoginFailure.UNREACHABLE
 
     async def _log_out(self, removal: Removal, session: Session) -> bool:
         try:

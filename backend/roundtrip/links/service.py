@@ -17,16 +17,17 @@ from roundtrip.drivers.simulated import SimulateAction, SupportsSimulate
 from roundtrip.identity import BotKey
 from roundtrip.links import payloads, phone, startup
 from roundtrip.links.context import LinkContext, Publisher
-from roundtrip.links.link import Link, Order
+from roundtrip.links.link import Link
 from roundtrip.links.machine import LIVE, Input
 from roundtrip.links.metrics import LinkMetrics
 from roundtrip.links.payloads import LinkView, Snapshot
 from roundtrip.links.policy import Bans
-from roundtrip.links.queue import StartSlots
+from roundtrip.links.queue import Order
 from roundtrip.links.reasons import LinkError
 from roundtrip.links.reconciliation import Reconciler
 from roundtrip.links.record import LinkState, Removal, store_name
 from roundtrip.links.removals import Removals
+from roundtrip.links.session import StartSlots
 from roundtrip.links.store import LinkStore
 from roundtrip.settings import Settings
 from roundtrip.telemetry import redaction
@@ -77,7 +78,7 @@ class LinkService:
             Removals(driver, store, self._clock, start_slots, bans),
             tracer=tracer,
         )
-        self._context.removals.told = self._removal_ended
+        self._context.removals.on_result = self._removal_ended
         self._starting: Counter[BotKey] = Counter()
         """Keys whose start is being decided: they count towards `max_links_per_user`."""
         self._settings = settings
@@ -95,7 +96,7 @@ class LinkService:
         for number, ban in (await context.store.bans(self._clock.now())).items():
             context.bans.add(number, ban)
         removals = await context.store.removals()
-        context.removals.remember(removals)
+        context.removals.load(removals)
         for record in records:
             link = Link(record.key, self._context, record)
             self._links[record.key] = link
@@ -104,7 +105,7 @@ class LinkService:
             if link.state in LIVE or self._logout_interrupted(link):
                 self._interrupted.append(link)
             else:
-                link.lifecycle.wait_on()
+                link.lifecycle.resume_timers()
         needed = {record.store_name for record in records if record.paired}
         swept = await context.store.sweep(frozenset(needed | {store_name(removal.link_id) for removal in removals}))
         self._restoring = RestoreProgress(len(self._interrupted), 0, False)
@@ -219,7 +220,7 @@ class LinkService:
         if not await driver.simulate(link.record.link_id, action):
             raise LinkError("action_impossible", f"The phone cannot do {action.value!r} now.")
         if not link.stalled:
-            await link.inbox.settled()
+            await link.inbox.join()
         return link.snapshot()
 
     def links(self) -> list[LinkView]:
@@ -234,7 +235,7 @@ class LinkService:
     def crashing(self) -> int:
         """Number of links whose worker crashed more than `restart_limit` times within `restart_window`."""
         now = self._clock.monotonic()
-        return sum(link.lifecycle.policy.dying(now) for link in self._links.values())
+        return sum(link.lifecycle.policy.crash_looping(now) for link in self._links.values())
 
     async def reconcile(self) -> None:
         """Compare every link with its driver's session, a few at a time."""
@@ -266,11 +267,11 @@ class LinkService:
 
     def _notify(self, key: BotKey, cause: Input) -> None:
         if (link := self._links.get(key)) is not None and not self._closing:
-            link.told(cause)
+            link.notify(cause)
 
     def _removal_ended(self, removal: Removal, removed: bool) -> None:
         if (link := self._links.get(removal.key)) is not None and not self._closing:
-            link.told(Input.DEVICE_REMOVED if removed else Input.DEVICE_KEPT, removal.link_id)
+            link.notify(Input.DEVICE_REMOVED if removed else Input.DEVICE_KEPT, removal.link_id)
 
     def _check_not_closing(self) -> None:
         if self._closing:

@@ -10,11 +10,12 @@ from roundtrip.events import EventType
 from roundtrip.identity import BotKey
 from roundtrip.links import payloads
 from roundtrip.links.context import LinkContext
-from roundtrip.links.machine import LIVE, Effect, Input, Reason, Timer, step
+from roundtrip.links.machine import LIVE, Effect, Input, Reason, Timer
 from roundtrip.links.phone import canonical
 from roundtrip.links.reasons import LinkError
 from roundtrip.links.record import LinkRecord, LinkState, new_record
 from roundtrip.links.transition import Lifecycle
+from roundtrip.links.transition_table import step
 
 _KEYS_LOST: Final = frozenset({"store_missing", "store_corrupt"})
 """Reason codes of an account that has to be linked again."""
@@ -52,12 +53,12 @@ async def start(
         await lifecycle.writer.delete_keys(old)
     lifecycle.traceparent = traceparent
     lifecycle.started = context.clock.monotonic()
-    lifecycle.policy.forgive()
+    lifecycle.policy.reset()
     lifecycle.damper.reset()
     lifecycle.enter(record, move, None)
     if not record.paired:
         lifecycle.timers.arm(Timer.PATIENCE, context.settings.pairing_patience)
-    await lifecycle.begin()
+    await lifecycle.start_session()
 
 
 async def _change_code(lifecycle: Lifecycle, context: LinkContext, phone_number: str | None) -> None:
@@ -67,7 +68,7 @@ async def _change_code(lifecycle: Lifecycle, context: LinkContext, phone_number:
         return
     _check_not_banned(context.bans.left(phone_number))
     lifecycle.phone_wanted = phone_number
-    lifecycle.policy.forgive()
+    lifecycle.policy.reset()
     await lifecycle.apply(Input.CHANGE, step(lifecycle.state, Input.CHANGE), None)
     if not record.paired and lifecycle.state in LIVE:
         lifecycle.timers.arm(Timer.PATIENCE, context.settings.pairing_patience)
@@ -102,9 +103,9 @@ async def restore(lifecycle: Lifecycle, context: LinkContext) -> None:
         return
     if record.paired:
         context.metrics.transition(LinkState.CONNECTING, Reason.RESTORED)
-        await lifecycle.begin()
+        await lifecycle.start_session()
     else:
-        await lifecycle.happen(Input.CODES_USED_UP, None)
+        await lifecycle.handle(Input.CODES_USED_UP, None)
 
 
 def _check_allowed(lifecycle: Lifecycle, context: LinkContext, phone_number: str | None, *, has_keys: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import sqlite3
 from pathlib import Path
@@ -55,3 +56,25 @@ def test_the_key_file_holds_one_account(tmp_path: Path) -> None:
     assert simulated.read_account(path) is None
     path.write_bytes(b"\xff" * 4000)
     assert simulated.read_account(path) is None
+
+
+def test_the_actions_are_the_contracts() -> None:
+    actions = (
+        "scan disconnect reconnect logout replace ban expire degrade restore outdated crash hang unreachable "
+        "connect_failure stream_error flap die_silently"
+    )
+    assert [action.value for action in SimulateAction] == actions.split()
+
+
+def test_accounts_are_plausible_and_their_codes_have_the_shape_of_real_ones() -> None:
+    accounts = [made_up_account(f"seed-{n}") for n in range(2000)]
+    for account in accounts:
+        assert re.fullmatch(r"\+1[2-8]\d{2}55501\d\d", account.phone_number)
+        assert re.fullmatch(r"[A-Z][a-zöá]+ [A-Z][a-zöá]+", account.display_name)
+    assert len({account.display_name for account in accounts}) == 120
+    assert len({account.phone_number for account in accounts}) > 800
+    assert made_up_account("\ud800") == made_up_account("\ud800"), "a seed with half a character has an account too"
+    reference, *keys = qr_text().removeprefix("2@").split(",")
+    assert [len(base64.b64decode(key, validate=True)) for key in keys] == [32, 32, 32]
+    assert len(base64.b64decode(reference + "==", validate=True)) == 78
+    assert len({pairing_code() for _ in range(50)}) == 50

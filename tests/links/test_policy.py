@@ -1,4 +1,4 @@
-"""How often is too often: each count has its limit, its window, and a way to be forgiven."""
+"""What reports amount to, and each count: its limit, its window, and what resets it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from roundtrip.backoff import Backoff, Budget
 from roundtrip.drivers import base as d
-from roundtrip.links.machine import INPUT_OF, Input
-from roundtrip.links.policy import FLOOD_LIMIT, FLOOD_WINDOW, RetryPolicy, meaning
+from roundtrip.links.machine import Input
+from roundtrip.links.policy import FLOOD_LIMIT, FLOOD_WINDOW, INPUT_OF, RetryPolicy, normalize
 from tests.support.links import settings
 
 LIMIT = 3
@@ -49,7 +49,7 @@ def policy(**changes: float) -> RetryPolicy:
     return RetryPolicy(settings(Path("unused"), **{**given, **changes}), Backoff(1.0, 64.0, lambda: 1.0))
 
 
-def said(report: d.Report, paired: bool) -> Input:
+def classified(report: d.Report, paired: bool) -> Input:
     return policy().classify(report, paired, 0.0)
 
 
@@ -63,7 +63,7 @@ def test_what_a_first_report_amounts_to(report: d.Report, paired: bool) -> None:
         d.CodesUsedUp: Input.UNREACHABLE,
     }
     wanted = other.get(type(report)) if paired else None
-    assert said(report, paired) is (wanted or INPUT_OF[type(report)])
+    assert classified(report, paired) is (wanted or INPUT_OF[type(report)])
 
 
 @pytest.mark.parametrize(
@@ -77,34 +77,34 @@ def test_what_a_first_report_amounts_to(report: d.Report, paired: bool) -> None:
         *[(n, d.ConnectFailed(n)) for n in ("400", "404", "407", "409", "415", "429", "500", "unknown")],
     ],
 )
-def test_a_refusal_by_number_is_what_the_number_means(reason: str, report: d.Report) -> None:
-    assert meaning(d.ConnectFailed(reason)) == report
+def test_a_connect_failure_whose_number_has_a_report_becomes_that_report(reason: str, report: d.Report) -> None:
+    assert normalize(d.ConnectFailed(reason)) == report
 
 
-def test_other_reports_mean_themselves() -> None:
-    assert [meaning(report) for report in REPORTS] == REPORTS
+def test_other_reports_stay_as_they_are() -> None:
+    assert [normalize(report) for report in REPORTS] == REPORTS
 
 
-def test_dials_are_tried_up_to_the_limit_and_then_told_until_whatsapp_answers() -> None:
+def test_failed_dials_beyond_the_limit_are_another_input_until_whatsapp_answers() -> None:
     one = policy()
-    assert not one.dialed
+    assert not one.dial_failed
     causes = [one.classify(d.Unreachable("x"), False, 0.0) for _ in range(LIMIT + 2)]
     assert causes == [Input.UNREACHABLE] * LIMIT + [Input.UNREACHABLE_FOR_LONG] * 2
-    assert one.dialed
+    assert one.dial_failed
     assert one.delay(0.0) == 16.0  # 1, 2, 4, 8, 16
 
 
 @pytest.mark.parametrize("report", REPORTS, ids=lambda r: type(r).__name__)
-def test_only_an_answer_of_whatsapp_forgives_failed_dials(report: d.Report) -> None:
+def test_only_an_answer_of_whatsapp_resets_failed_dials(report: d.Report) -> None:
     one = policy()
     one.classify(d.Unreachable("x"), False, 0.0)
     one.classify(report, False, 0.0)
     answers = (d.QrShown, d.PairingCodeShown, d.PairSucceeded, d.Online)
-    assert one.dialed is not isinstance(report, answers)
+    assert one.dial_failed is not isinstance(report, answers)
 
 
 @pytest.mark.parametrize("report", REPORTS, ids=lambda r: type(r).__name__)
-def test_only_being_let_in_forgives_refusals(report: d.Report) -> None:
+def test_only_a_connection_resets_refusals(report: d.Report) -> None:
     one = policy()
     for _ in range(3):
         one.classify(d.ConnectFailed("400"), True, 0.0)
@@ -129,7 +129,7 @@ def test_refusals_are_spread_up_to_their_own_cap_and_slower_when_asked_too_often
     assert one.delay(0.0) == 800.0, "it asks for patience no longer"
 
 
-def test_a_refusal_of_a_link_that_nobody_paired_is_not_counted() -> None:
+def test_a_refusal_of_an_unpaired_link_is_not_counted() -> None:
     one = policy()
     one.classify(d.ConnectFailed("429"), False, 0.0)
     assert one.delay(0.0) == 0.0
@@ -137,23 +137,23 @@ def test_a_refusal_of_a_link_that_nobody_paired_is_not_counted() -> None:
 
 @pytest.mark.parametrize("cause", [Input.WORKER_DIED, Input.WORKER_HUNG])
 @pytest.mark.parametrize(("paired", "beyond"), [(True, Input.WORKER_KEEPS_DYING), (False, Input.WORKER_CRASHES)])
-def test_deaths_beyond_the_limit_within_the_window(cause: Input, paired: bool, beyond: Input) -> None:
+def test_crashes_beyond_the_limit_within_the_window(cause: Input, paired: bool, beyond: Input) -> None:
     one = policy()
-    assert [one.died(cause, paired, float(n)) for n in range(LIMIT + 1)] == [cause] * LIMIT + [beyond]
-    assert one.dying(float(LIMIT))
+    assert [one.count_death(cause, paired, float(n)) for n in range(LIMIT + 1)] == [cause] * LIMIT + [beyond]
+    assert one.crash_looping(float(LIMIT))
     assert one.delay(float(LIMIT)) == 64.0, "the longest, however few dials failed"
     assert one.delay(WINDOW - 1.0) == 64.0
-    assert not one.dying(WINDOW), "the first is forgotten"
+    assert not one.crash_looping(WINDOW), "the first is forgotten"
     assert one.delay(WINDOW) == 4.0
     assert one.delay(10 * WINDOW) == 0.0
-    assert one.died(cause, paired, 10 * WINDOW) is cause
+    assert one.count_death(cause, paired, 10 * WINDOW) is cause
 
 
-def test_at_the_limit_it_is_not_dying_yet() -> None:
+def test_at_the_limit_it_is_not_crash_looping_yet() -> None:
     one = policy()
     for _ in range(LIMIT):
         one.classify(d.WorkerDied(1), True, 0.0)
-    assert not one.dying(0.0)
+    assert not one.crash_looping(0.0)
     assert one.delay(0.0) == 4.0
 
 
@@ -174,27 +174,27 @@ def test_a_flood_is_more_than_the_limit_within_the_window() -> None:
     assert not any(one.flooding(n / 8) for n in range(1000)), "nearly as fast as is allowed, for ever"
 
 
-def test_a_new_start_forgives_everything() -> None:
+def test_a_new_start_resets_every_count() -> None:
     one = policy()
     for _ in range(FLOOD_LIMIT):
         one.flooding(0.0)
     for report in (d.WorkerDied(1), d.Unreachable("x"), d.ConnectFailed("429")):
         for _ in range(LIMIT + 1):
             one.classify(report, True, 0.0)
-    assert (one.dialed, one.dying(0.0), one.delay(0.0)) == (True, True, 3200.0)
-    one.forgive()
-    assert (one.dialed, one.dying(0.0), one.delay(0.0)) == (False, False, 0.0)
+    assert (one.dial_failed, one.crash_looping(0.0), one.delay(0.0)) == (True, True, 3200.0)
+    one.reset()
+    assert (one.dial_failed, one.crash_looping(0.0), one.delay(0.0)) == (False, False, 0.0)
     assert not any(one.flooding(0.0) for _ in range(FLOOD_LIMIT))
     for report, first in ((d.WorkerDied(1), Input.WORKER_DIED), (d.Unreachable("x"), Input.UNREACHABLE)):
         assert [one.classify(report, True, 0.0) for _ in range(LIMIT)] == [first] * LIMIT
-    one.forgive()
+    one.reset()
     one.classify(d.ConnectFailed("400"), True, 0.0)
     assert one.delay(0.0) == 100.0
 
 
-def test_a_judge_that_heard_nothing_waits_for_nothing() -> None:
+def test_a_policy_without_reports_has_no_delay() -> None:
     one = policy()
-    assert (one.dialed, one.dying(0.0), one.delay(0.0)) == (False, False, 0.0)
+    assert (one.dial_failed, one.crash_looping(0.0), one.delay(0.0)) == (False, False, 0.0)
 
 
 @given(st.lists(st.floats(0.0, 50.0), max_size=40), st.integers(0, 5), st.floats(0.5, 30.0))

@@ -1,4 +1,4 @@
-"""One link's session: every worker that began is ended once, and counted once, whoever gives up waiting."""
+"""One link's session: every worker that began is ended and counted once, whichever waiter is cancelled."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from roundtrip.drivers.base import Report, SessionSpec
-from roundtrip.links.queue import StartSlots
-from roundtrip.links.session import SessionRunner
+from roundtrip.links.session import SessionRunner, StartSlots
 from roundtrip.telemetry.tracing import OFF, RequestTracer
 from tests.support.links import FakeClock, FakeDriver, FakeSession, RecordingMetrics
 
@@ -21,7 +20,7 @@ SPEC = SessionSpec("lnk_1", Path("keys"), None)
 
 
 class SlowSession(FakeSession):
-    """Its end, and whoever starts it, wait for `gate`."""
+    """Its end waits for `gate`."""
 
     def __init__(self, driver: FakeDriver, spec: SessionSpec, report: Callable[[Report], None]) -> None:
         super().__init__(driver, spec, report)
@@ -84,7 +83,7 @@ async def cancelled(task: asyncio.Task[None]) -> None:
 
 async def test_a_stop_whose_waiter_gives_up_is_finished_and_counted_once() -> None:
     bench = Bench()
-    bench.runner.begin(SPEC)
+    bench.runner.start(SPEC)
     await moments()
     await cancelled(await bench.stop())
     assert not bench.session.stopped
@@ -100,7 +99,7 @@ async def test_a_stop_whose_waiter_gives_up_is_finished_and_counted_once() -> No
 async def test_an_end_that_is_cut_off_itself_is_counted() -> None:
     """The loop ends all tasks."""
     bench = Bench()
-    bench.runner.begin(SPEC)
+    bench.runner.start(SPEC)
     await moments()
     stop = await bench.stop()
     (ending,) = (task for task in asyncio.all_tasks() if task.get_name() == "session-end")
@@ -115,7 +114,7 @@ async def test_an_end_that_is_cut_off_itself_is_counted() -> None:
 async def test_a_stop_that_is_given_up_while_the_driver_starts_leaves_nothing_behind() -> None:
     bench = Bench()
     bench.driver.gate = asyncio.Event()
-    bench.runner.begin(SPEC)
+    bench.runner.start(SPEC)
     await moments()
     await cancelled(await bench.stop())
     again = await bench.stop()
@@ -126,14 +125,14 @@ async def test_a_stop_that_is_given_up_while_the_driver_starts_leaves_nothing_be
     assert bench.session.stopped
     assert bench.runner.session is None
     bench.ended_once()
-    bench.runner.begin(SPEC)  # nothing stands in the way of the next
+    bench.runner.start(SPEC)  # nothing stands in the way of the next
 
 
 async def test_a_session_whose_handing_over_is_given_up_is_still_stopped() -> None:
     bench = Bench()
-    bench.runner.begin(SPEC)
+    bench.runner.start(SPEC)
     await moments()
-    over = asyncio.create_task(bench.runner.hand_over())
+    over = asyncio.create_task(bench.runner.detach())
     await asyncio.sleep(0)  # it waits for the start's task to end
     over.cancel()
     with pytest.raises(asyncio.CancelledError):

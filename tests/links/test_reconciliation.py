@@ -10,8 +10,8 @@ from structlog.testing import capture_logs
 
 from roundtrip.drivers import base as d
 from roundtrip.errors import StorageError
-from roundtrip.links.link import WatchResult
 from roundtrip.links.machine import Input
+from roundtrip.links.queue import CheckResult
 from roundtrip.links.reconciliation import CONFIRM, CONFIRM_ONLINE
 from roundtrip.links.record import LinkState
 from tests.support.links import KEY, ONLINE, QR, settle, staged
@@ -63,9 +63,9 @@ async def test_dead_but_working_is_corrected_too(tmp_path: Path) -> None:
 async def test_what_agrees_is_left_alone(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.connect()
-        said = len(stage.publisher.published)
+        count = len(stage.publisher.published)
         await stage.clock.advance(600.0)
-        assert (stage.metrics.corrections, len(stage.publisher.published), len(stage.driver.sessions)) == (0, said, 1)
+        assert (stage.metrics.corrections, len(stage.publisher.published), len(stage.driver.sessions)) == (0, count, 1)
 
 
 async def test_a_contradiction_that_a_report_explains_is_none(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ async def test_a_finding_about_a_session_that_is_gone_is_void(tmp_path: Path) ->
         await stage.connect()
         link = stage.service._links[KEY]
         link.report(d.WorkerDied(-9))
-        link.inbox.put(WatchResult(Input.WORKER_HUNG, link.lifecycle.runner.starts - 1))
+        link.inbox.put(CheckResult(Input.WORKER_HUNG, link.lifecycle.runner.starts - 1))
         await stage.clock.advance(2.0)
         assert stage.metrics.restarts == 1
         assert stage.metrics.corrections == 0
@@ -148,7 +148,7 @@ async def test_a_session_that_raises_counts_as_silent(tmp_path: Path) -> None:
         assert len(stage.driver.sessions) == 2
 
 
-async def test_a_stream_error_is_looked_into_at_once(tmp_path: Path) -> None:
+async def test_a_stream_error_is_checked_at_once(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.connect()
         stage.session().is_alive = False
@@ -158,7 +158,7 @@ async def test_a_stream_error_is_looked_into_at_once(tmp_path: Path) -> None:
         assert stage.state() is LinkState.DISCONNECTED
 
 
-async def test_nobody_asks_a_session_about_what_is_not_its_business(tmp_path: Path) -> None:
+async def test_links_without_an_answering_session_are_not_checked(tmp_path: Path) -> None:
     """A link that is ended, that dials still, or that waits for the outbox is not compared with anything."""
     async with staged(tmp_path, truth_interval=1e5) as stage:
         asked: list[str] = []
@@ -169,7 +169,7 @@ async def test_nobody_asks_a_session_about_what_is_not_its_business(tmp_path: Pa
 
         await stage.start()
         stage.session().alive = alive  # type: ignore[method-assign]  # it counts
-        await stage.service.reconcile()  # it has said nothing yet
+        await stage.service.reconcile()  # it has reported nothing yet
         assert asked == []
         stage.publisher.fails = StorageError("outbox_full", "full")
         await stage.report(QR)
@@ -260,7 +260,7 @@ async def test_what_is_known_to_be_away_is_no_contradiction(tmp_path: Path) -> N
         assert stage.metrics.corrections == 0
 
 
-async def test_a_session_that_never_answers_holds_nobody_up_for_longer_than_it_may(
+async def test_a_session_that_never_answers_delays_the_others_no_longer_than_the_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("roundtrip.links.reconciliation._ANSWER_LIMIT", 0.01)

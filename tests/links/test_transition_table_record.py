@@ -6,10 +6,11 @@ import pytest
 from msgspec.structs import replace
 
 from roundtrip.drivers import base as d
-from roundtrip.links.machine import Input, step
+from roundtrip.links import transition_table
+from roundtrip.links.machine import Input
 from roundtrip.links.policy import Ban
 from roundtrip.links.record import DeviceState, LinkRecord, LinkState
-from roundtrip.links.transition import after, is_news
+from roundtrip.links.transition_table import content_changed, step
 from tests.support.links import KEY, NAME, ONLINE, PHONE
 
 S = LinkState
@@ -27,7 +28,7 @@ UNPAIRED = LinkRecord(KEY, "link", S.QR, NOW - 5.0, NOW - 9.0)
 def record_after(
     record: LinkRecord, cause: Input, report: d.Report | None = None, ban: Ban | None = None
 ) -> LinkRecord:
-    return after(record, cause, step(record.state, cause), report, NOW, ban)
+    return transition_table.record_after(record, cause, step(record.state, cause), report, NOW, ban)
 
 
 def test_since_changes_with_the_state_only() -> None:
@@ -39,7 +40,7 @@ def test_since_changes_with_the_state_only() -> None:
 
 
 def test_flapping_is_the_reason_whatever_the_last_loss_was() -> None:
-    flapping = after(LINK, Input.OFFLINE, step(S.CONNECTED, Input.FLAPPING), d.Offline(), NOW)
+    flapping = transition_table.record_after(LINK, Input.OFFLINE, step(S.CONNECTED, Input.FLAPPING), d.Offline(), NOW)
     assert (flapping.state, flapping.reason_code) == (S.DEGRADED, "flapping")
 
 
@@ -105,4 +106,4 @@ def test_a_ban_keeps_its_ends() -> None:
     ],
 )
 def test_which_changes_are_published(change: dict[str, object], published: bool) -> None:
-    assert is_news(LINK, replace(LINK, **change)) is published
+    assert content_changed(LINK, replace(LINK, **change)) is published
