@@ -10,13 +10,10 @@ It counts how often it reached each interesting branch: a generator that reaches
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -33,77 +30,17 @@ from roundtrip.backoff import Backoff
 from roundtrip.clock import WatchedClock
 from roundtrip.delivery.courier import Courier
 from roundtrip.delivery.replay import Replayer
-from roundtrip.delivery.wire import Confirmable, Frame, Miss
 from roundtrip.events import SECRET_TYPES, Connected, Degraded, Payload, Qr
 from roundtrip.identity import BotKey
-from roundtrip.outbox.records import LedgerEntry, MissReason, Outcome
+from roundtrip.outbox.records import LedgerEntry, Outcome
 from roundtrip.outbox.sqlite.outbox import SqliteOutbox
+from tests.support.fake_sockets import KEYS, FakeSocket, FakeSockets, reached
 from tests.support.sockets import Faults, Notes, idle
 from tests.support.stepped_loop import SteppedLoop
 
-reached: Counter[str] = Counter()
-"""How often each interesting branch was reached in the present run."""
-
-KEYS = (BotKey("a", "1"), BotKey("a", "2"), BotKey("b", "1"))
 TTL = 600.0
 QR_LIFE = 20.0
 SECRET = "2@secret"  # noqa: S105  # a canary
-
-
-class FakeSocket:
-    """A client without a network. `half_open` takes what is sent and never answers; `slow` takes nothing."""
-
-    def __init__(self, sid: str, key: BotKey, *, must_ack: bool) -> None:
-        self.sid = sid
-        self.key = key
-        self.must_ack = must_ack
-        self.live = False
-        self.closed = False
-        self.backlog = 0
-        self.slow = False
-        self.half_open = False
-        self.seqs: list[int] = []
-        """First sendings, in order."""
-        self.unreceipted: list[Confirmable] = []
-        self.sent_ids: set[str] = set()
-        self.saw: Callable[[str], None] = lambda _id: None
-
-    def send(self, frame: Frame) -> MissReason | None:
-        if self.closed:
-            return MissReason.SEND_FAILED
-        if self.slow:
-            reached["slow"] += 1
-            self.closed = True  # as a real one, which is dropped for it
-            return MissReason.QUEUE_FULL
-        name, payload = json.loads(frame.payload[frame.payload.index(b"[") :])
-        if name != "whatsapp_connection_event":
-            return None
-        self.saw(payload["id"])
-        reached["replayed" if payload["replayed"] else "live"] += 1
-        if payload["id"] not in self.sent_ids:
-            self.sent_ids.add(payload["id"])
-            self.seqs.append(payload["seq"])
-        else:
-            assert payload["attempt"] > 1
-            reached["retry"] += 1
-        return None
-
-    def confirm(self, sent: Confirmable) -> None:
-        self.unreceipted.append(sent)
-
-
-class FakeSockets:
-    def __init__(self) -> None:
-        self.by_key: dict[BotKey, dict[str, FakeSocket]] = {key: {} for key in KEYS}
-
-    def of(self, key: BotKey) -> Any:
-        return self.by_key[key].values()
-
-    def why_missing(self, key: BotKey) -> Miss:
-        return Miss(MissReason.NEVER_CONNECTED)
-
-    def missed(self, key: BotKey, event: str, event_id: str, miss: Miss) -> None:
-        pass
 
 
 class CourierMachine(RuleBasedStateMachine):
@@ -216,7 +153,7 @@ class CourierMachine(RuleBasedStateMachine):
         socket.slow = slow
         self.publish(key, "connected")
         sent, socket.unreceipted = socket.unreceipted, []
-        self.courier.received(socket, sent)
+        self.courier.confirmations.received(socket, sent)
         self.pass_time(seconds)
 
     @rule(key=st.sampled_from(KEYS), times=st.sampled_from([2, 12]))
@@ -248,7 +185,7 @@ class CourierMachine(RuleBasedStateMachine):
         socket = self.pick(data)
         if not socket.half_open:
             sent, socket.unreceipted = socket.unreceipted, []
-            self.courier.received(socket, sent)
+            self.courier.confirmations.received(socket, sent)
 
     @precondition(lambda self: self.everybody())
     @rule(data=st.data(), twice=st.booleans())
@@ -256,16 +193,16 @@ class CourierMachine(RuleBasedStateMachine):
         socket = self.pick(data)
         if socket.seqs and not socket.half_open:
             seq = data.draw(st.sampled_from(socket.seqs))
-            self.courier.acked(socket, seq)
+            self.courier.confirmations.acked(socket, seq)
             if twice:
-                self.courier.acked(socket, seq)
+                self.courier.confirmations.acked(socket, seq)
 
     @precondition(lambda self: self.everybody())
     @rule(data=st.data(), seq=st.integers(-5, 10**15))
     def invent_an_ack(self, data: st.DataObject, seq: int) -> None:
         socket = self.pick(data)
         if seq not in socket.seqs:
-            self.courier.acked(socket, seq)
+            self.courier.confirmations.acked(socket, seq)
 
     @rule(seconds=st.sampled_from([0.6, 6.0, 30.0, 700.0]))
     def time_passes(self, seconds: float) -> None:
@@ -301,6 +238,11 @@ class CourierMachine(RuleBasedStateMachine):
             assert totals.created[type_] == resolved + totals.pending.get(type_, 0)
             assert totals.pending.get(type_, 0) == by_type[type_, Outcome.PENDING]
             assert totals.created[type_] == sum(count for (of, _), count in by_type.items() if of == type_)
+
+    @invariant()
+    def no_transition_is_refused_and_nothing_fails(self) -> None:
+        if hasattr(self, "notes"):
+            assert self.notes.failed_ == 0
 
     @invariant()
     def order_is_kept_within_one_socket(self) -> None:
@@ -346,7 +288,7 @@ class CourierMachine(RuleBasedStateMachine):
             self.connect(key, True)
         for socket in self.everybody():
             for seq in list(socket.seqs):
-                self.courier.acked(socket, seq)
+                self.courier.confirmations.acked(socket, seq)
         for key in KEYS:
             assert self.loop.run(self.outbox.pending(key, 0, 1000)) == []
         secrets = [entry for entry in self._entries() if entry.type in SECRET_TYPES]

@@ -83,7 +83,7 @@ async def test_others_do_not_notice_a_crowd_of_deadlines_retries_and_misses(tmp_
             started = time.perf_counter()
             event = await courier.publish(OTHER, "link", CONNECTED)
             taken[phase].append(time.perf_counter() - started)
-            courier.acked(peer, event.seq)
+            courier.confirmations.acked(peer, event.seq)
             await asyncio.sleep(0.002)
 
     gc.collect()

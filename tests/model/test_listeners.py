@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from roundtrip.delivery import spans as delivery
-from roundtrip.delivery.metrics import DeliveryCounters
-from roundtrip.delivery.spans import Delivery, Misses
+from roundtrip.delivery.metrics import DeliveryCounters, DeliveryMetrics, DeliverySpans, Misses
+from roundtrip.delivery.state import ENDED, Delivery
 from roundtrip.delivery.wire import Miss, Sockets
 from roundtrip.events import EventType
 from roundtrip.identity import BotKey
@@ -25,7 +24,7 @@ from roundtrip.sockets.messages import SocketCounters
 from roundtrip.sockets.registry import Registry
 from roundtrip.telemetry import tracing
 from roundtrip.telemetry.metrics import Metrics
-from tests.delivery.test_courier_properties import KEYS, FakeSocket, FakeSockets
+from tests.support.fake_sockets import KEYS, FakeSocket, FakeSockets
 from tests.support.sockets import Notes
 from tests.support.traces import WORDS
 
@@ -78,8 +77,8 @@ def _calls(kind: type) -> dict[str, list[str]]:
 
 def test_each_part_is_played_word_for_word(listeners: Listeners) -> None:
     for part, who in (
-        (delivery.DeliverySpans, listeners.journal),
-        (delivery.DeliveryMetrics, listeners.meter),
+        (DeliverySpans, listeners.journal),
+        (DeliveryMetrics, listeners.meter),
         (server.SocketMetrics, listeners.socket_meter),
     ):
         promised = _calls(part)
@@ -124,7 +123,7 @@ def test_any_miss_is_taken(listeners: Listeners, reason: MissReason) -> None:
 @pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome is not Outcome.PENDING])
 def test_any_end_is_taken(listeners: Listeners, outcome: Outcome) -> None:
     sent = _delivery(listeners.journal.context(None))
-    sent.outcome, sent.started_ns = outcome, 3_000_000_000
+    sent.state, sent.started_ns = ENDED[outcome], 3_000_000_000
     confirmed = outcome in {Outcome.ACKED, Outcome.RECEIVED}
     if confirmed:
         sent.ack_ns = sent.receipt_ns = 4_000_000_000

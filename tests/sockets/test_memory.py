@@ -58,7 +58,7 @@ class _Holder:
 
     @staticmethod
     def of(slotted: Any) -> Any:
-        name = "_held" if hasattr(slotted, "_held") else "backlogs"
+        name = "_held" if hasattr(slotted, "_held") else "held_back"
         kind = type(getattr(slotted, name))
         referable = type(kind.__name__, (kind,), {})
         value = referable() if name == "_held" else referable(getattr(slotted, name))

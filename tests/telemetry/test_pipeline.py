@@ -17,10 +17,10 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from roundtrip.delivery.spans import Delivery
+from roundtrip.delivery.state import Delivery, DeliveryState
 from roundtrip.events import EventType
 from roundtrip.identity import BotKey
-from roundtrip.outbox.records import Attempt, Mode, Outcome, StoredEvent
+from roundtrip.outbox.records import Attempt, Mode, StoredEvent
 from roundtrip.telemetry import pipeline as pipeline_module
 from roundtrip.telemetry import tracing
 
@@ -73,7 +73,7 @@ def acked(traceparent: str) -> Delivery:
     )
     delivery = Delivery(event, Mode.LIVE, now)
     delivery.started_ns = delivery.ack_ns = now
-    delivery.outcome = Outcome.ACKED
+    delivery.state = DeliveryState.ACKED
     delivery.finish(Attempt(at=now // 10**6, mode=Mode.LIVE, sockets=1))
     return delivery
 

@@ -10,7 +10,7 @@ import pytest
 from opentelemetry.sdk.environment_variables import OTEL_TRACES_SAMPLER
 from opentelemetry.trace import SpanKind
 
-from roundtrip.delivery.spans import DeliverySpans
+from roundtrip.delivery.metrics import DeliverySpans
 from roundtrip.events import Connected, Degraded, EventType
 from roundtrip.identity import BotKey
 from roundtrip.telemetry.event_spans import UNWELL

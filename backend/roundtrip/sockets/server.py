@@ -188,7 +188,7 @@ class SocketServer:
             eio_sid,
             key,
             lane,
-            self._courier,
+            self._courier.confirmations,
             must_ack=shake.must_ack,
             connect_parent=shake.traceparent,
             expires_at=principal.expires_at,
