@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from roundtrip.delivery.inflight import HELD_BACK_LIMIT
 from roundtrip.delivery.replay import FORGET_AFTER, FREE, ReplayThrottle
 from roundtrip.identity import BotKey
-from roundtrip.outbox.records import FIRST_KEPT, LAST_KEPT, MissReason
+from roundtrip.outbox.records import FIRST_KEPT, LAST_KEPT, MissReason, StoredEvent
 from tests.delivery.stage import KEY, WATERMARK, Client, Stage
 from tests.support.stepped_clock import SteppedClock
 
@@ -71,6 +73,26 @@ def test_a_page_of_a_replay_that_was_read_before_a_step_is_judged_by_the_new_clo
     stage.let(1)
     assert replay.done()
     assert client.got == [(1, 2), (2, 2), (3, 2)]
+
+
+def test_what_is_published_between_the_snapshot_and_the_first_page_is_replayed(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read from the outbox before its turn among the live ones comes, and sent once."""
+    pending, gate = stage.outbox.pending, asyncio.Event()
+
+    async def gated(key: BotKey, after: int, limit: int) -> list[StoredEvent]:
+        await gate.wait()
+        return await pending(key, after, limit)
+
+    monkeypatch.setattr(stage.outbox, "pending", gated)
+    client = stage.join(replay=False)
+    stage.let(0.1)
+    stage.publish()
+    assert client.got == []
+    stage.do(gate.set)
+    stage.let(0.1)
+    assert [(frame["seq"], frame["replayed"]) for frame in client.frames] == [(1, True)]
 
 
 UNREAD = 50_000
