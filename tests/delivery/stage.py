@@ -44,7 +44,7 @@ class Client:
         self.unread = 0
         """Bytes that each event leaves unread."""
         self.frames: list[dict[str, Any]] = []
-        self.asked: list[Confirmable] = []
+        self.receipts_due: list[Confirmable] = []
 
     def send(self, frame: Frame) -> MissReason | None:
         name, payload = json.loads(frame.payload[frame.payload.index(b"[") :])
@@ -54,24 +54,24 @@ class Client:
         return None
 
     def confirm(self, sent: Confirmable) -> None:
-        self.asked.append(sent)
+        self.receipts_due.append(sent)
 
     @property
-    def got(self) -> list[tuple[int, int]]:
+    def received_events(self) -> list[tuple[int, int]]:
         """`seq` and attempt of each frame."""
         return [(frame["seq"], frame["attempt"]) for frame in self.frames]
 
     def ack(self, seq: int) -> None:
-        self.stage.do(lambda: self.stage.courier.confirmations.acked(self, seq))
+        self.stage.call(lambda: self.stage.courier.confirmations.acked(self, seq))
 
     def receipt(self) -> None:
-        asked, self.asked = self.asked, []
-        self.stage.do(lambda: self.stage.courier.confirmations.received(self, asked))
+        receipts_due, self.receipts_due = self.receipts_due, []
+        self.stage.call(lambda: self.stage.courier.confirmations.received(self, receipts_due))
 
     def leave(self) -> None:
         self.closed = True
         del self.stage.clients[self.sid]
-        self.stage.do(lambda: self.stage.courier.left(self))
+        self.stage.call(lambda: self.stage.courier.left(self))
 
 
 class Stage:
@@ -116,7 +116,7 @@ class Stage:
         client = self.clients[sid] = Client(self, sid, must_ack=True)
         client.backlog, client.unread = WATERMARK + 1, unread
         self.loop.create_task(self.replayer.run(client, self.courier.joined(client), None))
-        self.let(0.1)
+        self.pass_time(0.1)
         return client
 
     def join(self, sid: str = "one", *, must_ack: bool = True, replay: bool = True) -> Client:
@@ -131,7 +131,7 @@ class Stage:
         event = self.loop.run(self.courier.publish(KEY, "link", payload, expires_at=expires_at))
         return self.outbox.rows[KEY][event.seq]
 
-    def do(self, act: Callable[[], object]) -> None:
+    def call(self, act: Callable[[], object]) -> None:
         """Something happens on the loop."""
 
         async def acting() -> None:
@@ -139,7 +139,7 @@ class Stage:
 
         self.loop.run(acting())
 
-    def let(self, seconds: float) -> None:
+    def pass_time(self, seconds: float) -> None:
         """Time passes as it does: timers run on time."""
         while seconds > 0:
             self.loop.advance(min(seconds, 0.1))

@@ -34,7 +34,7 @@ def deadlines(loop: SteppedLoop, expired: Callable[[str], object], **more: Calla
     return loop.run(make())
 
 
-def test_they_come_in_order_and_late_by_a_grain_at_most(loop: SteppedLoop) -> None:
+def test_deadlines_expire_in_order_and_are_late_by_the_granularity_at_most(loop: SteppedLoop) -> None:
     expired: list[str] = []
     made = deadlines(loop, expired.append)
     made.add("first")
@@ -52,7 +52,7 @@ def test_they_come_in_order_and_late_by_a_grain_at_most(loop: SteppedLoop) -> No
     assert expired == ["first", "second"]
 
 
-def test_what_is_met_is_gone_at_once(loop: SteppedLoop) -> None:
+def test_a_discarded_deadline_is_gone_at_once(loop: SteppedLoop) -> None:
     expired: list[str] = []
     made = deadlines(loop, expired.append)
     for number in range(1000):
@@ -65,7 +65,7 @@ def test_what_is_met_is_gone_at_once(loop: SteppedLoop) -> None:
     assert expired == ["last"]
 
 
-def test_an_item_that_is_added_again_has_its_whole_time(loop: SteppedLoop) -> None:
+def test_an_item_that_is_added_again_has_its_whole_delay(loop: SteppedLoop) -> None:
     expired: list[str] = []
     made = deadlines(loop, expired.append)
     made.add("again")
@@ -78,7 +78,7 @@ def test_an_item_that_is_added_again_has_its_whole_time(loop: SteppedLoop) -> No
     assert expired == ["other", "again"]
 
 
-def test_a_mistake_about_one_item_costs_no_other(loop: SteppedLoop) -> None:
+def test_a_failure_of_one_item_affects_no_other(loop: SteppedLoop) -> None:
     expired: list[str] = []
     failures: list[Exception] = []
 
@@ -98,7 +98,7 @@ def test_a_mistake_about_one_item_costs_no_other(loop: SteppedLoop) -> None:
     assert expired[-1] == "later"
 
 
-def test_a_crowd_is_seen_to_in_slices_and_its_end_is_told_once(loop: SteppedLoop) -> None:
+def test_many_deadlines_expire_in_slices_and_their_round_ends_once(loop: SteppedLoop) -> None:
     turns: list[int] = []
     turn = 0
     ends = 0
@@ -129,7 +129,7 @@ def test_a_crowd_is_seen_to_in_slices_and_its_end_is_told_once(loop: SteppedLoop
     assert ends == 1
 
 
-def test_after_a_long_sleep_what_waits_is_read_first(loop: SteppedLoop) -> None:
+def test_after_a_long_sleep_input_is_read_first(loop: SteppedLoop) -> None:
     """The process stood still: acknowledgements wait in the sockets' buffers while their deadlines are over."""
     expired: list[str] = []
     made = deadlines(loop, expired.append)
@@ -143,7 +143,7 @@ def test_after_a_long_sleep_what_waits_is_read_first(loop: SteppedLoop) -> None:
     assert expired == ["lost"]
 
 
-def test_a_loop_that_is_always_late_sees_to_its_deadlines_all_the_same(loop: SteppedLoop) -> None:
+def test_on_a_loop_that_is_always_late_deadlines_expire_all_the_same(loop: SteppedLoop) -> None:
     expired: list[str] = []
     deadlines(loop, expired.append).add("one")
     loop.clock.advance(5)
@@ -159,7 +159,7 @@ def test_short_work_is_over_when_start_returns() -> None:
     assert done == [1, 2, 3, 0]
 
 
-def test_long_work_lets_others_in_and_can_be_finished_or_left(loop: SteppedLoop) -> None:
+def test_long_work_yields_to_others_and_can_be_finished_or_cancelled(loop: SteppedLoop) -> None:
     clock = loop.clock
     done: list[int] = []
     failures: list[Exception] = []

@@ -8,7 +8,7 @@ from roundtrip.outbox.records import Mode
 from tests.delivery.stage import KEY, stored
 
 
-def test_what_is_held_back_is_bounded_and_an_overflow_is_known() -> None:
+def test_held_back_events_are_bounded_and_an_overflow_is_marked() -> None:
     held_back = HeldBack()
     for seq in range(HELD_BACK_LIMIT + 5):
         held_back.add(Delivery(stored(seq), Mode.LIVE, 0))
@@ -16,7 +16,7 @@ def test_what_is_held_back_is_bounded_and_an_overflow_is_known() -> None:
     assert held_back.overflowed
 
 
-def test_a_channel_forgets_old_receipts() -> None:
+def test_old_received_events_are_dropped() -> None:
     channel = KeyInFlight(KEY)
     for seq in range(REMEMBERED + 10):
         channel.remember_received(Delivery(stored(seq), Mode.LIVE, 0))
@@ -24,7 +24,7 @@ def test_a_channel_forgets_old_receipts() -> None:
     assert min(channel.received) == 10
 
 
-def test_what_ended_during_a_replay_is_known_until_the_replay_is_over() -> None:
+def test_events_that_ended_during_a_replay_are_remembered_until_it_is_over() -> None:
     channel = KeyInFlight(KEY)
     assert channel.take(1) is None
     assert channel.resolved == set()

@@ -14,14 +14,14 @@ from tests.delivery.stage import KEY, WATERMARK, Client, Stage
 from tests.support.stepped_clock import SteppedClock
 
 
-def test_a_client_that_comes_and_goes_is_slowed_down_counted_and_told_in_few_lines(stage: Stage) -> None:
+def test_a_client_that_reconnects_all_the_time_is_throttled_counted_and_logged_in_few_lines(stage: Stage) -> None:
     for _ in range(100):
         stage.publish()
     stage.notes.rounds.clear()
     sent = 0
     for number in range(400):  # 20 times a second
         client = stage.join(f"s{number}", replay=False)
-        stage.let(0.05)
+        stage.pass_time(0.05)
         sent += len(client.frames)
         client.leave()
     attempts = stage.outbox.rows[KEY][1].attempts
@@ -29,10 +29,10 @@ def test_a_client_that_comes_and_goes_is_slowed_down_counted_and_told_in_few_lin
     assert stage.notes.slowed_ > 300
     assert len(stage.notes.rounds) <= 12
     assert len(attempts) <= FIRST_KEPT + LAST_KEPT
-    assert stage.join("patient").got[0][0] == 1  # it still gets everything
+    assert stage.join("patient").received_events[0][0] == 1  # it still gets everything
 
 
-def test_a_page_that_confirms_is_never_slowed_down(stage: Stage) -> None:
+def test_a_client_that_confirms_is_never_throttled(stage: Stage) -> None:
     for number in range(20):
         client = stage.join(f"s{number}")
         stage.publish()
@@ -41,41 +41,41 @@ def test_a_page_that_confirms_is_never_slowed_down(stage: Stage) -> None:
     assert stage.notes.slowed_ == 0
 
 
-def test_a_keys_pace_is_forgotten_in_time_and_bounded() -> None:
+def test_the_throttle_of_a_key_expires_and_the_number_of_keys_is_bounded() -> None:
     clock = SteppedClock()
-    pace = ReplayThrottle(clock)
+    throttle = ReplayThrottle(clock)
     for _ in range(FREE):
-        pace.unconfirmed(KEY)
-    assert pace.delay(KEY) == 0
-    pace.unconfirmed(KEY)
-    assert 0 < pace.delay(KEY) <= 0.1
+        throttle.unconfirmed(KEY)
+    assert throttle.delay(KEY) == 0
+    throttle.unconfirmed(KEY)
+    assert 0 < throttle.delay(KEY) <= 0.1
     for _ in range(30):
-        pace.unconfirmed(KEY)
-    assert 2.5 <= pace.delay(KEY) <= 5.0
+        throttle.unconfirmed(KEY)
+    assert 2.5 <= throttle.delay(KEY) <= 5.0
     clock.advance(FORGET_AFTER)
-    assert pace.delay(KEY) == 0
+    assert throttle.delay(KEY) == 0
     for number in range(10_050):
-        pace.unconfirmed(BotKey("u", f"{number}"))
-    assert len(pace) == 10_000
+        throttle.unconfirmed(BotKey("u", f"{number}"))
+    assert len(throttle) == 10_000
 
 
-def test_a_page_of_a_replay_that_was_read_before_a_step_is_judged_by_the_new_clock(stage: Stage) -> None:
+def test_a_page_of_a_replay_that_was_read_before_a_clock_step_is_checked_by_the_new_time(stage: Stage) -> None:
     for _ in range(3):
         stage.publish()
     client = Client(stage, "slow", must_ack=True)
     stage.clients["slow"] = client
     client.backlog = 1 << 20  # it reads nothing, and the replay waits with its page in hand
     replay = stage.loop.create_task(stage.replayer.run(client, stage.courier.joined(client), None))
-    stage.let(1)
-    assert client.got == []
+    stage.pass_time(1)
+    assert client.received_events == []
     stage.clock.step(86_400)
     client.backlog = 0
-    stage.let(1)
+    stage.pass_time(1)
     assert replay.done()
-    assert client.got == [(1, 2), (2, 2), (3, 2)]
+    assert client.received_events == [(1, 2), (2, 2), (3, 2)]
 
 
-def test_what_is_published_between_the_snapshot_and_the_first_page_is_replayed(
+def test_an_event_published_between_the_snapshot_and_the_first_page_is_replayed(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is read from the outbox before its turn among the live ones comes, and sent once."""
@@ -87,11 +87,11 @@ def test_what_is_published_between_the_snapshot_and_the_first_page_is_replayed(
 
     monkeypatch.setattr(stage.outbox, "pending", gated)
     client = stage.join(replay=False)
-    stage.let(0.1)
+    stage.pass_time(0.1)
     stage.publish()
-    assert client.got == []
-    stage.do(gate.set)
-    stage.let(0.1)
+    assert client.received_events == []
+    stage.call(gate.set)
+    stage.pass_time(0.1)
     assert [(frame["seq"], frame["replayed"]) for frame in client.frames] == [(1, True)]
 
 
@@ -111,18 +111,18 @@ def catch_up(stage: Stage, client: Client) -> int:
 
 
 @pytest.mark.parametrize("count", [0, 1, 40, HELD_BACK_LIMIT, HELD_BACK_LIMIT + 1])
-def test_what_was_held_back_waits_for_its_reader_as_what_was_missed_does(stage: Stage, count: int) -> None:
+def test_held_back_events_wait_for_the_reader_as_missed_ones_do(stage: Stage, count: int) -> None:
     client = stage.join_slowly(unread=UNREAD)
     for _ in range(count):
         stage.publish()
-    assert client.got == []
+    assert client.received_events == []
     assert catch_up(stage, client) > count * UNREAD // (WATERMARK + UNREAD)
-    assert client.got == [(1, 2), *((seq, 1) for seq in range(2, count + 2))]
+    assert client.received_events == [(1, 2), *((seq, 1) for seq in range(2, count + 2))]
     stage.publish()
-    assert client.got[-1] == (count + 2, 1)
+    assert client.received_events[-1] == (count + 2, 1)
 
 
-def test_what_comes_while_the_reader_is_waited_for_is_held_back_too(stage: Stage) -> None:
+def test_events_that_come_while_a_replay_waits_for_its_reader_are_held_back_too(stage: Stage) -> None:
     client = stage.join_slowly(unread=UNREAD)
     for _ in range(100):  # more comes than it reads
         stage.publish()
@@ -132,33 +132,33 @@ def test_what_comes_while_the_reader_is_waited_for_is_held_back_too(stage: Stage
         client.backlog = max(0, client.backlog - UNREAD)
         stage.loop.advance(0.02)
     catch_up(stage, client)
-    assert client.got == [(1, 2), *((seq, 1) for seq in range(2, 202))]
+    assert client.received_events == [(1, 2), *((seq, 1) for seq in range(2, 202))]
     assert [frame["replayed"] for frame in client.frames] == [True] + [False] * 200
 
 
-def test_what_expires_while_the_reader_is_waited_for_is_not_sent(stage: Stage) -> None:
+def test_events_that_expire_while_a_replay_waits_for_its_reader_are_not_sent(stage: Stage) -> None:
     client = stage.join_slowly(unread=UNREAD)
     for _ in range(20):
         stage.publish()
     stage.publish(expires_at=stage.watch.wall_ns() // 1_000_000 + 1000)
     stage.outbox.fault_down = True  # so that the outbox does not end it
     client.backlog = 0
-    stage.let(1.5)
+    stage.pass_time(1.5)
     catch_up(stage, client)
-    assert [seq for seq, _ in client.got] == list(range(1, 22))
+    assert [seq for seq, _ in client.received_events] == list(range(1, 22))
 
 
-def test_a_slow_reader_that_leaves_gets_all_of_it_when_it_comes_back(stage: Stage) -> None:
+def test_a_slow_reader_that_leaves_gets_all_events_when_it_reconnects(stage: Stage) -> None:
     client = stage.join_slowly(unread=UNREAD)
     rows = [stage.publish() for _ in range(40)]
     client.backlog = 0
-    stage.let(1)
+    stage.pass_time(1)
     sent = len(client.frames)
     assert 1 < sent < 40
     client.leave()
-    stage.let(1)
+    stage.pass_time(1)
     assert [[(a.reason, a.sockets) for a in row.attempts] for row in rows] == [
         [(MissReason.JUST_DISCONNECTED, int(row.event.seq <= sent))] for row in rows
     ]
     assert not stage.courier._inflight.keys
-    assert stage.join("again").got == [(1, 3), *((seq, 2) for seq in range(2, 42))]
+    assert stage.join("again").received_events == [(1, 3), *((seq, 2) for seq in range(2, 42))]

@@ -23,7 +23,7 @@ LEGAL: Final = {
 
 
 @pytest.mark.parametrize(("before", "after"), list(product(S, S)))
-def test_a_state_follows_as_the_table_says_or_nothing_changes(before: DeliveryState, after: DeliveryState) -> None:
+def test_a_transition_is_in_the_table_or_refused(before: DeliveryState, after: DeliveryState) -> None:
     delivery = Delivery(stored(1), Mode.LIVE, 0)
     delivery.state = before
     if after in LEGAL.get(before, ()):
@@ -39,7 +39,7 @@ def test_an_attempt_is_open_from_its_writing_to_its_end() -> None:
     assert {state for state in S if state.waiting} == {S.SENT, S.RECEIPTED}
 
 
-def test_what_has_ended_or_is_about_to_is_not_written_again() -> None:
+def test_an_event_that_has_ended_or_is_about_to_is_not_sendable() -> None:
     """A receipt for an open attempt is no reason to leave out a socket that comes meanwhile: no attempt is begun."""
     assert {state for state in S if state.sendable} == {S.QUEUED, S.SENT, S.MISSED, S.RECEIPTED}
 

@@ -12,7 +12,7 @@ from tests.delivery.stage import stored
 
 
 @pytest.mark.parametrize("length", [0, 1, 125, 126, 65_535, 65_536])
-def test_a_frame_has_the_length_that_the_standard_wants(length: int) -> None:
+def test_the_length_of_a_frame_is_encoded_as_in_rfc_6455(length: int) -> None:
     frame = websocket_frame(b"x" * length)
     assert frame[0] == 0x81
     if length < 126:
@@ -23,7 +23,7 @@ def test_a_frame_has_the_length_that_the_standard_wants(length: int) -> None:
         assert (frame[1], int.from_bytes(frame[2:10], "big"), len(frame)) == (127, length, length + 10)
 
 
-def test_an_events_frame_asks_for_an_ack_under_its_seq_and_says_how_it_is_sent() -> None:
+def test_the_frame_of_an_event_has_its_seq_as_ack_id_and_how_it_is_sent() -> None:
     frame = event_frame(stored(7), Mode.REPLAY, 3)
     assert frame.payload.startswith(b"427[")
     name, payload = json.loads(frame.payload[3:])

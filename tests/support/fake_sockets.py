@@ -27,25 +27,28 @@ class FakeSocket:
         self.live = False
         self.closed = False
         self.backlog = 0
+        self.unread = 0
+        """Bytes that each event leaves unread."""
         self.slow = False
         self.half_open = False
         self.seqs: list[int] = []
         """First sendings, in order."""
         self.unreceipted: list[Confirmable] = []
         self.sent_ids: set[str] = set()
-        self.saw: Callable[[str], None] = lambda _id: None
+        self.on_event: Callable[[str], None] = lambda _id: None
 
     def send(self, frame: Frame) -> MissReason | None:
         if self.closed:
             return MissReason.SEND_FAILED
         if self.slow:
             reached["slow"] += 1
-            self.closed = True  # as a real one, which is dropped for it
+            self.closed = True  # as a real one, which is closed for it
             return MissReason.QUEUE_FULL
         name, payload = json.loads(frame.payload[frame.payload.index(b"[") :])
         if name != "whatsapp_connection_event":
             return None
-        self.saw(payload["id"])
+        self.on_event(payload["id"])
+        self.backlog += self.unread
         reached["replayed" if payload["replayed"] else "live"] += 1
         if payload["id"] not in self.sent_ids:
             self.sent_ids.add(payload["id"])

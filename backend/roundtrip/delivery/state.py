@@ -85,7 +85,7 @@ ENDED: Final[dict[Outcome, DeliveryState]] = {
 
 
 class IllegalTransitionError(RuntimeError):
-    """A mistake of this program: the delivery stays as it was. Whoever calls for one event counts and logs it."""
+    """A mistake of this program: the delivery stays as it was. Callers count and log it, and go on."""
 
     def __init__(self, event: StoredEvent, state: DeliveryState, wanted: DeliveryState) -> None:
         super().__init__(f"event {event.id}: {state.name.lower()} -> {wanted.name.lower()}")
