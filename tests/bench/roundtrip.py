@@ -23,7 +23,7 @@ from roundtrip.backoff import Backoff
 from roundtrip.delivery.courier import Courier
 from roundtrip.delivery.metrics import DeliveryCounters
 from roundtrip.delivery.replay import Replayer
-from roundtrip.delivery.spans import Delivery
+from roundtrip.delivery.state import Delivery
 from roundtrip.events import Degraded
 from roundtrip.faults import Faults
 from roundtrip.limits.connections import ConnectionLimits, ConnectionRules
@@ -37,6 +37,7 @@ from roundtrip.sockets.metrics import SocketCounters
 from roundtrip.sockets.registry import Registry
 from roundtrip.sockets.server import SocketServer
 from roundtrip.telemetry import setup
+from tests.bench.run import start_publishing
 from tests.support.sockets import idle, trusted
 
 
@@ -51,7 +52,7 @@ class Counter(DeliveryCounters):
         super().delivered(delivery)
         Counter.count += 1
         if Counter.running:
-            Counter.courier.post(delivery.event.key, delivery.event.link_id, Degraded())
+            start_publishing(Counter.courier, delivery.event.key, delivery.event.link_id, Degraded())
 
 
 def choose_receipts(which: str) -> None:
@@ -114,7 +115,7 @@ async def main(sockets: int, seconds: float) -> None:
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
         assert len(registry) == sockets, (len(registry), sockets)
         for socket in registry.all():
-            courier.post(socket.key, "0190b0f05f647b1a9c595f2b8f1f9c3e", Degraded())
+            start_publishing(courier, socket.key, "0190b0f05f647b1a9c595f2b8f1f9c3e", Degraded())
         await asyncio.sleep(0.5)
         Counter.count, start = 0, time.perf_counter()
         await asyncio.sleep(seconds)

@@ -9,6 +9,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from roundtrip.delivery.courier import Courier
+from roundtrip.events import Payload
+from roundtrip.identity import BotKey
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -64,6 +68,13 @@ def stop(process: subprocess.Popen[str]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def start_publishing(courier: Courier, key: BotKey, link_id: str, payload: Payload) -> None:
+    """Publish without waiting for the commit, and without a task, whose cost would be measured with the event's."""
+    publication = courier.publish(key, link_id, payload)
+    publication.send(None)
+    publication.close()
 
 
 def python(module: str) -> list[str]:

@@ -22,12 +22,12 @@ import uvloop
 
 from roundtrip.app import Backend
 from roundtrip.delivery.metrics import DeliveryCounters
-from roundtrip.delivery.spans import Delivery
+from roundtrip.delivery.state import Delivery
 from roundtrip.drivers.neonize.driver import NeonizeDriver
 from roundtrip.events import Degraded
 from roundtrip.identity import BotKey
 from roundtrip.settings import Settings
-from tests.bench.run import line, start, stop
+from tests.bench.run import line, start, start_publishing, stop
 from tests.whatsapp.stand_in import StandIn, stand_in
 
 GOOD = 100
@@ -49,7 +49,7 @@ async def deliver(backend: Backend) -> None:
     """An event to every good client, twenty times a second, for ever."""
     while True:
         for number in range(GOOD):
-            backend.courier.post(BotKey(f"user-{number}", "bot"), "link", Degraded())
+            start_publishing(backend.courier, BotKey(f"user-{number}", "bot"), "link", Degraded())
         await asyncio.sleep(0.05)
 
 
@@ -59,7 +59,9 @@ async def serve(proxy: str, *worker: str) -> None:
         settings = Settings(data_dir=Path(folder), auth="trusted", port=0, admin_port=0, log_level="ERROR")
         backend = Backend(settings, NeonizeDriver(proxy, worker_command=worker))
         await backend.start()
-        backend.courier._meter = Clock(backend.telemetry.metrics, backend.telemetry.event_spans.exemplar)
+        backend.courier.confirmations._metrics = Clock(
+            backend.telemetry.metrics, backend.telemetry.event_spans.exemplar
+        )
         stream = asyncio.ensure_future(deliver(backend))
         print(backend.url, flush=True)
         while await asyncio.to_thread(sys.stdin.readline):

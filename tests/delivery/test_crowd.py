@@ -24,7 +24,7 @@ MANY = 10_000
 
 
 class Silent:
-    """A client that takes everything and says nothing."""
+    """A client that takes everything and confirms nothing."""
 
     must_ack = True
     live = closed = False
@@ -57,7 +57,7 @@ class Present:
         pass
 
 
-async def test_others_do_not_notice_a_crowd_of_deadlines_retries_and_misses(tmp_path: Path) -> None:
+async def test_many_deadlines_retries_and_misses_of_one_key_delay_no_other(tmp_path: Path) -> None:
     outbox, present, notes = SqliteOutbox(tmp_path), Present(), Notes()
     courier = Courier(
         outbox, present, notes, notes, Faults(), event_ttl=600, ack_timeout=2.0, backoff=Backoff(0.2, 0.2)
@@ -83,7 +83,7 @@ async def test_others_do_not_notice_a_crowd_of_deadlines_retries_and_misses(tmp_
             started = time.perf_counter()
             event = await courier.publish(OTHER, "link", CONNECTED)
             taken[phase].append(time.perf_counter() - started)
-            courier.acked(peer, event.seq)
+            courier.confirmations.acked(peer, event.seq)
             await asyncio.sleep(0.002)
 
     gc.collect()
@@ -101,9 +101,7 @@ async def test_others_do_not_notice_a_crowd_of_deadlines_retries_and_misses(tmp_
         present.peers[CROWDED].clear()
         courier.left(crowd)
         async with asyncio.timeout(60):
-            while (
-                sum(told.count for told in notes.rounds if told.attempt.reason is MissReason.JUST_DISCONNECTED) < MANY
-            ):
+            while sum(it.count for it in notes.rounds if it.attempt.reason is MissReason.JUST_DISCONNECTED) < MANY:
                 await asyncio.sleep(0.01)
     finally:
         gc.enable()
@@ -113,6 +111,6 @@ async def test_others_do_not_notice_a_crowd_of_deadlines_retries_and_misses(tmp_
     medians = {phase: sorted(times)[len(times) // 2] for phase, times in taken.items()}
     high = {phase: sorted(times)[int(len(times) * 0.95)] for phase, times in taken.items()}
     assert max(high.values()) <= 0.06, (high, medians)
-    timeouts = [told.count for told in notes.rounds if told.attempt.reason is MissReason.ACK_TIMEOUT]
+    timeouts = [misses.count for misses in notes.rounds if misses.attempt.reason is MissReason.ACK_TIMEOUT]
     assert sum(timeouts) >= MANY
     assert len(timeouts) <= 6, "one line per round, not per event"

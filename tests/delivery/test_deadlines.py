@@ -7,8 +7,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from roundtrip.delivery.confirmation import GRAIN, LATE, POSTPONED_MOST, Deadlines
-from roundtrip.delivery.inflight import REST, SLICE, TimeSlicer
+from roundtrip.delivery.deadlines import (
+    GRANULARITY,
+    LATE,
+    MAX_POSTPONED,
+    SLICE_PAUSE,
+    SLICE_SECONDS,
+    Deadlines,
+    TimeSlicer,
+)
 from tests.support.stepped_clock import SteppedClock
 from tests.support.stepped_loop import SteppedLoop
 
@@ -20,34 +27,34 @@ def loop() -> Iterator[SteppedLoop]:
     loop.close()
 
 
-def deadlines(loop: SteppedLoop, up: Callable[[str], object], **more: Callable[..., object]) -> Deadlines[str]:
+def deadlines(loop: SteppedLoop, expired: Callable[[str], object], **more: Callable[..., object]) -> Deadlines[str]:
     async def make() -> Deadlines[str]:
-        return Deadlines(5.0, up, clock=loop.clock, **more)
+        return Deadlines(5.0, expired, clock=loop.clock, **more)
 
     return loop.run(make())
 
 
-def test_they_come_in_order_and_late_by_a_grain_at_most(loop: SteppedLoop) -> None:
-    up: list[str] = []
-    made = deadlines(loop, up.append)
+def test_deadlines_expire_in_order_and_are_late_by_the_granularity_at_most(loop: SteppedLoop) -> None:
+    expired: list[str] = []
+    made = deadlines(loop, expired.append)
     made.add("first")
     loop.advance(3)
     made.add("second")
     loop.advance(1.9)
-    assert up == []
+    assert expired == []
     loop.advance(0.1)
-    assert up == ["first"]
+    assert expired == ["first"]
     loop.advance(3.1)
-    assert up == ["first", "second"]
+    assert expired == ["first", "second"]
     made.add("third")
     made.close()
     loop.advance(10)
-    assert up == ["first", "second"]
+    assert expired == ["first", "second"]
 
 
-def test_what_is_met_is_gone_at_once(loop: SteppedLoop) -> None:
-    up: list[str] = []
-    made = deadlines(loop, up.append)
+def test_a_discarded_deadline_is_gone_at_once(loop: SteppedLoop) -> None:
+    expired: list[str] = []
+    made = deadlines(loop, expired.append)
     for number in range(1000):
         made.add(f"{number}")
         made.discard(f"{number}")
@@ -55,64 +62,64 @@ def test_what_is_met_is_gone_at_once(loop: SteppedLoop) -> None:
     assert len(made) == 0
     made.add("last")
     loop.advance(5)
-    assert up == ["last"]
+    assert expired == ["last"]
 
 
-def test_an_item_that_is_added_again_has_its_whole_time(loop: SteppedLoop) -> None:
-    up: list[str] = []
-    made = deadlines(loop, up.append)
+def test_an_item_that_is_added_again_has_its_whole_delay(loop: SteppedLoop) -> None:
+    expired: list[str] = []
+    made = deadlines(loop, expired.append)
     made.add("again")
     made.add("other")
     loop.advance(4.9)
     made.add("again")
     loop.advance(0.2)
-    assert up == ["other"]
+    assert expired == ["other"]
     loop.advance(4.8)
-    assert up == ["other", "again"]
+    assert expired == ["other", "again"]
 
 
-def test_a_mistake_about_one_item_costs_no_other(loop: SteppedLoop) -> None:
-    up: list[str] = []
+def test_a_failure_of_one_item_affects_no_other(loop: SteppedLoop) -> None:
+    expired: list[str] = []
     failures: list[Exception] = []
 
     def fail(item: str) -> None:
         if item == "bad":
             raise ZeroDivisionError
-        up.append(item)
+        expired.append(item)
 
     made = deadlines(loop, fail, failed=failures.append)
     for item in ("one", "bad", "two"):
         made.add(item)
     loop.advance(5)
-    assert up == ["one", "two"]
+    assert expired == ["one", "two"]
     assert [type(error) for error in failures] == [ZeroDivisionError]
     made.add("later")
     loop.advance(5.1)
-    assert up[-1] == "later"
+    assert expired[-1] == "later"
 
 
-def test_a_crowd_is_seen_to_in_slices_and_its_end_is_told_once(loop: SteppedLoop) -> None:
+def test_many_deadlines_expire_in_slices_and_their_round_ends_once(loop: SteppedLoop) -> None:
     turns: list[int] = []
     turn = 0
     ends = 0
 
-    def up(_item: str) -> None:
-        loop.clock.advance(SLICE / 4)  # so long does one take
+    def expired(_item: str) -> None:
+        loop.clock.advance(SLICE_SECONDS / 4)  # so long does one take
         turns.append(turn)
 
     def over() -> None:
         nonlocal ends
         ends += 1
 
-    made = deadlines(loop, up, over=over)
+    made = deadlines(loop, expired, round_over=over)
     for number in range(40):
         made.add(f"{number}")
     loop.clock.advance(5)
 
     async def others() -> None:
         nonlocal turn
-        for turn in range(60):  # noqa: B007  # `up` reads it
-            loop.clock.advance(REST / 2)
+        for turn in range(60):  # noqa: B007  # `expired` reads it
+            loop.clock.advance(SLICE_PAUSE / 2)
             await asyncio.sleep(0)
 
     loop.run(others())
@@ -122,28 +129,28 @@ def test_a_crowd_is_seen_to_in_slices_and_its_end_is_told_once(loop: SteppedLoop
     assert ends == 1
 
 
-def test_after_a_long_sleep_what_waits_is_read_first(loop: SteppedLoop) -> None:
+def test_after_a_long_sleep_input_is_read_first(loop: SteppedLoop) -> None:
     """The process stood still: acknowledgements wait in the sockets' buffers while their deadlines are over."""
-    up: list[str] = []
-    made = deadlines(loop, up.append)
+    expired: list[str] = []
+    made = deadlines(loop, expired.append)
     made.add("acknowledged meanwhile")
     made.add("lost")
     loop.clock.advance(60)
     loop.settle()
-    assert up == []
+    assert expired == []
     made.discard("acknowledged meanwhile")
-    loop.advance(GRAIN)
-    assert up == ["lost"]
+    loop.advance(GRANULARITY)
+    assert expired == ["lost"]
 
 
-def test_a_loop_that_is_always_late_sees_to_its_deadlines_all_the_same(loop: SteppedLoop) -> None:
-    up: list[str] = []
-    deadlines(loop, up.append).add("one")
+def test_on_a_loop_that_is_always_late_deadlines_expire_all_the_same(loop: SteppedLoop) -> None:
+    expired: list[str] = []
+    deadlines(loop, expired.append).add("one")
     loop.clock.advance(5)
-    for _ in range(POSTPONED_MOST + 1):
-        assert up == []
-        loop.advance(GRAIN + LATE + 0.01)
-    assert up == ["one"]
+    for _ in range(MAX_POSTPONED + 1):
+        assert expired == []
+        loop.advance(GRANULARITY + LATE + 0.01)
+    assert expired == ["one"]
 
 
 def test_short_work_is_over_when_start_returns() -> None:
@@ -152,13 +159,13 @@ def test_short_work_is_over_when_start_returns() -> None:
     assert done == [1, 2, 3, 0]
 
 
-def test_long_work_lets_others_in_and_can_be_finished_or_left(loop: SteppedLoop) -> None:
+def test_long_work_yields_to_others_and_can_be_finished_or_cancelled(loop: SteppedLoop) -> None:
     clock = loop.clock
     done: list[int] = []
     failures: list[Exception] = []
 
     def each(item: int) -> None:
-        clock.advance(SLICE)
+        clock.advance(SLICE_SECONDS)
         if item == 2:
             raise ZeroDivisionError
         done.append(item)
@@ -172,10 +179,10 @@ def test_long_work_lets_others_in_and_can_be_finished_or_left(loop: SteppedLoop)
 
     work()
     assert done == [1]
-    loop.advance(REST)
+    loop.advance(SLICE_PAUSE)
     assert (done, len(failures)) == ([1], 1)
     for _ in range(5):
-        loop.advance(REST)
+        loop.advance(SLICE_PAUSE)
     assert done == [1, 3, 4, 5, 6, 0]
     work().finish()
     assert done == [1, 3, 4, 5, 6, 0]
@@ -183,5 +190,5 @@ def test_long_work_lets_others_in_and_can_be_finished_or_left(loop: SteppedLoop)
     made.cancel()
     made.finish()
     for _ in range(9):
-        loop.advance(REST)
+        loop.advance(SLICE_PAUSE)
     assert done == [1]

@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from roundtrip.delivery.inflight import BACKLOG
+from roundtrip.delivery.inflight import HELD_BACK_LIMIT
 from roundtrip.delivery.replay import PAGE
 from roundtrip.events import Connected, Qr
 from roundtrip.identity import BotKey
@@ -25,10 +25,10 @@ CONNECTED: Final = Connected("+15550100", "Ada", True)
 QR: Final = Qr("2@secret", 1, 6, "2026-01-01T00:00:00.000Z")
 POINTS: Final = ("before the snapshot", "before the first page", "between two pages", "before the last page")
 COUNTS: Final = {
-    POINTS[0]: (1, BACKLOG + 1),
-    POINTS[1]: (1, BACKLOG - 1),
-    POINTS[2]: (0, 1, BACKLOG - 1, BACKLOG, BACKLOG + 1),
-    POINTS[3]: (1, BACKLOG + 1),
+    POINTS[0]: (1, HELD_BACK_LIMIT + 1),
+    POINTS[1]: (1, HELD_BACK_LIMIT - 1),
+    POINTS[2]: (0, 1, HELD_BACK_LIMIT - 1, HELD_BACK_LIMIT, HELD_BACK_LIMIT + 1),
+    POINTS[3]: (1, HELD_BACK_LIMIT + 1),
 }
 """How many come at which point: few, as many as are held back in memory, and more."""
 
@@ -74,11 +74,11 @@ def test_what_comes_during_a_replay_is_sent_once_and_in_order(world: World, poin
     assert client.seqs[-1] == missed + count + 1
 
 
-@pytest.mark.parametrize("count", [1, BACKLOG + 1])
+@pytest.mark.parametrize("count", [1, HELD_BACK_LIMIT + 1])
 def test_what_comes_while_an_overflow_is_read_again_is_not_lost(world: World, count: int) -> None:
     """Past the bound the outbox is read again: what comes during that is held back anew, and may overflow anew."""
     client = connect_up_to(world, POINTS[1], 0)
-    publish(world, BACKLOG + 1)
+    publish(world, HELD_BACK_LIMIT + 1)
     world.call(world.outbox.let)  # the page that ends the first reading; it was empty
     assert [kind for kind, _ in world.outbox.waiting] == ["pending"], "it reads on"
     publish(world, count)
@@ -87,15 +87,15 @@ def test_what_comes_while_an_overflow_is_read_again_is_not_lost(world: World, co
     while world.outbox.waiting:
         world.call(world.outbox.let)
         reads += 1
-    readings = 1 if count <= BACKLOG else 2
-    assert reads == readings * (BACKLOG // PAGE + 1), "what was held back is not read"
-    assert client.seqs == list(range(1, BACKLOG + 1 + count + 1))
+    readings = 1 if count <= HELD_BACK_LIMIT else 2
+    assert reads == readings * (HELD_BACK_LIMIT // PAGE + 1), "what was held back is not read"
+    assert client.seqs == list(range(1, HELD_BACK_LIMIT + 1 + count + 1))
     assert all(entry.outcome is Outcome.ACKED for entry in world.ledger(KEY))
 
 
 def test_the_bound_of_what_is_held_back_is_the_one_that_is_said(world: World) -> None:
     """At the bound nothing is read again; one more, and the outbox is asked for it."""
-    for count, reads in ((BACKLOG, 0), (BACKLOG + 1, 1)):
+    for count, reads in ((HELD_BACK_LIMIT, 0), (HELD_BACK_LIMIT + 1, 1)):
         client = connect_up_to(world, POINTS[1], 0)
         publish(world, count)
         world.call(world.outbox.let)
@@ -106,7 +106,7 @@ def test_the_bound_of_what_is_held_back_is_the_one_that_is_said(world: World) ->
         client.reset()
         world.settle()
     # what was acknowledged is not replayed to the next
-    assert client.events[0]["seq"] == BACKLOG + 1
+    assert client.events[0]["seq"] == HELD_BACK_LIMIT + 1
 
 
 def test_a_socket_that_is_up_to_date_is_not_held_up_by_one_that_is_not(world: World) -> None:

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from roundtrip.delivery import spans as delivery
-from roundtrip.delivery.metrics import DeliveryCounters
-from roundtrip.delivery.spans import Delivery, Misses
+from roundtrip.delivery.metrics import DeliveryCounters, DeliveryMetrics, DeliverySpans, Misses
+from roundtrip.delivery.state import ENDED, Delivery
 from roundtrip.delivery.wire import Miss, Sockets
 from roundtrip.events import EventType
 from roundtrip.identity import BotKey
@@ -24,7 +23,7 @@ from roundtrip.sockets.metrics import SocketCounters, SocketMetrics
 from roundtrip.sockets.registry import Registry
 from roundtrip.telemetry.metrics import Metrics
 from roundtrip.telemetry.setup import configure_tracing
-from tests.delivery.test_courier_properties import KEYS, FakeSocket, FakeSockets
+from tests.support.fake_sockets import KEYS, FakeSocket, FakeSockets
 from tests.support.sockets import Notes
 from tests.support.traces import LABEL_SETS
 
@@ -77,8 +76,8 @@ def _calls(kind: type) -> dict[str, list[str]]:
 
 def test_each_part_is_played_word_for_word(listeners: Listeners) -> None:
     for part, who in (
-        (delivery.DeliverySpans, listeners.event_spans),
-        (delivery.DeliveryMetrics, listeners.meter),
+        (DeliverySpans, listeners.event_spans),
+        (DeliveryMetrics, listeners.meter),
         (SocketMetrics, listeners.socket_meter),
     ):
         promised = _calls(part)
@@ -123,7 +122,7 @@ def test_any_miss_is_taken(listeners: Listeners, reason: MissReason) -> None:
 @pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome is not Outcome.PENDING])
 def test_any_end_is_taken(listeners: Listeners, outcome: Outcome) -> None:
     sent = _delivery(listeners.event_spans.context(None))
-    sent.outcome, sent.started_ns = outcome, 3_000_000_000
+    sent.state, sent.started_ns = ENDED[outcome], 3_000_000_000
     confirmed = outcome in {Outcome.ACKED, Outcome.RECEIVED}
     if confirmed:
         sent.ack_ns = sent.receipt_ns = 4_000_000_000

@@ -17,7 +17,7 @@ import pytest
 from roundtrip.delivery.wire import Frame
 from roundtrip.identity import BotKey
 from roundtrip.outbox.records import MissReason
-from tests.delivery.test_courier_properties import FakeSocket
+from tests.support.fake_sockets import FakeSocket
 from tests.support.memory_wire import HIGH_WATER, MemoryTransport
 from tests.support.py_client import eventually
 from tests.support.traces import FakePeer

@@ -13,8 +13,9 @@ from aiohttp import web
 from roundtrip.backoff import Backoff
 from roundtrip.clock import SYSTEM
 from roundtrip.delivery.courier import Courier
+from roundtrip.delivery.metrics import Misses
 from roundtrip.delivery.replay import Replayer
-from roundtrip.delivery.spans import Delivery, Misses
+from roundtrip.delivery.state import Delivery
 from roundtrip.faults import Faults as Switches
 from roundtrip.identity import BotKey, Principal, parse_user_id
 from roundtrip.links.payloads import Snapshot

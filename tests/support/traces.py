@@ -16,7 +16,7 @@ from roundtrip.backoff import Backoff
 from roundtrip.delivery.courier import Courier
 from roundtrip.delivery.metrics import DeliveryCounters
 from roundtrip.delivery.replay import Replayer
-from roundtrip.delivery.spans import Delivery
+from roundtrip.delivery.state import Delivery
 from roundtrip.events import EventType
 from roundtrip.identity import BotKey
 from roundtrip.links.record import LinkState
@@ -129,14 +129,14 @@ class Scene:
 
     def ack(self, peer: FakePeer, seq: int, after_ms: float = 0) -> None:
         self.clock.pass_ms(after_ms)
-        self.courier.acked(cast("Any", peer), seq)
+        self.courier.confirmations.acked(cast("Any", peer), seq)
 
     def receipt(self, peer: FakePeer, after_ms: float = 0) -> None:
         """Confirm all that was sent to this socket so far."""
         self.clock.pass_ms(after_ms)
         sent = cast("list[Delivery]", peer.sent)
         peer.sent = []
-        self.courier.received(cast("Any", peer), sent)
+        self.courier.confirmations.received(cast("Any", peer), sent)
 
     async def spans(self) -> list[ReadableSpan]:
         """End this run; what it exported."""

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from roundtrip.delivery.spans import Delivery
+from roundtrip.delivery.state import Delivery, DeliveryState
 from roundtrip.events import EventType
 from roundtrip.identity import BotKey
-from roundtrip.outbox.records import Attempt, Mode, Outcome, StoredEvent
+from roundtrip.outbox.records import Attempt, Mode, StoredEvent
 
 KEY = BotKey("user", "bot")
 
@@ -32,7 +32,7 @@ def acked(traceparent: str) -> Delivery:
     )
     delivery = Delivery(event, Mode.LIVE, now)
     delivery.started_ns = delivery.ack_ns = now
-    delivery.outcome = Outcome.ACKED
+    delivery.state = DeliveryState.ACKED
     delivery.finish(Attempt(at=now // 10**6, mode=Mode.LIVE, sockets=1))
     return delivery
 

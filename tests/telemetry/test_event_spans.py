@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from opentelemetry.sdk.environment_variables import OTEL_TRACES_SAMPLER
 
-from roundtrip.delivery.spans import DeliverySpans
+from roundtrip.delivery.metrics import DeliverySpans
 from roundtrip.events import Connected, Degraded, EventType
 from roundtrip.identity import BotKey
 from roundtrip.telemetry.event_spans import ALWAYS_KEPT

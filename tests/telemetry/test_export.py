@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from roundtrip.delivery.spans import Delivery
+from roundtrip.delivery.state import Delivery
 from roundtrip.telemetry import export
 from roundtrip.telemetry.setup import configure_tracing
 from tests.telemetry.helpers import Drops, acked, eventually

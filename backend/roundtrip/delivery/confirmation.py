@@ -1,151 +1,55 @@
-"""Many deadlines of one length, with one timer."""
+"""How an attempt ends: acknowledged, receipted, timed out, or missed. And when an event is sent again.
+
+| seen | what follows |
+|---|---|
+| acknowledgement of the application | the event ends as `acked` |
+| receipt of a client that need not acknowledge | after `ACK_GRACE` without an acknowledgement it ends as `received` |
+| receipt of a client that must acknowledge | its time is kept with the attempt |
+| neither within the timeout | the attempt is a miss (`ack_timeout`); the event is sent again after a backoff |
+| all sockets that could confirm have left | the attempt is a miss (`just_disconnected`); a replay sends it again |
+| the outbox ended the event | its open attempt is a miss |
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from itertools import islice
-from typing import Final, Generic, TypeVar
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, cast
 
-from roundtrip.clock import SYSTEM, Clock
-from roundtrip.delivery.inflight import AT_ONCE, REST, SLICE, ignore
-from roundtrip.delivery.spans import Delivery, DeliveryMetrics, DeliverySpans, Misses
-from roundtrip.delivery.wire import Miss, Sockets
+import structlog
+
+from roundtrip.backoff import Backoff
+from roundtrip.clock import Clock
+from roundtrip.delivery.deadlines import Deadlines, TimeSlicer
+from roundtrip.delivery.inflight import InFlight, KeyInFlight
+from roundtrip.delivery.metrics import DeliveryMetrics, DeliverySpans, Misses
+from roundtrip.delivery.state import ENDED, Delivery, DeliveryState, IllegalTransitionError
+from roundtrip.delivery.wire import Confirmable, Miss, Socket, Sockets
+from roundtrip.faults import Faults
 from roundtrip.identity import BotKey
 from roundtrip.outbox.base import Outbox
-from roundtrip.outbox.records import Attempt, MissReason
+from roundtrip.outbox.records import Attempt, Ended, MissReason, Mode, Outcome, Resolution
 
-T = TypeVar("T")
+log = structlog.get_logger(__name__)
 
-GRAIN: Final = 0.02
-"""Seconds by which a deadline may be late, so that a stream of them is not a stream of timers."""
-
-LATE: Final = 0.25
-"""Seconds of lateness that say that the loop, or the whole process, stood still: what came meanwhile is read first."""
-
-POSTPONED_MOST: Final = 5
-"""Times in a row that reading comes first. A loop that is always late must still see to its deadlines."""
-
-QUIET: Final = 0.25
-"""Seconds without a deadline that end a round: what was sent in slices comes due in slices."""
-
-ROUND: Final = 1.0
-"""Most seconds that a round lasts."""
-
-
-class Deadlines(Generic[T]):
-    """Calls back for each item when its time is up. An item is there once, and `discard` takes it out at once.
-
-    A crowd of items that end together is seen to in slices, between which the loop serves others.
-    """
-
-    __slots__ = (
-        "_began",
-        "_clock",
-        "_delay",
-        "_due_at",
-        "_failed",
-        "_items",
-        "_loop",
-        "_over",
-        "_postponed",
-        "_timer",
-        "_up",
-    )
-
-    def __init__(
-        self,
-        delay: float,
-        up: Callable[[T], object],
-        *,
-        clock: Clock = SYSTEM,
-        over: Callable[[], object] = lambda: None,
-        failed: Callable[[Exception], object] = ignore,
-    ) -> None:
-        """`delay` is in seconds and the same for all, so that the oldest is always the next. `over` is called at the
-        end of a round of them, `failed` with what `up` raised for one of them."""
-        self._delay = delay
-        self._up = up
-        self._clock = clock
-        self._over = over
-        self._failed = failed
-        self._loop = asyncio.get_running_loop()
-        self._items: dict[T, float] = {}
-        """When each is due, in loop time; in that order."""
-        self._timer: asyncio.Handle | None = None
-        self._due_at = 0.0
-        self._began = float("inf")
-        """When the present round began."""
-        self._postponed = 0
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def add(self, item: T) -> None:
-        """Start an item's time, anew if it is there."""
-        self._items.pop(item, None)
-        self._items[item] = due = self._loop.time() + self._delay
-        if self._timer is None:
-            self._arm(due, self._delay)
-
-    def discard(self, item: T) -> None:
-        """Whoever waits no more says so; nothing happens if it is not there."""
-        self._items.pop(item, None)
-
-    def _arm(self, due: float, delay: float) -> None:
-        self._due_at = due
-        self._timer = self._loop.call_later(delay, self._tick)
-
-    def _tick(self) -> None:
-        now = self._loop.time()
-        if now - self._due_at > LATE and self._postponed < POSTPONED_MOST:
-            self._postponed += 1
-            self._arm(now + GRAIN, GRAIN)
-            return
-        self._postponed = 0
-        self._began = min(self._began, now)
-        items = self._items
-        stop = self._clock.monotonic() + SLICE
-        for item in [item for item, due in islice(items.items(), AT_ONCE) if due <= now]:
-            if items.pop(item, None) is None:
-                continue
-            try:
-                self._up(item)
-            except Exception as error:  # noqa: BLE001  # the others' time is up all the same
-                self._failed(error)
-            if self._clock.monotonic() >= stop:
-                break
-        due = next(iter(items.values()), None)
-        if due is not None and due <= now:
-            self._arm(now + REST, REST)
-            return
-        self._timer = None
-        if due is None or due - now > QUIET or now - self._began > ROUND:
-            self._began = float("inf")
-            self._over()
-        if due is not None and self._timer is None:
-            delay = max(GRAIN, due - now)
-            self._arm(now + delay, delay)
-
-    def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._items.clear()
+ACK_GRACE: Final = 0.5
+"""Seconds that a receipt waits for the acknowledgement which would be the better grade."""
 
 
 class MissRecorder:
-    """Ends attempts as misses. Their events stay pending, and whoever asks can see why."""
+    """Ends attempts as misses. Their events stay pending, with the reason in the outbox, the metrics and the spans."""
 
-    def __init__(self, outbox: Outbox, sockets: Sockets, journal: DeliverySpans, meter: DeliveryMetrics) -> None:
+    def __init__(self, outbox: Outbox, sockets: Sockets, spans: DeliverySpans, metrics: DeliveryMetrics) -> None:
         self._outbox = outbox
         self._sockets = sockets
-        self._journal = journal
-        self._meter = meter
+        self._spans = spans
+        self._metrics = metrics
         self._round: dict[tuple[BotKey, MissReason], Misses] = {}
 
     def miss(self, delivery: Delivery, miss: Miss, looked_for: BotKey | None = None) -> None:
-        """An attempt ended. It is not logged before `tell`."""
+        """End the newest attempt as a miss. It is not logged before `flush`. Raises `IllegalTransitionError`."""
+        delivery.change(DeliveryState.MISSED)
         event = delivery.event
         attempt = Attempt(
             at=delivery.started_ns // 1_000_000,
@@ -159,8 +63,8 @@ class MissRecorder:
         )
         delivery.finish(attempt)
         self._outbox.record(event.key, event.seq, delivery.attempts)
-        self._meter.missed(delivery, attempt)
-        self._journal.attempted(delivery, attempt)
+        self._metrics.missed(delivery, attempt)
+        self._spans.attempted(delivery, attempt)
         self._sockets.missed(looked_for or event.key, event.type.wire, event.id, miss)
         misses = self._round.get((event.key, miss.reason))
         if misses is None:
@@ -168,7 +72,228 @@ class MissRecorder:
         misses.count += 1
         misses.last_seq = event.seq
 
-    def tell(self, key: BotKey | None = None) -> None:
-        """A round is over, of one key or of all: one line for each key and reason."""
+    def flush(self, key: BotKey | None = None) -> None:
+        """A round is over, of one key or of all: log one line for each key and reason."""
         for which in [which for which in self._round if key is None or which[0] == key]:
-            self._journal.round_missed(self._round.pop(which))
+            self._spans.round_missed(self._round.pop(which))
+
+
+class Confirmations:
+    """Receives what clients confirm, times out what they do not, and retries it. Lives on the event loop."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        sockets: Sockets,
+        inflight: InFlight,
+        spans: DeliverySpans,
+        metrics: DeliveryMetrics,
+        faults: Faults,
+        emit: Callable[[KeyInFlight, Delivery, Sequence[Socket], Mode], bool],
+        *,
+        ack_timeout: float,
+        backoff: Backoff,
+        clock: Clock,
+    ) -> None:
+        """`emit` is the courier's; `ack_timeout` is in seconds."""
+        self._outbox = outbox
+        self._sockets = sockets
+        self._channels = inflight.keys
+        self._spans = spans
+        self._metrics = metrics
+        self._faults = faults
+        self._emit = emit
+        self._backoff = backoff
+        self._clock = clock
+        self._now_ns = clock.wall_ns
+        self._loop = asyncio.get_running_loop()
+        self.misses = MissRecorder(outbox, sockets, spans, metrics)
+        self.timeouts: Deadlines[Delivery] = Deadlines(
+            ack_timeout, self.timed_out, clock=clock, round_over=self.misses.flush, failed=self.failed
+        )
+        self.graces: Deadlines[Delivery] = Deadlines(ACK_GRACE, self._grace_over, clock=clock, failed=self.failed)
+        """`timeouts` are those of open attempts, `graces` of the receipts that wait for an acknowledgement."""
+        outbox.on_ended = self._ended
+
+    def failed(self, error: Exception) -> None:
+        """Count and log a mistake of this program about one event; the others must not suffer for it."""
+        self._metrics.failed()
+        log.error("event_failed", error=type(error).__name__, exc_info=error)
+
+    def acked(self, peer: Socket, seq: int) -> None:
+        """The application acknowledged. Unknown, late and repeated numbers do no harm."""
+        channel = self._channels.get(peer.key)
+        if channel is None or self._faults.drop_acks:
+            return
+        delivery = channel.inflight.get(seq)
+        if delivery is not None:
+            channel.confirmed = True
+            try:
+                self._settle(channel, delivery, DeliveryState.ACKED, self._now_ns())
+            except IllegalTransitionError as error:
+                self.failed(error)
+            return
+        delivery = channel.received.pop(seq, None)
+        if delivery is not None:
+            channel.confirmed = True
+            delivery.ack_ns = self._now_ns()
+            self._outbox.upgrade(peer.key, seq, delivery.ack_ns // 1_000_000)
+            self._metrics.upgraded(delivery)
+            self._spans.upgraded(delivery)
+
+    def received(self, peer: Socket, sent: Sequence[Confirmable]) -> None:
+        """A client's engine has read these. That ends them, unless the client owes an acknowledgement."""
+        if self._faults.drop_receipts:
+            return
+        now = self._now_ns()
+        channel = self._channels.get(peer.key)
+        for delivery in cast("Sequence[Delivery]", sent):
+            state = delivery.state
+            if state.outcome is not Outcome.PENDING:
+                continue
+            delivery.receipt_ns = delivery.receipt_ns or now
+            if not peer.must_ack and not state.receipted:
+                try:
+                    delivery.change(DeliveryState.RECEIPTED if state.waiting else DeliveryState.LATE_RECEIPT)
+                except IllegalTransitionError as error:
+                    self.failed(error)
+                    continue
+                if channel is not None:
+                    channel.confirmed = True
+                self.graces.add(delivery)
+
+    def _grace_over(self, delivery: Delivery) -> None:
+        """No acknowledgement came in the time that a receipt waits for one."""
+        channel = self._channels.get(delivery.event.key)
+        self._settle(channel, delivery, DeliveryState.RECEIVED)
+        if channel is not None:
+            channel.remember_received(delivery)
+
+    def _settle(self, channel: KeyInFlight | None, delivery: Delivery, state: DeliveryState, ack_ns: int = 0) -> None:
+        """An event was confirmed: its last attempt joins the others, and all of it is written once.
+
+        Raises `IllegalTransitionError`, and then nothing has changed.
+        """
+        event = delivery.event
+        before = delivery.state
+        delivery.change(state)
+        if before.receipted:
+            self.graces.discard(delivery)
+        if channel is not None:
+            channel.take(event.seq)
+        delivery.ack_ns = ack_ns
+        receipt_at = delivery.receipt_ns // 1_000_000 or None
+        ack_at = ack_ns // 1_000_000 or None
+        if before.waiting:
+            self.timeouts.discard(delivery)
+            delivery.finish(
+                Attempt(
+                    at=delivery.started_ns // 1_000_000,
+                    mode=delivery.mode,
+                    sockets=delivery.sockets,
+                    receipt_at=receipt_at,
+                    ack_at=ack_at,
+                    sids=delivery.sids,
+                    trace_id=delivery.trace_id,
+                )
+            )
+            self._metrics.sent(delivery)
+        else:  # the attempt was given up before its confirmation came
+            delivery.attempts[-1].receipt_at = receipt_at
+            delivery.attempts[-1].ack_at = ack_at
+        at = ack_at or receipt_at or 0
+        self._outbox.resolve(Resolution(event.key, event.seq, state.outcome, at, delivery.attempts))
+        self._metrics.delivered(delivery)
+        self._spans.settled(delivery)
+
+    def timed_out(self, delivery: Delivery) -> None:
+        """Nobody confirmed an attempt in time. Whether it arrived is unknown, so it is sent again."""
+        if delivery.state is not DeliveryState.SENT:
+            return
+        delivery.failures += 1
+        self.misses.miss(delivery, Miss(MissReason.ACK_TIMEOUT))
+        channel = self._channels.get(delivery.event.key)
+        if channel is not None and channel.retry is None:
+            channel.retry = self._loop.call_later(self._backoff.delay(delivery.failures), self._retry, channel)
+        elif channel is not None:
+            channel.retry_again = True
+
+    def _retry(self, channel: KeyInFlight) -> None:
+        """Send again, in `seq` order, what clients that must acknowledge did not."""
+
+        def send(seq: int) -> None:
+            now = self._now_ns() // 1_000_000  # before the event is looked at: this may move it
+            delivery = channel.inflight.get(seq)
+            if delivery is None or delivery.state.waiting or delivery.event.expires_at <= now:
+                return
+            peers = [peer for peer in self._sockets.of(channel.key) if peer.live and peer.must_ack]
+            if peers:
+                self._emit(channel, delivery, peers, delivery.mode)
+
+        def over() -> None:
+            self.misses.flush(channel.key)
+            channel.retry = None
+            if channel.retry_again:
+                channel.retry = self._loop.call_later(self._backoff.delay(1), self._retry, channel)
+
+        channel.retry_again = False
+        channel.retry = TimeSlicer(sorted(channel.inflight), send, over, clock=self._clock, failed=self.failed)
+        channel.retry.start()
+
+    def abandon(self, channel: KeyInFlight) -> None:
+        """The key's last socket has left: end, in slices, the attempts that only its sockets could confirm."""
+        channel.stop_retry()
+        if channel.leaving is not None:
+            channel.leaving.cancel()  # what is left of it is in flight still
+        orphans = list(channel.inflight.values())
+        channel.orphans = set(orphans)
+
+        def over() -> None:
+            self.misses.flush(channel.key)
+            channel.leaving = None
+            if not self._sockets.of(channel.key) and not channel.held_back:
+                self._channels.pop(channel.key, None)
+
+        each = partial(self.release, channel)
+        channel.leaving = TimeSlicer(orphans, each, over, clock=self._clock, failed=self.failed)
+        channel.leaving.start()
+
+    def release(self, channel: KeyInFlight, delivery: Delivery) -> None:
+        """End an orphan's attempt: as received if a receipt stands, else as a miss. Nothing for any other delivery."""
+        if delivery not in channel.orphans:
+            return
+        channel.orphans.discard(delivery)
+        state = delivery.state
+        if state.receipted:
+            self._settle(channel, delivery, DeliveryState.RECEIVED)
+        elif state is DeliveryState.SENT or state is DeliveryState.QUEUED:
+            self.timeouts.discard(delivery)
+            delivery.started_ns = delivery.started_ns or delivery.stored_ns  # if it was held back and never sent
+            self.misses.miss(delivery, Miss(MissReason.JUST_DISCONNECTED))
+
+    def _ended(self, ended: Sequence[Ended]) -> None:
+        """The outbox ended events itself: superseded by a newer one, or too old."""
+        for end in ended:
+            try:
+                self._end(end)
+            except Exception as error:  # noqa: BLE001  # the others have ended all the same
+                self.failed(error)
+        for key in {end.key for end in ended}:
+            self.misses.flush(key)
+
+    def _end(self, end: Ended) -> None:
+        channel = self._channels.get(end.key)
+        delivery = channel.take(end.seq) if channel is not None else None
+        if delivery is None:
+            return
+        self.timeouts.discard(delivery)
+        self.graces.discard(delivery)
+        if delivery.state is DeliveryState.SENT:
+            self.misses.miss(delivery, Miss(MissReason.ACK_TIMEOUT))
+        delivery.change(ENDED[end.outcome])
+        self._spans.settled(delivery)
+
+    def close(self) -> None:
+        """Stop all timers; what is pending stays in the outbox."""
+        self.timeouts.close()
+        self.graces.close()

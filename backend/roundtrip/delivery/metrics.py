@@ -1,24 +1,92 @@
-"""Moves the metrics of delivery. The children are resolved, so that one event costs a few additions."""
+"""What delivery reports of each event: spans and logs (`telemetry/event_spans.py` implements it) and metrics.
+
+The labelled children of the metrics are resolved beforehand, so that an event costs a few additions.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
-from roundtrip.delivery.spans import Delivery
-from roundtrip.outbox.records import Attempt, Outcome
+from roundtrip.delivery.state import Delivery
+from roundtrip.identity import BotKey
+from roundtrip.outbox.records import Attempt, Outcome, StoredEvent
 from roundtrip.telemetry.event_spans import interesting
 from roundtrip.telemetry.metrics import Exemplar, Metrics
 
 
+class Misses:
+    """The attempts of one key that missed in one round, for one reason: they are logged as one line."""
+
+    __slots__ = ("attempt", "count", "event", "last_seq", "number")
+
+    def __init__(self, event: StoredEvent, attempt: Attempt, number: int) -> None:
+        self.event = event
+        """The first one's, as is its `attempt`, which was the event's `number`th."""
+        self.attempt = attempt
+        self.number = number
+        self.count = 0
+        self.last_seq = event.seq
+
+
+class DeliverySpans(Protocol):
+    """What spans and logs are made of. Called on the event loop, on the event's path: take a note and return."""
+
+    def context(self, parent: str | None) -> str:
+        """The traceparent of a new `create` span, child of `parent` or a root."""
+
+    def attempted(self, delivery: Delivery, attempt: Attempt) -> None:
+        """An attempt ended as a miss, while its event stays pending; `delivery` has its times, and its `tried` is the
+        attempt's number."""
+
+    def round_missed(self, misses: Misses) -> None:
+        """Attempts of one key missed together, for one reason. Each was reported to `attempted` before."""
+
+    def settled(self, delivery: Delivery) -> None:
+        """The event ended with `delivery.outcome`. If it was confirmed, `delivery` has its newest attempt's times,
+        and that attempt is the last of `delivery.attempts`."""
+
+    def upgraded(self, delivery: Delivery) -> None:
+        """An acknowledgement (`delivery.ack_ns`) came for an event that had ended by a receipt."""
+
+    def replay(self, key: BotKey, sid: str, connect_parent: str | None) -> str | None:
+        """A socket's replay begins; the traceparent for its attempts, None when there is no trace."""
+
+    def replayed(self, key: BotKey, replay_parent: str | None, started_ns: int, count: int) -> None:
+        """A socket's replay is over; `count` events were sent, which may be none."""
+
+
+class DeliveryMetrics(Protocol):
+    """What delivery counts, on the event's path."""
+
+    def sent(self, delivery: Delivery) -> None:
+        """An attempt was confirmed."""
+
+    def missed(self, delivery: Delivery, attempt: Attempt) -> None:
+        """An attempt reached nobody, or was not confirmed in time: `attempt.reason`."""
+
+    def delivered(self, delivery: Delivery) -> None:
+        """The event was confirmed: `delivery` has the times, and its outcome is the grade."""
+
+    def upgraded(self, delivery: Delivery) -> None:
+        """An acknowledgement came after the event had ended by a receipt."""
+
+    def slowed(self) -> None:
+        """A replay is delayed, because its clients come and go without confirming anything."""
+
+    def failed(self) -> None:
+        """The handling of one event failed by a mistake of this program."""
+
+
 class DeliveryCounters:
-    """Implements `journal.Meter` over the catalogue."""
+    """Implements `DeliveryMetrics` over the catalogue."""
 
-    __slots__ = ("_delivery", "_kept", "_metrics", "_missed", "_reasons", "_sent")
+    __slots__ = ("_delivery", "_exemplar_of", "_metrics", "_missed", "_reasons", "_sent")
 
-    def __init__(self, metrics: Metrics, kept: Callable[[str, bool], Exemplar]) -> None:
-        """`kept(traceparent, interesting)` gives the exemplar of a trace that will be exported, else None."""
+    def __init__(self, metrics: Metrics, exemplar_of: Callable[[str, bool], Exemplar]) -> None:
+        """`exemplar_of(traceparent, interesting)` gives the exemplar of a trace that will be exported, else None."""
         self._metrics = metrics
-        self._kept = kept
+        self._exemplar_of = exemplar_of
         self._sent = metrics.sent
         self._missed = metrics.missed
         self._reasons = metrics.missed_emits
@@ -34,21 +102,21 @@ class DeliveryCounters:
         event = delivery.event
         self._missed[attempt.mode][event.type].inc()
         if attempt.reason is not None:
-            self._reasons[attempt.reason][event.type].inc(exemplar=self._kept(event.traceparent, True))
+            self._reasons[attempt.reason][event.type].inc(exemplar=self._exemplar_of(event.traceparent, True))
 
     def delivered(self, delivery: Delivery) -> None:
         event = delivery.event
-        exemplar = self._kept(event.traceparent, interesting(delivery))
+        exemplar = self._exemplar_of(event.traceparent, interesting(delivery))
         confirmed_ns = delivery.ack_ns or delivery.receipt_ns
         created = event.created_at / 1000
-        self._delivery[delivery.outcome][event.type].observe(max(0.0, confirmed_ns / 1e9 - created), exemplar)
+        self._delivery[delivery.state.outcome][event.type].observe(max(0.0, confirmed_ns / 1e9 - created), exemplar)
         if delivery.receipt_ns:
             self._metrics.receipt.observe((delivery.receipt_ns - delivery.started_ns) / 1e9, exemplar)
         if delivery.ack_ns:
             self._metrics.ack.observe((delivery.ack_ns - delivery.started_ns) / 1e9, exemplar)
 
     def upgraded(self, delivery: Delivery) -> None:
-        exemplar = self._kept(delivery.event.traceparent, interesting(delivery))
+        exemplar = self._exemplar_of(delivery.event.traceparent, interesting(delivery))
         self._metrics.ack.observe((delivery.ack_ns - delivery.started_ns) / 1e9, exemplar)
 
     def slowed(self) -> None:

@@ -1,33 +1,95 @@
-"""What a socket missed: the snapshot first, then the pending events in `seq` order, then the live ones."""
+"""Brings a new socket up to date: the snapshot first, then the pending events in `seq` order, then the live ones.
+
+A socket is live once nothing is held back for it. Until then its client sets the pace: no event is written while more
+than the watermark waits to be read, be it an event that was missed or one that came meanwhile.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
 import msgspec
 import structlog
 
+from roundtrip.backoff import Backoff
 from roundtrip.clock import SYSTEM, Clock
 from roundtrip.delivery.courier import Courier
-from roundtrip.delivery.inflight import SLICE, KeyInFlight
-from roundtrip.delivery.spans import Delivery, DeliverySpans
+from roundtrip.delivery.deadlines import SLICE_SECONDS
+from roundtrip.delivery.inflight import KeyInFlight
+from roundtrip.delivery.metrics import DeliverySpans
+from roundtrip.delivery.state import Delivery, IllegalTransitionError
 from roundtrip.delivery.wire import Socket, status_frame
 from roundtrip.identity import BotKey
 from roundtrip.outbox.base import Outbox
 from roundtrip.outbox.records import Mode, Outcome, StoredEvent
+from roundtrip.telemetry.redaction import key_hash
 
 log = structlog.get_logger(__name__)
 
 PAGE: Final = 500
 """Events read from the outbox at once."""
 
-_LOOK: Final = 0.05
-"""Seconds between two looks whether a client that is made to wait is still there."""
+_DELAY_POLL: Final = 0.05
+"""Seconds between two checks whether a client that is made to wait is still connected."""
 
-_BREATH: Final = 0.01
-"""Seconds between two looks at a slow client's backlog."""
+_DRAIN_POLL: Final = 0.01
+"""Seconds between two checks of a slow client's unread bytes."""
+
+FREE: Final = 3
+"""Replays in a row that may stay unconfirmed: a page that is reloaded in a hurry is not slowed down."""
+
+FORGET_AFTER: Final = 60.0
+"""Seconds without an unconfirmed replay after which a key is not slowed down any more."""
+
+_MAX_KEYS: Final = 10_000
+"""Keys that are remembered; past it the one that was counted longest ago is dropped."""
+
+_BACKOFF: Final = Backoff(0.1, 5.0)
+
+
+class ReplayThrottle:
+    """Counts, per key, the sockets that were sent a replay and left while nothing of the key was confirmed."""
+
+    def __init__(self, clock: Clock = SYSTEM) -> None:
+        self._clock = clock
+        self._unconfirmed: OrderedDict[BotKey, tuple[int, float]] = OrderedDict()
+        """How many in a row, and when the last left, on the monotonic clock."""
+
+    def __len__(self) -> int:
+        return len(self._unconfirmed)
+
+    def left(self, channel: KeyInFlight, sid: str) -> None:
+        """A socket left: its replay counts unless something of the key was confirmed since the last one left."""
+        replayed = channel.replayed.pop(sid, 0)
+        if channel.confirmed:
+            channel.confirmed = False
+            self._unconfirmed.pop(channel.key, None)
+        elif replayed:
+            self.unconfirmed(channel.key)
+
+    def unconfirmed(self, key: BotKey) -> None:
+        """A socket left that was sent events, and nothing was confirmed."""
+        now = self._clock.monotonic()
+        count, last = self._unconfirmed.pop(key, (0, now))
+        count = count + 1 if now - last < FORGET_AFTER else 1
+        self._unconfirmed[key] = (count, now)
+        if count == FREE + 1:
+            log.warning("replays_slowed", key=key_hash(key.user_id, key.bot_id), unconfirmed=count)
+        if len(self._unconfirmed) > _MAX_KEYS:
+            self._unconfirmed.popitem(last=False)
+
+    def delay(self, key: BotKey) -> float:
+        """Seconds that a replay waits before it sends its first event; 0 for almost all."""
+        count, last = self._unconfirmed.get(key, (0, 0.0))
+        if count <= FREE:
+            return 0.0
+        if self._clock.monotonic() - last >= FORGET_AFTER:
+            del self._unconfirmed[key]
+            return 0.0
+        return _BACKOFF.delay(count - FREE)
 
 
 class Replayer:
@@ -37,20 +99,22 @@ class Replayer:
         self,
         outbox: Outbox,
         courier: Courier,
-        journal: DeliverySpans,
+        spans: DeliverySpans,
         snapshot: Callable[[BotKey, int], msgspec.Struct],
         *,
         watermark: int,
         clock: Clock = SYSTEM,
     ) -> None:
-        """`snapshot` gives what is true for a key whose newest event has this `seq`; `watermark` is the bytes of
-        backlog past which a replay waits for its client to read."""
+        """`snapshot` gives the state of a key whose newest event has this `seq`; `watermark` is the unread bytes past
+        which a replay waits for its client to read."""
         self._outbox = outbox
         self._courier = courier
-        self._journal = journal
+        self._spans = spans
         self._snapshot = snapshot
         self._watermark = watermark
         self._clock = clock
+        self._throttle = ReplayThrottle(clock)
+        courier.on_left = self._throttle.left
 
     async def status(self, peer: Socket) -> None:
         """Send the snapshot, behind everything that was sent before."""
@@ -58,79 +122,119 @@ class Replayer:
         peer.send(status_frame(self._snapshot(peer.key, seq)))
 
     async def run(self, peer: Socket, channel: KeyInFlight, connect_parent: str | None) -> int:
-        """Bring a socket that `Courier.joined` up to date, and make it live; returns how many events it sent.
+        """Bring a socket that `Courier.joined` up to date, and make it live; returns how many missed events it sent.
 
         Raises `OutboxError` when the outbox cannot be read.
         """
         started = self._clock.wall_ns()
-        parent = self._journal.replay(peer.key, peer.sid, connect_parent)
-        count = 0
+        parent = self._spans.replay(peer.key, peer.sid, connect_parent)
+        replay = _Replay(self._courier, peer, channel, parent, self._watermark, self._clock)
         try:
             await self.status(peer)
-            await self._waited(peer, self._courier.replay_delay(peer.key))
-            cursor = 0
-            breathe_at = self._clock.monotonic() + SLICE
+            await self._delayed(peer)
             while not peer.closed:
-                events = await self._outbox.pending(peer.key, cursor, PAGE)
-                moved_ns = self._courier.moved_ns
-                for read in events:
-                    if peer.backlog > self._watermark:
-                        await self._drained(peer)
-                    if self._clock.monotonic() >= breathe_at:
-                        await asyncio.sleep(0)
-                        breathe_at = self._clock.monotonic() + SLICE
-                    if peer.closed:
-                        return count
-                    now = self._clock.wall_ns()  # before the event is looked at: this may move it
-                    moved = (self._courier.moved_ns - moved_ns) // 1_000_000
-                    if self._send(peer, channel, read.moved(moved) if moved else read, parent, now):
-                        count += 1
-                        channel.replayed[peer.sid] = count
-                    cursor = read.seq
-                if len(events) < PAGE and self._catch_up(peer, channel, cursor):
-                    return count
-            return count
+                events = await self._outbox.pending(peer.key, replay.cursor, PAGE)
+                await replay.send_page(events)
+                if len(events) < PAGE and await replay.catch_up():
+                    break
+            return replay.count
         finally:
-            if peer.live:  # else `Courier.left` needs to know what was held back
+            if peer.live:  # else `Courier.left` needs what was held back
                 channel.replay_over(peer.sid)
-            self._courier.told(peer.key)
-            self._journal.replayed(peer.key, parent, started, count)
+            self._courier.misses.flush(peer.key)
+            self._spans.replayed(peer.key, parent, started, replay.count)
 
-    def _send(self, peer: Socket, channel: KeyInFlight, event: StoredEvent, parent: str | None, now_ns: int) -> bool:
-        delivery = channel.inflight.get(event.seq)
-        if delivery is None:
-            delivery = Delivery(event, Mode.REPLAY, now_ns)
-        elif delivery.orphaned:
-            self._courier.let_go(delivery)
-        expired = delivery.event.expires_at <= now_ns // 1_000_000
-        if expired or event.seq in channel.resolved or delivery.outcome is not Outcome.PENDING:
-            return False
-        if not delivery.waiting:
-            delivery.replay_parent = parent
-        return self._courier.emit(channel, delivery, (peer,), Mode.REPLAY)
+    async def _delayed(self, peer: Socket) -> None:
+        """Wait as long as the throttle wants, but not for a client that has gone."""
+        delay = self._throttle.delay(peer.key)
+        if delay:
+            self._courier.metrics.slowed()
+        until = self._clock.monotonic() + delay
+        while self._clock.monotonic() < until and not peer.closed:  # noqa: ASYNC110  # a socket does not report its end here
+            await asyncio.sleep(_DELAY_POLL)
 
-    def _catch_up(self, peer: Socket, channel: KeyInFlight, cursor: int) -> bool:
-        """Send what was held back, and go live in the same turn of the loop: no gap, no change of order."""
-        backlog = channel.backlogs.get(peer.sid)
-        if backlog is None or peer.closed:
+
+class _Replay:
+    """The replay of one socket."""
+
+    def __init__(
+        self, courier: Courier, peer: Socket, channel: KeyInFlight, parent: str | None, watermark: int, clock: Clock
+    ) -> None:
+        self._courier = courier
+        self._peer = peer
+        self._channel = channel
+        self._parent = parent
+        self._watermark = watermark
+        self._clock = clock
+        self._yield_at = clock.monotonic() + SLICE_SECONDS
+        self.cursor = 0
+        """The `seq` up to which all is sent that is to be sent."""
+        self.count = 0
+        """Missed events that were sent."""
+
+    async def send_page(self, events: list[StoredEvent]) -> None:
+        """Send missed events, at the client's pace, until they or the socket are at their end."""
+        moved_ns = self._courier.moved_ns
+        for read in events:
+            await self._pace()
+            if self._peer.closed:
+                return
+            now = self._clock.wall_ns()  # before the event is looked at: this may move it
+            moved = (self._courier.moved_ns - moved_ns) // 1_000_000
+            event = read.moved(moved) if moved else read
+            delivery = self._channel.inflight.get(event.seq)
+            if delivery is None:
+                delivery = Delivery(event, Mode.REPLAY, now)
+            if self._send(delivery, Mode.REPLAY, now):
+                self.count += 1
+                self._channel.replayed[self._peer.sid] = self.count
+            self.cursor = event.seq
+
+    async def catch_up(self) -> bool:
+        """Send what was held back, at the client's pace, and go live in the turn of the loop in which nothing is left:
+        no gap, no change of order. False when the outbox must be read on, for more came than is held back."""
+        peer, channel = self._peer, self._channel
+        held_back = channel.held_back.get(peer.sid)
+        if held_back is None or peer.closed:
             return True
-        if backlog.overflowed:
-            backlog.overflowed = False
-            backlog.deliveries.clear()
-            return False
-        for delivery in backlog.deliveries:
-            seq = delivery.event.seq
-            if seq > cursor and delivery.outcome is Outcome.PENDING and seq not in channel.resolved:
-                self._courier.emit(channel, channel.inflight.get(seq, delivery), (peer,))
+        while held_back.deliveries:
+            await self._pace()
+            if peer.closed or peer.sid not in channel.held_back:
+                return True
+            if held_back.overflowed:
+                held_back.overflowed = False
+                held_back.deliveries.clear()
+                return False
+            now = self._clock.wall_ns()  # before the event is taken: this may move it
+            held = held_back.deliveries.popleft()
+            seq = held.event.seq
+            if seq > self.cursor:
+                self.cursor = seq
+                self._send(channel.inflight.get(seq, held), Mode.LIVE, now)
         peer.live = True
         return True
 
-    async def _waited(self, peer: Socket, seconds: float) -> None:
-        """Let time pass, but not for a client that has gone."""
-        until = self._clock.monotonic() + seconds
-        while self._clock.monotonic() < until and not peer.closed:  # noqa: ASYNC110  # only a look tells that it has gone
-            await asyncio.sleep(_LOOK)
+    def _send(self, delivery: Delivery, mode: Mode, now_ns: int) -> bool:
+        if self._channel.orphans:
+            self._courier.confirmations.release(self._channel, delivery)
+        event = delivery.event
+        if event.expires_at <= now_ns // 1_000_000 or event.seq in self._channel.resolved:
+            return False
+        if delivery.state.outcome is not Outcome.PENDING:
+            return False
+        if mode is Mode.REPLAY and not delivery.state.waiting:
+            delivery.replay_parent = self._parent
+        try:
+            return self._courier.emit(self._channel, delivery, (self._peer,), mode)
+        except IllegalTransitionError as error:
+            self._courier.confirmations.failed(error)
+            return False
 
-    async def _drained(self, peer: Socket) -> None:
-        while peer.backlog > self._watermark and not peer.closed:  # noqa: ASYNC110  # a transport tells nobody when it drains
-            await asyncio.sleep(_BREATH)
+    async def _pace(self) -> None:
+        """Let the client read and other callbacks run, if it is time to."""
+        peer = self._peer
+        while peer.backlog > self._watermark and not peer.closed:  # noqa: ASYNC110  # a transport does not report that it drained
+            await asyncio.sleep(_DRAIN_POLL)
+        if self._clock.monotonic() >= self._yield_at:
+            await asyncio.sleep(0)
+            self._yield_at = self._clock.monotonic() + SLICE_SECONDS

@@ -1,4 +1,4 @@
-"""The bytes of an event on the wire."""
+"""The bytes of an event on the wire, and what delivery needs of sockets."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def status_frame(snapshot: msgspec.Struct) -> Frame:
 
 
 class Miss(NamedTuple):
-    """Why nobody is there. `keys` are the bot ids of the same user that have sockets."""
+    """Why an attempt reached nobody. `keys` are the bot ids of the same user that have sockets."""
 
     reason: MissReason
     keys: tuple[str, ...] = ()
@@ -78,12 +78,13 @@ class Miss(NamedTuple):
 class Confirmable(Protocol):
     """What a receipt is asked for."""
 
-    waiting: bool
-    """Whether a confirmation is still of use."""
+    @property
+    def waiting(self) -> bool:
+        """Whether a confirmation is still of use."""
 
 
 class Socket(Protocol):
-    """One connected client, as the courier sees it."""
+    """One connected client, as delivery sees it. `sockets/peer.py` implements it."""
 
     sid: str
     key: BotKey
@@ -103,17 +104,17 @@ class Socket(Protocol):
         """Write a frame behind all written before it, without waiting; the reason if it could not be."""
 
     def confirm(self, sent: Confirmable) -> None:
-        """Ask for a receipt of what was just sent; the courier's `received` is told of it."""
+        """Ask for a receipt of what was just sent; it comes as a call of `Confirmations.received`."""
 
 
 class Sockets(Protocol):
-    """Who is there, and why nobody is."""
+    """The socket map: which sockets a key has, and why it has none. `sockets/registry.py` implements it."""
 
     def of(self, key: BotKey) -> Collection[Socket]:
-        """The key's sockets now; empty when nobody is there."""
+        """The key's sockets now; empty when it has none."""
 
     def why_missing(self, key: BotKey) -> Miss:
-        """Why the key has no socket, from what is remembered."""
+        """Why the key has no socket."""
 
     def missed(self, key: BotKey, event: str, event_id: str, miss: Miss) -> None:
         """Remember a missed attempt, for the page of the last misses."""

@@ -154,7 +154,7 @@ class SocketServer:
             eio_sid,
             key,
             connection,
-            self._courier,
+            self._courier.confirmations,
             must_ack=handshake.must_ack,
             connect_parent=handshake.traceparent,
             expires_at=principal.expires_at,

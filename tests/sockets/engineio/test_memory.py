@@ -58,7 +58,7 @@ class _Holder:
 
     @staticmethod
     def of(slotted: Any) -> Any:
-        name = "_sent_seqs" if hasattr(slotted, "_sent_seqs") else "backlogs"
+        name = "_sent_seqs" if hasattr(slotted, "_sent_seqs") else "held_back"
         kind = type(getattr(slotted, name))
         referable = type(kind.__name__, (kind,), {})
         value = referable() if name == "_sent_seqs" else referable(getattr(slotted, name))

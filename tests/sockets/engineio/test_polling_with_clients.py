@@ -90,8 +90,7 @@ async def test_a_body_in_pieces_is_read_to_its_end() -> None:
     """A request's first segment is not its whole body."""
     async with stage(ack_timeout=60) as s, raw_polling(s.url, connect(acks=True)) as client:
         await client.until("42")
-        for _ in range(300):
-            s.courier.post(KEY, "link", CONNECTED)
+        await asyncio.gather(*(s.courier.publish(KEY, "link", CONNECTED) for _ in range(300)))
         await client.until("4230")
 
         async def body() -> None:
