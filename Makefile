@@ -56,7 +56,7 @@ lint: install ## ruff, mypy --strict, who may import whom, known vulnerabilities
 	$(BIN)/python -m tools.audit
 
 contract: install ## write docs/openapi.json and docs/asyncapi.json
-	$(BIN)/python -m roundtrip.api.spec
+	$(BIN)/python -m roundtrip.api.spec.openapi
 
 sbom: install ## write the bills of materials with licences: docs/sbom.cdx.json (Python), docs/sbom-web.cdx.json (npm)
 	rm -rf build/sbom && $(BIN)/python -m venv --without-pip build/sbom

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from roundtrip.api.spec.__main__ import DOCS
+from roundtrip.api.spec.openapi import DOCS
 from roundtrip.auth.authenticators import JwtAuthenticator
 from roundtrip.auth.jwks import OneKey
 from roundtrip.events import Connected

@@ -24,3 +24,13 @@ class StartError(Exception):
 class StorageError(RoundtripError):
     """A store could not be written or read; nothing was changed. Codes: `outbox_full`, `outbox_unavailable`,
     `store_unavailable`."""
+
+
+class IllegalTransitionError(RuntimeError):
+    """A state was asked to change in a way that its table does not have: a mistake of this program. The state stays as
+    it was. `what` names whose state it is, `cause` what it was asked for."""
+
+    def __init__(self, what: str, state: str, cause: str) -> None:
+        super().__init__(f"{what}: {state} -> {cause}")
+        self.state = state
+        self.cause = cause

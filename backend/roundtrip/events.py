@@ -6,7 +6,7 @@ To add an event type, touch:
   in `SUPERSEDES_UNSEEN` and `SECRET_TYPES` if it has one;
 - `links/`: the state that it announces (`machine.py`) and its payload (`payloads.py`);
 - `web/words.js`: what the demo page shows for it; `docs/`: when it is sent and what a frontend does with it;
-- generated: `python -m roundtrip.api.spec` (docs/asyncapi.json) and `python -m dashboards`.
+- generated: `python -m roundtrip.api.spec.openapi` (docs/asyncapi.json) and `python -m dashboards`.
 
 Labels of metrics follow from the enum.
 """

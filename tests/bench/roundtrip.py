@@ -33,7 +33,7 @@ from roundtrip.runtime import GarbageCollection
 from roundtrip.settings import Settings
 from roundtrip.sockets import peer
 from roundtrip.sockets.access import SocketAccess
-from roundtrip.sockets.metrics import SocketCounters
+from roundtrip.sockets.messages import SocketCounters
 from roundtrip.sockets.registry import Registry
 from roundtrip.sockets.server import SocketServer
 from roundtrip.telemetry import setup

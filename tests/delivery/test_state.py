@@ -7,7 +7,8 @@ from typing import Final
 
 import pytest
 
-from roundtrip.delivery.state import ENDED, Delivery, DeliveryState, IllegalTransitionError
+from roundtrip.delivery.state import ENDED, Delivery, DeliveryState
+from roundtrip.errors import IllegalTransitionError
 from roundtrip.outbox.records import Attempt, MissReason, Mode, Outcome
 from tests.delivery.stage import stored
 

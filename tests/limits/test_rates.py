@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from roundtrip.auth.authenticators import TrustedAuthenticator
 from roundtrip.limits.rates import Buckets, Limited, Limits, Rate, Slots
-from roundtrip.sockets.access import Admission
-from roundtrip.sockets.handshake import Handshake, Refusal
+from roundtrip.sockets.access import Admission, Handshake, Refusal
 from tests.limits.helpers import Clock, rules
 from tests.support.api import api
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from roundtrip.errors import IllegalTransitionError
 from roundtrip.links import link
-from roundtrip.links.transition_table import IllegalTransitionError
 from tests.support.removal_bench import Bench, benched
 
 

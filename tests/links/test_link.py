@@ -10,12 +10,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from roundtrip.drivers import base as d
+from roundtrip.errors import IllegalTransitionError
 from roundtrip.links.link import Link
 from roundtrip.links.machine import Input
 from roundtrip.links.queue import Order
 from roundtrip.links.reasons import LinkError
 from roundtrip.links.record import LinkState
-from roundtrip.links.transition_table import IllegalTransitionError
 from tests.support.links import (
     KEY,
     ONLINE,

@@ -19,7 +19,7 @@ from roundtrip.delivery.wire import Miss, Sockets
 from roundtrip.events import EventType
 from roundtrip.identity import BotKey
 from roundtrip.outbox.records import Attempt, MissReason, Mode, Outcome, StoredEvent
-from roundtrip.sockets.metrics import SocketCounters, SocketMetrics
+from roundtrip.sockets.messages import SocketCounters, SocketMetrics
 from roundtrip.sockets.registry import Registry
 from roundtrip.telemetry.metrics import Metrics
 from roundtrip.telemetry.setup import configure_tracing

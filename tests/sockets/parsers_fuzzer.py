@@ -17,8 +17,8 @@ with atheris.instrument_imports(include=["roundtrip", "engineio", "socketio"]):
     from roundtrip.api.schemas import LinkRequest, SimulateRequest
     from roundtrip.identity import BotKey, IdentityError
     from roundtrip.limits.addresses import Proxies
+    from roundtrip.sockets.access import parse_handshake
     from roundtrip.sockets.engineio.server import Json
-    from roundtrip.sockets.handshake import parse_handshake
 
 EXPECTED = (ValueError, IndexError, KeyError, TypeError, AttributeError)
 """What the dependencies raise for a broken packet; `sockets/engineio` catches these and more."""

@@ -11,8 +11,7 @@ import pytest
 
 from roundtrip.identity import BotKey, IdentityError, Principal
 from roundtrip.limits.rates import Limits, Rate, Rules
-from roundtrip.sockets.access import SocketAccess
-from roundtrip.sockets.handshake import Handshake, Refusal
+from roundtrip.sockets.access import Handshake, Refusal, SocketAccess
 from tests.support.stepped_clock import SteppedClock
 from tests.support.stepped_loop import SteppedLoop
 

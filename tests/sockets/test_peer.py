@@ -8,9 +8,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from roundtrip.delivery.wire import Frame
+from roundtrip.errors import IllegalTransitionError
 from roundtrip.outbox.records import MissReason
 from roundtrip.sockets import peer as module
-from roundtrip.sockets.peer import IllegalTransitionError, PeerState
+from roundtrip.sockets.peer import PeerState
 from tests.sockets.fakes import JoinedPeer
 from tests.support.stepped_loop import SteppedLoop
 
@@ -144,7 +145,7 @@ def test_a_state_has_only_the_successors_of_the_table(loop: SteppedLoop, state: 
             assert it.peer.state is to
             assert order.index(to) > order.index(state), "never backwards"
         else:
-            with pytest.raises(module.IllegalTransitionError):
+            with pytest.raises(IllegalTransitionError):
                 it.peer._move(to)
             assert it.peer.state is state
     assert (PeerState.CLOSED in module._NEXT[state]) is (state is not PeerState.CLOSED)

@@ -23,7 +23,7 @@ from roundtrip.links.record import LinkState
 from roundtrip.outbox.base import Outbox
 from roundtrip.outbox.memory import MemoryOutbox
 from roundtrip.outbox.records import Attempt
-from roundtrip.sockets.handshake import Handshake
+from roundtrip.sockets.access import Handshake
 from roundtrip.sockets.registry import Registry
 from roundtrip.sockets.server import SocketServer
 

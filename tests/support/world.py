@@ -28,8 +28,7 @@ from roundtrip.identity import BotKey, Principal, parse_user_id
 from roundtrip.outbox.base import OutboxError
 from roundtrip.outbox.records import LedgerEntry, StoredEvent
 from roundtrip.outbox.sqlite.outbox import SqliteOutbox
-from roundtrip.sockets.access import SocketAccess
-from roundtrip.sockets.handshake import Handshake
+from roundtrip.sockets.access import Handshake, SocketAccess
 from roundtrip.sockets.registry import Registry
 from roundtrip.sockets.server import SocketServer
 from tests.support.gated_outbox import GatedOutbox

@@ -13,10 +13,9 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from roundtrip.api.debug.routes import FaultRoutes
+from roundtrip.api.admin import FaultRoutes
+from roundtrip.api.bots import EventRoutes, LinkRoutes, Links
 from roundtrip.api.debug.timeline import TraceViewer
-from roundtrip.api.events import EventRoutes
-from roundtrip.api.links import LinkRoutes, Links
 from roundtrip.api.middleware import RequestGuard, SocketRequestGuard
 from roundtrip.api.problems import Problem
 from roundtrip.api.routes import BodyLimits, Call, Dispatcher, Route, Tracer

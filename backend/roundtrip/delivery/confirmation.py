@@ -24,8 +24,9 @@ from roundtrip.clock import Clock
 from roundtrip.delivery.deadlines import Deadlines, TimeSlicer
 from roundtrip.delivery.inflight import InFlight, KeyInFlight
 from roundtrip.delivery.metrics import DeliveryMetrics, DeliverySpans, Misses
-from roundtrip.delivery.state import ENDED, Delivery, DeliveryState, IllegalTransitionError
+from roundtrip.delivery.state import ENDED, Delivery, DeliveryState
 from roundtrip.delivery.wire import Confirmable, Miss, Socket, Sockets
+from roundtrip.errors import IllegalTransitionError
 from roundtrip.faults import Faults
 from roundtrip.identity import BotKey
 from roundtrip.outbox.base import Outbox

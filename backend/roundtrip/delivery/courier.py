@@ -18,8 +18,9 @@ from roundtrip.clock import SYSTEM, Clock
 from roundtrip.delivery.confirmation import Confirmations
 from roundtrip.delivery.inflight import HeldBack, InFlight, KeyInFlight
 from roundtrip.delivery.metrics import DeliveryMetrics, DeliverySpans
-from roundtrip.delivery.state import Delivery, DeliveryState, IllegalTransitionError
+from roundtrip.delivery.state import Delivery, DeliveryState
 from roundtrip.delivery.wire import Miss, Socket, Sockets, event_frame
+from roundtrip.errors import IllegalTransitionError
 from roundtrip.events import SUPERSEDES_ALWAYS, SUPERSEDES_UNSEEN, TYPE_OF, EventType, Payload
 from roundtrip.faults import Faults
 from roundtrip.identity import BotKey

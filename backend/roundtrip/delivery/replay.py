@@ -20,8 +20,9 @@ from roundtrip.delivery.courier import Courier
 from roundtrip.delivery.deadlines import SLICE_SECONDS
 from roundtrip.delivery.inflight import KeyInFlight
 from roundtrip.delivery.metrics import DeliverySpans
-from roundtrip.delivery.state import Delivery, IllegalTransitionError
+from roundtrip.delivery.state import Delivery
 from roundtrip.delivery.wire import Socket, status_frame
+from roundtrip.errors import IllegalTransitionError
 from roundtrip.identity import BotKey
 from roundtrip.outbox.base import Outbox
 from roundtrip.outbox.records import Mode, Outcome, StoredEvent

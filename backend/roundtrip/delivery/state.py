@@ -22,6 +22,7 @@ from __future__ import annotations
 import enum
 from typing import Final
 
+from roundtrip.errors import IllegalTransitionError
 from roundtrip.outbox.records import (
     FIRST_ATTEMPTS,
     LAST_ATTEMPTS,
@@ -93,13 +94,6 @@ ENDED: Final[dict[Outcome, DeliveryState]] = {
 """The state of a delivery whose event ended with an outcome."""
 
 
-class IllegalTransitionError(RuntimeError):
-    """A mistake of this program: the delivery stays as it was. Callers count and log it, and go on."""
-
-    def __init__(self, event: StoredEvent, state: DeliveryState, wanted: DeliveryState) -> None:
-        super().__init__(f"event {event.id}: {state.name.lower()} -> {wanted.name.lower()}")
-
-
 class Delivery:
     """A pending event that is in memory because sockets may confirm it, with the times of its newest attempt.
 
@@ -165,7 +159,7 @@ class Delivery:
     def change(self, state: DeliveryState) -> None:
         """Move to the next state. Raises `IllegalTransitionError`, and then nothing has changed."""
         if state not in self.state.following:
-            raise IllegalTransitionError(self.event, self.state, state)
+            raise IllegalTransitionError(f"event {self.event.id}", self.state.name.lower(), state.name.lower())
         self.state = state
 
     def finish(self, attempt: Attempt) -> None:

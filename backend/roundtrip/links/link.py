@@ -10,6 +10,7 @@ import structlog
 from roundtrip.drivers import base as d
 from roundtrip.drivers.base import Report
 from roundtrip.drivers.key_files import KeyFileState
+from roundtrip.errors import IllegalTransitionError
 from roundtrip.identity import BotKey
 from roundtrip.links import payloads, startup
 from roundtrip.links.context import LinkContext
@@ -20,7 +21,6 @@ from roundtrip.links.queue import CheckResult, Command, ExpiredTimer, ExternalIn
 from roundtrip.links.reasons import LinkError
 from roundtrip.links.record import LinkRecord, LinkState
 from roundtrip.links.transition import Lifecycle
-from roundtrip.links.transition_table import IllegalTransitionError
 from roundtrip.telemetry import redaction
 
 log = structlog.get_logger(__name__)
@@ -283,5 +283,5 @@ def _shutting_down() -> LinkError:
 
 def _refuse(link_id: str, error: IllegalTransitionError) -> None:
     """Log an illegal transition, and count it: `roundtrip_task_failures_total` has what reaches the loop's handler."""
-    log.error("link_transition_refused", link_id=link_id, state=error.state.value, cause=error.cause.name.lower())
+    log.error("link_transition_refused", link_id=link_id, state=error.state, cause=error.cause)
     asyncio.get_running_loop().call_exception_handler({"message": str(error), "exception": error})

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from roundtrip.drivers import base as d
 from roundtrip.drivers.base import Report
+from roundtrip.errors import IllegalTransitionError
 from roundtrip.events import EventType
 from roundtrip.links import payloads
 from roundtrip.links.machine import (
@@ -44,15 +45,6 @@ REPORTED: Final = frozenset(INPUT_OF.values()) | {
     Input.WORKER_KEEPS_DYING,
 }
 """What `RetryPolicy.classify` makes of a session's reports."""
-
-
-class IllegalTransitionError(Exception):
-    """An input that cannot happen in a state: a programming error. The state stays as it was."""
-
-    def __init__(self, state: LinkState, cause: Input) -> None:
-        super().__init__(f"{cause.name} cannot happen to a link that is {state.value}")
-        self.state = state
-        self.cause = cause
 
 
 def _ignored() -> _Table:
@@ -173,7 +165,7 @@ def step(state: LinkState, cause: Input) -> Transition:
     """What a link in `state` does when `cause` happens. Raises `IllegalTransitionError` when it cannot happen there."""
     move = TABLE.get((state, cause))
     if move is None:
-        raise IllegalTransitionError(state, cause)
+        raise IllegalTransitionError("link", state.value, cause.name.lower())
     return move
 
 

@@ -1,28 +1,64 @@
-"""Who may connect (`Admission`), and who may stay (`SocketAccess`): tokens that expire, and limits per user and socket.
-
-`Admission` runs once in each handshake. `SocketAccess` holds what a connected socket needs: the user's number of
-sockets, the rate of its requests, and the expiry and renewal of its token.
-"""
+"""Who may connect and stay: the handshake, read and authenticated; limits per user; tokens that expire."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final
+from urllib.parse import parse_qs
 
 import msgspec
 import structlog
 
 from roundtrip.auth.authenticators import Authenticator, AuthError, Credentials
 from roundtrip.delivery.wire import Frame, packet_frame
+from roundtrip.errors import RoundtripError
 from roundtrip.identity import IdentityError, Principal
 from roundtrip.limits.rates import Limited, Limits
 from roundtrip.sockets.engineio.connection import EngineConnection, WriteResult
-from roundtrip.sockets.handshake import Handshake, Refusal
 from roundtrip.sockets.messages import Renewed, RequestRefused, TokenExpired
 from roundtrip.sockets.peer import Peer
+
+
+class Handshake(msgspec.Struct, frozen=True):
+    """The fields as the client sent them, unchecked: whoever uses one checks it. `remote` is the client's address."""
+
+    token: object
+    user_id: object
+    bot_id: object
+    must_ack: bool
+    traceparent: str | None
+    remote: str
+
+
+class Refusal(RoundtripError):  # noqa: N818  # it is an answer, not a fault
+    """The client may not connect. The codes are those of the contract's `connect_error` (`messages.REFUSALS`)."""
+
+
+def parse_handshake(auth: object, environ: Mapping[str, Any], remote: str) -> Handshake:
+    """Take each field from `auth`, or from the query (`QUERY_STRING` in `environ`) where `auth` does not name it.
+
+    `token` and `traceparent` are taken from `auth` only: a query ends up in access logs.
+    """
+    fields: Mapping[object, object] = auth if isinstance(auth, dict) else {}
+    # Bytes that are not UTF-8 must not turn into another id: as surrogates they are refused where ids are checked.
+    query = parse_qs(str(environ["QUERY_STRING"]), keep_blank_values=True, errors="surrogateescape")
+
+    def field(name: str) -> object:
+        return fields[name] if name in fields else query.get(name, [None])[-1]
+
+    traceparent = fields.get("traceparent")
+    return Handshake(
+        token=fields.get("token"),
+        user_id=field("userId"),
+        bot_id=field("botId"),
+        must_ack=fields.get("acks") is True,
+        traceparent=traceparent if isinstance(traceparent, str) else None,
+        remote=remote,
+    )
+
 
 log = structlog.get_logger(__name__)
 

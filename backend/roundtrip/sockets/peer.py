@@ -29,6 +29,7 @@ import structlog
 
 from roundtrip.clock import SYSTEM, Clock
 from roundtrip.delivery.wire import Confirmable, Frame
+from roundtrip.errors import IllegalTransitionError
 from roundtrip.identity import BotKey
 from roundtrip.outbox.records import MissReason
 from roundtrip.sockets.engineio.connection import EngineConnection, WriteResult
@@ -70,10 +71,6 @@ _NEXT: Final[dict[PeerState, tuple[PeerState, ...]]] = {
     PeerState.CLOSING: (PeerState.CLOSED,),
     PeerState.CLOSED: (),
 }
-
-
-class IllegalTransitionError(RuntimeError):
-    """A socket's state was asked to change in a way that `_NEXT` does not have: a mistake of this program."""
 
 
 class Confirmations(Protocol):
@@ -155,7 +152,7 @@ class Peer:
             self._state = to
             return
         if STRICT:
-            raise IllegalTransitionError(f"{self._state.value} -> {to.value}")
+            raise IllegalTransitionError("socket", self._state.value, to.value)
         log.error("socket_state_refused", sid=self.sid, state=self._state.value, to=to.value)
         if self._on_illegal is not None:
             self._on_illegal()

@@ -21,10 +21,9 @@ from roundtrip.faults import Faults
 from roundtrip.identity import BotKey, IdentityError, Principal
 from roundtrip.limits.addresses import ADDRESS
 from roundtrip.outbox.base import OutboxError
-from roundtrip.sockets.access import SocketAccess
+from roundtrip.sockets.access import Handshake, Refusal, SocketAccess, parse_handshake
 from roundtrip.sockets.engineio.server import Json, SocketEngine, engineio_logger
-from roundtrip.sockets.handshake import Handshake, Refusal, parse_handshake
-from roundtrip.sockets.metrics import SocketMetrics
+from roundtrip.sockets.messages import SocketMetrics
 from roundtrip.sockets.peer import Peer
 from roundtrip.sockets.registry import Registry
 from roundtrip.telemetry.redaction import key_hash

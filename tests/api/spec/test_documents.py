@@ -14,9 +14,8 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT7
 
 from roundtrip.api.problems import STATUS
-from roundtrip.api.spec.__main__ import DOCS, documents, main
 from roundtrip.api.spec.asyncapi import asyncapi
-from roundtrip.api.spec.openapi import codes_of, openapi, public_rows
+from roundtrip.api.spec.openapi import DOCS, codes_of, documents, main, openapi, public_rows
 from roundtrip.delivery.wire import event_frame
 from roundtrip.events import PAYLOADS, Banned, Connected, EventType, Payload, Qr
 from roundtrip.identity import BotKey
@@ -30,7 +29,7 @@ def test_the_documents_are_up_to_date(tmp_path: Path) -> None:
     main(tmp_path)
     for name in documents():
         assert (DOCS / name).read_bytes() == (tmp_path / name).read_bytes(), (
-            "run: .venv/bin/python -m roundtrip.api.spec"
+            "run: .venv/bin/python -m roundtrip.api.spec.openapi"
         )
 
 

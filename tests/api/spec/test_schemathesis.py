@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from roundtrip.api.spec.__main__ import DOCS
+from roundtrip.api.spec.openapi import DOCS
 from roundtrip.auth.authenticators import JwtAuthenticator
 from roundtrip.auth.jwks import OneKey
 from tests.support.api import api

@@ -1,25 +1,32 @@
-"""OpenAPI 3.1 of the public HTTP API, from the routes that serve it."""
+"""OpenAPI 3.1 of the public HTTP API, from the routes that serve it; and what writes it and its sibling, AsyncAPI.
+
+`python -m roundtrip.api.spec.openapi` writes both to docs/; a test fails when they are out of date.
+"""
 
 from __future__ import annotations
 
 import http
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Final, cast
 
 import msgspec
 
-from roundtrip.api.links import Links
+from roundtrip.api.bots import Links
 from roundtrip.api.problems import CONTENT_TYPE, STATUS, ProblemDocument
 from roundtrip.api.public import PublicParts, public_routes
 from roundtrip.api.routes import NoInput, Route
+from roundtrip.api.spec.asyncapi import asyncapi
 from roundtrip.auth.authenticators import CallerIdentification, TrustedAuthenticator
 from roundtrip.auth.service_keys import ServiceKeys
 from roundtrip.faults import Faults
 from roundtrip.identity import MAX_ID_LENGTH
 from roundtrip.outbox.base import Outbox
 
+DOCS: Final = Path(__file__).resolve().parents[4] / "docs"
 REF: Final = "#/components/schemas/{name}"
 
 _CALLER_PROBLEMS: Final = ("unauthorized", "forbidden", "unavailable", "user_id_invalid")
@@ -170,3 +177,23 @@ def _problem(status: int, codes: list[str]) -> dict[str, Any]:
     if status in {429, 503}:
         response["headers"] = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
     return response
+
+
+def documents() -> dict[str, bytes]:
+    """Both documents by file name."""
+    return {"openapi.json": _json(openapi()), "asyncapi.json": _json(asyncapi())}
+
+
+def _json(document: dict[str, Any]) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+
+
+def main(folder: Path = DOCS) -> int:
+    folder.mkdir(exist_ok=True)
+    for name, content in documents().items():
+        (folder / name).write_bytes(content)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

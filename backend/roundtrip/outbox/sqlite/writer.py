@@ -21,12 +21,11 @@ import structlog
 
 from roundtrip.clock import SteppedOffset
 from roundtrip.outbox.base import OutboxError
-from roundtrip.outbox.folder_lock import FolderLock
 from roundtrip.outbox.records import EventIds, Timestamps, Totals
 from roundtrip.outbox.sqlite.batch import Append, Batch, Check, CommitResults, Reply, Retriable, Stop, Write
 from roundtrip.outbox.sqlite.maintenance import SLICE, Maintenance, RetryQueue
 from roundtrip.outbox.sqlite.reads import KeyCache, LedgerSums, Read, Reader, SumChanges
-from roundtrip.outbox.sqlite.schema import CommitFaults, open_database, transaction
+from roundtrip.outbox.sqlite.schema import CommitFaults, FolderLock, open_database, transaction
 
 log = structlog.get_logger(__name__)
 

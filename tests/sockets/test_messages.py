@@ -7,7 +7,7 @@ import math
 from prometheus_client import CollectorRegistry
 
 from roundtrip.app import label_sets
-from roundtrip.sockets.metrics import SocketCounters
+from roundtrip.sockets.messages import SocketCounters
 from roundtrip.telemetry.metrics import Metrics
 
 

@@ -13,7 +13,7 @@ from roundtrip.events import Connected
 from roundtrip.identity import BotKey, Principal, parse_user_id
 from roundtrip.limits.addresses import ADDRESS
 from roundtrip.outbox.records import MissReason, Outcome
-from roundtrip.sockets.handshake import Handshake, Refusal, parse_handshake
+from roundtrip.sockets.access import Handshake, Refusal, parse_handshake
 from tests.sockets.bare_server import make_server
 from tests.sockets.raw import POLLING, connect, raw_handshake, raw_socket
 from tests.support import sockets as support
