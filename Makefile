@@ -32,7 +32,7 @@ run: install ## start the backend with a simulated phone on http://127.0.0.1:808
 	ROUNDTRIP_WHATSAPP_DRIVER=$${ROUNDTRIP_WHATSAPP_DRIVER:-simulated} ROUNDTRIP_AUTH=$${ROUNDTRIP_AUTH:-trusted} \
 		exec $(BIN)/python -m backend
 
-test: install ## pass the tests: those that wait side by side, then the others; ARGS="tests/x -k y" runs just those
+test: install ## pass the tests: those that wait side by side, the quick ones, then the slow; ARGS="tests/x -k y" runs just those
 	$(BIN)/python -m tools.run_tests $(ARGS)
 
 model: install ## search for five minutes for a way that breaks the promises of the whole path

@@ -1,6 +1,6 @@
-"""`make test`: first the tests that mostly wait, side by side, then all others one after the other.
+"""`make test`: the tests that mostly wait, side by side; the quick ones, one on each core; the slow ones, alone.
 
-Those that measure time run alone: nothing else runs during the second part. With arguments it is plain pytest.
+Nothing else runs beside a slow test, since many of them measure time. With arguments it is plain pytest.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def parts(workers: int, extra: Sequence[str] = ()) -> dict[str, list[str]]:
     """Each part's arguments. `loadgroup` keeps the tests of one `xdist_group` in one worker."""
     return {
         "waiting": ["-m", "waits", "-n", str(workers), "--dist", "loadgroup", *extra],
-        "alone": ["-m", "not waits", *extra],
+        "quick": ["-m", "not waits and not slow", "-n", "2", "--dist", "loadgroup", *extra],
+        "slow": ["-m", "slow and not waits", *extra],
     }
 
 

@@ -12,13 +12,14 @@ from tools import branches, run_tests
 
 
 def test_each_test_is_in_one_part() -> None:
-    waiting, alone = run_tests.parts(3).values()
+    waiting, quick, slow = run_tests.parts(3).values()
     assert waiting[:4] == ["-m", "waits", "-n", "3"]
-    assert alone[:2] == ["-m", "not waits"]
-    assert "-n" not in alone, "tests that measure time share their cores with nobody"
+    assert quick[:2] == ["-m", "not waits and not slow"]
+    assert slow[:2] == ["-m", "slow and not waits"]
+    assert "-n" not in slow, "tests that measure time share their cores with nobody"
 
 
-def test_the_closing_line_counts_both_parts(tmp_path: Path) -> None:
+def test_the_closing_line_counts_all_parts(tmp_path: Path) -> None:
     report = tmp_path / "report.xml"
     report.write_text('<testsuites><testsuite tests="5" failures="1" errors="1" skipped="2"/></testsuites>')
     assert run_tests.tally(report) == {"tests": 5, "failures": 1, "errors": 1, "skipped": 2}
@@ -26,10 +27,11 @@ def test_the_closing_line_counts_both_parts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("statuses", "worst"), [((0, 0), 0), ((5, 0), 0), ((1, 0), 1), ((0, 1), 1), ((5, 2), 2), ((1, 2), 1)]
+    ("statuses", "worst"),
+    [((0, 0, 0), 0), ((5, 0, 0), 0), ((1, 0, 0), 1), ((0, 1, 0), 1), ((0, 0, 1), 1), ((5, 2, 0), 2), ((1, 2, 0), 1)],
 )
-def test_one_status_for_both_parts(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], statuses: tuple[int, int], worst: int
+def test_one_status_for_all_parts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], statuses: tuple[int, ...], worst: int
 ) -> None:
     left = list(statuses)
 
@@ -39,7 +41,7 @@ def test_one_status_for_both_parts(
 
     monkeypatch.setattr(subprocess, "run", Done)
     assert run_tests.main([]) == worst
-    assert left == [], "the second part runs whatever became of the first"
+    assert left == [], "each part runs whatever became of those before"
     assert capsys.readouterr().out.splitlines()[-1].startswith("make test passed" if worst == 0 else "make test FAILED")
 
 
