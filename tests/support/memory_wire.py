@@ -1,6 +1,6 @@
 """A connection without a network: aiohttp's server protocol on one end, a test on the other, the loop in between.
 
-Nothing here waits for a kernel, so that a run has one order. `tests/support/test_memory_wire.py` holds it to what
+Nothing here waits for a kernel, so that a run has one order. `tests/model/test_stand_ins.py` holds it to what
 asyncio's own TCP transport does.
 """
 

@@ -17,7 +17,7 @@ FAILURES = "GENERIC LOGGED_OUT TEMP_BANNED MAIN_DEVICE_GONE UNKNOWN_LOGOUT CLIEN
 FAILURES += " INTERNAL_SERVER_ERROR EXPERIMENTAL SERVICE_UNAVAILABLE"
 BANS = "SEND_TO_TOO_MANY_PEOPLE BLOCKED_BY_USERS CREATED_TOO_MANY_GROUPS SENT_TOO_MANY_SAME_MESSAGE BROADCAST_LIST"
 ENUMS = {"Reason": FAILURES.split(), "Code": BANS.split(), "Status": ["ERROR", "SUCCESS"]}
-"""neonize's names, in the order of its numbers from 1; tests/links/test_library_events.py has the real messages."""
+"""neonize's names, in the order of its numbers from 1; the tests below have the real messages."""
 
 
 def message(**fields: Any) -> Any:
