@@ -50,6 +50,22 @@ async def test_a_metric_of_the_contract_is_there_from_the_start(program: Inside,
         assert NAMES[name] <= set(re.findall(r'(\w+)="', sample)), sample
 
 
+async def test_each_refused_request_is_counted_under_its_limit(tmp_path: Path) -> None:
+    async with inside(tmp_path, max_body=2048, max_json_depth=3, max_links_per_user=1) as program:
+        user = program.user()
+        await user.link("one")
+        for body, limit in (
+            (b'{"phoneNumber": "' + b"1" * 3000 + b'"}', "body_size"),
+            (b"[" * 10 + b"]" * 10, "json_depth"),
+            (b"{}", "links_per_user"),
+        ):
+            name = f'roundtrip_rate_limited_total{{limit="{limit}"}}'
+            before = (await user.metrics())[name]
+            status, _, _ = await program.request("PUT", "/api/bots/two/link", headers={"X-User-Id": "user"}, data=body)
+            assert status >= 400
+            assert (await user.metrics())[name] == before + 1, limit
+
+
 async def test_a_socket_moves_its_metrics(program: Inside) -> None:
     user = program.user()
     async with py_client(program.url), py_client(program.url, transports=["polling"]):

@@ -4,7 +4,7 @@ Socket.IO requests."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -12,7 +12,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 from multidict import CIMultiDict
 
-from roundtrip.api.problems import Problem, problem_of
+from roundtrip.api.problems import LIMIT_OF, Problem, problem_of
 from roundtrip.limits.addresses import ADDRESS, Proxies
 from roundtrip.limits.rates import Limits
 from roundtrip.settings import is_loopback
@@ -43,9 +43,17 @@ class RequestGuard:
     would else be the same origin as this one (DNS rebinding).
     """
 
-    def __init__(self, *, cors_origins: Collection[str] = (), loopback_only: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        cors_origins: Collection[str] = (),
+        loopback_only: bool = False,
+        on_refused: Callable[[str], None] | None = None,
+    ) -> None:
+        """`on_refused(limit)` counts a request that exceeded a limit."""
         self._origins = frozenset(cors_origins)
         self._loopback_only = loopback_only
+        self._on_refused = on_refused
 
     def install(self, app: web.Application) -> None:
         app.middlewares.append(self._middleware())
@@ -60,7 +68,10 @@ class RequestGuard:
                     return self._preflight(request)
                 return await handler(request)
             except Exception as error:  # noqa: BLE001  # every error becomes a problem document
-                return problem_of(error).response()
+                problem = problem_of(error)
+                if self._on_refused is not None and (limit := LIMIT_OF.get(problem.code)) is not None:
+                    self._on_refused(limit)
+                return problem.response()
 
         return guard
 

@@ -50,6 +50,14 @@ STATUS: Final = {
 }
 """The HTTP status of each code of a `RoundtripError`. No other module decides one."""
 
+LIMIT_OF: Final = {
+    "body_too_large": "body_size",
+    "json_too_deep": "json_depth",
+    "slow_request": "slow_request",
+    "too_many_links": "links_per_user",
+}
+"""The limit (a label of `roundtrip_rate_limited_total`) that a code stands for. Other limits count their refusals."""
+
 _RETRY_AFTER: Final = {"rate_limited": 60.0, "outbox_full": 5.0, "outbox_unavailable": 5.0, "store_unavailable": 5.0}
 """Default of `Retry-After`, in seconds, where the error has none."""
 

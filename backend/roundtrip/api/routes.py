@@ -18,7 +18,7 @@ import msgspec
 from aiohttp import web
 from opentelemetry.trace import SpanKind
 
-from roundtrip.api.problems import Problem, problem_of
+from roundtrip.api.problems import LIMIT_OF, Problem, problem_of
 from roundtrip.auth.authenticators import Caller, CallerIdentification
 from roundtrip.auth.service_keys import Scope
 from roundtrip.identity import BotKey, IdentityError
@@ -129,11 +129,18 @@ class Tracer(Protocol):
 class Dispatcher:
     """Serves routes: identifies, checks the scope, reads query and body, encodes the response."""
 
-    def __init__(self, callers: CallerIdentification | None, tracer: Tracer | None, limits: BodyLimits) -> None:
-        """`callers` may be None where no route has a scope."""
+    def __init__(
+        self,
+        callers: CallerIdentification | None,
+        tracer: Tracer | None,
+        limits: BodyLimits,
+        on_refused: Callable[[str], None] | None = None,
+    ) -> None:
+        """`callers` may be None where no route has a scope; `on_refused(limit)` counts what exceeded a limit."""
         self._callers = callers
         self._tracer = tracer
         self._limits = limits
+        self._on_refused = on_refused
 
     def add(self, app: web.Application, routes: Sequence[Route]) -> None:
         for route in routes:
@@ -166,7 +173,10 @@ class Dispatcher:
             call = await self._check(route, request, traceparent)
             result = await route.handle(call)
         except Exception as error:  # noqa: BLE001  # every error becomes a problem document, the unforeseen is logged
-            response = problem_of(error).response()
+            problem = problem_of(error)
+            if self._on_refused is not None and (limit := LIMIT_OF.get(problem.code)) is not None:
+                self._on_refused(limit)
+            response = problem.response()
         else:
             response = web.Response(
                 body=msgspec.json.encode(result), status=route.status, content_type="application/json"

@@ -121,6 +121,10 @@ class Limits:
         self.sockets = Slots(rules.sockets_per_user)
         """By user id."""
 
+    def refused(self, limit: str) -> None:
+        """Count a refusal that was decided elsewhere."""
+        self._refused(limit)
+
     def handshake_from(self, address: str) -> None:
         """A client begins a handshake; the addresses of one IPv6 /64 count as one. Raises `Limited`."""
         self._take(
