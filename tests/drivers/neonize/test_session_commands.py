@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from roundtrip.drivers import base as d
 from roundtrip.drivers.neonize import footprint, pipe
 from tests.drivers.neonize.fake_library import ONLINE, Make
 
@@ -73,6 +74,24 @@ def test_a_logout_reports_whether_the_device_is_removed(worker: Make) -> None:
     it.command(pipe.LogOut())
     assert it.client.calls == ["logout", "stop"]
     assert it.written[-1] == pipe.LoggedOut(True)
+    assert it.ended == 0
+
+
+@pytest.mark.parametrize("quicker", [True, False])
+def test_a_logout_that_fails_since_the_phone_was_quicker_is_one(worker: Make, quicker: bool) -> None:
+    """The request fails with the connection; the phone's removal is reported a moment later, or not at all."""
+    it = worker(paired=True)
+    it.online()
+    it.client.fails = True
+    it.command(pipe.LogOut())
+    it.settle()
+    assert it.written == [ONLINE]
+    it.loop.advance(0.5)
+    if quicker:
+        it.event("LoggedOut", OnConnect=False, Reason=1)
+    it.loop.advance(0.6)
+    it.settle()
+    assert it.written[1:] == [d.LoggedOutByPhone("401") if quicker else pipe.LoggedOut(False)]
     assert it.ended == 0
 
 

@@ -29,6 +29,7 @@ NAME_POLL: Final = 0.1
 STOP_TIMEOUT: Final = 3.0
 LOGOUT_TIMEOUT: Final = 8.0
 """Seconds for a logout: for the connection, when there is none yet, and for WhatsApp's reply together."""
+REPORT_DELAY: Final = 1.0
 CLOCK_TOLERANCE: Final = 1.0
 """Seconds by which this clock and the library's may differ on when the last code ends."""
 PING_TIMEOUT: Final = 180.0
@@ -286,10 +287,14 @@ class WorkerSession:
     async def _log_out(self) -> None:
         removed = False
         if self._paired:
-            with contextlib.suppress(Exception):
+            try:
                 async with asyncio.timeout(LOGOUT_TIMEOUT):
                     await self._authenticated.wait()
                     await self._client.logout()
                     removed = True
+            except TimeoutError:
+                pass
+            except Exception:  # noqa: BLE001  # perhaps the phone was quicker: then its report follows, and ends this
+                await asyncio.sleep(REPORT_DELAY)
         self._output.write(pipe.LoggedOut(removed))
         await self._stop()
