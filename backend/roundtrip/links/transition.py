@@ -180,7 +180,7 @@ class Lifecycle:
         record = self.record
         assert record is not None  # noqa: S101  a link that never began takes no input
         new = record_after(record, cause, move, report, self._clock.now(), ban)
-        self.keys_rejected = cause is Input.KEYS_REJECTED
+        self.keys_rejected = cause is Input.KEYS_REJECTED or (self.keys_rejected and new.state is record.state)
         code = None
         if move.event in SECRET_TYPES:
             code = payloads.linking_code(report, self._clock.now(), self._clock.monotonic())
