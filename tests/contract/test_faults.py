@@ -10,9 +10,16 @@ from tests.support.lives import connect, ended, settled, total
 from tests.support.py_client import py_client
 
 
+async def replayed(program: Inside) -> bool:
+    """Whether the replay of every socket is over: until then what is published is held back and sent after it."""
+    _, shown, _ = await program.admin("GET", "/debug/sockets")
+    return all(socket["live"] for key in shown["keys"] for socket in key["sockets"])
+
+
 async def test_key_mismatch(program: Inside) -> None:
     user = program.user()
     async with py_client(program.url) as page:
+        await settled(lambda: replayed(program))
         await program.fault("key_mismatch")
         await user.link()
         await user.state("qr")
