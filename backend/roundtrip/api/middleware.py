@@ -12,7 +12,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 from multidict import CIMultiDict
 
-from roundtrip.api.problems import LIMIT_OF, Problem, problem_of
+from roundtrip.api.problems import Problem, response_to
 from roundtrip.limits.addresses import ADDRESS, Proxies
 from roundtrip.limits.rates import Limits
 from roundtrip.settings import is_loopback
@@ -68,10 +68,7 @@ class RequestGuard:
                     return self._preflight(request)
                 return await handler(request)
             except Exception as error:  # noqa: BLE001  # every error becomes a problem document
-                problem = problem_of(error)
-                if self._on_refused is not None and (limit := LIMIT_OF.get(problem.code)) is not None:
-                    self._on_refused(limit)
-                return problem.response()
+                return response_to(error, self._on_refused)
 
         return guard
 

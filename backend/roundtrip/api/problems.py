@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -107,6 +107,14 @@ class Problem(Exception):  # noqa: N818  # a response, not a fault
         return web.Response(
             body=msgspec.json.encode(document), status=self.status, content_type=CONTENT_TYPE, headers=headers
         )
+
+
+def response_to(error: Exception, on_refused: Callable[[str], None] | None) -> web.Response:
+    """The response to an error; `on_refused(limit)` counts one that says that a limit was exceeded."""
+    problem = problem_of(error)
+    if on_refused is not None and (limit := LIMIT_OF.get(problem.code)) is not None:
+        on_refused(limit)
+    return problem.response()
 
 
 def problem_of(error: Exception) -> Problem:

@@ -18,7 +18,7 @@ import msgspec
 from aiohttp import web
 from opentelemetry.trace import SpanKind
 
-from roundtrip.api.problems import LIMIT_OF, Problem, problem_of
+from roundtrip.api.problems import Problem, response_to
 from roundtrip.auth.authenticators import Caller, CallerIdentification
 from roundtrip.auth.service_keys import Scope
 from roundtrip.identity import BotKey, IdentityError
@@ -173,10 +173,7 @@ class Dispatcher:
             call = await self._check(route, request, traceparent)
             result = await route.handle(call)
         except Exception as error:  # noqa: BLE001  # every error becomes a problem document, the unforeseen is logged
-            problem = problem_of(error)
-            if self._on_refused is not None and (limit := LIMIT_OF.get(problem.code)) is not None:
-                self._on_refused(limit)
-            response = problem.response()
+            response = response_to(error, self._on_refused)
         else:
             response = web.Response(
                 body=msgspec.json.encode(result), status=route.status, content_type="application/json"

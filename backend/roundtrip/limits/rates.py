@@ -112,7 +112,8 @@ class Limits:
     def __init__(
         self, rules: Rules, refused: Callable[[str], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._refused = refused
+        self.refused = refused
+        """Also for a refusal that is decided elsewhere."""
         self._address = Buckets(rules.handshakes_per_address, clock)
         self._user = Buckets(rules.handshakes_per_user, clock)
         hourly = Rate(rules.pairings_per_hour / 3600.0, rules.pairings_per_hour)
@@ -120,10 +121,6 @@ class Limits:
         self._messages = Buckets(rules.events_per_socket, clock)
         self.sockets = Slots(rules.sockets_per_user)
         """By user id."""
-
-    def refused(self, limit: str) -> None:
-        """Count a refusal that was decided elsewhere."""
-        self._refused(limit)
 
     def handshake_from(self, address: str) -> None:
         """A client begins a handshake; the addresses of one IPv6 /64 count as one. Raises `Limited`."""
@@ -145,14 +142,14 @@ class Limits:
     def socket(self, user_id: str) -> None:
         """Take a slot for a socket of this user, freed with `sockets.release`. Raises `Limited`."""
         if not self.sockets.acquire(user_id):
-            self._refused("connections_per_user")
+            self.refused("connections_per_user")
             raise Limited("connections_per_user", f"You have {self.sockets.limit} sockets already; close one.", None)
 
     def message(self, socket: str) -> bool:
         """Count a message of a socket: False for one too many."""
         if self._messages.take(socket) == 0.0:
             return True
-        self._refused("events_per_socket")
+        self.refused("events_per_socket")
         return False
 
     def socket_gone(self, socket: str) -> None:
@@ -162,5 +159,5 @@ class Limits:
     def _take(self, buckets: Buckets, caller: str, limit: str, message: str) -> None:
         wait = buckets.take(caller)
         if wait > 0.0:
-            self._refused(limit)
+            self.refused(limit)
             raise Limited(limit, message, wait)

@@ -16,8 +16,9 @@ makes the store fail by an attribute `fault_down`. `app.py` chooses the store th
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from roundtrip.errors import StorageError
 from roundtrip.identity import BotKey
@@ -115,3 +116,13 @@ def ledger_reading(outbox: Outbox) -> Callable[[], LedgerReading]:
         )
 
     return read
+
+
+def resolve_reply(reply: asyncio.Future[Any], result: object) -> None:
+    """Give a read's result, or the exception that it is, to its caller, unless that one was cancelled."""
+    if reply.done():
+        return
+    if isinstance(result, Exception):
+        reply.set_exception(result)
+    else:
+        reply.set_result(result)

@@ -15,7 +15,7 @@ import structlog
 
 from roundtrip.clock import SYSTEM, Clock, SteppedOffset
 from roundtrip.identity import BotKey
-from roundtrip.outbox.base import AppendCallback, OutboxError, outbox_closed
+from roundtrip.outbox.base import AppendCallback, OutboxError, outbox_closed, resolve_reply
 from roundtrip.outbox.memory_table import MemoryTable, copies
 from roundtrip.outbox.records import (
     Attempt,
@@ -246,12 +246,7 @@ class MemoryOutbox:
         if results.ended_within:
             self._call(self.on_ended, results.ended_within)
         for reply, result in results.replies:
-            if reply.done():  # the caller was cancelled
-                continue
-            if isinstance(result, OutboxError):
-                reply.set_exception(result)
-            else:
-                reply.set_result(result)
+            resolve_reply(reply, result)
 
     def _by_the_clock(self, event: StoredEvent, applied_ns: int) -> StoredEvent:
         """The event by the clock as it is now: it may have been set since the event was read."""

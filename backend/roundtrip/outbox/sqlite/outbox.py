@@ -14,7 +14,7 @@ import structlog
 
 from roundtrip.clock import SYSTEM, Clock, SteppedOffset
 from roundtrip.identity import BotKey
-from roundtrip.outbox.base import AppendCallback, outbox_closed
+from roundtrip.outbox.base import AppendCallback, outbox_closed, resolve_reply
 from roundtrip.outbox.records import Attempt, Draft, Ended, LedgerEntry, Outcome, Resolution, StoredEvent, Totals
 from roundtrip.outbox.sqlite.batch import (
     Append,
@@ -199,12 +199,7 @@ class SqliteOutbox:
         if results.seconds is not None:
             self._call(self.on_write, results.seconds)
         for reply, result in results.replies:
-            if reply.done():  # the caller was cancelled
-                continue
-            if isinstance(result, Exception):
-                reply.set_exception(result)
-            else:
-                reply.set_result(result)
+            resolve_reply(reply, result)
 
     def _call(self, callback: Callable[[Any], None], argument: object) -> None:
         try:
