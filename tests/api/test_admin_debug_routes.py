@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from roundtrip.delivery.wire import Miss
 from roundtrip.identity import BotKey
 from roundtrip.links.record import LinkState
 from roundtrip.outbox.records import MissReason
-from tests.support.api import Api, api
+from tests.support.api import Api
 
 KEY = BotKey("ada", "<b>bot</b>")
-
-
-BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
-
-
-@pytest.fixture
-async def served() -> AsyncIterator[Api]:
-    async with api() as it:
-        yield it
 
 
 async def test_the_map_and_the_last_misses(served: Api) -> None:

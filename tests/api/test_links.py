@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 from yarl import URL
 
@@ -9,16 +7,10 @@ from roundtrip.identity import BotKey
 from roundtrip.links.reasons import LinkError
 from roundtrip.links.record import LinkState
 from roundtrip.outbox.base import OutboxError
-from tests.support.api import Api, api
+from tests.support.api import Api
 
 KEY = BotKey("ada", "bot")
 LINK = "/api/bots/bot/link"
-
-
-@pytest.fixture
-async def served() -> AsyncIterator[Api]:
-    async with api() as it:
-        yield it
 
 
 async def test_put_starts_a_link_and_says_its_id_and_state(served: Api) -> None:

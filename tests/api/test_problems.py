@@ -1,18 +1,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 
 import pytest
 
 from roundtrip.api.problems import Problem, problem_of
-from tests.support.api import Api, api
-
-
-@pytest.fixture
-async def served() -> AsyncIterator[Api]:
-    async with api() as it:
-        yield it
+from tests.support.api import Api
 
 
 @pytest.mark.parametrize("admin", [False, True])

@@ -1,18 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
-
 from roundtrip.api.public import VENDOR, WEB, Page, PublicParts
-from tests.support.api import Api, api
-
-
-@pytest.fixture
-async def served() -> AsyncIterator[Api]:
-    async with api() as it:
-        yield it
+from tests.support.api import Api
 
 
 async def test_the_page_and_its_files(served: Api) -> None:

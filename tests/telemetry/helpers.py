@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from textwrap import dedent
 from typing import Any
 
 from roundtrip.delivery.state import Delivery, DeliveryState
@@ -42,3 +43,8 @@ def eventually(condition: Callable[[], Any], within: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.005)
+
+
+def tree(text: str) -> str:
+    """The text of an expected tree of spans, as `render` writes one."""
+    return dedent(text).strip()

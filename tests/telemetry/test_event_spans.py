@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import pytest
 from opentelemetry.sdk.environment_variables import OTEL_TRACES_SAMPLER
 
 from roundtrip.delivery.metrics import DeliverySpans
 from roundtrip.events import Connected, Degraded, EventType
 from roundtrip.identity import BotKey
 from roundtrip.telemetry.event_spans import ALWAYS_KEPT
-from tests.support.traces import Scene, scenes
+from tests.support.traces import Scene
 
 KEY = BotKey("user", "bot")
 CONNECTED = Connected("+15550100", "Ada", True)
-
-
-@pytest.fixture
-def new_scene() -> Iterator[Callable[..., Scene]]:
-    with scenes() as made:
-        yield made
 
 
 class TestKeeping:

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from textwrap import dedent
-
-import pytest
+from collections.abc import Callable
 
 from roundtrip.backoff import Backoff
 from roundtrip.events import Connected
 from roundtrip.identity import BotKey
 from tests.support.drafts import entry_with
-from tests.support.traces import Scene, render, scenes
+from tests.support.traces import Scene, render
+from tests.telemetry.helpers import tree
 
 KEY = BotKey("user", "bot")
 CONNECTED = Connected("+15550100", "Ada", True)
-
-
-@pytest.fixture
-def new_scene() -> Iterator[Callable[..., Scene]]:
-    with scenes() as made:
-        yield made
-
-
-def tree(text: str) -> str:
-    return dedent(text).strip()
 
 
 async def test_an_acknowledgement_after_its_attempt_was_given_up(new_scene: Callable[..., Scene]) -> None:

@@ -3,31 +3,20 @@ of a crash with its replay. Ids and clock are fixed, so each is compared as a wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from textwrap import dedent
+from collections.abc import Callable
 
-import pytest
 from opentelemetry.trace import SpanKind
 
 from roundtrip.events import Connected
 from roundtrip.identity import BotKey
 from roundtrip.telemetry.redaction import key_hash, user_hash
 from tests.support.py_client import eventually
-from tests.support.traces import Scene, render, scenes
+from tests.support.traces import Scene, render
+from tests.telemetry.helpers import tree
 
 KEY = BotKey("user", "bot")
 CONNECTED = Connected("+15550100", "Ada", True)
 LINK_ID = "roundtrip.link.id"
-
-
-@pytest.fixture
-def new_scene() -> Iterator[Callable[..., Scene]]:
-    with scenes() as made:
-        yield made
-
-
-def tree(text: str) -> str:
-    return dedent(text).strip()
 
 
 async def test_a_link_from_the_request_to_the_acknowledgement(new_scene: Callable[..., Scene]) -> None:

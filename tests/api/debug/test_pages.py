@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
-import pytest
-
 from roundtrip.api.debug import pages as html
 from roundtrip.delivery.wire import Miss
 from roundtrip.identity import BotKey
 from roundtrip.links.record import LinkState
 from roundtrip.outbox.records import Attempt, MissReason, Mode
-from tests.support.api import Api, api
+from tests.support.api import Api
 
 KEY = BotKey("ada", "<b>bot</b>")
 
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
-
-
-@pytest.fixture
-async def served() -> AsyncIterator[Api]:
-    async with api() as it:
-        yield it
 
 
 async def test_a_browser_gets_a_page(served: Api) -> None:
