@@ -48,11 +48,11 @@ from roundtrip.faults import FaultError, Faults
 from roundtrip.limits.addresses import Proxies
 from roundtrip.limits.connections import ConnectionLimits, ConnectionRules
 from roundtrip.limits.rates import Limits, Rules
-from roundtrip.links.machine import Reason
 from roundtrip.links.metrics import LinkCounters
 from roundtrip.links.record import LinkState
 from roundtrip.links.service import LinkService, snapshots
 from roundtrip.links.store import LinkStore
+from roundtrip.links.transition_table import TABLE
 from roundtrip.outbox.base import ledger_reading
 from roundtrip.outbox.records import MissReason, Outcome
 from roundtrip.outbox.sqlite.outbox import SqliteOutbox
@@ -288,7 +288,7 @@ def label_sets() -> LabelSets:
         outcomes=tuple(outcome.wire for outcome in Outcome if outcome is not Outcome.PENDING),
         miss_reasons=tuple(MissReason),
         link_states=tuple(LinkState),
-        transition_reasons=frozenset(Reason),
+        transitions=tuple(sorted({(move.to, move.reason) for move in TABLE.values() if move.reason is not None})),
     )
 
 

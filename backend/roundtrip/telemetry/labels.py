@@ -27,8 +27,8 @@ class LabelSets:
     outcomes: tuple[str, ...]
     miss_reasons: tuple[str, ...]
     link_states: tuple[str, ...]
-    transition_reasons: frozenset[str] = frozenset()
-    """A pair of state and reason appears when it first happens."""
+    transitions: tuple[tuple[str, str], ...] = ()
+    """Each state that a link enters, with each reason for which it does."""
     transports: tuple[str, ...] = ("websocket", "polling")
     connect_results: tuple[str, ...] = (
         "accepted",

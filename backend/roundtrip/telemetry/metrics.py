@@ -1,4 +1,5 @@
-"""The whole catalogue of metrics. Labels come from fixed sets only, and every child that can be is resolved once.
+"""The whole catalogue of metrics. Labels come from fixed sets only, and every child is resolved once, at the start: a
+series that appears with its first increment hides it from every rule that counts.
 
 A counter or histogram is moved by the part that sees the thing happen. What a part already counts (the outbox its
 events, the registry its sockets, the link service its links) is read from it when Prometheus scrapes.
@@ -62,6 +63,8 @@ _LAG: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0
 _PAUSE: Final = (0.005, 0.01, 0.05, 0.1, 0.5)
 """50 ms is what a collection may take at the most; an event waits as long."""
 
+
+_OTHER_TRANSITION: Final = (OTHER, OTHER)
 
 Exemplar = dict[str, str] | None
 """`{"trace_id": …}` of a trace that is kept, else None."""
@@ -153,11 +156,10 @@ class Metrics:
         )
 
         # Links
-        self._transitions = self._counter(
+        transitions = self._counter(
             "link_transitions", "Changes of a link's state, by the state entered and why.", "to", "reason"
         )
-        self._transition_children: dict[tuple[str, str], Counter] = {}
-        self._reasons = label_sets.transition_reasons
+        self._transitions = {pair: transitions.labels(*pair) for pair in (*label_sets.transitions, _OTHER_TRANSITION)}
         self.link_pairing = self._histogram("link_pairing", "From a link's start to its first connection.", _PAIRING)
         self.link_restarts = self._counter("link_restarts", "Sessions started again after they ended by themselves.")
         self.link_flaps = self._counter("link_flaps", "Links that lost their connection and had it back soon after.")
@@ -207,12 +209,8 @@ class Metrics:
         GCCollector(registry=registry)
 
     def transition(self, to: str, reason: str) -> None:
-        """Count a link's change of state. A state or reason outside its set becomes `other`."""
-        pair = (to if to in self.label_sets.link_states else OTHER, reason if reason in self._reasons else OTHER)
-        child = self._transition_children.get(pair)
-        if child is None:
-            child = self._transition_children[pair] = self._transitions.labels(*pair)
-        child.inc()
+        """Count a link's change of state. A pair outside the set becomes `other`."""
+        self._transitions.get((to, reason), self._transitions[_OTHER_TRANSITION]).inc()
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"{PREFIX}_{name}_total", text, labels, registry=self.registry)
