@@ -12,6 +12,10 @@ MODES: Final = ("live", "replay")
 GRADES: Final = ("received", "acked")
 """The transport's receipt and the application's acknowledgement: two grades, never mixed."""
 
+OVERDUE: Final = ("key_mismatch", "queue_full", "send_failed", "ack_timeout", "late")
+"""Why an event whose key had a socket was not confirmed in time: the reason of the attempt that failed first, or `late`
+where none did. Absent people are none of them."""
+
 SIGNALS: Final = ("traces", "logs")
 
 
