@@ -48,11 +48,11 @@ from roundtrip.faults import FaultError, Faults
 from roundtrip.limits.addresses import Proxies
 from roundtrip.limits.connections import ConnectionLimits, ConnectionRules
 from roundtrip.limits.rates import Limits, Rules
-from roundtrip.links.machine import Reason
-from roundtrip.links.metrics import LinkCounters
+from roundtrip.links.metrics import LinkCounters, read_links
 from roundtrip.links.record import LinkState
 from roundtrip.links.service import LinkService, snapshots
 from roundtrip.links.store import LinkStore
+from roundtrip.links.transition_table import TABLE
 from roundtrip.outbox.base import ledger_reading
 from roundtrip.outbox.records import MissReason, Outcome
 from roundtrip.outbox.sqlite.outbox import SqliteOutbox
@@ -135,6 +135,8 @@ class Backend:
         self.outbox.on_write = metrics.outbox_write.observe
         self.outbox.on_error = metrics.task_failures.inc
         self.outbox.count_failures(metrics.outbox_failures.inc)
+        metrics.outbox_batch_age.set_function(self.outbox.batch_age)
+        metrics.set_limits(event_ttl=settings.event_ttl, outbox_bytes=settings.outbox_max_bytes)
         await self.outbox.start()
         stack.push_async_callback(self.outbox.close)
         metrics.ledger.read = ledger_reading(self.outbox)
@@ -145,7 +147,7 @@ class Backend:
             self.outbox,
             self.registry,
             event_spans,
-            DeliveryCounters(metrics, event_spans.exemplar),
+            DeliveryCounters(metrics, event_spans.exemplar, ack_timeout=settings.ack_timeout),
             self.faults,
             event_ttl=settings.event_ttl,
             ack_timeout=settings.ack_timeout,
@@ -153,6 +155,7 @@ class Backend:
             clock=self.clock,
         )
         stack.callback(self.courier.close)
+        metrics.pending_with_socket.set_function(self.courier.longest_wait)
         self.clock.on_step += [self.outbox.moved, self.courier.moved, lambda _ns: metrics.clock_steps.inc()]
         self.clock.start()
         stack.callback(self.clock.stop)
@@ -170,9 +173,7 @@ class Backend:
         )
         stack.push_async_callback(self.links.close)
         await self.links.open()
-        metrics.links_restoring.set_function(lambda: self.links.restoring.total - self.links.restoring.done)
-        metrics.links_crashing.set_function(lambda: self.links.crashing)
-        metrics.presence.links = lambda: {state.value: count for state, count in self.links.counts().items()}
+        read_links(metrics, self.links)
 
     def _start_faults(self, stack: AsyncExitStack) -> None:
         self.faults.subscribe(lambda name, active: self.telemetry.metrics.fault_active[name].set(active))
@@ -288,7 +289,7 @@ def label_sets() -> LabelSets:
         outcomes=tuple(outcome.wire for outcome in Outcome if outcome is not Outcome.PENDING),
         miss_reasons=tuple(MissReason),
         link_states=tuple(LinkState),
-        transition_reasons=frozenset(Reason),
+        transitions=tuple(sorted({(move.to, move.reason) for move in TABLE.values() if move.reason is not None})),
     )
 
 

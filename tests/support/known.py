@@ -39,6 +39,4 @@ def setting_names() -> set[str]:
 
 def metrics() -> CollectorRegistry:
     """Every metric, each with its labels."""
-    made = Metrics(label_sets(), "0")
-    made.transition("qr", "code_shown")  # its reasons are not known at the start
-    return made.registry
+    return Metrics(label_sets(), "0").registry

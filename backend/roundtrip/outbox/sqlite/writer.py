@@ -67,6 +67,7 @@ class Writer:
         self.totals: Totals | None = None
         self.full = False
         self.alive = False
+        self.round_began = 0.0  # monotonic; 0.0 between two rounds
 
     def start(self, loop: asyncio.AbstractEventLoop, notify: Callable[[CommitResults], None]) -> asyncio.Future[None]:
         """Start the thread. The future ends when the outbox is open, or with an `OutboxError`. `notify` is called on
@@ -144,6 +145,7 @@ class Writer:
         if self._busy:
             time.sleep(GATHER)
         self._wake.clear()
+        self.round_began = time.monotonic()
         writes: list[Write] = []
         reads: list[Read] = []
         stops: list[Reply] = []
@@ -163,6 +165,7 @@ class Writer:
             self._read(reads)
         if not stops and time.monotonic() >= self._next_sweep:
             self._maintain()
+        self.round_began = 0.0
         return stops
 
     def _idle_time(self) -> float:
