@@ -52,6 +52,7 @@ class MissReason(enum.StrEnum):
 
     NEVER_CONNECTED = "never_connected"
     KEY_MISMATCH = "key_mismatch"
+    OTHER_BOT_CONNECTED = "other_bot_connected"
     JUST_DISCONNECTED = "just_disconnected"
     DISCONNECTED = "disconnected"
     ACK_TIMEOUT = "ack_timeout"

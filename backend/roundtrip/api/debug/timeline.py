@@ -132,6 +132,9 @@ def _miss_text(entry: LedgerEntry, attempt: Attempt, reason: MissReason) -> str:
         case MissReason.KEY_MISMATCH:
             there = ", ".join(map(repr, attempt.keys)) or "another bot"
             return f"{looked}; the user's sockets say {there}."
+        case MissReason.OTHER_BOT_CONNECTED:
+            there = ", ".join(map(repr, attempt.keys)) or "another bot"
+            return f"{looked}; the user has a page open for {there} only."
         case MissReason.NEVER_CONNECTED:
             return f"{looked}; it never had a socket here."
         case MissReason.JUST_DISCONNECTED:
