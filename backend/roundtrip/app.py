@@ -168,7 +168,7 @@ class Backend:
         await self.links.open()
         metrics.links_restoring.set_function(lambda: self.links.restoring.total - self.links.restoring.done)
         metrics.links_crashing.set_function(lambda: self.links.crashing)
-        self.registry.has_link = lambda key: self.links.snapshot(key).link_id is not None
+        self.registry.has_link = self.links.__contains__
         metrics.presence.links = lambda: {state.value: count for state, count in self.links.counts().items()}
 
     def _start_faults(self, stack: AsyncExitStack) -> None:

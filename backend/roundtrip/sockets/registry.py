@@ -26,6 +26,9 @@ REMEMBERED_KEYS: Final = 20_000
 REMEMBERED_MISSES: Final = 100
 """The most missed attempts that are kept for the debug page."""
 
+NAMED_KEYS: Final = 16
+"""The most keys that a miss names, of those under which the same user is connected."""
+
 _NO_PEERS: Final[dict[str, Peer]] = {}
 
 
@@ -139,7 +142,7 @@ class Registry:
         others = tuple(bot for bot in self.keys_of(key.user_id) if bot != key.bot_id)
         if others:
             wrong = self._built_wrongly(key, others)
-            return Miss(MissReason.KEY_MISMATCH if wrong else MissReason.OTHER_BOT_CONNECTED, others)
+            return Miss(MissReason.KEY_MISMATCH if wrong else MissReason.OTHER_BOT_CONNECTED, others[:NAMED_KEYS])
         left = self._left.get(key)
         if left is None:
             return Miss(MissReason.NEVER_CONNECTED)
