@@ -92,7 +92,9 @@ class SpanBuilder:
         tree = _span_tree(delivery.event)
         if tree is None:
             return
-        if delivery.tried <= 1:
+        if not attempts or (
+            delivery.tried == 1 and attempts[0].reason is None
+        ):  # else it was built with the first miss
             yield self._create(tree, delivery.mode, delivery.stored_ns, create_parent)
         if not attempts or outcome not in {"acked", "received"}:
             return
