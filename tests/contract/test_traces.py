@@ -136,6 +136,32 @@ async def test_the_seeds_fault_looks_for_another_key_than_the_events_own(traced:
     assert attempt["lookedFor"] == held["roundtrip.looked_for"]
 
 
+async def test_what_misses_later_has_its_request_as_root_though_nothing_plain_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with receiving() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+        async with inside(tmp_path) as program:
+            user = program.user()
+            async with py_client(program.url):
+                await user.link()
+                await user.state("qr")
+                await ended(user, 2, "acked")
+                # The request and the link's start are exported long before anything goes wrong
+                (request,) = await spans(receiver, "PUT /api/bots/{bot_id}/link")
+                (start,) = await spans(receiver, "link start")
+                await program.fault("key_mismatch")
+                await user.simulate("scan")
+                (emit,) = await spans(receiver, "emit whatsapp_paired")
+        trace = [span for span in receiver.spans if span.trace_id == emit.trace_id]
+        ids = {span.span_id for span in trace}
+        assert [span.name for span in trace if span.parent_span_id not in ids] == [request.name]
+        assert start in trace
+        assert not [span for span in trace if span.name.endswith("whatsapp_connecting")], "a plain success is not kept"
+
+
 async def test_a_replay_is_linked_to_what_it_replays(traced: Traced) -> None:
     program, receiver = traced
     user = program.user()

@@ -43,7 +43,7 @@ ALWAYS_KEPT: Final = frozenset(
         "whatsapp_failed",
     }
 )
-"""Types of events whose traces are always kept; `otel-collector.yaml` keeps the same."""
+"""Types of events whose traces are always kept."""
 
 _MAX_PARENTS: Final = 10_000
 """Pending events whose `create` span's parent is remembered. It is not stored: after a restart they are roots."""
