@@ -43,18 +43,15 @@ from roundtrip.drivers.neonize.driver import NeonizeDriver
 from roundtrip.drivers.simulated.driver import SimulatedDriver
 from roundtrip.drivers.simulated.flapper import Flapper
 from roundtrip.errors import StartError, StorageError
-from roundtrip.events import EventType
 from roundtrip.faults import FaultError, Faults
+from roundtrip.label_sets import label_sets
 from roundtrip.limits.addresses import Proxies
 from roundtrip.limits.connections import ConnectionLimits, ConnectionRules
 from roundtrip.limits.rates import Limits, Rules
 from roundtrip.links.metrics import LinkCounters, read_links
-from roundtrip.links.record import LinkState
 from roundtrip.links.service import LinkService, snapshots
 from roundtrip.links.store import LinkStore
-from roundtrip.links.transition_table import TABLE
 from roundtrip.outbox.base import ledger_reading
-from roundtrip.outbox.records import MissReason, Outcome
 from roundtrip.outbox.sqlite.outbox import SqliteOutbox
 from roundtrip.runtime import connection_capacity, program_version
 from roundtrip.settings import Settings
@@ -63,7 +60,6 @@ from roundtrip.sockets.messages import SocketCounters
 from roundtrip.sockets.registry import Registry
 from roundtrip.sockets.server import SocketServer
 from roundtrip.telemetry import setup
-from roundtrip.telemetry.labels import LabelSets
 
 log = structlog.get_logger(__name__)
 
@@ -173,6 +169,7 @@ class Backend:
         )
         stack.push_async_callback(self.links.close)
         await self.links.open()
+        self.registry.has_link = self.links.__contains__
         read_links(metrics, self.links)
 
     def _start_faults(self, stack: AsyncExitStack) -> None:
@@ -280,17 +277,6 @@ class Backend:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.telemetry.metrics.task_failures.inc()
             log.error("task_died", task=task.get_name(), exc_info=error)
-
-
-def label_sets() -> LabelSets:
-    """The label values of metrics, from the enums that own them; where those have numbers, a value's place is it."""
-    return LabelSets(
-        event_types=tuple(type_.wire for type_ in EventType),
-        outcomes=tuple(outcome.wire for outcome in Outcome if outcome is not Outcome.PENDING),
-        miss_reasons=tuple(MissReason),
-        link_states=tuple(LinkState),
-        transitions=tuple(sorted({(move.to, move.reason) for move in TABLE.values() if move.reason is not None})),
-    )
 
 
 def make_driver(settings: Settings) -> Driver:

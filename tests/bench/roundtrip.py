@@ -19,7 +19,6 @@ import uvloop
 from aiohttp import web
 
 from roundtrip.api.listener import listen
-from roundtrip.app import label_sets
 from roundtrip.backoff import Backoff
 from roundtrip.delivery.courier import Courier
 from roundtrip.delivery.metrics import DeliveryCounters
@@ -27,6 +26,7 @@ from roundtrip.delivery.replay import Replayer
 from roundtrip.delivery.state import Delivery
 from roundtrip.events import Connected
 from roundtrip.faults import Faults
+from roundtrip.label_sets import label_sets
 from roundtrip.limits.connections import ConnectionLimits, ConnectionRules
 from roundtrip.limits.rates import Limits, Rules
 from roundtrip.outbox.sqlite.outbox import SqliteOutbox

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
-from roundtrip.app import label_sets
 from roundtrip.drivers.simulated import SimulateAction
 from roundtrip.events import EventType
+from roundtrip.label_sets import label_sets
 from roundtrip.links.record import LinkState
 from roundtrip.settings import PREFIX, Settings
 from roundtrip.sockets.messages import REFUSALS

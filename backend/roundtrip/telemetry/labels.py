@@ -21,7 +21,7 @@ SIGNALS: Final = ("traces", "logs")
 
 @dataclass(frozen=True, slots=True)
 class LabelSets:
-    """Every label value of every metric. Those without a default come from the enums that own them (`app.py`).
+    """Every label value of every metric. Those without a default come from the enums that own them.
 
     `event_types` and `outcomes` are in the order of their enum's numbers, so that a number is an index;
     `outcomes` are the ends of an event, without `pending` (number 0).

@@ -7,7 +7,7 @@ events, the registry its sockets, the link service its links) is read from it wh
 To add a metric:
 
 1. here: an attribute with its name and help text; `_loop_counter` or `_loop_histogram` if it moves with each event;
-2. a new label's values: `labels.py`, or the enum that owns them and `app.py`, which passes enums;
+2. a new label's values: `labels.py`, or the enum that owns them and `roundtrip/label_sets.py`, which passes enums;
 3. where it moves: `delivery/metrics.py`, `SocketCounters` (`sockets/messages.py`), `LinkCounters`
    (`links/ports.py`), or `app.py`, which connects what is read on a scrape;
 4. its row in `docs/telemetry.md` (`tests/telemetry/test_docs.py` compares), and a panel or rule in `dashboards/`
