@@ -16,7 +16,7 @@ stack; a stop, or a start that fails half way, unwinds the stack, so that the la
 | _start_sockets   | identity, limits, replay, Socket.IO server                      | sockets closed                |
 | _start_admin     | readiness; listener of metrics, health and debug pages          | listener closed               |
 | _start_public    | listener of the API, the page and Socket.IO                     | clients drained, then workers |
-| _start_tasks     | restore of links, sweep of sockets, readiness gauge             | tasks cancelled               |
+| _start_tasks     | restore of links, sweep of sockets, readiness gauge, canary     | tasks cancelled               |
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from roundtrip.api.listener import listen, url_of
 from roundtrip.api.public import PublicParts, make_public_app
 from roundtrip.auth.authenticators import make_authenticator
 from roundtrip.backoff import Backoff
+from roundtrip.canary.probe import CanaryProbe
 from roundtrip.clock import SYSTEM, WatchedClock
 from roundtrip.delivery.courier import Courier
 from roundtrip.delivery.metrics import DeliveryCounters
@@ -43,7 +44,7 @@ from roundtrip.drivers.neonize.driver import NeonizeDriver
 from roundtrip.drivers.simulated.driver import SimulatedDriver
 from roundtrip.drivers.simulated.flapper import Flapper
 from roundtrip.errors import StartError, StorageError
-from roundtrip.events import EventType
+from roundtrip.events import PUBLIC_TYPES
 from roundtrip.faults import FaultError, Faults
 from roundtrip.limits.addresses import Proxies
 from roundtrip.limits.connections import ConnectionLimits, ConnectionRules
@@ -192,11 +193,14 @@ class Backend:
         stack.push_async_callback(self.identity.close)
         self.limits = Limits(Rules.of(settings), self._count_refusal)
         admission = Admission(self.identity, self.limits)
+        snapshot, metrics = snapshots(self.links), self.telemetry.metrics
+        self.canary = CanaryProbe(settings, self.outbox, self.faults, snapshot, admission, metrics, self.clock)
+        self.clock.on_step.append(self.canary.lane.courier.moved)
         replayer = Replayer(
             self.outbox,
             self.courier,
             self.telemetry.event_spans,
-            snapshots(self.links),
+            snapshot,
             watermark=settings.send_queue_limit // 2,
             clock=self.clock,
         )
@@ -204,8 +208,8 @@ class Backend:
             self.registry,
             self.courier,
             replayer,
-            admission,
-            SocketCounters(self.telemetry.metrics),
+            self.canary.admission,
+            SocketCounters(metrics),
             self.faults,
             cors_origins=settings.cors_origins,
             max_sockets_per_key=settings.max_sockets_per_key,
@@ -215,6 +219,7 @@ class Backend:
             max_packet=settings.max_packet,
             door=SocketAccess(admission.identify, self.limits, settings.token_grace),
         )
+        self.sockets.canary = self.canary.lane.sockets
         stack.push_async_callback(self.sockets.close)
 
     async def _start_admin(self, stack: AsyncExitStack) -> None:
@@ -273,6 +278,8 @@ class Backend:
         for task in (restore, sweep, create(self.readiness.poll(), name="readiness")):
             task.add_done_callback(self._on_task_done)
             stack.callback(task.cancel)
+        self.canary.start(self.url)
+        stack.push_async_callback(self.canary.stop)
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         """Log and count a background task that failed."""
@@ -284,7 +291,7 @@ class Backend:
 def label_sets() -> LabelSets:
     """The label values of metrics, from the enums that own them; where those have numbers, a value's place is it."""
     return LabelSets(
-        event_types=tuple(type_.wire for type_ in EventType),
+        event_types=tuple(type_.wire for type_ in PUBLIC_TYPES),
         outcomes=tuple(outcome.wire for outcome in Outcome if outcome is not Outcome.PENDING),
         miss_reasons=tuple(MissReason),
         link_states=tuple(LinkState),

@@ -153,6 +153,13 @@ class Settings(BaseSettings):
     max_sockets_per_key: int = Field(16, ge=1, description="Sockets that one user's bot may have at once")
     send_queue_limit: int = Field(1 << 20, ge=4096, description="Bytes that may wait for one slow socket")
 
+    canary_interval: float = Field(
+        30.0, ge=0, description="Seconds between two events that the node sends to itself as a client; 0 sends none"
+    )
+    canary_url: str | None = Field(
+        None, description="Public address that the canary uses, such as the proxy's; unset: the listener's own"
+    )
+
     # limits
     forwarded_allow_ips: CommaList = Field(
         (), description="Proxies whose X-Forwarded-For is believed, comma list of addresses and networks"
@@ -203,6 +210,7 @@ class Settings(BaseSettings):
         "admin_key",
         "pii_hash_key",
         "trace_url_template",
+        "canary_url",
         mode="before",
     )
     @classmethod
@@ -229,6 +237,14 @@ class Settings(BaseSettings):
     def _check_url(cls, value: str | None) -> str | None:
         if value is not None and not _is_safe_url(value):
             raise ValueError("must be an https address, or http on loopback: who changes the keys makes the tokens")
+        return value
+
+    @field_validator("canary_url")
+    @classmethod
+    def _check_canary_url(cls, value: str | None) -> str | None:
+        parts = urlsplit(value or "http://unset")
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("must be an http or https address, without a query")
         return value
 
     @model_validator(mode="after")

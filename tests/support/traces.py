@@ -17,7 +17,7 @@ from roundtrip.delivery.courier import Courier
 from roundtrip.delivery.metrics import DeliveryCounters
 from roundtrip.delivery.replay import Replayer
 from roundtrip.delivery.state import Delivery
-from roundtrip.events import EventType
+from roundtrip.events import PUBLIC_TYPES
 from roundtrip.identity import BotKey
 from roundtrip.links.record import LinkState
 from roundtrip.outbox.memory import MemoryOutbox
@@ -36,7 +36,7 @@ LEFT_OUT = {"messaging.system", "messaging.destination.template", "user.hash", "
 QUICK = Backoff(0.02, 0.02)
 
 LABEL_SETS = LabelSets(
-    tuple(type_.wire for type_ in EventType),
+    tuple(type_.wire for type_ in PUBLIC_TYPES),
     tuple(outcome.wire for outcome in Outcome if outcome is not Outcome.PENDING),
     tuple(MissReason),
     tuple(LinkState),

@@ -180,6 +180,17 @@ class Metrics:
             "worker_exits", "Worker processes that ended, by how.", "reason", label_sets.worker_exits
         )
 
+        # The canary
+        self.canary_delivery = self._histogram(
+            "canary_delivery", "From a canary's publishing to its acknowledgement.", _ROUND_TRIP
+        )
+        self.canary_failures = self._family(
+            "canary_failures", "Rounds of the canary that failed, by the stage.", "stage", label_sets.canary_stages
+        )
+        self.canary_failing = Gauge(
+            f"{PREFIX}_canary_failing", "Rounds of the canary that failed in a row, up to now.", registry=registry
+        )
+
         # The process itself
         self.event_loop_lag = self._histogram(
             "event_loop_lag", "How much later than asked the event loop ran a timer.", _LAG
