@@ -303,4 +303,5 @@ def make_driver(settings: Settings) -> Driver:
     """The driver that the settings name."""
     if settings.whatsapp_driver == "simulated":
         return SimulatedDriver(settings.simulated_speed, settings.simulated_scan_after)
-    return NeonizeDriver(settings.whatsapp_proxy, code_life=settings.pairing_timeout, device_name=settings.device_name)
+    proxy = None if settings.whatsapp_proxy is None else settings.whatsapp_proxy.get_secret_value()
+    return NeonizeDriver(proxy, code_life=settings.pairing_timeout, device_name=settings.device_name)

@@ -5,22 +5,18 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 import structlog
 import uvloop
-from pydantic import SecretStr
 
-from roundtrip import faults
 from roundtrip.app import Backend
-from roundtrip.auth.jwks import OneKey
-from roundtrip.auth.service_keys import ServiceKeys
+from roundtrip.commands.reference import settings_text
+from roundtrip.environment import load
 from roundtrip.errors import StartError
-from roundtrip.faults import FaultError
-from roundtrip.limits.addresses import Proxies
 from roundtrip.runtime import GarbageCollection
-from roundtrip.settings import PREFIX, Settings, SettingsError, describe, load
+from roundtrip.settings import Settings, SettingsError
 
 log = structlog.get_logger(__name__)
 
@@ -34,12 +30,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 after a clean stop, 1 when it could not start, 2 for a wrong setting or argument."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments in (["--help"], ["-h"]):
-        print(f"{USAGE}\n{describe()}")  # noqa: T201  # the output of --help
+        print(f"{USAGE}\n{settings_text()}")  # noqa: T201  # the output of --help
         return 0
     if arguments:
         return _refuse(f"unknown argument {arguments[0]!r}; try --help", 2)
     try:
-        settings = check(load())
+        settings = load()
     except SettingsError as error:
         return _refuse(str(error), 2)
     try:
@@ -48,29 +44,6 @@ def main(arguments: list[str] | None = None) -> int:
     except StartError as error:
         return _refuse(str(error), 1)
     return 0
-
-
-def check(settings: Settings) -> Settings:
-    """Parse the settings whose syntax only their part knows, so that a wrong one is reported before anything starts.
-
-    Raises `SettingsError`.
-    """
-    for name, parse in _PARSERS.items():
-        value = getattr(settings, name)
-        try:
-            if value is not None:
-                parse(value.get_secret_value() if isinstance(value, SecretStr) else value)
-        except (ValueError, FaultError) as error:
-            raise SettingsError(f"{PREFIX}{name.upper()}: {error}") from None
-    return settings
-
-
-_PARSERS: Final[Mapping[str, Callable[[Any], object]]] = {
-    "jwt_public_key": OneKey,
-    "forwarded_allow_ips": Proxies,
-    "faults": lambda specs: [faults.parse(spec) for spec in specs],
-    "api_keys": ServiceKeys.parse,
-}
 
 
 async def serve(settings: Settings, make_backend: Callable[[Settings], Backend] = Backend) -> None:
