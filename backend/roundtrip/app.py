@@ -191,11 +191,10 @@ class Backend:
         settings = self.settings
         self.identity = make_authenticator(settings)
         stack.push_async_callback(self.identity.close)
-        self.limits = Limits(Rules.of(settings), self._count_refusal)
+        self.limits = Limits(Rules.of(settings), self.telemetry.metrics.count_refusal)
         admission = Admission(self.identity, self.limits)
         snapshot, metrics = snapshots(self.links), self.telemetry.metrics
         self.canary = CanaryProbe(settings, self.outbox, self.faults, snapshot, admission, metrics, self.clock)
-        self.clock.on_step.append(self.canary.lane.courier.moved)
         replayer = Replayer(
             self.outbox,
             self.courier,
@@ -226,7 +225,7 @@ class Backend:
         settings, metrics = self.settings, self.telemetry.metrics
         self.checks = ReadinessChecks(self.outbox, self.store, settings.data_dir)
         self.readiness = Readiness(self.checks.all(), lambda check, ok: metrics.ready[check].set(ok))
-        limits = ConnectionLimits(ADMIN_CONNECTIONS, None, self._count_refusal, self._count_malformed)
+        limits = ConnectionLimits(ADMIN_CONNECTIONS, None, metrics.count_refusal, metrics.count_malformed)
         runner = await listen(self._admin_app(), settings.admin_host, settings.admin_port, limits, shutdown_timeout=1.0)
         stack.push_async_callback(runner.cleanup)
         self.admin_url = url_of(runner)
@@ -238,7 +237,7 @@ class Backend:
         )
 
     async def _start_public(self, stack: AsyncExitStack) -> None:
-        settings = self.settings
+        settings, metrics = self.settings, self.telemetry.metrics
         proxies = Proxies(settings.forwarded_allow_ips)
         tracer = self.telemetry.tracer
         app = make_public_app(
@@ -246,18 +245,12 @@ class Backend:
         )
         self.sockets.attach(app)
         rules = ConnectionRules.of(settings, connection_capacity(settings.max_connections))
-        limits = ConnectionLimits(rules, proxies, self._count_refusal, self._count_malformed)
+        limits = ConnectionLimits(rules, proxies, metrics.count_refusal, metrics.count_malformed)
         runner = await listen(app, settings.host, settings.port, limits, shutdown_timeout=1.0)
         stack.push_async_callback(runner.cleanup)
         self.url = url_of(runner)
         stack.push_async_callback(self.links.close)  # workers end while the admin listener still answers
         stack.push_async_callback(self._drain, runner)
-
-    def _count_refusal(self, limit: str) -> None:
-        self.telemetry.metrics.rate_limited[limit].inc()
-
-    def _count_malformed(self, reason: str) -> None:
-        self.telemetry.metrics.malformed_requests[reason].inc()
 
     async def _drain(self, public: web.AppRunner) -> None:
         """Accept no more, let deliveries under way be confirmed, then close the clients one after the other."""

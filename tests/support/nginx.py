@@ -14,6 +14,8 @@ from tests.support.programs import require
 UPGRADES = "proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;"
 """Without this nginx speaks HTTP/1.0 to the backend and drops `Upgrade`."""
 
+_FORWARD = "proxy_pass http://backend; proxy_set_header Host $http_host;"
+
 _CONFIG = """
 daemon off;
 master_process off;
@@ -37,7 +39,7 @@ async def nginx(folder: Path, backends: list[str], *rules: str) -> AsyncIterator
     ports = [free_port() for _ in rules]
     servers = " ".join(f"server {backend.removeprefix('http://')};" for backend in backends)
     listeners = "".join(
-        f"server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://backend; proxy_set_header Host $http_host; {rule} }} }}\n"
+        f"server {{ listen 127.0.0.1:{port}; location / {{ {_FORWARD} {rule} }} }}\n"
         for port, rule in zip(ports, rules, strict=True)
     )
     config = folder / "nginx.conf"

@@ -18,7 +18,7 @@ from yarl import URL
 
 from roundtrip.canary.lane import CanaryGate, CanaryLane
 from roundtrip.canary.page import ElsewhereError, Stage, opened
-from roundtrip.clock import Clock
+from roundtrip.clock import WatchedClock
 from roundtrip.faults import Faults
 from roundtrip.identity import BotKey, Principal
 from roundtrip.outbox.base import Outbox
@@ -47,7 +47,7 @@ class CanaryProbe:
         snapshot: Callable[[BotKey, int], msgspec.Struct],
         admit: Callable[[Handshake], Awaitable[Principal]],
         metrics: Metrics,
-        clock: Clock,
+        clock: WatchedClock,
         *,
         node: str = "node",
     ) -> None:
@@ -59,6 +59,7 @@ class CanaryProbe:
         key = BotKey.canary(node)
         failed = metrics.task_failures.inc
         self.lane = CanaryLane(key, outbox, faults, snapshot, failed, timeout=self._deadline, clock=clock)
+        clock.on_step.append(self.lane.courier.moved)
         self.admission = CanaryGate(key, admit)
         self._stage = Stage.CONNECT
         self._failures = 0

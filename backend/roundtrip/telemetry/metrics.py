@@ -217,6 +217,14 @@ class Metrics:
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
 
+    def count_refusal(self, limit: str) -> None:
+        """Somebody exceeded this limit."""
+        self.rate_limited[limit].inc()
+
+    def count_malformed(self, reason: str) -> None:
+        """An HTTP request could not be taken."""
+        self.malformed_requests[reason].inc()
+
     def transition(self, to: str, reason: str) -> None:
         """Count a link's change of state. A state or reason outside its set becomes `other`."""
         pair = (to if to in self.label_sets.link_states else OTHER, reason if reason in self._reasons else OTHER)
