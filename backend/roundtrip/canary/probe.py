@@ -63,18 +63,18 @@ class CanaryProbe:
         self.admission = CanaryGate(key, admit)
         self._stage = Stage.CONNECT
         self._failures = 0
-        self._task: asyncio.Task[None] | None = None
+        self._rounds: asyncio.Task[None] | None = None
 
     def start(self, own_url: str) -> None:
         """Begin; the first round is after one interval. `own_url` is the listener's, for want of a `CANARY_URL`."""
         if self._interval > 0:
-            self._task = asyncio.create_task(self._run(URL(self._url or own_url)), name="canary")
+            self._rounds = asyncio.create_task(self._run(URL(self._url or own_url)), name="canary")
 
     async def stop(self) -> None:
         """Cancel the round that runs; its connection is closed without waiting for the other side."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        if self._rounds is not None:
+            self._rounds.cancel()
+            await asyncio.gather(self._rounds, return_exceptions=True)
         self.lane.courier.close()
 
     async def _run(self, address: URL) -> None:
