@@ -24,8 +24,11 @@ from tests.support.nginx import UPGRADES, free_port, nginx
 from tests.support.py_client import PyClient, py_client
 from tests.support.tokens import ISSUER, private_key, public_pem
 
-QUICK = 0.1
-"""Seconds between two rounds, and that one may take."""
+QUICK = 0.2
+"""Seconds between two rounds, and that one may take, where they fail."""
+
+CALM = 1.0
+"""The same where they must not, however busy the machine is."""
 
 FAILURES = {stage: f'roundtrip_canary_failures_total{{stage="{stage}"}}' for stage in Stage}
 DELIVERED = "roundtrip_canary_delivery_seconds_count"
@@ -48,8 +51,13 @@ async def until(program: Inside, within: float = 10, **at_least: float) -> dict[
     return samples
 
 
-def failed_in(samples: dict[str, float]) -> set[str]:
-    return {stage.value for stage, name in FAILURES.items() if samples[name]}
+def failed_in(samples: dict[str, float]) -> set[Stage]:
+    return {stage for stage, name in FAILURES.items() if samples[name]}
+
+
+def farthest(samples: dict[str, float]) -> Stage:
+    """The last stage that a round failed in. On a busy machine one may run out of its little time before."""
+    return max(failed_in(samples), key=list(Stage).index)
 
 
 @asynccontextmanager
@@ -93,9 +101,9 @@ JWT = {"auth": "jwt", "jwt_public_key": public_pem(private_key("ES256")), "jwt_i
 
 @pytest.mark.parametrize("identity", [{}, JWT], ids=["trusted", "jwt"])
 async def test_each_round_is_measured_and_no_number_of_users_moves(tmp_path: Path, identity: dict[str, Any]) -> None:
-    async with inside(tmp_path, canary_interval=QUICK, **identity) as program:
+    async with inside(tmp_path, canary_interval=CALM, **identity) as program:
         before = await program.user().metrics()
-        samples = await until(program, delivered=3)
+        samples = await until(program, delivered=2)
         _, debug, _ = await program.admin("GET", "/debug/sockets")
     assert failed_in(samples) == set()
     assert samples[FAILING] == 0
@@ -114,10 +122,10 @@ async def test_it_is_off_at_0(tmp_path: Path) -> None:
 async def test_a_listener_that_accepts_and_never_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with listener() as (url, connected), inside(tmp_path, canary_interval=QUICK, canary_url=url) as program:
         samples = await until(program, upgrade=2)
-        assert failed_in(samples) == {"upgrade"}
+        assert farthest(samples) is Stage.UPGRADE
         assert samples[FAILING] >= 2
         assert samples[DELIVERED] == 0
-        await until(program, upgrade=6)
+        await until(program, upgrade=4)
         assert len(connected) <= 1, "each round closes its connection"
     line = next(line for line in capsys.readouterr().err.splitlines() if "canary_failed" in line)
     assert json.loads(line) | {"stage": "upgrade", "failures": 1, "error": "no answer in time"} == json.loads(line)
@@ -127,7 +135,7 @@ async def test_a_port_that_nobody_listens_on(tmp_path: Path) -> None:
     async with listener() as (url, _):
         pass
     async with inside(tmp_path, canary_interval=QUICK, canary_url=url) as program:
-        assert failed_in(await until(program, connect=2)) == {"connect"}
+        assert farthest(await until(program, connect=2)) is Stage.CONNECT
 
 
 async def test_a_proxy_that_drops_upgrades_and_one_that_passes_them(tmp_path: Path) -> None:
@@ -135,8 +143,8 @@ async def test_a_proxy_that_drops_upgrades_and_one_that_passes_them(tmp_path: Pa
     port = free_port()
     async with nginx(tmp_path, [f"127.0.0.1:{port}"], "", UPGRADES) as (drops, passes):
         async with inside(tmp_path / "a", port=port, canary_interval=QUICK, canary_url=drops) as program:
-            assert failed_in(await until(program, upgrade=2)) == {"upgrade"}
-        async with inside(tmp_path / "b", port=port, canary_interval=0.5, canary_url=passes) as program:
+            assert farthest(await until(program, upgrade=2)) is Stage.UPGRADE
+        async with inside(tmp_path / "b", port=port, canary_interval=CALM, canary_url=passes) as program:
             assert failed_in(await until(program, delivered=1)) == set()
 
 
@@ -145,10 +153,12 @@ async def test_an_outbox_that_hangs_and_recovers(tmp_path: Path, capsys: pytest.
         await until(program, delivered=1)
         await program.fault("slow_outbox", parameter=0.4)
         samples = await until(program, store=2)
-        assert failed_in(samples) == {"store"}
+        assert farthest(samples) is Stage.STORE
         await program.fault("slow_outbox", on=False)
         await until(program, delivered=samples[DELIVERED] + 2)
-        assert (await program.user().metrics())[FAILING] == 0
+        async with asyncio.timeout(10):
+            while (await program.user().metrics())[FAILING]:
+                await asyncio.sleep(0.02)
     assert "canary_recovered" in capsys.readouterr().err
 
 
@@ -160,7 +170,7 @@ async def test_it_loses_what_users_lose(tmp_path: Path, fault: str, stage: str) 
     async with inside(tmp_path, canary_interval=QUICK, faults=fault) as program:
         before = await program.user().metrics()
         samples = await until(program, **{stage: 2})
-        assert failed_in(samples) == {stage}
+        assert farthest(samples) == stage
         moved = {name for name in samples if OF_USERS.match(name) and samples[name] != before[name]}
         assert moved == set(), "nor do its failures show as a user's"
 
@@ -174,7 +184,7 @@ async def test_another_server_answers(tmp_path: Path) -> None:
         return websocket
 
     async with serving(answer) as url, inside(tmp_path, canary_interval=QUICK, canary_url=url) as program:
-        assert failed_in(await until(program, handshake=2)) == {"handshake"}
+        assert farthest(await until(program, handshake=2)) is Stage.HANDSHAKE
 
 
 # the credential
@@ -185,7 +195,7 @@ async def test_another_node_refuses_it_and_says_so(tmp_path: Path) -> None:
         inside(tmp_path / "other", canary_interval=0) as other,
         inside(tmp_path / "own", canary_interval=QUICK, canary_url=other.url) as own,
     ):
-        assert failed_in(await until(own, handshake=2)) == {"handshake"}
+        assert farthest(await until(own, handshake=2)) is Stage.HANDSHAKE
         samples = await other.user().metrics()
         refusals = {name: n for name, n in samples.items() if name.startswith("roundtrip_socket_connects_total") and n}
         assert set(refusals) == {'roundtrip_socket_connects_total{result="canary_elsewhere"}'}
@@ -194,7 +204,7 @@ async def test_another_node_refuses_it_and_says_so(tmp_path: Path) -> None:
 async def test_behind_a_proxy_over_two_nodes_it_finds_its_own(tmp_path: Path) -> None:
     ports = [free_port(), free_port()]
     async with nginx(tmp_path, [f"127.0.0.1:{port}" for port in ports], UPGRADES) as [url]:
-        settings = {"canary_interval": 1, "canary_url": url}
+        settings = {"canary_interval": CALM, "canary_url": url}
         async with (
             inside(tmp_path / "one", port=ports[0], **settings) as one,
             inside(tmp_path / "two", port=ports[1], **settings) as two,
@@ -264,7 +274,7 @@ async def test_whatever_a_round_raises_the_next_one_comes(tmp_path: Path, monkey
     monkeypatch.setattr(CanaryLane, "publish", broken)
     async with inside(tmp_path, canary_interval=QUICK) as program:
         samples = await until(program, delivered=1)
-    assert samples[FAILURES[Stage.STORE]] == 2
+    assert samples[FAILURES[Stage.STORE]] >= 2
 
 
 async def test_a_stop_does_not_wait_for_a_round_and_drains_without_one(
