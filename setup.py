@@ -1,8 +1,8 @@
 """Puts the pages' npm libraries into the package when it is built, so that what is installed needs no Node.
 
-All else about the package is in pyproject.toml. The libraries come from `node_modules`; without it, from an earlier build
-(a source distribution holds them); without either, `npm ci` fetches them. Where npm is missing too, the package is built
-without them, and the page says so.
+All else about the package is in pyproject.toml. The libraries come from `node_modules`; without it, from an earlier
+build (a source distribution holds them); without either, `npm ci` fetches them. Where npm is missing too, the package
+is built without them, and the page says so.
 """
 
 from __future__ import annotations

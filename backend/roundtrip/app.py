@@ -226,7 +226,7 @@ class Backend:
         self.checks = ReadinessChecks(self.outbox, self.store, settings.data_dir)
         self.readiness = Readiness(self.checks.all(), lambda check, ok: metrics.ready[check].set(ok))
         limits = ConnectionLimits(ADMIN_CONNECTIONS, None, metrics.count_refusal, metrics.count_malformed)
-        runner = await listen(self._admin_app(), settings.admin_host, settings.admin_port, limits, shutdown_timeout=1.0)
+        runner = await listen(self._admin_app(), settings.admin_host, settings.admin_port, limits, settings="ADMIN_")
         stack.push_async_callback(runner.cleanup)
         self.admin_url = url_of(runner)
 
@@ -246,7 +246,7 @@ class Backend:
         self.sockets.attach(app)
         rules = ConnectionRules.of(settings, connection_capacity(settings.max_connections))
         limits = ConnectionLimits(rules, proxies, metrics.count_refusal, metrics.count_malformed)
-        runner = await listen(app, settings.host, settings.port, limits, shutdown_timeout=1.0)
+        runner = await listen(app, settings.host, settings.port, limits)
         stack.push_async_callback(runner.cleanup)
         self.url = url_of(runner)
         stack.push_async_callback(self.links.close)  # workers end while the admin listener still answers

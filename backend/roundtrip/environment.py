@@ -64,13 +64,21 @@ SECRETS: Final = tuple(name for name, field in Settings.model_fields.items() if 
 """Settings that are never shown and may be read from a file."""
 
 
-def load() -> Settings:
-    """Read and check every setting. Raises `SettingsError` with one line for the first wrong one."""
+def load(defaults: Mapping[str, str | None] | None = None) -> Settings:
+    """Read and check every setting. `defaults` are values, by a setting's name, for what the environment does not set.
+
+    Raises `SettingsError` with one line for the first wrong one.
+    """
     environment = {name.upper(): value for name, value in os.environ.items()}
     _refuse_unknown(environment)
     from_files: dict[str, Any] = {name: text for name in SECRETS if (text := _from_file(name, environment)) is not None}
+    absent: dict[str, Any] = {
+        name: value
+        for name, value in (defaults or {}).items()
+        if not {variable(name), variable(name) + FILE_SUFFIX} & environment.keys()
+    }
     try:
-        settings = Settings(**from_files)
+        settings = Settings(**absent, **from_files)
     except ValidationError as error:
         raise SettingsError(_one_line(error, from_files)) from None
     for name, parse_value in _PARSERS.items():

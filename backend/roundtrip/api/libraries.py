@@ -20,8 +20,8 @@ MISSING: Final = """<!doctype html>
 <h1>The page's libraries are missing</h1>
 <p>The backend runs, but this page needs JavaScript libraries that are not installed:</p>
 <p><code>{names}</code></p>
-<p>In a checkout, install Node.js with npm and run <code>make run</code> again (or <code>npm ci</code>). Otherwise install
-the published package, which contains them. The API, Socket.IO and the admin listener work without this page.</p>
+<p>In a checkout, install Node.js with npm and run <code>make run</code> again (or <code>npm ci</code>). Otherwise
+install the published package, which contains them. The API, Socket.IO and the admin listener work without it.</p>
 </html>
 """
 """What is served instead of a page that would wait for ever."""
@@ -29,5 +29,4 @@ the published package, which contains them. The API, Socket.IO and the admin lis
 
 def library(path: str, node_modules: Path = NODE_MODULES) -> Path:
     """The file of a library, by its path within `node_modules`; it may be missing."""
-    installed = node_modules / path
-    return installed if installed.is_file() else PACKAGED / path
+    return (node_modules if node_modules.is_dir() else PACKAGED) / path
