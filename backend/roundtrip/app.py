@@ -16,7 +16,7 @@ stack; a stop, or a start that fails half way, unwinds the stack, so that the la
 | _start_sockets   | identity, limits, replay, Socket.IO server                      | sockets closed                |
 | _start_admin     | readiness; listener of metrics, health and debug pages          | listener closed               |
 | _start_public    | listener of the API, the page and Socket.IO                     | clients drained, then workers |
-| _start_tasks     | restore of links, sweep of sockets, readiness gauge             | tasks cancelled               |
+| _start_tasks     | restore of links, sweep of sockets, readiness gauge, canary     | tasks cancelled               |
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from roundtrip.api.listener import listen, url_of
 from roundtrip.api.public import PublicParts, make_public_app
 from roundtrip.auth.authenticators import make_authenticator
 from roundtrip.backoff import Backoff
+from roundtrip.canary.probe import CanaryProbe
 from roundtrip.clock import SYSTEM, WatchedClock
 from roundtrip.delivery.courier import Courier
 from roundtrip.delivery.metrics import DeliveryCounters
@@ -188,13 +189,15 @@ class Backend:
         settings = self.settings
         self.identity = make_authenticator(settings)
         stack.push_async_callback(self.identity.close)
-        self.limits = Limits(Rules.of(settings), self._count_refusal)
+        self.limits = Limits(Rules.of(settings), self.telemetry.metrics.count_refusal)
         admission = Admission(self.identity, self.limits)
+        snapshot, metrics = snapshots(self.links), self.telemetry.metrics
+        self.canary = CanaryProbe(settings, self.outbox, self.faults, snapshot, admission, metrics, self.clock)
         replayer = Replayer(
             self.outbox,
             self.courier,
             self.telemetry.event_spans,
-            snapshots(self.links),
+            snapshot,
             watermark=settings.send_queue_limit // 2,
             clock=self.clock,
         )
@@ -202,8 +205,8 @@ class Backend:
             self.registry,
             self.courier,
             replayer,
-            admission,
-            SocketCounters(self.telemetry.metrics),
+            self.canary.admission,
+            SocketCounters(metrics),
             self.faults,
             cors_origins=settings.cors_origins,
             max_sockets_per_key=settings.max_sockets_per_key,
@@ -213,14 +216,15 @@ class Backend:
             max_packet=settings.max_packet,
             door=SocketAccess(admission.identify, self.limits, settings.token_grace),
         )
+        self.sockets.canary = self.canary.lane.sockets
         stack.push_async_callback(self.sockets.close)
 
     async def _start_admin(self, stack: AsyncExitStack) -> None:
         settings, metrics = self.settings, self.telemetry.metrics
         self.checks = ReadinessChecks(self.outbox, self.store, settings.data_dir)
         self.readiness = Readiness(self.checks.all(), lambda check, ok: metrics.ready[check].set(ok))
-        limits = ConnectionLimits(ADMIN_CONNECTIONS, None, self._count_refusal, self._count_malformed)
-        runner = await listen(self._admin_app(), settings.admin_host, settings.admin_port, limits, shutdown_timeout=1.0)
+        limits = ConnectionLimits(ADMIN_CONNECTIONS, None, metrics.count_refusal, metrics.count_malformed)
+        runner = await listen(self._admin_app(), settings.admin_host, settings.admin_port, limits, settings="ADMIN_")
         stack.push_async_callback(runner.cleanup)
         self.admin_url = url_of(runner)
 
@@ -231,7 +235,7 @@ class Backend:
         )
 
     async def _start_public(self, stack: AsyncExitStack) -> None:
-        settings = self.settings
+        settings, metrics = self.settings, self.telemetry.metrics
         proxies = Proxies(settings.forwarded_allow_ips)
         tracer = self.telemetry.tracer
         app = make_public_app(
@@ -239,18 +243,12 @@ class Backend:
         )
         self.sockets.attach(app)
         rules = ConnectionRules.of(settings, connection_capacity(settings.max_connections))
-        limits = ConnectionLimits(rules, proxies, self._count_refusal, self._count_malformed)
-        runner = await listen(app, settings.host, settings.port, limits, shutdown_timeout=1.0)
+        limits = ConnectionLimits(rules, proxies, metrics.count_refusal, metrics.count_malformed)
+        runner = await listen(app, settings.host, settings.port, limits)
         stack.push_async_callback(runner.cleanup)
         self.url = url_of(runner)
         stack.push_async_callback(self.links.close)  # workers end while the admin listener still answers
         stack.push_async_callback(self._drain, runner)
-
-    def _count_refusal(self, limit: str) -> None:
-        self.telemetry.metrics.rate_limited[limit].inc()
-
-    def _count_malformed(self, reason: str) -> None:
-        self.telemetry.metrics.malformed_requests[reason].inc()
 
     async def _drain(self, public: web.AppRunner) -> None:
         """Accept no more, let deliveries under way be confirmed, then close the clients one after the other."""
@@ -271,6 +269,8 @@ class Backend:
         for task in (restore, sweep, create(self.readiness.poll(), name="readiness")):
             task.add_done_callback(self._on_task_done)
             stack.callback(task.cancel)
+        self.canary.start(self.url)
+        stack.push_async_callback(self.canary.stop)
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         """Log and count a background task that failed."""
@@ -283,4 +283,5 @@ def make_driver(settings: Settings) -> Driver:
     """The driver that the settings name."""
     if settings.whatsapp_driver == "simulated":
         return SimulatedDriver(settings.simulated_speed, settings.simulated_scan_after)
-    return NeonizeDriver(settings.whatsapp_proxy, code_life=settings.pairing_timeout, device_name=settings.device_name)
+    proxy = None if settings.whatsapp_proxy is None else settings.whatsapp_proxy.get_secret_value()
+    return NeonizeDriver(proxy, code_life=settings.pairing_timeout, device_name=settings.device_name)

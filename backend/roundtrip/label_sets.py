@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from roundtrip.events import EventType
+from roundtrip.events import PUBLIC_TYPES
 from roundtrip.links.record import LinkState
 from roundtrip.links.transition_table import TABLE
 from roundtrip.outbox.records import MissReason, Outcome
@@ -12,7 +12,7 @@ from roundtrip.telemetry.labels import LabelSets
 def label_sets() -> LabelSets:
     """The label values of metrics, from the enums that own them; where those have numbers, a value's place is it."""
     return LabelSets(
-        event_types=tuple(type_.wire for type_ in EventType),
+        event_types=tuple(type_.wire for type_ in PUBLIC_TYPES),
         outcomes=tuple(outcome.wire for outcome in Outcome if outcome is not Outcome.PENDING),
         miss_reasons=tuple(MissReason),
         link_states=tuple(LinkState),

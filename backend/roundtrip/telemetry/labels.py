@@ -44,6 +44,7 @@ class LabelSets:
         "forbidden",
         "rate_limited",
         "unavailable",
+        "canary_elsewhere",
     )
     disconnect_reasons: tuple[str, ...] = (
         "client disconnect",
@@ -94,5 +95,6 @@ class LabelSets:
         "pairings_per_hour",
         "descriptors",
     )
+    canary_stages: tuple[str, ...] = ("connect", "upgrade", "handshake", "store", "delivery", "ack")
     ready_checks: tuple[str, ...] = ("outbox", "links", "restore", "draining")
     malformed: tuple[str, ...] = ("malformed", "line_too_long", "header_too_long", "head_too_large", "http_version")

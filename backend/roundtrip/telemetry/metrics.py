@@ -196,6 +196,17 @@ class Metrics:
             "worker_exits", "Worker processes that ended, by how.", "reason", label_sets.worker_exits
         )
 
+        # The canary
+        self.canary_delivery = self._histogram(
+            "canary_delivery", "From a canary's publishing to its acknowledgement.", _ROUND_TRIP
+        )
+        self.canary_failures = self._family(
+            "canary_failures", "Rounds of the canary that failed, by the stage.", "stage", label_sets.canary_stages
+        )
+        self.canary_failing = Gauge(
+            f"{PREFIX}_canary_failing", "Rounds of the canary that failed in a row, up to now.", registry=registry
+        )
+
         # The process itself
         self.event_loop_lag = self._histogram(
             "event_loop_lag", "How much later than asked the event loop ran a timer.", _LAG
@@ -226,6 +237,14 @@ class Metrics:
         """Export what the settings allow, for alerts and panels to compare with. `event_ttl` is in seconds."""
         self.event_ttl.set(event_ttl)
         self.outbox_limit.set(outbox_bytes)
+
+    def count_refusal(self, limit: str) -> None:
+        """Somebody exceeded this limit."""
+        self.rate_limited[limit].inc()
+
+    def count_malformed(self, reason: str) -> None:
+        """An HTTP request could not be taken."""
+        self.malformed_requests[reason].inc()
 
     def transition(self, to: str, reason: str) -> None:
         """Count a link's change of state. A pair outside the set becomes `other`."""
