@@ -208,6 +208,7 @@ class Backend:
             SocketCounters(self.telemetry.metrics),
             self.faults,
             cors_origins=settings.cors_origins,
+            loopback_origins=settings.auth == "trusted",
             max_sockets_per_key=settings.max_sockets_per_key,
             send_queue_limit=settings.send_queue_limit,
             ping_interval=settings.ping_interval,
