@@ -209,6 +209,7 @@ class Backend:
             SocketCounters(metrics),
             self.faults,
             cors_origins=settings.cors_origins,
+            loopback_origins=settings.auth == "trusted",
             max_sockets_per_key=settings.max_sockets_per_key,
             send_queue_limit=settings.send_queue_limit,
             ping_interval=settings.ping_interval,
