@@ -184,6 +184,15 @@ class Totals(NamedTuple):
 
 
 _encode = msgspec.json.Encoder().encode
+decode_attempts: Final = msgspec.json.Decoder(tuple[Attempt, ...]).decode
+"""Attempts from the text that a store keeps of them."""
+
+
+def encode_attempts(attempts: Sequence[Attempt]) -> str:
+    """Attempts as the text that a store keeps of them."""
+    return _encode(attempts).decode()
+
+
 _TYPES = {type_: b'"type":' + _encode(type_.wire) for type_ in EventType}
 _POOL = 1024
 """Ids for which random bytes are fetched at once."""
@@ -233,10 +242,18 @@ def key_part(key: BotKey) -> bytes:
 def body(draft: Draft, seq: int, event_id: str, timestamp: str, key_json: bytes) -> bytes:
     """The public JSON of an event but for `replayed` and `attempt`. `key_json` is `key_part` of its key. Raises
     `ValueError`, `TypeError` or `OverflowError` for what JSON cannot hold, such as half a surrogate pair."""
+    return whole_body(event_id, seq, body_tail(draft, timestamp, key_json))
+
+
+def whole_body(event_id: str, seq: int, tail: bytes) -> bytes:
+    """The body of an event whose `seq` was not known when its tail was made."""
+    return b'{"id":"%b","seq":%d,%b' % (event_id.encode(), seq, tail)
+
+
+def body_tail(draft: Draft, timestamp: str, key_json: bytes) -> bytes:
+    """What follows the `seq` in a body. Raises as `body`."""
     payload = _encode(draft.payload)
-    return b'{"id":"%b","seq":%d,%b,%b,"linkId":%b,"timestamp":"%b","traceparent":%b%b%b' % (
-        event_id.encode(),
-        seq,
+    return b'%b,%b,"linkId":%b,"timestamp":"%b","traceparent":%b%b%b' % (
         _TYPES[TYPE_OF[type(draft.payload)]],
         key_json,
         _encode(draft.link_id),
