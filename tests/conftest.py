@@ -21,8 +21,6 @@ def postgres() -> Iterator[support.Postgres]:
 
 
 @pytest.fixture
-def database(postgres: support.Postgres) -> Iterator[str]:
-    """The address of a new, empty database."""
-    name = postgres.new_database()
-    yield postgres.url_of(name)
-    postgres.drop_database(name)
+def database(postgres: support.Postgres) -> str:
+    """The address of an empty database."""
+    return postgres.url_of(postgres.empty_database())

@@ -105,8 +105,19 @@ def omitted(attempts: Iterable[Attempt]) -> int:
     return sum(attempt.omitted for attempt in attempts)
 
 
+class LinkRow(NamedTuple):
+    """A link's record as a store of both, events and records, commits it with the event that led to it."""
+
+    link_id: str
+    state: str
+    paired: bool
+    record: str
+    """JSON."""
+
+
 class Draft(msgspec.Struct, frozen=True):
-    """An event before it is stored. `supersedes` are the types whose pending events of the same key end with it."""
+    """An event before it is stored. `supersedes` are the types whose pending events of the same key end with it;
+    `state` is what becomes of the link with it, for a store that holds both."""
 
     key: BotKey
     link_id: str
@@ -115,6 +126,7 @@ class Draft(msgspec.Struct, frozen=True):
     expires_at: int
     traceparent: str
     supersedes: frozenset[EventType] = frozenset()
+    state: LinkRow | None = None
 
 
 class StoredEvent(msgspec.Struct, frozen=True):
