@@ -20,9 +20,9 @@ from typing import Final
 import structlog
 
 from roundtrip.clock import SteppedOffset
-from roundtrip.outbox.base import OutboxError
+from roundtrip.outbox.base import Append, Check, OutboxError, Reply, Stop
 from roundtrip.outbox.records import EventIds, Timestamps, Totals
-from roundtrip.outbox.sqlite.batch import Append, Batch, Check, CommitResults, Reply, Retriable, Stop, Write
+from roundtrip.outbox.sqlite.batch import Batch, CommitResults, Retriable, Write
 from roundtrip.outbox.sqlite.maintenance import SLICE, Maintenance, RetryQueue
 from roundtrip.outbox.sqlite.reads import KeyCache, LedgerSums, Read, Reader, SumChanges
 from roundtrip.outbox.sqlite.schema import CommitFaults, FolderLock, open_database, transaction
