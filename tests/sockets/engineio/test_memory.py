@@ -49,7 +49,10 @@ def kinds_of(s: Stage) -> dict[str, weakref.ref[Any]]:
         peer, channel, _ = s.server._peers[sid]
         kinds |= {"peer": _Holder.of(peer), "channel": _Holder.of(channel)}
     environ = s.server.engine.environ[sid]
-    kinds["request"] = environ["aiohttp.request"]
+    if sid not in s.server._peers:
+        kinds["request"] = environ["aiohttp.request"]
+    else:
+        assert environ == {}, "after the handshake nobody asks what its request said"
     return {name: weakref.ref(made) for name, made in kinds.items()}
 
 
