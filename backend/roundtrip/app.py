@@ -44,18 +44,15 @@ from roundtrip.drivers.neonize.driver import NeonizeDriver
 from roundtrip.drivers.simulated.driver import SimulatedDriver
 from roundtrip.drivers.simulated.flapper import Flapper
 from roundtrip.errors import StartError, StorageError
-from roundtrip.events import PUBLIC_TYPES
 from roundtrip.faults import FaultError, Faults
+from roundtrip.label_sets import label_sets
 from roundtrip.limits.addresses import Proxies
 from roundtrip.limits.connections import ConnectionLimits, ConnectionRules
 from roundtrip.limits.rates import Limits, Rules
-from roundtrip.links.machine import Reason
-from roundtrip.links.metrics import LinkCounters
-from roundtrip.links.record import LinkState
+from roundtrip.links.metrics import LinkCounters, read_links
 from roundtrip.links.service import LinkService, snapshots
 from roundtrip.links.store import LinkStore
 from roundtrip.outbox.base import ledger_reading
-from roundtrip.outbox.records import MissReason, Outcome
 from roundtrip.outbox.sqlite.outbox import SqliteOutbox
 from roundtrip.runtime import connection_capacity, program_version
 from roundtrip.settings import Settings
@@ -64,7 +61,6 @@ from roundtrip.sockets.messages import SocketCounters
 from roundtrip.sockets.registry import Registry
 from roundtrip.sockets.server import SocketServer
 from roundtrip.telemetry import setup
-from roundtrip.telemetry.labels import LabelSets
 
 log = structlog.get_logger(__name__)
 
@@ -136,6 +132,8 @@ class Backend:
         self.outbox.on_write = metrics.outbox_write.observe
         self.outbox.on_error = metrics.task_failures.inc
         self.outbox.count_failures(metrics.outbox_failures.inc)
+        metrics.outbox_batch_age.set_function(self.outbox.batch_age)
+        metrics.set_limits(event_ttl=settings.event_ttl, outbox_bytes=settings.outbox_max_bytes)
         await self.outbox.start()
         stack.push_async_callback(self.outbox.close)
         metrics.ledger.read = ledger_reading(self.outbox)
@@ -146,7 +144,7 @@ class Backend:
             self.outbox,
             self.registry,
             event_spans,
-            DeliveryCounters(metrics, event_spans.exemplar),
+            DeliveryCounters(metrics, event_spans.exemplar, ack_timeout=settings.ack_timeout),
             self.faults,
             event_ttl=settings.event_ttl,
             ack_timeout=settings.ack_timeout,
@@ -154,6 +152,7 @@ class Backend:
             clock=self.clock,
         )
         stack.callback(self.courier.close)
+        metrics.pending_with_socket.set_function(self.courier.longest_wait)
         self.clock.on_step += [self.outbox.moved, self.courier.moved, lambda _ns: metrics.clock_steps.inc()]
         self.clock.start()
         stack.callback(self.clock.stop)
@@ -171,9 +170,8 @@ class Backend:
         )
         stack.push_async_callback(self.links.close)
         await self.links.open()
-        metrics.links_restoring.set_function(lambda: self.links.restoring.total - self.links.restoring.done)
-        metrics.links_crashing.set_function(lambda: self.links.crashing)
-        metrics.presence.links = lambda: {state.value: count for state, count in self.links.counts().items()}
+        self.registry.has_link = self.links.__contains__
+        read_links(metrics, self.links)
 
     def _start_faults(self, stack: AsyncExitStack) -> None:
         self.faults.subscribe(lambda name, active: self.telemetry.metrics.fault_active[name].set(active))
@@ -211,6 +209,7 @@ class Backend:
             SocketCounters(metrics),
             self.faults,
             cors_origins=settings.cors_origins,
+            loopback_origins=settings.auth == "trusted",
             max_sockets_per_key=settings.max_sockets_per_key,
             send_queue_limit=settings.send_queue_limit,
             ping_interval=settings.ping_interval,
@@ -279,17 +278,6 @@ class Backend:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.telemetry.metrics.task_failures.inc()
             log.error("task_died", task=task.get_name(), exc_info=error)
-
-
-def label_sets() -> LabelSets:
-    """The label values of metrics, from the enums that own them; where those have numbers, a value's place is it."""
-    return LabelSets(
-        event_types=tuple(type_.wire for type_ in PUBLIC_TYPES),
-        outcomes=tuple(outcome.wire for outcome in Outcome if outcome is not Outcome.PENDING),
-        miss_reasons=tuple(MissReason),
-        link_states=tuple(LinkState),
-        transition_reasons=frozenset(Reason),
-    )
 
 
 def make_driver(settings: Settings) -> Driver:

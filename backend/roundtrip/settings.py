@@ -12,7 +12,6 @@ To add a setting, touch:
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -20,6 +19,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from roundtrip.origins import is_loopback, parse_origin
 
 PREFIX = "ROUNDTRIP_"
 
@@ -147,7 +148,11 @@ class Settings(BaseSettings):
     admin_key: SecretStr | None = Field(
         None, description="Key to the admin listener; must be set where others than this machine reach it"
     )
-    cors_origins: CommaList = Field((), description="Origins whose pages may call, comma list; never * with jwt")
+    cors_origins: CommaList = Field(
+        (),
+        description="Origins of web pages that may call from another address, comma list of scheme://host[:port]; "
+        "trusted allows loopback origins too; never * with jwt",
+    )
 
     outbox: str = Field("sqlite", description="sqlite, or redis://… (not built yet)")
     outbox_max_bytes: int = Field(
@@ -228,6 +233,11 @@ class Settings(BaseSettings):
             raise ValueError("is set but empty: give it a value, or leave it out")
         return value
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _parse_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(map(parse_origin, value)))
+
     @field_validator("admin_key", "pii_hash_key")
     @classmethod
     def _check_secret(cls, value: SecretStr | None) -> SecretStr | None:
@@ -284,13 +294,3 @@ def _is_safe_url(url: str) -> bool:
     return bool(parts.hostname) and (
         parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a listener on `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -20,6 +20,7 @@ from roundtrip.delivery.replay import Replayer
 from roundtrip.faults import Faults
 from roundtrip.identity import BotKey, IdentityError, Principal
 from roundtrip.limits.addresses import ADDRESS
+from roundtrip.origins import Origins
 from roundtrip.outbox.base import OutboxError
 from roundtrip.sockets.access import Handshake, Refusal, SocketAccess, parse_handshake
 from roundtrip.sockets.engineio.server import Json, SocketEngine, engineio_logger
@@ -60,6 +61,7 @@ class SocketServer:
         faults: Faults,
         *,
         cors_origins: Collection[str],
+        loopback_origins: bool = False,
         max_sockets_per_key: int,
         send_queue_limit: int,
         ping_interval: float,
@@ -80,7 +82,7 @@ class SocketServer:
         self._access = door or SocketAccess()
         self._clock = clock
         self._max_sockets_per_key = max_sockets_per_key
-        self._cors_origins = frozenset(cors_origins)
+        self._origins = Origins(cors_origins, loopback=loopback_origins)
         self._peers: dict[str, tuple[Peer, KeyInFlight, Lane]] = {}
         """By Engine.IO sid, from the handshake to the disconnect."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -115,10 +117,8 @@ class SocketServer:
 
     def _origin_allowed(self, origin: str | None, environ: dict[str, Any]) -> bool:
         """Whether the origin is the page's own or one of the settings. Programs other than browsers send none."""
-        if origin is None or "*" in self._cors_origins or origin in self._cors_origins:
-            return True
         request: web.Request = environ["aiohttp.request"]
-        return origin in {f"http://{request.host}", f"https://{request.host}"}
+        return origin is None or self._origins.allows(origin, request.host)
 
     # connect
 
