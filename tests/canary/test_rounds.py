@@ -34,9 +34,8 @@ FAILURES = {stage: f'roundtrip_canary_failures_total{{stage="{stage}"}}' for sta
 DELIVERED = "roundtrip_canary_delivery_seconds_count"
 FAILING = "roundtrip_canary_failing"
 
-# Not the age of the oldest pending event: a canary that fails waits in the same outbox, for its ten seconds at most
 OF_USERS = re.compile(
-    r"roundtrip_(sockets|mapped_keys|socket_|events_|emit_|missed_|delivery_|receipt_|ack_|links|replays_|"
+    r"roundtrip_(sockets|mapped_keys|socket_|events_|emit_|missed_|delivery_|receipt_|ack_|oldest_|links|replays_|"
     r"packets_|rate_limited|malformed|task_failures)"
 )
 
