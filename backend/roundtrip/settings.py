@@ -259,7 +259,8 @@ class Settings(BaseSettings):
     @classmethod
     def _check_canary_url(cls, value: str | None) -> str | None:
         parts = urlsplit(value or "http://unset")
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0  # which raises, too
+        if not usable or parts.query or parts.fragment:
             raise ValueError("must be an http or https address, without a query")
         return value
 
