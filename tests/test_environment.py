@@ -104,16 +104,16 @@ def test_a_wrong_secret_is_never_repeated(
 
 
 async def test_the_program_takes_a_key_from_a_file_and_shows_it_nowhere(tmp_path: Path) -> None:
-    (tmp_path / "key").write_text("canary-0123456789\n")
-    headers = {"Authorization": "Bearer canary-0123456789"}
+    (tmp_path / "key").write_text("sesame-0123456789\n")
+    headers = {"Authorization": "Bearer sesame-0123456789"}
     async with (
         running(tmp_path / "data", admin_key_file=tmp_path / "key", log_level="DEBUG") as program,
         aiohttp.ClientSession(headers=headers) as session,
         session.get(f"{program.admin_url}/metrics") as response,
     ):
         assert response.status == 200
-    assert "canary" not in program.text()
-    assert "canary" not in settings_text()
+    assert "sesame" not in program.text()
+    assert "sesame" not in settings_text()
 
 
 # names that are no setting

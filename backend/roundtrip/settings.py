@@ -12,7 +12,6 @@ To add a setting, touch:
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -20,6 +19,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from roundtrip.origins import is_loopback, parse_origin
 
 PREFIX = "ROUNDTRIP_"
 
@@ -147,7 +148,11 @@ class Settings(BaseSettings):
     admin_key: SecretStr | None = Field(
         None, description="Key to the admin listener; must be set where others than this machine reach it"
     )
-    cors_origins: CommaList = Field((), description="Origins whose pages may call, comma list; never * with jwt")
+    cors_origins: CommaList = Field(
+        (),
+        description="Origins of web pages that may call from another address, comma list of scheme://host[:port]; "
+        "trusted allows loopback origins too; never * with jwt",
+    )
 
     outbox: str = Field("sqlite", description="sqlite, or redis://… (not built yet)")
     outbox_max_bytes: int = Field(
@@ -158,6 +163,13 @@ class Settings(BaseSettings):
     ack_timeout: float = Field(5.0, gt=0, description="Seconds to wait for a receipt or acknowledgement")
     max_sockets_per_key: int = Field(16, ge=1, description="Sockets that one user's bot may have at once")
     send_queue_limit: int = Field(1 << 20, ge=4096, description="Bytes that may wait for one slow socket")
+
+    canary_interval: float = Field(
+        30.0, ge=0, description="Seconds between two events that the node sends to itself as a client; 0 sends none"
+    )
+    canary_url: str | None = Field(
+        None, description="Public address that the canary uses, such as the proxy's; unset: the listener's own"
+    )
 
     # limits
     forwarded_allow_ips: CommaList = Field(
@@ -209,6 +221,7 @@ class Settings(BaseSettings):
         "admin_key",
         "pii_hash_key",
         "trace_url_template",
+        "canary_url",
         mode="before",
     )
     @classmethod
@@ -219,6 +232,11 @@ class Settings(BaseSettings):
         if isinstance(text, str) and not text.strip(" \t\r\n,"):
             raise ValueError("is set but empty: give it a value, or leave it out")
         return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _parse_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(map(parse_origin, value)))
 
     @field_validator("admin_key", "pii_hash_key")
     @classmethod
@@ -235,6 +253,14 @@ class Settings(BaseSettings):
     def _check_url(cls, value: str | None) -> str | None:
         if value is not None and not _is_safe_url(value):
             raise ValueError("must be an https address, or http on loopback: who changes the keys makes the tokens")
+        return value
+
+    @field_validator("canary_url")
+    @classmethod
+    def _check_canary_url(cls, value: str | None) -> str | None:
+        parts = urlsplit(value or "http://unset")
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("must be an http or https address, without a query")
         return value
 
     @model_validator(mode="after")
@@ -268,13 +294,3 @@ def _is_safe_url(url: str) -> bool:
     return bool(parts.hostname) and (
         parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a listener on `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

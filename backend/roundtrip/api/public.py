@@ -145,7 +145,12 @@ def make_public_app(parts: PublicParts) -> web.Application:
     """The application, ready for Socket.IO to be attached and a listener to be started."""
     app = web.Application(client_max_size=parts.body_limits.size)
     on_refused = None if parts.limits is None else parts.limits.refused
-    RequestGuard(cors_origins=parts.cors_origins, loopback_only=parts.trusted, on_refused=on_refused).install(app)
+    RequestGuard(
+        cors_origins=parts.cors_origins,
+        loopback_only=parts.trusted,
+        loopback_origins=parts.trusted,
+        on_refused=on_refused,
+    ).install(app)
     SocketRequestGuard(parts.proxies, parts.limits, parts.body_limits.seconds).install(app)
     Dispatcher(parts.callers, parts.tracer, parts.body_limits, on_refused).add(app, public_routes(parts))
     parts.page.add(app)

@@ -27,7 +27,8 @@ from roundtrip.clock import SYSTEM
 from roundtrip.commands.arguments import Parser
 from roundtrip.environment import load
 from roundtrip.identity import IdentityError, parse_user_id
-from roundtrip.settings import Settings, SettingsError, is_loopback
+from roundtrip.origins import is_loopback
+from roundtrip.settings import Settings, SettingsError
 
 HOUR: Final = 3600.0
 
