@@ -75,7 +75,7 @@ lint: install ## ruff, mypy --strict, who may import whom, known vulnerabilities
 	PYTHONPATH=backend $(BIN)/lint-imports
 	$(BIN)/python -m tools.audit
 
-contract: install ## write what is generated from the code: docs/openapi.json, docs/asyncapi.json, docs/settings.md
+contract: install ## write what is generated from the code: docs/openapi.json, docs/asyncapi.json, docs/settings.md, docs/reference.md
 	$(BIN)/python -m roundtrip.api.spec.openapi
 	$(BIN)/python -m tools.documents
 
