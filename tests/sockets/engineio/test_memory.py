@@ -119,7 +119,7 @@ def test_a_closed_connection_is_freed_by_counting_references(way: str, monkeypat
             await eventually(lambda: not s.server.engine.connections)
             await eventually(lambda: not any(ref() for ref in sockets))
             await eventually(lambda: not any(ref() for ref in kinds.values()), within=3)
-            assert kinds.keys() >= {"engine socket", "request"}
+            assert kinds.keys() >= {"engine socket", "queue"}
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())
