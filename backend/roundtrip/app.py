@@ -116,6 +116,7 @@ class Backend:
             level=settings.log_level,
             format_=settings.log_format,
             hash_key=None if hash_key is None else hash_key.get_secret_value(),
+            node_id=settings.node_id,
         )
         stack.push_async_callback(self.telemetry.close)
         stack.callback(log.info, "stopped")

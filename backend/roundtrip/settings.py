@@ -178,6 +178,7 @@ class Settings(BaseSettings):
 
     faults: CommaList = Field((), description="Named faults to switch on, comma list (development only)")
     allow_faults: bool = Field(False, description="Allow faults with jwt too; trusted always does")
+    node_id: str | None = Field(None, pattern=r"^[\w.:-]{1,64}$", description="Name of this process; made if unset")
     pii_hash_key: SecretStr | None = Field(None, description="Key of the hashes that stand for user ids")
     trace_url_template: str | None = Field(None, description="Address of a trace in your viewer, with {trace_id} in it")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level to log")
@@ -292,8 +293,5 @@ def describe() -> str:
         default = field.default
         shown = "unset" if default in (None, ()) else default
         lines.append(f"  {PREFIX + name.upper():<42}{field.description} (default: {shown})")
-    lines += [
-        "",
-        "OpenTelemetry's own OTEL_* variables hold as they are; with no OTLP endpoint nothing is exported.",
-    ]
-    return "\n".join(lines)
+    otel = "OpenTelemetry's own OTEL_* variables hold as they are; with no OTLP endpoint nothing is exported."
+    return "\n".join([*lines, "", otel])

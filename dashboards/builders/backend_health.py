@@ -349,14 +349,16 @@ def _telemetry(board: dashboard.Dashboard) -> None:
         graph(
             "Telemetry lost by the backend",
             About(
-                "Spans and log records that the backend could not get out.",
-                "Anything: traces have holes. Events are not delayed by it.",
+                "Spans and log records that the backend could not get out, beside the spans that arrived.",
+                "Anything lost: traces have holes. Events are not delayed by it.",
                 "Is the collector up? See beside.",
                 ("RoundtripTelemetryDropped",),
             ),
-            [Query(total(increase(series("telemetry_dropped_total")), "signal"), "{{signal}}")],
-            bars=True,
-            stacked=True,
+            [
+                Query(total(increase(series("telemetry_dropped_total")), "signal"), "{{signal}} lost"),
+                Query(total(increase(series("spans_exported_total"))), "spans exported"),
+            ],
+            colors={"spans exported": GREEN},
             size=(8, 7),
         )
     )
@@ -378,7 +380,6 @@ def _telemetry(board: dashboard.Dashboard) -> None:
             unit="ops",
             colors={"refused": AMBER, "failed": RED},
             size=(8, 7),
-            exemplars=False,
         )
     )
     board.with_panel(
@@ -399,14 +400,13 @@ def _telemetry(board: dashboard.Dashboard) -> None:
             ],
             unit="percentunit",
             size=(8, 7),
-            exemplars=False,
         )
     )
     board.with_panel(
         graph(
-            "Span durations, before sampling",
+            "Span durations",
             About(
-                "p99 by span, made by the collector from every span it sees.",
+                "p99 by span, made by the collector from every span that the backend kept.",
                 "One name that grows: that step is slow.",
                 "Click a dot for a trace of it.",
             ),

@@ -24,7 +24,7 @@ NAMES = {
     "roundtrip_oldest_pending_event_age_seconds": set(),
     "roundtrip_emit_attempts_total": {"type", "mode", "result"},
     "roundtrip_missed_emits_total": {"type", "reason"},
-    "roundtrip_delivery_seconds_count": {"grade"},
+    "roundtrip_delivery_seconds_count": {"mode", "grade"},
     "roundtrip_receipt_seconds_count": set(),
     "roundtrip_ack_seconds_count": set(),
     "roundtrip_outbox_write_seconds_count": set(),
@@ -103,7 +103,7 @@ async def test_an_acknowledged_event_moves_its_metrics(program: Inside) -> None:
         assert total(samples, "roundtrip_events_resolved_total", type=type_, outcome="acked") == 1
         assert total(samples, "roundtrip_emit_attempts_total", type=type_, mode="live", result="sent") == 1
     assert total(samples, "roundtrip_missed_emits_total") == 0
-    assert total(samples, "roundtrip_delivery_seconds_count", grade="acked") == 4
+    assert total(samples, "roundtrip_delivery_seconds_count", mode="live", grade="acked") == 4
     assert total(samples, "roundtrip_ack_seconds_count") == 4
     assert total(samples, "roundtrip_outbox_write_seconds_count") > 0
     assert total(samples, "roundtrip_link_pairing_seconds_count") == 1
@@ -122,6 +122,8 @@ async def test_a_miss_and_its_replay_move_theirs(program: Inside) -> None:
         await ended(user, int(pending), "acked")
     samples = await user.metrics()
     assert total(samples, "roundtrip_emit_attempts_total", result="sent", mode="replay") == pending
+    assert total(samples, "roundtrip_delivery_seconds_count", mode="replay") == pending
+    assert total(samples, "roundtrip_delivery_seconds_count", mode="live") == 0
     assert total(samples, "roundtrip_events_pending") == 0
     assert samples["roundtrip_oldest_pending_event_age_seconds"] == 0
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.support.inside import Inside, inside
-from tests.support.lives import connect, ended
+from tests.support.lives import connect, ended, settled
 from tests.support.otlp import Receiver, receiving
 from tests.support.py_client import eventually, py_client
 
@@ -197,6 +199,46 @@ async def test_no_span_names_a_person(traced: Traced) -> None:
     everything = b"".join(span.SerializeToString() for span in receiver.spans)
     for private in ("canary-user", number, number[1:], "2@"):
         assert private.encode() not in everything
+
+
+@pytest.mark.parametrize(
+    ("attributes", "node_id", "expected"),
+    [("service.instance.id=outer", "inner", "outer"), ("", "inner", "inner"), ("", None, None)],
+)
+async def test_traces_logs_and_metrics_name_one_and_the_same_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attributes: str, node_id: str | None, expected: str | None
+) -> None:
+    with receiving() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", attributes)
+        async with inside(tmp_path, node_id=node_id) as program:
+            await program.user().link()
+            metrics = await program.user().metrics()
+    named = [
+        {pair.key: pair.value.string_value for pair in of.resource.attributes}["service.instance.id"]
+        for path, body in receiver.bodies
+        for of in (
+            ExportTraceServiceRequest.FromString(body).resource_spans
+            if path == "/v1/traces"
+            else ExportLogsServiceRequest.FromString(body).resource_logs
+        )
+    ]
+    (info,) = [name for name in metrics if name.startswith("roundtrip_build_info")]
+    assert {path for path, _ in receiver.bodies} == {"/v1/traces", "/v1/logs"}
+    assert len(set(named)) == 1
+    assert f'service_instance_id="{named[0]}"' in info
+    assert expected is None or named[0] == expected
+
+
+async def test_what_arrived_is_counted(traced: Traced) -> None:
+    program, receiver = traced
+    await program.user().link()
+    await spans(receiver, "create whatsapp_connecting")
+
+    async def all_counted() -> bool:
+        return (await program.user().metrics())["roundtrip_spans_exported_total"] == len(receiver.spans)
+
+    await settled(all_counted)
 
 
 async def test_a_queue_size_that_is_no_number_keeps_nothing_from_starting(

@@ -56,19 +56,26 @@ class EventSpanRecorder:
     """Implements delivery's `DeliverySpans`. Without a queue nothing is recorded, and no context is sampled."""
 
     def __init__(
-        self, contexts: Contexts, queue: Callable[[SpanRecord], None] | None, now_ns: Callable[[], int] = time.time_ns
+        self,
+        contexts: Contexts,
+        queue: Callable[[SpanRecord], None] | None,
+        now_ns: Callable[[], int] = time.time_ns,
+        full: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`queue` takes or drops a record and never waits. `now_ns` returns nanoseconds since the epoch."""
+        """`queue` takes a record, or drops it when `full`, and never waits. `now_ns` returns nanoseconds since the
+        epoch."""
         self._new = contexts.new
         self._queue = queue
         self._now_ns = now_ns
+        self._full = full
         self._debug = debug_on()
         self._connect_parents: dict[str, str | None] = {}
         self._create_parents: dict[str, str] = {}
         self._next_exemplar = 0.0
 
     def exemplar(self, traceparent: str, interesting: bool) -> Exemplar:
-        """The exemplar that names an event's trace; None if the trace will not be exported, or had one a moment ago."""
+        """The exemplar that names the trace of an attempt; None if its spans will not be exported, or another plain one
+        was made a moment ago."""
         if self._queue is None:
             return None
         if not interesting:
@@ -78,6 +85,8 @@ class EventSpanRecorder:
             if now < self._next_exemplar:
                 return None
             self._next_exemplar = now + _PLAIN_EXEMPLAR_EVERY
+        if self._full():
+            return None
         return {"trace_id": traceparent[3:35]}
 
     def context(self, parent: str | None) -> str:

@@ -83,7 +83,8 @@ class Metrics:
     key is the label's value. Counters and histograms may be moved from any thread.
     """
 
-    def __init__(self, label_sets: LabelSets, version: str) -> None:
+    def __init__(self, label_sets: LabelSets, version: str, instance: str = "") -> None:
+        """`instance` is the `service.instance.id` of this process's traces and logs."""
         disable_created_metrics()  # type: ignore[no-untyped-call]  # published without types
         self.label_sets = label_sets
         self.registry = registry = CollectorRegistry()
@@ -107,12 +108,16 @@ class Metrics:
         }
         """By reason, then by type number."""
         delivery = self._loop_histogram(
-            "delivery", "From an event's creation to its first confirmation, by grade.", _DELIVERY, "type", "grade"
+            "delivery",
+            "From an event's creation to its first confirmation, live or replayed.",
+            _DELIVERY,
+            "mode",
+            "grade",
         )
-        self.delivery: Mapping[str, tuple[LoopHistogram, ...]] = {
-            grade: tuple(delivery.labels(type_, grade) for type_ in types) for grade in GRADES
+        self.delivery: Mapping[str, Mapping[str, LoopHistogram]] = {
+            mode: {grade: delivery.labels(mode, grade) for grade in GRADES} for mode in MODES
         }
-        """By grade, `received` or `acked`, then by type number. Seconds."""
+        """By the mode of the attempt that was confirmed, then by grade, `received` or `acked`. Seconds."""
         self.receipt = self._loop_histogram(
             "receipt", "From an attempt to the transport's receipt.", _ROUND_TRIP
         ).labels()
@@ -197,10 +202,11 @@ class Metrics:
         self.telemetry_dropped = self._family(
             "telemetry_dropped", "Spans and log records that were lost on their way out.", "signal", SIGNALS
         )
+        self.spans_exported = self._counter("spans_exported", "Spans that the collector took.")
         faults = Gauge(f"{PREFIX}_fault_active", "1 while a named fault is switched on.", ["fault"], registry=registry)
         self.fault_active: Mapping[str, Gauge] = {name: faults.labels(name) for name in label_sets.faults}
         Info(f"{PREFIX}_build", "What runs here.", registry=registry).info(
-            {"version": version, "python": platform.python_version()}
+            {"version": version, "python": platform.python_version(), "service_instance_id": instance}
         )
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
