@@ -29,6 +29,7 @@ import structlog
 from aiohttp import web
 
 from roundtrip.api.admin import ADMIN_CONNECTIONS, AdminParts, make_admin_app
+from roundtrip.api.durations import observe_durations
 from roundtrip.api.health import Readiness, ReadinessChecks
 from roundtrip.api.listener import listen, url_of
 from roundtrip.api.public import PublicParts, make_public_app
@@ -220,7 +221,9 @@ class Backend:
         self.checks = ReadinessChecks(self.outbox, self.store, settings.data_dir)
         self.readiness = Readiness(self.checks.all(), lambda check, ok: metrics.ready[check].set(ok))
         limits = ConnectionLimits(ADMIN_CONNECTIONS, None, self._count_refusal, self._count_malformed)
-        runner = await listen(self._admin_app(), settings.admin_host, settings.admin_port, limits, shutdown_timeout=1.0)
+        app = self._admin_app()
+        observe_durations(app, metrics.http_request, SYSTEM.monotonic)
+        runner = await listen(app, settings.admin_host, settings.admin_port, limits, shutdown_timeout=1.0)
         stack.push_async_callback(runner.cleanup)
         self.admin_url = url_of(runner)
 
@@ -238,6 +241,7 @@ class Backend:
             PublicParts.of(settings, self.links, self.outbox, self.identity, self.faults, tracer, self.limits, proxies)
         )
         self.sockets.attach(app)
+        observe_durations(app, self.telemetry.metrics.http_request, SYSTEM.monotonic)
         rules = ConnectionRules.of(settings, connection_capacity(settings.max_connections))
         limits = ConnectionLimits(rules, proxies, self._count_refusal, self._count_malformed)
         runner = await listen(app, settings.host, settings.port, limits, shutdown_timeout=1.0)

@@ -35,6 +35,7 @@ def build() -> dashboard.Dashboard:
     _now(board)
     _readiness(board)
     _loop_and_outbox(board)
+    _http(board)
     _process(board)
     _telemetry(board)
     return board
@@ -267,6 +268,51 @@ def _loop_and_outbox(board: dashboard.Dashboard) -> None:
             ),
             [Query(f"sum by (instance) ({series('outbox_size_bytes')})", "{{instance}}")],
             unit="bytes",
+            size=(8, 7),
+        )
+    )
+
+
+def _http(board: dashboard.Dashboard) -> None:
+    board.with_row(dashboard.Row("HTTP"))
+    duration = "http_server_request_duration_seconds"
+    board.with_panel(
+        graph(
+            "Requests by route",
+            About(
+                "Requests a second to both listeners, by route; websockets are not among them.",
+                "A route that stops, or one that somebody calls in a loop.",
+                "Compare with the refusals by limit on Socket mapping.",
+            ),
+            [Query(f"sum by (route) ({rate(_own(f'{duration}_count'))})", "{{route}}")],
+            unit="reqps",
+            size=(8, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Requests by status",
+            About(
+                "The same by class of status.",
+                "5xx: the backend fails. 4xx in waves: a caller that was deployed wrongly, or its tokens.",
+                "The log has a line for each 5xx; its trace has the cause.",
+            ),
+            [Query(f"sum by (status_class) ({rate(_own(f'{duration}_count'))})", "{{status_class}}")],
+            colors={"5xx": RED, "4xx": AMBER, "2xx": GREEN},
+            unit="reqps",
+            size=(8, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Request time",
+            About(
+                "p99 by route. A polling client's GET of /socket.io/ waits for its next packet.",
+                "PUT of a link above a second: the outbox or the loop is slow.",
+                "Compare with the outbox's write time and the loop's lag.",
+            ),
+            [Query(f"histogram_quantile(0.99, sum by (le, route) ({rate(_own(f'{duration}_bucket'))}))", "{{route}}")],
+            unit="s",
             size=(8, 7),
         )
     )

@@ -109,6 +109,39 @@ async def test_an_acknowledged_event_moves_its_metrics(program: Inside) -> None:
     assert total(samples, "roundtrip_link_pairing_seconds_count") == 1
 
 
+async def test_requests_are_counted_by_route_on_both_listeners(program: Inside) -> None:
+    user = program.user()
+    await user.link("one")
+    await user.link("two")
+    for path in ("/api/bots/one/events?limit=0", "/nothing/here", "/%2e%2e/etc"):
+        await program.request("GET", path, headers={"X-User-Id": "user"})
+    await program.request("PATCH", "/api/bots/one/link")
+    async with py_client(program.url):
+        pass
+    await program.admin("GET", "/debug/sockets")
+
+    def counted(samples: dict[str, float], **labels: str) -> float:
+        return total(samples, "http_server_request_duration_seconds_count", **labels)
+
+    def series(samples: dict[str, float]) -> set[str]:
+        return {name for name in samples if name.startswith("http_server_request_duration_seconds_count")}
+
+    await user.metrics()  # so that this route has its series
+    samples = await user.metrics()
+    route = "/api/bots/{bot_id}/link"
+    assert counted(samples, method="PUT", route=route, status_class="2xx") == 2
+    assert counted(samples, method="GET", route="/api/bots/{bot_id}/events", status_class="4xx") == 1
+    assert counted(samples, method="GET", route="/debug/sockets", status_class="2xx") == 1
+    assert counted(samples, method="GET", route="other", status_class="4xx") == 2
+    assert counted(samples, method="other", status_class="4xx") == 1
+    for number in range(20):
+        await program.request("GET", f"/nothing/{number}")
+        await program.request("PUT", f"/api/bots/{number}/link", headers={"X-User-Id": f"u{number}"})
+    after = await user.metrics()
+    assert counted(after, method="GET", route="other") == 22
+    assert series(after) == series(samples), "nobody can add a series"
+
+
 async def test_a_miss_and_its_replay_move_theirs(program: Inside) -> None:
     user = program.user()
     await connect(user)

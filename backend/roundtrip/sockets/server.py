@@ -178,7 +178,7 @@ class SocketServer:
             count = await self._replayer.run(peer, channel, peer.connect_parent)
         except OutboxError as error:
             log.error("replay_failed", code=error.code, sid=peer.sid)
-            await peer.connection.end("server disconnect")
+            await peer.connection.end("replay_failed")
             return
         log.debug("socket_up_to_date", sid=peer.sid, replayed=count)
 

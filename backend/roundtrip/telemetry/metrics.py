@@ -57,6 +57,9 @@ _LIFETIME: Final = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 36
 _PAIRING: Final = (1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0, 90.0, 120.0, 180.0, 300.0)
 """A user fetches a phone: the codes of one pairing last about 160 s."""
 
+_REQUEST: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""OpenTelemetry's for HTTP servers. A polling client's request waits for its next packet."""
+
 _LAG: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 _PAUSE: Final = (0.005, 0.01, 0.05, 0.1, 0.5)
@@ -186,6 +189,14 @@ class Metrics:
         )
 
         # The process itself
+        http = LoopHistograms(
+            "http_server_request_duration_seconds",
+            "Requests to both listeners, by how long they took; no websockets.",
+            ("method", "route", "status_class"),
+            buckets=_REQUEST,
+            registry=registry,
+        )
+        self._http_request = http.labels
         self.event_loop_lag = self._histogram(
             "event_loop_lag", "How much later than asked the event loop ran a timer.", _LAG
         )
@@ -219,6 +230,11 @@ class Metrics:
         if child is None:
             child = self._transition_children[pair] = self._transitions.labels(*pair)
         child.inc()
+
+    def http_request(self, method: str, route: str, status_class: str, seconds: float) -> None:
+        """Observe a request. All three labels are from fixed sets: the caller sees to it. A series appears with its
+        first request, for most pairs of a route and a status never come."""
+        self._http_request(method, route, status_class).observe(seconds)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"{PREFIX}_{name}_total", text, labels, registry=self.registry)
