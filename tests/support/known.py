@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry
 
 from roundtrip.drivers.simulated import SimulateAction
-from roundtrip.events import EventType
+from roundtrip.events import PUBLIC_TYPES
 from roundtrip.label_sets import label_sets
 from roundtrip.links.record import LinkState
 from roundtrip.settings import PREFIX, Settings
@@ -24,7 +24,7 @@ def phone_actions() -> set[str]:
 
 def event_types() -> set[str]:
     """As they are on the wire."""
-    return {type_.wire for type_ in EventType}
+    return {type_.wire for type_ in PUBLIC_TYPES}
 
 
 def refusals() -> set[str]:
@@ -40,6 +40,5 @@ def setting_names() -> set[str]:
 def metrics() -> CollectorRegistry:
     """Every metric, each with its labels."""
     made = Metrics(label_sets(), "0")
-    made.transition("qr", "code_shown")  # its reasons are not known at the start
-    made.http_request("GET", "/healthz", "2xx", 0.001)  # nor are the routes
+    made.http_request("GET", "/healthz", "2xx", 0.001)  # routes have their series with their first request
     return made.registry
