@@ -220,6 +220,7 @@ class Backend:
             door=SocketAccess(admission.identify, self.limits, settings.token_grace),
         )
         self.sockets.canary = self.canary.lane.sockets
+        self.sockets.on_refused = self.telemetry.event_spans.refused
         stack.push_async_callback(self.sockets.close)
 
     async def _start_admin(self, stack: AsyncExitStack) -> None:

@@ -48,6 +48,9 @@ ALWAYS_KEPT: Final = frozenset(
 _MAX_PARENTS: Final = 10_000
 """Pending events whose `create` span's parent is remembered. It is not stored: after a restart they are roots."""
 
+_REFUSALS_KEPT: Final = 10
+"""Refused handshakes a second whose spans are kept whatever the head sampler says: nobody reads more."""
+
 _PLAIN_EXEMPLAR_EVERY: Final = 0.05
 """Seconds between two exemplars of plain successes: Prometheus keeps one per bucket and scrape."""
 
@@ -72,6 +75,7 @@ class EventSpanRecorder:
         self._connect_parents: dict[str, str | None] = {}
         self._create_parents: dict[str, str] = {}
         self._next_exemplar = 0.0
+        self._refusals = self._refusals_since = 0
 
     def exemplar(self, traceparent: str, interesting: bool) -> Exemplar:
         """The exemplar that names the trace of an attempt; None if its spans will not be exported, or another plain one
@@ -188,6 +192,19 @@ class EventSpanRecorder:
         parent = self._connect_parents.pop(replay_parent, None)
         if count or replay_parent[-1] == "1":
             self._queue(Connected(key, parent, replay_parent, started_ns, self._now_ns(), count))
+
+    def refused(self, code: str, connect_parent: str | None, started_ns: int) -> None:
+        """A handshake was refused with this code. All are kept but those of a flood, for which the head sampler
+        decides."""
+        if self._queue is None:
+            return
+        parent = connect_parent if connect_parent is not None and parse(connect_parent) else None
+        context, now = self._new(parent), self._now_ns()
+        if now - self._refusals_since > 1_000_000_000:
+            self._refusals_since, self._refusals = now, 0
+        self._refusals += 1
+        if self._refusals <= _REFUSALS_KEPT or context[-1] == "1":
+            self._queue(Connected(None, parent, context, started_ns, now, 0, code))
 
     def _log_settled(self, delivery: DeliveryView) -> None:
         event = delivery.event
