@@ -206,6 +206,7 @@ class Settings(BaseSettings):
 
     faults: CommaList = Field((), description="Named faults to switch on, comma list (development only)")
     allow_faults: bool = Field(False, description="Allow faults with jwt too; trusted always does")
+    node_id: str | None = Field(None, pattern=r"^[\w.:-]{1,64}$", description="Name of this process; made if unset")
     pii_hash_key: SecretStr | None = Field(None, description="HMAC key for user ids in logs and traces")
     trace_url_template: str | None = Field(None, description="URL of a trace in your viewer, with {trace_id} in it")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Minimum level of log lines")
