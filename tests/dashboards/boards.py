@@ -73,7 +73,9 @@ def substituted(query: str, *, rate_interval: str = "20s", range_seconds: int = 
 
 
 _WORD = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
-_OURS = re.compile(r"^(roundtrip_|roundtrip:|process_|python_|traces_span_metrics_|otelcol_|up$|ALERTS$)")
+_OURS = re.compile(
+    r"^(roundtrip_|roundtrip:|process_|python_|traces_span_metrics_|otelcol_|prometheus_|alertmanager_|up$|ALERTS$)"
+)
 
 
 def metrics_in(query: str) -> set[str]:
