@@ -16,7 +16,7 @@ stack; a stop, or a start that fails half way, unwinds the stack, so that the la
 | _start_sockets   | identity, limits, replay, Socket.IO server                      | sockets closed                |
 | _start_admin     | readiness; listener of metrics, health and debug pages          | listener closed               |
 | _start_public    | listener of the API, the page and Socket.IO                     | clients drained, then workers |
-| _start_tasks     | restore of links, sweep of sockets, readiness gauge             | tasks cancelled               |
+| _start_tasks     | restore of links, sweep of sockets, readiness gauge, canary     | tasks cancelled               |
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from roundtrip.api.listener import listen, url_of
 from roundtrip.api.public import PublicParts, make_public_app
 from roundtrip.auth.authenticators import make_authenticator
 from roundtrip.backoff import Backoff
+from roundtrip.canary.probe import CanaryProbe
 from roundtrip.clock import SYSTEM, WatchedClock
 from roundtrip.delivery.courier import Courier
 from roundtrip.delivery.metrics import DeliveryCounters
@@ -43,18 +44,15 @@ from roundtrip.drivers.neonize.driver import NeonizeDriver
 from roundtrip.drivers.simulated.driver import SimulatedDriver
 from roundtrip.drivers.simulated.flapper import Flapper
 from roundtrip.errors import StartError, StorageError
-from roundtrip.events import EventType
 from roundtrip.faults import FaultError, Faults
+from roundtrip.label_sets import label_sets
 from roundtrip.limits.addresses import Proxies
 from roundtrip.limits.connections import ConnectionLimits, ConnectionRules
 from roundtrip.limits.rates import Limits, Rules
 from roundtrip.links.metrics import LinkCounters, read_links
-from roundtrip.links.record import LinkState
 from roundtrip.links.service import LinkService, snapshots
 from roundtrip.links.store import LinkStore
-from roundtrip.links.transition_table import TABLE
 from roundtrip.outbox.base import ledger_reading
-from roundtrip.outbox.records import MissReason, Outcome
 from roundtrip.outbox.sqlite.outbox import SqliteOutbox
 from roundtrip.runtime import connection_capacity, program_version
 from roundtrip.settings import Settings
@@ -63,7 +61,6 @@ from roundtrip.sockets.messages import SocketCounters
 from roundtrip.sockets.registry import Registry
 from roundtrip.sockets.server import SocketServer
 from roundtrip.telemetry import setup
-from roundtrip.telemetry.labels import LabelSets
 
 log = structlog.get_logger(__name__)
 
@@ -173,6 +170,7 @@ class Backend:
         )
         stack.push_async_callback(self.links.close)
         await self.links.open()
+        self.registry.has_link = self.links.__contains__
         read_links(metrics, self.links)
 
     def _start_faults(self, stack: AsyncExitStack) -> None:
@@ -191,13 +189,15 @@ class Backend:
         settings = self.settings
         self.identity = make_authenticator(settings)
         stack.push_async_callback(self.identity.close)
-        self.limits = Limits(Rules.of(settings), self._count_refusal)
+        self.limits = Limits(Rules.of(settings), self.telemetry.metrics.count_refusal)
         admission = Admission(self.identity, self.limits)
+        snapshot, metrics = snapshots(self.links), self.telemetry.metrics
+        self.canary = CanaryProbe(settings, self.outbox, self.faults, snapshot, admission, metrics, self.clock)
         replayer = Replayer(
             self.outbox,
             self.courier,
             self.telemetry.event_spans,
-            snapshots(self.links),
+            snapshot,
             watermark=settings.send_queue_limit // 2,
             clock=self.clock,
         )
@@ -205,10 +205,11 @@ class Backend:
             self.registry,
             self.courier,
             replayer,
-            admission,
-            SocketCounters(self.telemetry.metrics),
+            self.canary.admission,
+            SocketCounters(metrics),
             self.faults,
             cors_origins=settings.cors_origins,
+            loopback_origins=settings.auth == "trusted",
             max_sockets_per_key=settings.max_sockets_per_key,
             send_queue_limit=settings.send_queue_limit,
             ping_interval=settings.ping_interval,
@@ -216,14 +217,15 @@ class Backend:
             max_packet=settings.max_packet,
             door=SocketAccess(admission.identify, self.limits, settings.token_grace),
         )
+        self.sockets.canary = self.canary.lane.sockets
         stack.push_async_callback(self.sockets.close)
 
     async def _start_admin(self, stack: AsyncExitStack) -> None:
         settings, metrics = self.settings, self.telemetry.metrics
         self.checks = ReadinessChecks(self.outbox, self.store, settings.data_dir)
         self.readiness = Readiness(self.checks.all(), lambda check, ok: metrics.ready[check].set(ok))
-        limits = ConnectionLimits(ADMIN_CONNECTIONS, None, self._count_refusal, self._count_malformed)
-        runner = await listen(self._admin_app(), settings.admin_host, settings.admin_port, limits, shutdown_timeout=1.0)
+        limits = ConnectionLimits(ADMIN_CONNECTIONS, None, metrics.count_refusal, metrics.count_malformed)
+        runner = await listen(self._admin_app(), settings.admin_host, settings.admin_port, limits, settings="ADMIN_")
         stack.push_async_callback(runner.cleanup)
         self.admin_url = url_of(runner)
 
@@ -234,7 +236,7 @@ class Backend:
         )
 
     async def _start_public(self, stack: AsyncExitStack) -> None:
-        settings = self.settings
+        settings, metrics = self.settings, self.telemetry.metrics
         proxies = Proxies(settings.forwarded_allow_ips)
         tracer = self.telemetry.tracer
         app = make_public_app(
@@ -242,18 +244,12 @@ class Backend:
         )
         self.sockets.attach(app)
         rules = ConnectionRules.of(settings, connection_capacity(settings.max_connections))
-        limits = ConnectionLimits(rules, proxies, self._count_refusal, self._count_malformed)
-        runner = await listen(app, settings.host, settings.port, limits, shutdown_timeout=1.0)
+        limits = ConnectionLimits(rules, proxies, metrics.count_refusal, metrics.count_malformed)
+        runner = await listen(app, settings.host, settings.port, limits)
         stack.push_async_callback(runner.cleanup)
         self.url = url_of(runner)
         stack.push_async_callback(self.links.close)  # workers end while the admin listener still answers
         stack.push_async_callback(self._drain, runner)
-
-    def _count_refusal(self, limit: str) -> None:
-        self.telemetry.metrics.rate_limited[limit].inc()
-
-    def _count_malformed(self, reason: str) -> None:
-        self.telemetry.metrics.malformed_requests[reason].inc()
 
     async def _drain(self, public: web.AppRunner) -> None:
         """Accept no more, let deliveries under way be confirmed, then close the clients one after the other."""
@@ -274,6 +270,8 @@ class Backend:
         for task in (restore, sweep, create(self.readiness.poll(), name="readiness")):
             task.add_done_callback(self._on_task_done)
             stack.callback(task.cancel)
+        self.canary.start(self.url)
+        stack.push_async_callback(self.canary.stop)
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         """Log and count a background task that failed."""
@@ -282,19 +280,9 @@ class Backend:
             log.error("task_died", task=task.get_name(), exc_info=error)
 
 
-def label_sets() -> LabelSets:
-    """The label values of metrics, from the enums that own them; where those have numbers, a value's place is it."""
-    return LabelSets(
-        event_types=tuple(type_.wire for type_ in EventType),
-        outcomes=tuple(outcome.wire for outcome in Outcome if outcome is not Outcome.PENDING),
-        miss_reasons=tuple(MissReason),
-        link_states=tuple(LinkState),
-        transitions=tuple(sorted({(move.to, move.reason) for move in TABLE.values() if move.reason is not None})),
-    )
-
-
 def make_driver(settings: Settings) -> Driver:
     """The driver that the settings name."""
     if settings.whatsapp_driver == "simulated":
         return SimulatedDriver(settings.simulated_speed, settings.simulated_scan_after)
-    return NeonizeDriver(settings.whatsapp_proxy, code_life=settings.pairing_timeout, device_name=settings.device_name)
+    proxy = None if settings.whatsapp_proxy is None else settings.whatsapp_proxy.get_secret_value()
+    return NeonizeDriver(proxy, code_life=settings.pairing_timeout, device_name=settings.device_name)

@@ -7,8 +7,8 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-from roundtrip.app import label_sets
 from roundtrip.delivery.metrics import DeliveryCounters
+from roundtrip.label_sets import label_sets
 from roundtrip.telemetry.metrics import Metrics
 from tests.delivery.stage import ACK_TIMEOUT, TTL, Stage
 

@@ -306,7 +306,6 @@ NOTHING_IS_WRONG = {
     "delivery: What consumed the error budget": "everything was confirmed in time",
     "delivery: The same, counted": "everything was confirmed in time",
     "backend: Collector: spans in and out [4]": "the collector counts what found no room when there is some",
-    "backend: Collector: spans in and out [5]": "the collector counts traces that it forgot when there are some",
     "delivery: Pending events by type": "nothing waits",
     "whatsapp-links: Links that need a person": "all links are well",
     "whatsapp-links: Restarts and worker exits [1]": "no worker ended",

@@ -191,8 +191,11 @@ class LinkService:
 
     def begins_pairing(self, key: BotKey, phone_number: str | None) -> bool:
         """Whether `start` would begin a pairing, or change the one under way: what is rate limited."""
-        link = self._links.get(key)
-        return link is None or startup.begins_pairing(link.lifecycle, phone_number)
+        return (link := self._links.get(key)) is None or startup.begins_pairing(link.lifecycle, phone_number)
+
+    def __contains__(self, key: BotKey) -> bool:
+        """Whether a key was ever linked here."""
+        return key in self._links
 
     def snapshot(self, key: BotKey) -> Snapshot:
         """A key's present state, from memory. `seq` is 0 until the caller fills it in."""

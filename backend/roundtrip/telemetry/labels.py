@@ -21,7 +21,7 @@ SIGNALS: Final = ("traces", "logs")
 
 @dataclass(frozen=True, slots=True)
 class LabelSets:
-    """Every label value of every metric. Those without a default come from the enums that own them (`app.py`).
+    """Every label value of every metric. Those without a default come from the enums that own them.
 
     `event_types` and `outcomes` are in the order of their enum's numbers, so that a number is an index;
     `outcomes` are the ends of an event, without `pending` (number 0).
@@ -44,6 +44,7 @@ class LabelSets:
         "forbidden",
         "rate_limited",
         "unavailable",
+        "canary_elsewhere",
     )
     disconnect_reasons: tuple[str, ...] = (
         "client disconnect",
@@ -94,5 +95,6 @@ class LabelSets:
         "pairings_per_hour",
         "descriptors",
     )
+    canary_stages: tuple[str, ...] = ("connect", "upgrade", "handshake", "store", "delivery", "ack")
     ready_checks: tuple[str, ...] = ("outbox", "links", "restore", "draining")
     malformed: tuple[str, ...] = ("malformed", "line_too_long", "header_too_long", "head_too_large", "http_version")

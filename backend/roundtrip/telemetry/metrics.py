@@ -7,7 +7,7 @@ events, the registry its sockets, the link service its links) is read from it wh
 To add a metric:
 
 1. here: an attribute with its name and help text; `_loop_counter` or `_loop_histogram` if it moves with each event;
-2. a new label's values: `labels.py`, or the enum that owns them and `app.py`, which passes enums;
+2. a new label's values: `labels.py`, or the enum that owns them and `roundtrip/label_sets.py`, which passes enums;
 3. where it moves: `delivery/metrics.py`, `SocketCounters` (`sockets/messages.py`), `LinkCounters`
    (`links/ports.py`), or `app.py`, which connects what is read on a scrape;
 4. its row in `docs/telemetry.md` (`tests/telemetry/test_docs.py` compares), and a panel or rule in `dashboards/`
@@ -193,7 +193,18 @@ class Metrics:
             "links_crashing", "Links whose worker died more often than the limit allows, within the window."
         )
         self.worker_exits = self._family(
-            "worker_exits", "Worker processes that ended, by how.", "reason", label_sets.worker_exits
+            "worker_exits", "Worker processes that ended, by how.", "cause", label_sets.worker_exits
+        )
+
+        # The canary
+        self.canary_delivery = self._histogram(
+            "canary_delivery", "From a canary's publishing to its acknowledgement.", _ROUND_TRIP
+        )
+        self.canary_failures = self._family(
+            "canary_failures", "Rounds of the canary that failed, by the stage.", "stage", label_sets.canary_stages
+        )
+        self.canary_failing = Gauge(
+            f"{PREFIX}_canary_failing", "Rounds of the canary that failed in a row, up to now.", registry=registry
         )
 
         # The process itself
@@ -226,6 +237,14 @@ class Metrics:
         """Export what the settings allow, for alerts and panels to compare with. `event_ttl` is in seconds."""
         self.event_ttl.set(event_ttl)
         self.outbox_limit.set(outbox_bytes)
+
+    def count_refusal(self, limit: str) -> None:
+        """Somebody exceeded this limit."""
+        self.rate_limited[limit].inc()
+
+    def count_malformed(self, reason: str) -> None:
+        """An HTTP request could not be taken."""
+        self.malformed_requests[reason].inc()
 
     def transition(self, to: str, reason: str) -> None:
         """Count a link's change of state. A pair outside the set becomes `other`."""

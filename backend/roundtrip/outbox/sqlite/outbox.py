@@ -15,21 +15,30 @@ import structlog
 
 from roundtrip.clock import SYSTEM, Clock, SteppedOffset
 from roundtrip.identity import BotKey
-from roundtrip.outbox.base import AppendCallback, outbox_closed, resolve_reply
-from roundtrip.outbox.records import Attempt, Draft, Ended, LedgerEntry, Outcome, Resolution, StoredEvent, Totals
-from roundtrip.outbox.sqlite.batch import (
+from roundtrip.outbox.base import (
     Append,
+    AppendCallback,
     Check,
-    ClockStep,
-    CommitResults,
     Record,
     Resolve,
-    Retriable,
     Stop,
     Upgrade,
+    outbox_closed,
+    resolve_reply,
 )
+from roundtrip.outbox.records import (
+    Attempt,
+    Draft,
+    Ended,
+    LedgerEntry,
+    Outcome,
+    Resolution,
+    StoredEvent,
+    Totals,
+    encode_attempts,
+)
+from roundtrip.outbox.sqlite.batch import ClockStep, CommitResults, Retriable
 from roundtrip.outbox.sqlite.reads import Read, Reader
-from roundtrip.outbox.sqlite.schema import encode_attempts
 from roundtrip.outbox.sqlite.writer import Writer
 
 log = structlog.get_logger(__name__)

@@ -15,8 +15,8 @@ import structlog
 
 from roundtrip.events import EventType
 from roundtrip.identity import BotKey
-from roundtrip.outbox.records import LedgerEntry, Outcome, StoredEvent, Totals, key_part
-from roundtrip.outbox.sqlite.schema import SEQ_BITS, SEQ_MASK, decode_attempts, in_chunks
+from roundtrip.outbox.records import LedgerEntry, Outcome, StoredEvent, Totals, decode_attempts, key_part
+from roundtrip.outbox.sqlite.schema import SEQ_BITS, SEQ_MASK, in_chunks
 
 log = structlog.get_logger(__name__)
 

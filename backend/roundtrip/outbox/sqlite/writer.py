@@ -20,9 +20,9 @@ from typing import Final
 import structlog
 
 from roundtrip.clock import SteppedOffset
-from roundtrip.outbox.base import OutboxError
+from roundtrip.outbox.base import Append, Check, OutboxError, Reply, Stop
 from roundtrip.outbox.records import EventIds, Timestamps, Totals
-from roundtrip.outbox.sqlite.batch import Append, Batch, Check, CommitResults, Reply, Retriable, Stop, Write
+from roundtrip.outbox.sqlite.batch import Batch, CommitResults, Retriable, Write
 from roundtrip.outbox.sqlite.maintenance import SLICE, Maintenance, RetryQueue
 from roundtrip.outbox.sqlite.reads import KeyCache, LedgerSums, Read, Reader, SumChanges
 from roundtrip.outbox.sqlite.schema import CommitFaults, FolderLock, open_database, transaction
@@ -31,6 +31,13 @@ log = structlog.get_logger(__name__)
 
 BATCH_LIMIT: Final = 2000
 """Most writes that one round takes, so that a flood is answered in pieces."""
+
+
+GATHER: Final = 0.002
+"""Seconds that a round waits before it takes what is queued, when the one before was large."""
+
+BUSY: Final = 16
+"""Writes of a round that make it a large one: more are on their way, and cost less together."""
 
 
 class Writer:
@@ -53,6 +60,7 @@ class Writer:
         self._ids = EventIds()
         self._times = Timestamps()
         self._next_sweep = 0.0
+        self._busy = False
         self.faults = CommitFaults()
         self.on_failure: Callable[[], object] = lambda: None
         """Called on the thread for each commit that failed."""
@@ -134,6 +142,8 @@ class Writer:
         """Take what is queued: write it, then read, then maintain if it is time. Returns the replies to a stop."""
         if not self._queue:
             self._wake.wait(self._idle_time())
+        if self._busy:
+            time.sleep(GATHER)
         self._wake.clear()
         self.round_began = time.monotonic()
         writes: list[Write] = []
@@ -147,6 +157,7 @@ class Writer:
                 stops.append((item.reply, None))
             else:
                 writes.append(item)
+        self._busy = len(writes) >= BUSY
         self._maintenance.processed(len(writes) + len(reads))
         if writes or self._retries.due() or (self._retries and stops):
             self._write(writes)
