@@ -80,7 +80,9 @@ def test_counters_are_never_shown_raw(panel: Panel) -> None:
 def test_range_queries_ask_for_exemplars_where_there_are_some(panel: Panel) -> None:
     for target in panel.json["targets"]:
         if panel.json["datasource"]["type"] == "prometheus" and target.get("range"):
-            has = re.search(r"p_missed_emits_total|(delivery|receipt|ack|duration)_seconds_bucket", target["expr"])
+            has = re.search(
+                r"p_(missed_emits_total|(delivery|receipt|ack)_seconds_bucket)|duration_seconds_bucket", target["expr"]
+            )
             assert target["exemplar"] is (has is not None)
 
 
