@@ -85,8 +85,12 @@ class Webhook:
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
         self.url = ""
+        self.refuses = False
+        """Answer 500, as a receiver that is broken does."""
 
     async def take(self, request: web.Request) -> web.Response:
+        if self.refuses:
+            return web.Response(status=500)
         self.messages.append(await request.json())
         return web.Response()
 

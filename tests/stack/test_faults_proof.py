@@ -117,6 +117,8 @@ async def drop_acks(it: House) -> str:
             await stack.enter_async_context(it.page(who))
             await who.link()
         await it.fires("RoundtripAcksMissing")
+        await it.fires("RoundtripDeliveryBurnFast")
+        await it.shows("delivery", "The same, counted", lambda shown: count(shown, cause="ack_timeout") >= len(people))
         await it.explained(
             'roundtrip_missed_emits_total{reason="ack_timeout"}',
             began,
