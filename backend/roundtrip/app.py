@@ -270,7 +270,7 @@ class Backend:
         for task in (restore, sweep, create(self.readiness.poll(), name="readiness")):
             task.add_done_callback(self._on_task_done)
             stack.callback(task.cancel)
-        self.canary.start(self.url)
+        self.canary.start(self.url, self._on_task_done)
         stack.push_async_callback(self.canary.stop)
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:

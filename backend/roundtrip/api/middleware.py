@@ -76,7 +76,7 @@ class RequestGuard:
 
     def _check_host(self, request: web.Request) -> None:
         if self._loopback_only and not _names_loopback(request.host):
-            raise Problem("host_not_allowed", "This backend answers under a loopback name only.", 403)
+            raise Problem("host_not_allowed", "In trusted mode the backend accepts loopback host names only.", 403)
 
     def _preflight(self, request: web.Request) -> web.Response:
         if not self._allows(request):

@@ -86,7 +86,7 @@ class Page:
 
 def _file(path: Path | None) -> web.StreamResponse:
     if path is None:
-        raise Problem("not_found", "There is nothing at this address.", 404)
+        raise Problem("not_found", "No such resource.", 404)
     return web.FileResponse(path, headers={"Content-Type": _CONTENT_TYPES[path.suffix], "Cache-Control": "no-cache"})
 
 

@@ -214,7 +214,7 @@ async def read_body(request: web.Request, limits: BodyLimits) -> bytes:
             "slow_request", f"The body must arrive within {limits.seconds:g} s.", 408, headers={"Connection": "close"}
         ) from None
     except (web.RequestPayloadError, ValueError):
-        raise Problem("body_invalid", "The body's encoding or framing is broken.", 400) from None
+        raise Problem("body_invalid", "The body's encoding or framing is invalid.", 400) from None
     return b"".join(chunks)
 
 
@@ -223,7 +223,7 @@ def parse_object(body: bytes, kind: type[_T], limits: BodyLimits) -> _T:
     if not body.strip():
         body = b"{}"
     if nesting(body, limits.depth) > limits.depth:
-        raise Problem("json_too_deep", f"The body may be nested {limits.depth} levels deep.", 400)
+        raise Problem("json_too_deep", f"The body may be nested at most {limits.depth} levels deep.", 400)
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -235,7 +235,7 @@ def parse_query(request: web.Request, kind: type[_T]) -> _T:
     try:
         return msgspec.convert(dict(request.query), kind, strict=False)
     except msgspec.ValidationError as error:
-        raise Problem("query_invalid", f"The query is wrong: {_cause(error)}.", 400) from None
+        raise Problem("query_invalid", f"The query is invalid: {_cause(error)}.", 400) from None
 
 
 def nesting(body: bytes, limit: int) -> int:
@@ -265,7 +265,9 @@ def _decodes(raw_path: str) -> bool:
 
 
 def _too_large(limits: BodyLimits) -> Problem:
-    return Problem("body_too_large", f"The body may have {limits.size} bytes.", 413, headers={"Connection": "close"})
+    return Problem(
+        "body_too_large", f"The body may have at most {limits.size} bytes.", 413, headers={"Connection": "close"}
+    )
 
 
 def _cause(error: Exception) -> str:

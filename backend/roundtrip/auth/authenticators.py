@@ -93,11 +93,11 @@ class JwtAuthenticator:
         try:
             user_id = parse_user_id(claims.sub)
         except IdentityError:
-            raise AuthError("unauthorized", "The token names no usable user.") from None
+            raise AuthError("unauthorized", "The token's `sub` is not a valid user id.") from None
         if credentials.user_id is not None and credentials.user_id != user_id:
             raise AuthError("forbidden", "The userId given is not the token's own.")
         if not claims.exp <= SYSTEM.wall() + MAX_LIFETIME:
-            raise AuthError("unauthorized", "The token's end is too far away to be meant.")
+            raise AuthError("unauthorized", "The token's `exp` is more than ten years away.")
         return Principal(user_id, claims.exp)
 
     async def close(self) -> None:
@@ -105,9 +105,9 @@ class JwtAuthenticator:
 
     async def _claims(self, token: object) -> _Claims:
         if not isinstance(token, str) or not token:
-            raise AuthError("unauthorized", "A token is needed.")
+            raise AuthError("unauthorized", "No token was sent.")
         if len(token) > MAX_TOKEN or not token.isascii():
-            raise AuthError("unauthorized", "The token cannot be read.")
+            raise AuthError("unauthorized", "The token is not a readable JWT.")
         key = await self._key(token)
         try:
             decoded = jwt.decode(
@@ -121,24 +121,28 @@ class JwtAuthenticator:
             )
             claims = msgspec.convert(decoded, _Claims)
         except jwt.ExpiredSignatureError:
-            raise AuthError("unauthorized", "The token has run out; get a new one.") from None
+            raise AuthError("unauthorized", "The token has expired; sign in again or get a new one.") from None
         except (jwt.PyJWTError, msgspec.ValidationError, ValueError, TypeError, OverflowError):
-            raise AuthError("unauthorized", "The token is not valid here.") from None
+            raise AuthError(
+                "unauthorized", "The token is invalid: signature, issuer or audience do not match."
+            ) from None
         if self._parties and claims.azp not in self._parties:
-            raise AuthError("unauthorized", "The token was made for another application.")
+            raise AuthError("unauthorized", "The token was issued to another application (`azp`).")
         return claims
 
     async def _key(self, token: str) -> VerifyingKey:
         try:
             kid = jwt.get_unverified_header(token).get("kid")
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
-            raise AuthError("unauthorized", "The token cannot be read.") from None
+            raise AuthError("unauthorized", "The token is not a readable JWT.") from None
         try:
             key = await self._keys.key(kid)
         except KeysUnavailable as error:
-            raise AuthError("unavailable", "Tokens cannot be checked now; try again.", error.retry_after) from None
+            raise AuthError(
+                "unavailable", "Tokens cannot be verified at the moment; try again.", error.retry_after
+            ) from None
         if key is None:
-            raise AuthError("unauthorized", "The token's key is not known here.")
+            raise AuthError("unauthorized", "The token's signing key (`kid`) is unknown.")
         return key
 
 
@@ -175,7 +179,7 @@ class Caller:
     def require(self, scope: Scope) -> None:
         """Raises `AuthError` with `forbidden`."""
         if scope not in self.scopes:
-            raise AuthError("forbidden", f"This key was not given the scope {scope}.")
+            raise AuthError("forbidden", f"This service key does not have the scope {scope}.")
 
 
 class CallerIdentification:
@@ -197,7 +201,7 @@ class CallerIdentification:
             return self._service(api_key, claimed)
         if self._trusted:
             if claimed is None:
-                raise AuthError("unauthorized", "Say who you are in the header X-User-Id.")
+                raise AuthError("unauthorized", "The header X-User-Id is missing.")
             principal = await self._authenticator.authenticate(Credentials(user_id=claimed))
         else:
             principal = await self._authenticator.authenticate(Credentials(_bearer(request), claimed))
@@ -206,7 +210,7 @@ class CallerIdentification:
     def _service(self, api_key: str, claimed: str | None) -> Caller:
         service = self._services.find(api_key)
         if service is None:
-            raise AuthError("unauthorized", "The service key is not known here.")
+            raise AuthError("unauthorized", "The service key is unknown.")
         return Caller(parse_user_id(claimed), service.scopes, service.name)
 
 
