@@ -30,6 +30,20 @@ class LinkAccepted(ApiModel, frozen=True):
     state: LinkState
 
 
+class BotView(ApiModel, frozen=True):
+    """One bot of the caller's that has a link."""
+
+    user_id: str
+    bot_id: str
+    link_id: str
+    state: LinkState
+    since: Time
+
+
+class BotList(ApiModel, frozen=True):
+    bots: tuple[BotView, ...]
+
+
 class SimulateRequest(ApiModel, frozen=True):
     action: SimulateAction
 

@@ -93,11 +93,11 @@ class JwtAuthenticator:
         try:
             user_id = parse_user_id(claims.sub)
         except IdentityError:
-            raise AuthError("unauthorized", "The token names no usable user.") from None
+            raise AuthError("unauthorized", "The token names no valid user (claim sub).") from None
         if credentials.user_id is not None and credentials.user_id != user_id:
             raise AuthError("forbidden", "The userId given is not the token's own.")
         if not claims.exp <= SYSTEM.wall() + MAX_LIFETIME:
-            raise AuthError("unauthorized", "The token's end is too far away to be meant.")
+            raise AuthError("unauthorized", "The token expires too far in the future.")
         return Principal(user_id, claims.exp)
 
     async def close(self) -> None:
@@ -107,7 +107,7 @@ class JwtAuthenticator:
         if not isinstance(token, str) or not token:
             raise AuthError("unauthorized", "A token is needed.")
         if len(token) > MAX_TOKEN or not token.isascii():
-            raise AuthError("unauthorized", "The token cannot be read.")
+            raise AuthError("unauthorized", "This is not a token that can be read: a JWT is expected.")
         key = await self._key(token)
         try:
             decoded = jwt.decode(
@@ -121,24 +121,34 @@ class JwtAuthenticator:
             )
             claims = msgspec.convert(decoded, _Claims)
         except jwt.ExpiredSignatureError:
-            raise AuthError("unauthorized", "The token has run out; get a new one.") from None
+            raise AuthError("unauthorized", "The token has expired; get a new one.") from None
+        except jwt.InvalidAudienceError:
+            raise AuthError("unauthorized", "The token is for another audience (claim aud).") from None
+        except jwt.InvalidIssuerError:
+            raise AuthError("unauthorized", "The token is from another issuer (claim iss).") from None
+        except jwt.ImmatureSignatureError:
+            raise AuthError("unauthorized", "The token is not valid yet (claim nbf or iat).") from None
+        except jwt.MissingRequiredClaimError as error:
+            raise AuthError("unauthorized", f"The token lacks the claim {error.claim}.") from None
+        except jwt.InvalidSignatureError:
+            raise AuthError("unauthorized", "The token's signature does not match the issuer's key.") from None
         except (jwt.PyJWTError, msgspec.ValidationError, ValueError, TypeError, OverflowError):
-            raise AuthError("unauthorized", "The token is not valid here.") from None
+            raise AuthError("unauthorized", "The token is not valid.") from None
         if self._parties and claims.azp not in self._parties:
-            raise AuthError("unauthorized", "The token was made for another application.")
+            raise AuthError("unauthorized", "The token is for another application (claim azp).")
         return claims
 
     async def _key(self, token: str) -> VerifyingKey:
         try:
             kid = jwt.get_unverified_header(token).get("kid")
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
-            raise AuthError("unauthorized", "The token cannot be read.") from None
+            raise AuthError("unauthorized", "This is not a token that can be read: a JWT is expected.") from None
         try:
             key = await self._keys.key(kid)
         except KeysUnavailable as error:
             raise AuthError("unavailable", "Tokens cannot be checked now; try again.", error.retry_after) from None
         if key is None:
-            raise AuthError("unauthorized", "The token's key is not known here.")
+            raise AuthError("unauthorized", "The token is signed with an unknown key.")
         return key
 
 

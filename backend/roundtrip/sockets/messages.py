@@ -75,7 +75,7 @@ REFUSALS: Final = {
     "bot_id_invalid": "The botId is no string of 1 to 128 printable characters.",
     "user_id_invalid": "The userId is no string of 1 to 128 printable characters.",
     "too_many_sockets": "This key has as many sockets as allowed.",
-    "unauthorized": "The token is missing, wrong, or has run out.",
+    "unauthorized": "The token is missing, invalid or expired.",
     "forbidden": "The userId given is not the token's own.",
     "rate_limited": "This user or address connects too often.",
     "unavailable": "The backend is stopping, or cannot check tokens now; try again.",

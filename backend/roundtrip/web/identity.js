@@ -38,6 +38,12 @@ export class IdentityForm {
       : { token: this.#token, botId: botId.value };
   }
 
+  /** Speak for another bot of the same user. */
+  switchTo(botId) {
+    this.#form.elements.botId.value = botId;
+    this.#form.requestSubmit();
+  }
+
   /** Something is missing that only a person can fill in. */
   ask() {
     this.#panel.open = true;

@@ -1,13 +1,16 @@
 // The code and the ring that runs down around it. Drawn here: a QR code is a secret and goes to nobody.
 
-import qrcode from "/vendor/qrcode.mjs";
 import { now } from "./clock.js";
 import { h, say, svg } from "./dom.js";
 
 const QUIET = 4; // modules of white that a scanner needs around the code
 
+/** The library, fetched once it is needed. */
+export const loadQr = () => import("./vendor/qrcode.mjs");
+
 /** The code as one SVG path, black on white in dark mode too: scanners expect it. */
-export function drawQr(text) {
+export async function drawQr(text) {
+  const { default: qrcode } = await loadQr();
   const code = qrcode(0, "L"); // the phone is close and the screen is clean: large modules beat redundancy
   code.addData(text);
   code.make();
@@ -29,7 +32,7 @@ export function drawQr(text) {
       class: "qr",
       viewBox: `0 0 ${size} ${size}`,
       role: "img",
-      "aria-label": "QR code for WhatsApp on your phone",
+      "aria-label": "QR code to scan with WhatsApp on your phone",
       "shape-rendering": "crispEdges",
       "data-modules": count,
     },
@@ -77,6 +80,6 @@ export class Countdown {
     const share = Math.min(1, left / this.#span);
     this.#bar.setAttribute("stroke-dasharray", `${(share * 100).toFixed(2)} 100`);
     this.#bar.classList.toggle("ending", left < 5000);
-    say(this.#text, left > 0 ? `${Math.ceil(left / 1000)} s left` : "next code soon");
+    say(this.#text, left > 0 ? `${Math.ceil(left / 1000)} s left` : "waiting for the next code");
   }
 }
