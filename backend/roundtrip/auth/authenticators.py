@@ -68,6 +68,25 @@ class _Claims(msgspec.Struct):
     azp: str | None = None
 
 
+def _what_is_wrong(error: Exception) -> str:
+    """A sentence on a token that was refused, for the one who has to get another. It repeats nothing of the token."""
+    match error:
+        case jwt.ExpiredSignatureError():
+            return "The token has expired; get a new one."
+        case jwt.InvalidAudienceError():
+            return "The token is for another audience (claim aud)."
+        case jwt.InvalidIssuerError():
+            return "The token is from another issuer (claim iss)."
+        case jwt.ImmatureSignatureError():
+            return "The token is not valid yet (claim nbf or iat)."
+        case jwt.MissingRequiredClaimError():
+            return f"The token lacks the claim {error.claim}."
+        case jwt.InvalidSignatureError():
+            return "The token's signature does not match the issuer's key."
+        case _:
+            return "The token is not valid."
+
+
 class JwtAuthenticator:
     """Verifies tokens: signature, issuer, audience, expiry, and that a claimed user id is the token's subject."""
 
@@ -120,20 +139,8 @@ class JwtAuthenticator:
                 options={"require": ["exp", "sub"], "verify_aud": self._audience is not None},
             )
             claims = msgspec.convert(decoded, _Claims)
-        except jwt.ExpiredSignatureError:
-            raise AuthError("unauthorized", "The token has expired; get a new one.") from None
-        except jwt.InvalidAudienceError:
-            raise AuthError("unauthorized", "The token is for another audience (claim aud).") from None
-        except jwt.InvalidIssuerError:
-            raise AuthError("unauthorized", "The token is from another issuer (claim iss).") from None
-        except jwt.ImmatureSignatureError:
-            raise AuthError("unauthorized", "The token is not valid yet (claim nbf or iat).") from None
-        except jwt.MissingRequiredClaimError as error:
-            raise AuthError("unauthorized", f"The token lacks the claim {error.claim}.") from None
-        except jwt.InvalidSignatureError:
-            raise AuthError("unauthorized", "The token's signature does not match the issuer's key.") from None
-        except (jwt.PyJWTError, msgspec.ValidationError, ValueError, TypeError, OverflowError):
-            raise AuthError("unauthorized", "The token is not valid.") from None
+        except (jwt.PyJWTError, msgspec.ValidationError, ValueError, TypeError, OverflowError) as error:
+            raise AuthError("unauthorized", _what_is_wrong(error)) from None
         if self._parties and claims.azp not in self._parties:
             raise AuthError("unauthorized", "The token is for another application (claim azp).")
         return claims

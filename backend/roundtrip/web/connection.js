@@ -11,6 +11,7 @@ export class Connection extends EventTarget {
   #retry = 0;
   #identity = null;
   #seen = new Set();
+  #held = [];
   status = "connecting";
   /** When the server was last heard, in ms since the epoch; null before. */
   heardAt = null;
@@ -19,6 +20,13 @@ export class Connection extends EventTarget {
    * user's. */
   get identity() {
     return this.#identity;
+  }
+
+  /** From now on, and what was held so far: events, snapshots and statuses go to the listeners. */
+  release() {
+    const held = this.#held;
+    this.#held = null;
+    for (const [type, detail] of held) this.#tell(type, detail);
   }
 
   /** Connect under these ids; a connection under others ends. */
@@ -61,14 +69,14 @@ export class Connection extends EventTarget {
       acknowledge?.(); // also one seen before: the server asks because it did not hear the first answer
       if (this.#seen.has(event.id)) return;
       this.#seen.add(event.id);
-      this.dispatchEvent(new CustomEvent("event", { detail: event }));
+      this.#tell("event", event);
     });
     socket.on("auth_expired", ({ graceSeconds }) => {
-      this.dispatchEvent(new CustomEvent("expired", { detail: { graceSeconds } }));
+      this.#tell("expired", { graceSeconds });
     });
     socket.on("whatsapp_status_update", (snapshot) => {
       this.heardAt = Date.now();
-      this.dispatchEvent(new CustomEvent("snapshot", { detail: snapshot }));
+      this.#tell("snapshot", snapshot);
     });
     this.#say("connecting");
   }
@@ -126,7 +134,12 @@ export class Connection extends EventTarget {
 
   #say(status, more = {}) {
     this.status = status;
-    this.dispatchEvent(new CustomEvent("status", { detail: { status, transport: this.transport, ...more } }));
+    this.#tell("status", { status, transport: this.transport, ...more });
+  }
+
+  #tell(type, detail) {
+    if (this.#held) this.#held.push([type, detail]);
+    else this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 }
 

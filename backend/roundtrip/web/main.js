@@ -2,35 +2,22 @@
 
 import * as api from "./api.js";
 import { clockTime } from "./clock.js";
-import { Connection } from "./connection.js";
 import { byId, h, say, show } from "./dom.js";
 import { Hero } from "./hero.js";
 import { IdentityForm } from "./identity.js";
-import { loadQr } from "./qr.js";
-import { Timeline } from "./timeline.js";
+import { config, connection } from "./start.js";
 import { UNKNOWN, withAnswer, withEvent, withSnapshot } from "./view.js";
 import { connectionWords, doneWords, elsewhereWords, errorSentence, expiredWords, noticeWords } from "./words.js";
 
-/** What the page assumes of a server that does not say: the strictest driver, the simplest identity. */
-const PLAIN = { driver: "neonize", auth: "trusted", faultsAllowed: false, actions: [] };
 const EARLIER = 50; // events of the ledger that a page begins with
 const LINKED = new Set(["connecting", "qr", "pairing_code", "paired", "connected", "degraded", "disconnected", "replaced", "banned"]);
 
-const config = { ...PLAIN, ...(await readConfig()) };
-const connection = new Connection();
 const identity = new IdentityForm(config.auth, begin);
-const timeline = new Timeline((id) => api.readEvent(connection.identity, id));
+const timeline = import("./timeline.js").then(({ Timeline }) => new Timeline((id) => api.readEvent(connection.identity, id)));
 const hero = new Hero({ onStart: start, onEnd: end });
 let phone = null;
 let view = UNKNOWN;
-let fresh = false; // whether nothing was heard yet under these ids
-
-/** The server writes it into the page; a page that came without it asks. */
-async function readConfig() {
-  const written = document.querySelector('meta[name="roundtrip-config"]')?.content;
-  if (written) return JSON.parse(written);
-  return api.readConfig().catch(() => ({}));
-}
+let fresh = true; // whether nothing was heard yet under these ids
 
 function render() {
   hero.render(view, connection.status);
@@ -57,7 +44,7 @@ function complain(problem) {
 async function begin(ids) {
   complain(null);
   if (ids.token && connection.canRenew(ids.botId) && !(await isOther(ids.token))) return;
-  timeline.clear();
+  timeline.then((log) => log.clear());
   show(byId("elsewhere"), false);
   update(UNKNOWN);
   phone?.say("");
@@ -123,7 +110,7 @@ connection.addEventListener("snapshot", ({ detail }) => {
 });
 
 connection.addEventListener("event", ({ detail }) => {
-  timeline.add(detail);
+  timeline.then((log) => log.add(detail));
   show(byId("elsewhere"), false);
   update(withEvent(view, detail));
 });
@@ -161,7 +148,7 @@ async function offerEarlier(seq) {
   const asked = connection.identity;
   try {
     const { events } = await api.readEvents(asked, Math.max(0, seq - EARLIER), EARLIER);
-    if (asked === connection.identity) timeline.addEarlier(events);
+    if (asked === connection.identity) (await timeline).addEarlier(events);
   } catch {
     // the list is a convenience: what arrives from now on is shown all the same
   }
@@ -201,8 +188,9 @@ async function offerPhone() {
   render();
 }
 
-begin(identity.current);
+if (config.auth === "jwt") begin(identity.current);
+connection.release();
 // what is not needed to link an account comes after what is
 if (config.driver === "simulated") offerPhone();
 if (config.faultsAllowed) offerFaults().catch(complain);
-setTimeout(() => loadQr().catch(() => {}), 2000);
+setTimeout(() => import("./qr.js").catch(() => {}), 2000);

@@ -1,8 +1,8 @@
 // The picture beside the words: a code to scan, a code to type, a tick, a sign. Always the same size.
 
-import { byId, h, say, svg } from "./dom.js";
 import { now } from "./clock.js";
-import { Countdown, drawQr } from "./qr.js";
+import { Countdown } from "./countdown.js";
+import { byId, h, say, svg } from "./dom.js";
 
 const SIGNS = {
   good: ["M30 52.5 44 66l27-31"],
@@ -40,8 +40,8 @@ export class Stage {
   /** Drawn as soon as the library is there, and announced: a screen reader's user has to fetch the phone in time. */
   #qr(view) {
     const place = h("div", { class: "qr-place" });
-    drawQr(view.qr).then(
-      (code) => place.replaceChildren(code),
+    import("./qr.js").then(
+      ({ drawQr }) => place.replaceChildren(drawQr(view.qr)),
       () => place.replaceChildren(h("p", {}, "The QR code could not be drawn. Reload the page.")),
     );
     const seconds = Math.max(0, Math.round((Date.parse(view.expiresAt) - now()) / 1000));

@@ -110,7 +110,7 @@ export class Timeline {
 
 /** What the ledger tells of an event: each step with its time, then its trace. */
 function storyOf(event) {
-  const steps = event.steps.map((step) => h("li", {}, h("time", { datetime: step.at }, exactTime(step.at)), step.text));
+  const steps = event.steps.map((step) => h("li", {}, h("time", { datetime: step.at }, exactTime(step.at)), " ", step.text));
   if (event.outcome === "pending") steps.push(h("li", {}, outcomeWords(event.outcome)));
   const id = event.traceId && h("code", {}, event.traceId);
   const trace = event.traceUrl ? h("a", { href: event.traceUrl, rel: "noreferrer" }, id) : id;
