@@ -8,8 +8,9 @@ import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
+from roundtrip.environment import load
 from roundtrip.origins import Origins, parse_origin
-from roundtrip.settings import SettingsError, load
+from roundtrip.settings import SettingsError
 from tests.support.program import running
 from tests.support.py_client import eventually
 

@@ -17,12 +17,12 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
+from roundtrip.api.libraries import MISSING, NODE_MODULES, library
 from roundtrip.api.problems import Problem
 from roundtrip.api.schemas import Config
 
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 WEB: Final = _PACKAGE / "web"
-NODE_MODULES: Final = _PACKAGE.parents[1] / "node_modules"
 
 VENDOR: Final = {
     "socket.io.esm.min.js": "socket.io-client/dist/socket.io.esm.min.js",
@@ -79,7 +79,7 @@ class Page:
 
     def __init__(self, web_folder: Path = WEB, node_modules: Path = NODE_MODULES) -> None:
         paths = {path.name: path for path in web_folder.glob("*") if path.suffix in CONTENT_TYPES and path.is_file()}
-        libraries = {f"vendor/{name}": node_modules / path for name, path in VENDOR.items()}
+        libraries = {f"vendor/{name}": library(path, node_modules) for name, path in VENDOR.items()}
         self._missing = {name for name, path in libraries.items() if not path.is_file()}
         found = paths | {name: path for name, path in libraries.items() if name not in self._missing}
         self._assets = {name: Asset(path.read_bytes(), path.suffix) for name, path in sorted(found.items())}
@@ -93,6 +93,12 @@ class Page:
         async def show(request: web.Request) -> web.StreamResponse:
             if index is None:
                 raise _not_found()
+            missing = [
+                path for name, path in VENDOR.items() if name.endswith("js") and f"vendor/{name}" in self._missing
+            ]
+            if missing:
+                text = MISSING.format(names=", ".join(missing))
+                return web.Response(text=text, status=503, content_type="text/html")
             return await index.response(request, REVALIDATE)
 
         app.router.add_get("/", show)
@@ -112,7 +118,8 @@ class Page:
         path = request.match_info["path"]
         name = path.removeprefix(f"{self.version}/")
         if name in self._missing:
-            raise Problem("page_libraries_missing", "The page's libraries are not installed: run `npm ci`.", 404)
+            detail = "The page's libraries are not installed: run `make run`, or `npm ci`."
+            raise Problem("page_libraries_missing", detail, 404)
         asset = self._assets.get(name)
         if asset is None:
             raise _not_found()
