@@ -28,6 +28,8 @@ class LinkRequest(ApiModel, frozen=True):
 
 
 class LinkAccepted(ApiModel, frozen=True):
+    """The link as it is once the command was taken up; what follows comes as events."""
+
     link_id: str | None
     state: LinkState
 
@@ -99,6 +101,8 @@ class LedgerEvent(ApiModel, frozen=True, omit_defaults=True):
     id: str
     seq: int
     type: str
+    user_id: str
+    bot_id: str
     link_id: str
     created_at: Time
     outcome: OutcomeName
@@ -166,6 +170,8 @@ def ledger_event(entry: LedgerEntry) -> LedgerEvent:
         entry.id,
         entry.seq,
         entry.type.wire,
+        entry.key.user_id,
+        entry.key.bot_id,
         entry.link_id,
         time_of(entry.created_at),
         outcome_name(entry.outcome),
