@@ -152,9 +152,7 @@ def main() -> int:
                     f"{used[name] / EVENTS * 1e6:5.1f} µs cpu per event, {EVENTS / runs[0][2]:6.1f} events per commit"
                 )
             rate, cpu = walls["sqlite"] / walls["postgresql"], used["postgresql"] / used["sqlite"]
-            print(
-                f"{'':10} {window:5} on the way: PostgreSQL has {rate:.2f} of the rate, {cpu:.2f} of the cpu"
-            )
+            print(f"{'':10} {window:5} on the way: PostgreSQL has {rate:.2f} of the rate, {cpu:.2f} of the cpu")
             kept = kept and rate >= LEAST_RATE and cpu <= MOST_CPU
     return 0 if kept or not arguments.check else 1
 

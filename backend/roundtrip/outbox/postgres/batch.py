@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -32,6 +33,11 @@ KEY_LIMIT: Final = 50_000
 """Keys that the cache holds."""
 
 _LARGEST: Final = 1 << 62
+
+
+@functools.cache
+def _mask(types: frozenset[EventType]) -> int:
+    return sum(1 << type_ for type_ in types)
 
 
 class Append(NamedTuple):
@@ -149,9 +155,7 @@ class Batch:
         if appends is None:
             appends = self._appends[key] = _KeyAppends(known)
         kind = TYPE_OF[type(draft.payload)]
-        mask = 0
-        for type_ in draft.supersedes:
-            mask |= 1 << type_
+        mask = _mask(draft.supersedes)
         appends.count += 1
         if mask:
             appends.clears |= mask
@@ -196,7 +200,7 @@ class Batch:
         number = {key: n for n, key in enumerate(self._order, 1)}
         new = self._new
         drafts = [item.write.draft for item in new]
-        created = Counter(int(item.type) for item in new)
+        created = self.created()
         supersedes = [(n, m, o) for n, key in enumerate(appends, 1) for m, o in key.supersedes.items()]
         states = {draft.key: draft.state for draft in drafts if draft.state is not None}
         ends = self._resolves.values()
@@ -213,7 +217,7 @@ class Batch:
             [number[draft.key] for draft in drafts],
             [item.ordinal for item in new],
             [item.id for item in new],
-            [int(item.type) for item in new],
+            [item.type for item in new],
             [draft.link_id for draft in drafts],
             [item.write.draft.created_at - item.write.offset for item in new],
             [item.write.draft.expires_at - item.write.offset for item in new],
@@ -227,7 +231,7 @@ class Batch:
             list(self._records.values()),
             [ref[0] for ref in self._resolves],
             [ref[1] for ref in self._resolves],
-            [int(end.outcome) for end in ends],
+            [end.outcome for end in ends],
             [end.at for end in ends],
             [end.attempts for end in ends],
             [ref[0] for ref in self._upgrades],

@@ -9,6 +9,7 @@ paused process still sends later is refused.
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -34,6 +35,7 @@ class NodeLease:
         """`seconds` is how long the lease lasts without a renewal."""
         self.node_id = node_id
         self.seconds = seconds
+        self.session = uuid.uuid4().hex
         self.slot = 0
         self.fence = 0
         self.store_now = 0
@@ -79,7 +81,9 @@ class NodeLease:
         """None when it joined, else who has the store and for how many seconds."""
         sent = self._steady()
         connection = await self._connected()
-        row = await connection.fetchrow("SELECT * FROM join_1($1, $2, true)", self.node_id, self.seconds)
+        row = await connection.fetchrow(
+            "SELECT * FROM join_1($1, $2, $3, true)", self.node_id, self.session, self.seconds
+        )
         if row["o_holder"] is not None:
             return row["o_holder"], float(row["o_left"])
         self.fence, self.slot, self.store_now = row["o_fence"], row["o_slot"], row["o_now"]
@@ -89,7 +93,7 @@ class NodeLease:
     async def refence(self, connection: Any) -> bool:
         """Take a new fence over `connection`, after what an older one had under way has ended. Whether this node is
         still in the store."""
-        row = await connection.fetchrow("SELECT * FROM refence_1($1, $2)", self.node_id, self.fence)
+        row = await connection.fetchrow("SELECT * FROM refence_1($1, $2)", self.node_id, self.session)
         if row["o_fence"] is None:
             return False
         self.fence, self.store_now = row["o_fence"], row["o_now"]
@@ -103,7 +107,9 @@ class NodeLease:
             try:
                 async with asyncio.timeout(self.seconds / RENEWALS):
                     connection = await self._connected()
-                    if await connection.fetchval("SELECT renew_1($1, $2)", self.node_id, self.seconds):
+                    if await connection.fetchval(
+                        "SELECT renew_1($1, $2, $3)", self.node_id, self.session, self.seconds
+                    ):
                         self._renewed_at(sent)
                     else:
                         self._deadline = 0.0
@@ -141,11 +147,14 @@ class NodeLease:
             async with asyncio.timeout(1.0):
                 connection = await self._connected()
                 await connection.execute(
-                    "DELETE FROM nodes WHERE node_id = $1 AND fence = $2", self.node_id, self.fence
+                    "DELETE FROM nodes WHERE node_id = $1 AND session = $2", self.node_id, self.session
                 )
         except (*LOST, asyncpg.PostgresError) as error:
             log.warning("lease_not_given_up", error=reason(error))
         self._drop()
+
+    def _row(self) -> tuple[str, str, float]:
+        return self.node_id, self.session, self.seconds
 
     async def _connected(self) -> Any:
         if self._connection is None or self._connection.is_closed():

@@ -62,6 +62,7 @@ class Writer:
         self._commits = Committer(connector, self._keys, self.sums, self.faults, now)
         self._ids = EventIds()
         self._times = Timestamps()
+        self._commits.while_away = self._refuse_waiting
         self.on_failure: Callable[[], object] = lambda: None
         """Called for each commit that failed."""
         self.alive = True
@@ -207,6 +208,19 @@ class Writer:
                 _answer(item.reply, error)
             else:
                 self._refuse([item], error, retry=False)
+
+    def _refuse_waiting(self) -> None:
+        """The store is away and a batch waits for it: refuse what came after."""
+        items, self._queue = self._queue, deque()
+        error = store_away("no connection")
+        self._sweep.processed(len(items))
+        for item in items:
+            if isinstance(item, Stop):
+                self._queue.append(item)
+            elif isinstance(item, Pending | LastSeq | Flush):
+                _answer(item.reply, error)
+            else:
+                self._refuse([item], error)
 
     # reads
 

@@ -6,6 +6,7 @@ CREATE SEQUENCE fences;
 
 CREATE TABLE nodes (  -- programs that use this store; a row without a lease is of a dead one
     node_id text PRIMARY KEY,
+    session text NOT NULL,  -- of one process: a program that starts again under its old name is another
     slot integer NOT NULL UNIQUE,
     fence bigint NOT NULL,
     lease_until timestamptz NOT NULL,
@@ -58,7 +59,7 @@ CREATE FUNCTION now_ms_1() RETURNS bigint LANGUAGE sql VOLATILE AS
 
 -- A node joins. Those whose lease has ended are removed first, once their transactions under way have ended: what they
 -- write later is refused, because their fence is gone. With p_alone, a live node beside it is a refusal.
-CREATE FUNCTION join_1(p_node text, p_lease double precision, p_alone boolean,
+CREATE FUNCTION join_1(p_node text, p_session text, p_lease double precision, p_alone boolean,
     OUT o_fence bigint, OUT o_slot integer, OUT o_now bigint, OUT o_holder text, OUT o_left double precision)
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -78,17 +79,19 @@ BEGIN
     o_fence := nextval('fences');
     SELECT min(s) INTO o_slot FROM generate_series(0, (SELECT count(*) FROM nodes)::integer) s
         WHERE s NOT IN (SELECT slot FROM nodes);
-    INSERT INTO nodes (node_id, slot, fence, lease_until)
-        VALUES (p_node, o_slot, o_fence, clock_timestamp() + make_interval(secs => p_lease));
+    INSERT INTO nodes (node_id, session, slot, fence, lease_until)
+        VALUES (p_node, p_session, o_slot, o_fence, clock_timestamp() + make_interval(secs => p_lease));
 END $$;
 
 -- A connection was lost: what it had under way ends first, what it may still send is refused by the new fence. NULL when
--- the node is no longer in the table.
-CREATE FUNCTION refence_1(p_node text, p_fence bigint, OUT o_fence bigint, OUT o_now bigint)
+-- the node is no longer in the table. Not the old fence but the session tells who asks: the answer to an earlier call may
+-- have been lost.
+CREATE FUNCTION refence_1(p_node text, p_session text, OUT o_fence bigint, OUT o_now bigint)
 LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock(1702, hashtext(p_node));
-    UPDATE nodes SET fence = nextval('fences') WHERE node_id = p_node AND fence = p_fence RETURNING fence INTO o_fence;
+    UPDATE nodes SET fence = nextval('fences') WHERE node_id = p_node AND session = p_session
+        RETURNING fence INTO o_fence;
     o_now := now_ms_1();
 END $$;
 
@@ -102,10 +105,10 @@ BEGIN
 END $$;
 
 -- Renews a lease; the answer is whether the node still had it.
-CREATE FUNCTION renew_1(p_node text, p_lease double precision) RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE FUNCTION renew_1(p_node text, p_session text, p_lease double precision) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE nodes SET lease_until = clock_timestamp() + make_interval(secs => p_lease)
-        WHERE node_id = p_node AND lease_until > clock_timestamp();
+        WHERE node_id = p_node AND session = p_session AND lease_until > clock_timestamp();
     RETURN FOUND;
 END $$;
 
