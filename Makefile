@@ -55,8 +55,9 @@ lint: install ## ruff, mypy --strict, who may import whom, known vulnerabilities
 	PYTHONPATH=backend $(BIN)/lint-imports
 	$(BIN)/python -m tools.audit
 
-contract: install ## write docs/openapi.json and docs/asyncapi.json
+contract: install ## write what is generated from the code: docs/openapi.json, docs/asyncapi.json, docs/settings.md
 	$(BIN)/python -m roundtrip.api.spec.openapi
+	$(BIN)/python -m tools.documents
 
 sbom: install ## write the bills of materials with licences: docs/sbom.cdx.json (Python), docs/sbom-web.cdx.json (npm)
 	rm -rf build/sbom && $(BIN)/python -m venv --without-pip build/sbom

@@ -114,8 +114,7 @@ class LinkService:
 
     async def restore(self) -> None:
         """Restore each link that a restart interrupted, `restore_concurrency` at a time. Returns when all attempts are
-        over. A link that fails does not hinder the others.
-        """
+        over. A link that fails does not hinder the others."""
         limit = asyncio.Semaphore(self._settings.restore_concurrency)
 
         async def restore_one(link: Link) -> None:
@@ -192,8 +191,11 @@ class LinkService:
 
     def begins_pairing(self, key: BotKey, phone_number: str | None) -> bool:
         """Whether `start` would begin a pairing, or change the one under way: what is rate limited."""
-        link = self._links.get(key)
-        return link is None or startup.begins_pairing(link.lifecycle, phone_number)
+        return (link := self._links.get(key)) is None or startup.begins_pairing(link.lifecycle, phone_number)
+
+    def __contains__(self, key: BotKey) -> bool:
+        """Whether a key was ever linked here."""
+        return key in self._links
 
     def snapshot(self, key: BotKey) -> Snapshot:
         """A key's present state, from memory. `seq` is 0 until the caller fills it in."""
@@ -234,8 +236,12 @@ class LinkService:
     @property
     def crashing(self) -> int:
         """Number of links whose worker crashed more than `restart_limit` times within `restart_window`."""
-        now = self._clock.monotonic()
-        return sum(link.lifecycle.policy.crash_looping(now) for link in self._links.values())
+        return sum(link.lifecycle.policy.crash_looping(self._clock.monotonic()) for link in self._links.values())
+
+    @property
+    def flapping(self) -> int:
+        """Number of links whose connection comes and goes more often than `flap_limit` allows."""
+        return sum(link.flapping for link in self._links.values())
 
     async def reconcile(self) -> None:
         """Compare every link with its driver's session, a few at a time."""

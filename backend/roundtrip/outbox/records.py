@@ -52,6 +52,7 @@ class MissReason(enum.StrEnum):
 
     NEVER_CONNECTED = "never_connected"
     KEY_MISMATCH = "key_mismatch"
+    OTHER_BOT_CONNECTED = "other_bot_connected"
     JUST_DISCONNECTED = "just_disconnected"
     DISCONNECTED = "disconnected"
     ACK_TIMEOUT = "ack_timeout"
@@ -62,9 +63,12 @@ class MissReason(enum.StrEnum):
 class Attempt(msgspec.Struct, omit_defaults=True):
     """One attempt to emit an event, as the ledger stores it.
 
-    `reason` is None for a sent attempt, which `receipt_at` or `ack_at` confirm. `keys` names, for a
-    `key_mismatch`, the bot ids of the same user that had sockets. `sids` are the sockets it was written to, of many
-    only the first. `omitted` is how many attempts between this one and the next are not stored.
+    `reason` is None for a sent attempt, which `receipt_at` or `ack_at` confirm. `sids` are the sockets it was written
+    to, of many only the first. `omitted` is how many attempts between this one and the next are not stored.
+
+    Where no socket was found, `looked_for` is the hash of the key that had none, and `connected` the hashes of the
+    user's keys that had some, of many only the first; `keys` names their bot ids. The hashes are those of the attempt's
+    span, which a later process may be unable to make.
     """
 
     at: int
@@ -77,6 +81,10 @@ class Attempt(msgspec.Struct, omit_defaults=True):
     sids: tuple[str, ...] = ()
     trace_id: str | None = None
     omitted: int = 0
+    looked_for: str | None = None
+    looked_for_is_user: bool = False
+    connected: tuple[str, ...] = ()
+    connected_is_user: bool = False
 
     def move(self, ms: int) -> None:
         """The clock was set by `ms`: convert the times to the new one."""

@@ -139,6 +139,7 @@ def _exporting(
 ) -> Tracing:
     # The exporter's libraries take a third of a second to load: only a process that exports pays for them.
     from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.sampling import ALWAYS_ON
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
     from roundtrip.telemetry.export import BoundedProcessor, SpanPipeline
@@ -150,9 +151,8 @@ def _exporting(
         log.warning("otlp_protocol_not_built_in", protocol=protocol, used="http/protobuf")
     own = resource(version)
     processor = BoundedProcessor(exporter or PreencodedSpanExporter(), dropped)
-    provider = TracerProvider(
-        contexts.sampler.for_sdk(), own, shutdown_on_exit=False, id_generator=ContextIds(contexts)
-    )
+    # Requests, links and workers are rare and go at a person's pace: what misses later must find where it came from
+    provider = TracerProvider(ALWAYS_ON, own, shutdown_on_exit=False, id_generator=ContextIds(contexts))
     provider.add_span_processor(processor)
     pipeline = SpanPipeline(SpanBuilder(own, InstrumentationScope(SCOPE, version)), processor, dropped)
     tracer = RequestTracer(contexts, provider.get_tracer(SCOPE, version), now_ns)

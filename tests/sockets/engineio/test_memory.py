@@ -46,7 +46,7 @@ def kinds_of(s: Stage) -> dict[str, weakref.ref[Any]]:
     [(sid, connection)] = s.server.engine.connections.items()
     kinds: dict[str, Any] = {"engine socket": connection, "queue": connection.queue}
     if sid in s.server._peers:
-        peer, channel = s.server._peers[sid]
+        peer, channel, _ = s.server._peers[sid]
         kinds |= {"peer": _Holder.of(peer), "channel": _Holder.of(channel)}
     environ = s.server.engine.environ[sid]
     kinds["request"] = environ["aiohttp.request"]

@@ -178,13 +178,15 @@ def event(timeline: Timeline, viewer: TraceViewer) -> str:
         ),
         h.h2["Attempts"],
         table(
-            ("#", "At", "Mode", "Result", "Sockets", "Trace"),
+            ("#", "At", "Mode", "Result", "Looked for", "Connected", "Sockets", "Trace"),
             (
                 (
                     number,
                     attempt.at,
                     attempt.mode,
                     tag(attempt.reason or attempt.result, good=attempt.reason is None),
+                    key_hashes((attempt.looked_for,), user=attempt.looked_for_is_user),
+                    key_hashes(attempt.connected, user=attempt.connected_is_user),
                     ", ".join(attempt.sids) or str(attempt.sockets),
                     trace(attempt.trace_id or timeline.trace_id, viewer),
                 )
@@ -193,6 +195,12 @@ def event(timeline: Timeline, viewer: TraceViewer) -> str:
             "None has ended yet.",
         ),
     )
+
+
+def key_hashes(hashes: Sequence[str | None], *, user: bool) -> str:
+    """Hashes of keys; whether a user's id stands where a bot's belongs is said with them."""
+    shown = ", ".join(text for text in hashes if text)
+    return f"{shown} (the user's id as botId)" if user else shown
 
 
 def numbered(attempts: Sequence[AttemptView]) -> Iterator[tuple[int, AttemptView]]:

@@ -6,6 +6,7 @@ Every call queues an item for the thread (`writer.py`); every batch comes back a
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -92,6 +93,12 @@ class SqliteOutbox:
             stopped: asyncio.Future[None] = self._loop.create_future()
             self._writer.put(Stop(stopped))
             await stopped
+
+    def batch_age(self) -> float:
+        """Seconds for which the writer thread has been at its present round, 0.0 between two: whatever is to be
+        committed has waited as long. May be called from any thread."""
+        began = self._writer.round_began
+        return time.monotonic() - began if began else 0.0
 
     @property
     def full(self) -> bool:

@@ -33,6 +33,13 @@ BATCH_LIMIT: Final = 2000
 """Most writes that one round takes, so that a flood is answered in pieces."""
 
 
+GATHER: Final = 0.002
+"""Seconds that a round waits before it takes what is queued, when the one before was large."""
+
+BUSY: Final = 16
+"""Writes of a round that make it a large one: more are on their way, and cost less together."""
+
+
 class Writer:
     """`start` and `put` are for the event loop; everything from `_run` on runs on the thread."""
 
@@ -53,12 +60,14 @@ class Writer:
         self._ids = EventIds()
         self._times = Timestamps()
         self._next_sweep = 0.0
+        self._busy = False
         self.faults = CommitFaults()
         self.on_failure: Callable[[], object] = lambda: None
         """Called on the thread for each commit that failed."""
         self.totals: Totals | None = None
         self.full = False
         self.alive = False
+        self.round_began = 0.0  # monotonic; 0.0 between two rounds
 
     def start(self, loop: asyncio.AbstractEventLoop, notify: Callable[[CommitResults], None]) -> asyncio.Future[None]:
         """Start the thread. The future ends when the outbox is open, or with an `OutboxError`. `notify` is called on
@@ -133,7 +142,10 @@ class Writer:
         """Take what is queued: write it, then read, then maintain if it is time. Returns the replies to a stop."""
         if not self._queue:
             self._wake.wait(self._idle_time())
+        if self._busy:
+            time.sleep(GATHER)
         self._wake.clear()
+        self.round_began = time.monotonic()
         writes: list[Write] = []
         reads: list[Read] = []
         stops: list[Reply] = []
@@ -145,6 +157,7 @@ class Writer:
                 stops.append((item.reply, None))
             else:
                 writes.append(item)
+        self._busy = len(writes) >= BUSY
         self._maintenance.processed(len(writes) + len(reads))
         if writes or self._retries.due() or (self._retries and stops):
             self._write(writes)
@@ -152,6 +165,7 @@ class Writer:
             self._read(reads)
         if not stops and time.monotonic() >= self._next_sweep:
             self._maintain()
+        self.round_began = 0.0
         return stops
 
     def _idle_time(self) -> float:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
@@ -22,6 +23,7 @@ from aiohttp import StreamReader, WSMsgType, web
 from engineio import exceptions, packet
 
 from roundtrip.delivery.wire import websocket_close, websocket_frame, websocket_pong
+from roundtrip.sockets.engineio.frames import InterceptingQueue, attach
 from roundtrip.sockets.engineio.socket import EngineSocket, engine_frame
 
 log = structlog.get_logger(__name__)
@@ -48,7 +50,8 @@ class TransportSocket(EngineSocket):
         self._polling = self._posting = False
 
     def intercept(self, text: str) -> bool:
-        """A hook: process a message before a `Packet` is made of it. False leaves it to `receive`."""
+        """A hook: process a message before a `Packet` is made of it. False leaves it to `receive`, as it must be when
+        the client was dropped. Called while bytes are read: it must not wait."""
         return False
 
     # polling
@@ -207,6 +210,20 @@ class QuietWebSocket(web.WebSocketResponse):
 
     code: int | None = None
     """The close code for a stream that aiohttp found broken (RFC 6455 §7.4)."""
+    queue: InterceptingQueue | None = None
+
+    def __init__(self, max_message: int, intercept: Callable[[str], bool]) -> None:
+        """`max_message` is in bytes; `intercept` is offered each text message while nothing is queued before it."""
+        super().__init__(max_msg_size=max_message, compress=False, autoclose=False, autoping=False)
+        self._intercept = intercept
+
+    def _post_start(self, request: web.BaseRequest, protocol: str | None, writer: Any) -> None:
+        handler: Any = request.protocol
+        early, handler._message_tail = handler._message_tail, b""  # sent together with the handshake
+        super()._post_start(request, protocol, writer)
+        self.queue = attach(self, handler, self._intercept, PACKETS_PER_TURN)
+        if early:
+            handler._payload_parser.feed_data(early)
 
     async def close(self, *, code: int = 1000, message: bytes = b"", drain: bool = True) -> bool:
         if code != 1000:
@@ -226,9 +243,7 @@ class ConnectionWebSocket:
     def __init__(self, handler: Any, server: Any) -> None:
         self._handler = handler
         self._connection: TransportSocket = handler.__self__
-        self._ws = QuietWebSocket(
-            max_msg_size=server.max_http_buffer_size, compress=False, autoclose=False, autoping=False
-        )
+        self._ws = QuietWebSocket(server.max_http_buffer_size, self._connection.intercept)
         self._count = 0
         self.transport: Any = None
         """The TCP connection's, after the websocket handshake."""
@@ -249,9 +264,15 @@ class ConnectionWebSocket:
                 transport.close()
         return self._ws
 
-    async def receive(self) -> str | bytes:
-        """The next message. Raises `OSError` when the websocket is closed or broken, or the client was dropped."""
+    async def receive(self, *, intercepting: bool = False) -> str | bytes:
+        """The next message. Raises `OSError` when the websocket is closed or broken, or the client was dropped.
+
+        With `intercepting`, those that `intercept` processes as they are read do not come.
+        """
+        queue = self._ws.queue
         while True:
+            if queue is not None:
+                queue.waiting = intercepting
             message = await self._ws.receive()
             if self._connection.dropped:
                 raise OSError("the client was dropped; what it sent before is of no use")
@@ -270,7 +291,7 @@ class ConnectionWebSocket:
         """The next message that `intercept` leaves. Raises `OSError` as `receive` does, and for what is no packet."""
         intercept = self._connection.intercept
         while True:
-            data = await self.receive()
+            data = await self.receive(intercepting=True)
             if isinstance(data, str):
                 if intercept(data):
                     continue
