@@ -154,7 +154,11 @@ class Settings(BaseSettings):
         "trusted allows loopback origins too; never * with jwt",
     )
 
-    outbox: str = Field("sqlite", description="sqlite, or redis://… (not built yet)")
+    store: SecretStr | None = Field(
+        None, description="postgresql://… keeps everything in PostgreSQL; unset, SQLite files in ROUNDTRIP_DATA_DIR do"
+    )
+    lease: float = Field(15.0, ge=2, le=300, description="Seconds after which a silent node loses what it holds")
+    node_id: str | None = Field(None, pattern=r"^[\w.:-]{1,64}$", description="Name of this process; made if unset")
     outbox_max_bytes: int = Field(
         1 << 30, ge=1 << 20, description="Bytes of events on disk past which new links are refused"
     )
@@ -220,6 +224,7 @@ class Settings(BaseSettings):
         "api_keys",
         "admin_key",
         "pii_hash_key",
+        "store",
         "trace_url_template",
         "canary_url",
         mode="before",
@@ -280,8 +285,6 @@ class Settings(BaseSettings):
             raise ValueError(f"{PREFIX}FAULTS is for development: it needs AUTH=trusted or {PREFIX}ALLOW_FAULTS=true")
         if self.admin_key is None and not is_loopback(self.admin_host):
             raise ValueError(f"{PREFIX}ADMIN_HOST is not a loopback address, so {PREFIX}ADMIN_KEY must be set")
-        if self.outbox != "sqlite":
-            raise ValueError(f"{PREFIX}OUTBOX must be sqlite: the redis outbox is not built yet")
         return self
 
     @property

@@ -16,7 +16,7 @@ from roundtrip.links.phone import canonical
 from roundtrip.links.policy import Bans
 from roundtrip.links.removals import Removals
 from roundtrip.links.session import StartSlots
-from roundtrip.links.store import LinkStore
+from roundtrip.links.storage import LinkStorage
 from roundtrip.settings import Settings
 from roundtrip.telemetry.tracing import OFF, RequestTracer
 
@@ -46,7 +46,7 @@ class LinkContext:
 
     driver: Driver
     publisher: Publisher
-    store: LinkStore
+    store: LinkStorage
     metrics: LinkMetrics
     settings: Settings
     clock: TimerClock

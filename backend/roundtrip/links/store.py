@@ -17,10 +17,10 @@ import structlog
 
 from roundtrip.drivers import key_files as files
 from roundtrip.drivers.key_files import KeyFileState
-from roundtrip.errors import StorageError
 from roundtrip.identity import BotKey
 from roundtrip.links.policy import Ban
 from roundtrip.links.record import DeviceState, LinkRecord, LinkState, Removal, store_name
+from roundtrip.links.storage import StoreError
 
 log = structlog.get_logger(__name__)
 
@@ -50,13 +50,6 @@ CREATE TABLE IF NOT EXISTS bans (
 _MIGRATE_1_TO_2: Final = ("ALTER TABLE links ADD COLUMN retry_at REAL", "ALTER TABLE links ADD COLUMN device TEXT")
 
 _NOT_OPEN: Final = "The links' records are not open."
-
-
-class StoreError(StorageError):
-    """A record could not be read or written: `store_unavailable`. The message holds no path and no value."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__("store_unavailable", message)
 
 
 class LinkStore:

@@ -16,7 +16,7 @@ from roundtrip.links.context import LinkContext
 from roundtrip.links.policy import Ban
 from roundtrip.links.reasons import LinkError
 from roundtrip.links.record import LinkRecord, Removal
-from roundtrip.links.store import StoreError
+from roundtrip.links.storage import StoreError
 
 log = structlog.get_logger(__name__)
 

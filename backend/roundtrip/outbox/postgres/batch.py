@@ -31,7 +31,6 @@ WRITE: Final = f"SELECT * FROM write_batch_1({', '.join(f'${n}' for n in range(1
 
 KEY_LIMIT: Final = 50_000
 """Keys that the cache holds."""
-
 _LARGEST: Final = 1 << 62
 
 
@@ -69,8 +68,7 @@ class KnownKey:
 
 class KeyCache(dict[BotKey, KnownKey]):
     def of(self, key: BotKey) -> KnownKey:
-        known = self.get(key)
-        if known is None:
+        if (known := self.get(key)) is None:
             known = self[key] = KnownKey(key)
         return known
 
@@ -104,11 +102,11 @@ class _New(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What a batch reports, in the order of the fields."""
+    """What a batch reports, in order."""
 
     ended_before: Sequence[Ended]
     done: Sequence[tuple[Append, StoredEvent | OutboxError]]
-    """By the store's clock: the caller converts the times."""
+    """Times are by the store's clock."""
     ended_within: Sequence[Ended]
 
 
@@ -199,8 +197,7 @@ class Batch:
         appends = [self._appends[key] for key in self._order]
         number = {key: n for n, key in enumerate(self._order, 1)}
         new = self._new
-        drafts = [item.write.draft for item in new]
-        created = self.created()
+        drafts, created = [item.write.draft for item in new], self.created()
         supersedes = [(n, m, o) for n, key in enumerate(appends, 1) for m, o in key.supersedes.items()]
         states = {draft.key: draft.state for draft in drafts if draft.state is not None}
         ends = self._resolves.values()

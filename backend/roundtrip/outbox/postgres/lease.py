@@ -25,6 +25,9 @@ log = structlog.get_logger(__name__)
 RENEWALS: Final = 3
 """Renewals within the length of a lease: two may fail."""
 
+MARGIN: Final = 0.2
+"""Share of a lease that is left when this node counts it as ended: what it holds takes a while to end."""
+
 _RETRY: Final = 0.5
 
 
@@ -48,6 +51,7 @@ class NodeLease:
         self._told = False
         self._renewed = 0.0
         self._connection: Any = None
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def held(self) -> bool:
@@ -130,7 +134,11 @@ class NodeLease:
 
     def _renewed_at(self, sent: float) -> None:
         self._renewed = sent
-        self._deadline = sent + self.seconds
+        self._deadline = sent + self.seconds * (1 - MARGIN)
+        if self._timer is not None:
+            self._timer.cancel()
+        delay = max(0.0, self._deadline - self._steady()) + 0.001
+        self._timer = asyncio.get_running_loop().call_later(delay, self._tell)
         self._tell()
 
     def _tell(self) -> None:
@@ -143,6 +151,8 @@ class NodeLease:
     async def leave(self) -> None:
         """Give the place up, so that the next node need not wait. A failure is no error: the lease ends by itself."""
         self._deadline = 0.0
+        if self._timer is not None:
+            self._timer.cancel()
         try:
             async with asyncio.timeout(1.0):
                 connection = await self._connected()

@@ -8,6 +8,7 @@ on when an event expires.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -134,6 +135,11 @@ class PostgresOutbox:
                 await self._task
         self._pool.close()
         await self._connector.close()
+
+    def batch_age(self) -> float:
+        """Seconds for which the writer has been at its present round, 0.0 between two."""
+        began = self._writer.round_began
+        return time.monotonic() - began if began else 0.0
 
     @property
     def up(self) -> bool:

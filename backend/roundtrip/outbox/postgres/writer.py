@@ -66,6 +66,8 @@ class Writer:
         self.on_failure: Callable[[], object] = lambda: None
         """Called for each commit that failed."""
         self.alive = True
+        self.round_began = 0.0
+        """When the round under way began, on the monotonic clock; 0.0 between two."""
 
     def put(self, item: Write | Read | Stop) -> None:
         """Queue an item."""
@@ -103,6 +105,7 @@ class Writer:
             except TimeoutError:
                 pass
         self._wake.clear()
+        self.round_began = time.monotonic()
         self._sweep.begin(self._now(), len(self._queue))
         writes: list[Write] = []
         reads: list[Read] = []
@@ -122,6 +125,7 @@ class Writer:
             await self._read(reads)
         if not stops and self._sweep.ready():
             await self._maintain()
+        self.round_began = 0.0
         return stops
 
     # writes
