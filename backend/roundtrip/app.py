@@ -50,7 +50,7 @@ from roundtrip.limits.addresses import Proxies
 from roundtrip.limits.connections import ConnectionLimits, ConnectionRules
 from roundtrip.limits.rates import Limits, Rules
 from roundtrip.links.metrics import LinkCounters, read_links
-from roundtrip.links.service import LinkService, snapshots
+from roundtrip.links.service import LinkService
 from roundtrip.outbox.base import ledger_reading
 from roundtrip.runtime import connection_capacity, program_version
 from roundtrip.settings import Settings
@@ -188,7 +188,7 @@ class Backend:
         stack.push_async_callback(self.identity.close)
         self.limits = Limits(Rules.of(settings), self.telemetry.metrics.count_refusal)
         admission = Admission(self.identity, self.limits)
-        snapshot, metrics = snapshots(self.links), self.telemetry.metrics
+        snapshot, metrics = self.links.snapshot_at, self.telemetry.metrics
         self.canary = CanaryProbe(settings, self.outbox, self.faults, snapshot, admission, metrics, self.clock)
         replayer = Replayer(
             self.outbox,

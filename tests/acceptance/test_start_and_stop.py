@@ -35,7 +35,8 @@ def run(data_dir: Path, *arguments: str, **settings: Any) -> subprocess.Complete
         ({"auth": "trusted", "host": "0.0.0.0"}, "ROUNDTRIP_HOST must be a loopback address"),  # noqa: S104  # refused
         ({"auth": "jwt"}, "ROUNDTRIP_JWKS_URL or ROUNDTRIP_JWT_PUBLIC_KEY"),
         ({"ack_timeout": "-1"}, "ROUNDTRIP_ACK_TIMEOUT"),
-        ({"outbox": "redis://127.0.0.1"}, "ROUNDTRIP_OUTBOX"),
+        ({"outbox": "redis://127.0.0.1"}, "ROUNDTRIP_OUTBOX is no setting any more: ROUNDTRIP_STORE took its place"),
+        ({"store": "mysql://host/name"}, "ROUNDTRIP_STORE: must be postgresql://"),
         ({"faults": "no_such_fault"}, "There is no such fault"),
         ({"admin_key": ""}, "ROUNDTRIP_ADMIN_KEY: is set but empty"),
         ({"admin_key": "short"}, "ROUNDTRIP_ADMIN_KEY: must have at least 16 characters"),
@@ -49,11 +50,11 @@ def test_a_wrong_setting_is_one_clear_line(tmp_path: Path, settings: dict[str, s
 
 
 def test_help_lists_every_setting_and_no_value(tmp_path: Path) -> None:
-    done = run(tmp_path, "--help", pii_hash_key="canary-hash-key")
+    done = run(tmp_path, "--help", pii_hash_key="linnet-hash-key")
     assert done.returncode == 0
     for name in ("HOST", "ADMIN_PORT", "WHATSAPP_DRIVER", "ACK_TIMEOUT", "MAX_SOCKETS_PER_KEY", "PII_HASH_KEY"):
         assert f"ROUNDTRIP_{name}" in done.stdout
-    assert "canary" not in done.stdout
+    assert "linnet" not in done.stdout
 
 
 def test_an_unknown_argument_is_refused(tmp_path: Path) -> None:

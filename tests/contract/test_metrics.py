@@ -197,12 +197,12 @@ async def test_a_link_is_counted_in_exactly_one_state(program: Inside) -> None:
 
 
 async def test_nothing_of_a_person_is_a_label(program: Inside) -> None:
-    user = program.user("canary-user")
-    async with py_client(program.url, "canary-user", "canary-bot"):
-        await connect(user, "canary-bot")
-    number = (await user.snapshot("canary-bot"))["phoneNumber"]
+    user = program.user("linnet-user")
+    async with py_client(program.url, "linnet-user", "linnet-bot"):
+        await connect(user, "linnet-bot")
+    number = (await user.snapshot("linnet-bot"))["phoneNumber"]
     _, text, _ = await program.admin("GET", "/metrics")
-    assert "canary" not in text
+    assert "linnet" not in text
     assert number not in text
     assert number[1:] not in text
     assert "2@" not in text

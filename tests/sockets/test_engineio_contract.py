@@ -48,11 +48,11 @@ PRIVATE_NAMES: dict[tuple[str, type], dict[str, str]] = {
         "_async": ATTRIBUTE,
         "_bad_request": "(self, message=None)",
     },
-    ("roundtrip.sockets.engineio.transports", web.WebSocketResponse): {
+    ("roundtrip.sockets.engineio.websocket", web.WebSocketResponse): {
         "_post_start": "(self, request: aiohttp.web_request.BaseRequest, protocol: str | None, "
         "writer: aiohttp._websocket.writer.WebSocketWriter) -> None",
     },
-    ("roundtrip.sockets.engineio.transports", web.RequestHandler): {
+    ("roundtrip.sockets.engineio.websocket", web.RequestHandler): {
         "_message_tail": ATTRIBUTE,
         "_payload_parser": ATTRIBUTE,
     },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
@@ -203,6 +203,10 @@ class LinkService:
             return link.snapshot()
         return payloads.snapshot(key, None, None, self._clock.now(), self._clock.monotonic(), shared=False)
 
+    def snapshot_at(self, key: BotKey, seq: int) -> Snapshot:
+        """The same, with the `seq` of the key's newest event."""
+        return msgspec.structs.replace(self.snapshot(key), seq=seq)
+
     async def logout(self, key: BotKey) -> Snapshot:
         """Log out, or end the pairing. Works in every state, also without a session. Raises `LinkError`."""
         self._check_not_closing()
@@ -292,12 +296,3 @@ class LinkService:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("links_task_died", task=task.get_name(), error=redaction.message_of(error))
-
-
-def snapshots(links: LinkService) -> Callable[[BotKey, int], Snapshot]:
-    """Snapshots by key and the `seq` of the key's newest event."""
-
-    def snapshot(key: BotKey, seq: int) -> Snapshot:
-        return msgspec.structs.replace(links.snapshot(key), seq=seq)
-
-    return snapshot

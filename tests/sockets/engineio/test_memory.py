@@ -17,7 +17,7 @@ import uvloop
 
 from roundtrip.events import Connected
 from roundtrip.identity import BotKey
-from roundtrip.sockets.engineio.transports import ConnectionWebSocket
+from roundtrip.sockets.engineio.websocket import ConnectionWebSocket
 from tests.sockets.raw import connect, raw_polling, raw_socket
 from tests.support.node_client import node_client
 from tests.support.program import api, running

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import WSMessage, WSMsgType
 
-from roundtrip.sockets.engineio.transports import ConnectionWebSocket, QuietWebSocket
+from roundtrip.sockets.engineio.websocket import ConnectionWebSocket, QuietWebSocket
 
 TEXT, BINARY, PING, PONG, CLOSE = (
     WSMsgType.TEXT,

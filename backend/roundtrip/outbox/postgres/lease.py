@@ -153,6 +153,8 @@ class NodeLease:
         self._deadline = 0.0
         if self._timer is not None:
             self._timer.cancel()
+        if not self.fence:
+            return  # it never joined
         try:
             async with asyncio.timeout(1.0):
                 connection = await self._connected()
