@@ -151,3 +151,31 @@ def test_the_store_may_come_from_a_file(tmp_path: Path) -> None:
     status, line = _refused(tmp_path, store_file=path)
     assert status == 2
     assert line.startswith("roundtrip: ROUNDTRIP_STORE_FILE: must be postgresql://")
+
+
+async def test_an_event_and_the_state_that_it_tells_are_in_one_transaction(tmp_path: Path, database: str) -> None:
+    """Every version of the link's row was written by the transaction that wrote an event."""
+    settings: dict[str, Any] = {"store": database, "lease": 2, "simulated_scan_after": 0.1, "simulated_speed": 20}
+    async with running(tmp_path, **settings) as program, api(program) as user:
+        await value(database, "CREATE TABLE seen (tx xid8 DEFAULT pg_current_xact_id(), what text, state text)")
+        await value(
+            database,
+            "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO seen (what, state) "
+            "VALUES (TG_TABLE_NAME, to_jsonb(NEW) ->> 'state'); RETURN NEW; END $$",
+        )
+        for table, on in (("links", "INSERT OR UPDATE"), ("events", "INSERT")):
+            await value(database, f"CREATE TRIGGER note AFTER {on} ON {table} FOR EACH ROW EXECUTE FUNCTION note()")
+        await user.link()
+        await user.state("connected")
+        states = await value(
+            database,
+            "SELECT array_agg(state ORDER BY tx) FROM seen l WHERE what = 'links' "
+            "AND EXISTS (SELECT FROM seen e WHERE e.tx = l.tx AND e.what = 'events')",
+        )
+        assert states == ["connecting", "qr", "paired", "connected"]
+        alone = await value(
+            database,
+            "SELECT array_agg(state) FROM seen l WHERE what = 'links' "
+            "AND NOT EXISTS (SELECT FROM seen e WHERE e.tx = l.tx AND e.what = 'events')",
+        )
+        assert alone == ["qr"]  # with the keys, before it is told: `paired` is true from there on

@@ -20,6 +20,7 @@ import structlog
 
 from roundtrip.cluster.key_vault import KeyVault
 from roundtrip.drivers.key_files import KeyFileState
+from roundtrip.events import LinkRow
 from roundtrip.identity import BotKey
 from roundtrip.links.policy import Ban
 from roundtrip.links.record import LinkRecord, Removal, store_name
@@ -39,7 +40,7 @@ TRIES: Final = 2
 KEEP_EVERY: Final = 20.0
 """Seconds between two looks at the key files of accounts: what changed is stored, thus at most 30 s later."""
 
-_SAVE: Final = "SELECT save_link_1($1, $2, $3, $4, $5, $6, $7)"
+_SAVE: Final = "SELECT save_links_1($1, $2, $3, $4, $5, $6, $7)"
 _SAVE_KEYS: Final = "SELECT save_key_file_1($1, $2, $3)"
 _FENCE: Final = "SELECT require_fence_1($1, $2)"
 _encode = msgspec.json.Encoder().encode
@@ -96,8 +97,7 @@ class PostgresLinkStore:
         keys = None
         if record.paired and record.link_id not in self._paired:
             keys = await self._vault.read(record.store_name)
-        self._version = version = max(self._version + 1, time.time_ns())
-        row = (*record.key, record.link_id, record.state.value, record.paired, _encode(record).decode(), version)
+        row = [[value] for value in (*record.key, *self.row(record))]
 
         async def write(db: Any) -> None:
             await db.execute(_SAVE, *row)
@@ -111,6 +111,11 @@ class PostgresLinkStore:
             raise
         if keys is not None:
             self._paired.add(record.link_id)
+
+    def row(self, record: LinkRecord) -> LinkRow:
+        """As `LinkStorage.row`: the outbox commits it with the event."""
+        self._version = version = max(self._version + 1, time.time_ns())
+        return LinkRow(record.link_id, record.state.value, record.paired, _encode(record).decode(), version)
 
     async def delete(self, key: BotKey) -> None:
         """As `LinkStorage.delete`."""

@@ -9,7 +9,7 @@ from typing import Protocol
 from roundtrip.backoff import Backoff
 from roundtrip.clock import TimerClock
 from roundtrip.drivers.base import Driver
-from roundtrip.events import Payload
+from roundtrip.events import LinkRow, Payload
 from roundtrip.identity import BotKey
 from roundtrip.links.metrics import LinkMetrics
 from roundtrip.links.phone import canonical
@@ -32,9 +32,16 @@ class Publisher(Protocol):
         """Return when an event could be stored now. Raises `StorageError`."""
 
     async def publish(
-        self, key: BotKey, link_id: str, payload: Payload, *, expires_at: int | None, traceparent: str | None
+        self,
+        key: BotKey,
+        link_id: str,
+        payload: Payload,
+        *,
+        expires_at: int | None,
+        traceparent: str | None,
+        state: LinkRow | None = None,
     ) -> object:
-        """Return once the event is committed. `expires_at` is in milliseconds since the epoch.
+        """Return once the event is committed, and `state` with it. `expires_at` is in milliseconds since the epoch.
 
         Raises `StorageError`, and then nothing was stored.
         """

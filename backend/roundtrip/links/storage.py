@@ -7,6 +7,7 @@ from typing import Protocol
 
 from roundtrip.drivers.key_files import KeyFileState
 from roundtrip.errors import StorageError
+from roundtrip.events import LinkRow
 from roundtrip.identity import BotKey
 from roundtrip.links.policy import Ban
 from roundtrip.links.record import LinkRecord, Removal
@@ -27,6 +28,9 @@ class LinkStorage(Protocol):
 
     async def save(self, record: LinkRecord) -> None:
         """Commit a record in place of its key's older one."""
+
+    def row(self, record: LinkRecord) -> LinkRow | None:
+        """The record for the transaction of the event that says so, where the store can commit both at once."""
 
     async def delete(self, key: BotKey) -> None:
         """Delete a key's record."""

@@ -73,6 +73,9 @@ class LinkStore:
         """Commit a record in place of its key's older one."""
         await self._run(self._save, record)
 
+    def row(self, record: LinkRecord) -> None:
+        """As `LinkStorage.row`: events are in another file."""
+
     async def delete(self, key: BotKey) -> None:
         """Delete a key's record."""
         await self._run(self._delete, key)

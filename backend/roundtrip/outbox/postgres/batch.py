@@ -26,7 +26,7 @@ from roundtrip.outbox.records import (
 
 log = structlog.get_logger(__name__)
 
-PARAMETERS: Final = 42
+PARAMETERS: Final = 43
 WRITE: Final = f"SELECT * FROM write_batch_1({', '.join(f'${n}' for n in range(1, PARAMETERS + 1))})"  # noqa: S608  # numbers
 
 KEY_LIMIT: Final = 50_000
@@ -111,7 +111,7 @@ class Results(NamedTuple):
 
 
 class Batch:
-    """Writes that may share a transaction whatever their order: `add` refuses the first one that may not."""
+    """Writes that may share a transaction: `add` refuses the first one that may not."""
 
     def __init__(self, keys: KeyCache, ids: EventIds, times: Timestamps) -> None:
         self._keys = keys
@@ -243,6 +243,7 @@ class Batch:
             [state.state for state in states.values()],
             [state.paired for state in states.values()],
             [state.record for state in states.values()],
+            [state.version for state in states.values()],
             bool(self.checks),
         )
 
@@ -291,7 +292,6 @@ class Batch:
         )
 
     def created(self) -> Counter[EventType]:
-        """How many events of each type it stores."""
         return Counter(new.type for new in self._new)
 
     def forget(self) -> None:

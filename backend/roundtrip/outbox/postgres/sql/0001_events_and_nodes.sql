@@ -124,18 +124,21 @@ CREATE TABLE links (
     link_id text NOT NULL UNIQUE,
     state text NOT NULL,
     paired boolean NOT NULL,
-    record text NOT NULL,  -- JSON of the whole record
+    record text NOT NULL,   -- JSON of the whole record
+    version bigint NOT NULL,  -- a late write of a lost connection changes nothing
     PRIMARY KEY (user_id, bot_id)
 );
 
 CREATE FUNCTION save_links_1(l_user text[], l_bot text[], l_link text[], l_state text[], l_paired boolean[],
-    l_record text[]) RETURNS void LANGUAGE sql AS $$
-    INSERT INTO links (user_id, bot_id, link_id, state, paired, record)
-    SELECT u, b, link, state, paired, record
-    FROM unnest(l_user, l_bot, l_link, l_state, l_paired, l_record) AS r (u, b, link, state, paired, record)
+    l_record text[], l_version bigint[]) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO links (user_id, bot_id, link_id, state, paired, record, version)
+    SELECT u, b, link, state, paired, record, version
+    FROM unnest(l_user, l_bot, l_link, l_state, l_paired, l_record, l_version)
+        AS r (u, b, link, state, paired, record, version)
     ORDER BY u, b
     ON CONFLICT (user_id, bot_id) DO UPDATE SET link_id = excluded.link_id, state = excluded.state,
-        paired = excluded.paired, record = excluded.record
+        paired = excluded.paired, record = excluded.record, version = excluded.version
+    WHERE links.version < excluded.version
 $$;
 
 -- One batch, in one transaction: attempts, ends, upgrades, then new events (their keys sorted, each once), then what
@@ -150,7 +153,7 @@ CREATE FUNCTION write_batch_1(
     x_key bigint[], x_seq bigint[], x_outcome integer[], x_at bigint[], x_attempts text[],
     u_key bigint[], u_seq bigint[], u_at bigint[],
     c_types integer[], c_counts bigint[], p_created integer,  -- of the new events: sums, and a bit for each type
-    l_user text[], l_bot text[], l_link text[], l_state text[], l_paired boolean[], l_record text[],
+    l_user text[], l_bot text[], l_link text[], l_state text[], l_paired boolean[], l_record text[], l_version bigint[],
     p_check boolean,
     OUT o_keys bigint[], OUT o_last bigint[], OUT o_may integer[],
     OUT o_types integer[], OUT o_outcomes integer[], OUT o_counts bigint[],
@@ -223,7 +226,7 @@ BEGIN
         END IF;
     END IF;
     IF cardinality(l_user) > 0 THEN
-        PERFORM save_links_1(l_user, l_bot, l_link, l_state, l_paired, l_record);
+        PERFORM save_links_1(l_user, l_bot, l_link, l_state, l_paired, l_record, l_version);
     END IF;
     IF o_types IS NOT NULL THEN
         PERFORM add_totals_1(p_slot, o_types, o_outcomes, o_counts);
