@@ -117,8 +117,8 @@ class Courier:
         traceparent: str | None = None,
         state: LinkRow | None = None,
     ) -> StoredEvent:
-        """Store an event, and `state` with it, and emit it; returns once it is committed. `expires_at` is in milliseconds
-        since the epoch.
+        """Store an event, and `state` with it, and emit it; returns once it is committed. `expires_at` is in
+        milliseconds since the epoch.
 
         Raises `OutboxError`, and then nothing was stored or emitted.
         """

@@ -85,9 +85,8 @@ class PostgresOutbox:
         self._lease = lease
         self._connector = Connector(database, lease)
         self._pool = Pool(database, READERS)
-        self._writer = Writer(
-            self._connector, Sweep(sweep_every, int(retention * 1000)), self._on_results, self._on_refusal, self._now
-        )
+        sweep = Sweep(sweep_every, int(retention * 1000), lambda: self._offset)
+        self._writer = Writer(self._connector, sweep, self._on_results, self._on_refusal, self._now)
         self._task: asyncio.Task[None] | None = None
         self._open = False
         self.on_ended: Callable[[Sequence[Ended]], None] = lambda _ended: None
