@@ -800,8 +800,11 @@ ON_ITS_OWN: dict[str, Any] = {
     "jwks_outage": 1.0,
     "jwks_empty_grace": 0.0,
     "restore_concurrency": 2,
+    "sessions_per_worker": 2,
+    "worker_memory_limit": 64,
 }
-"""Rows with a test of their own below; `device_name` is told to the stand-in in tests/whatsapp/test_bad_minutes.py."""
+"""Rows with a test of their own below; `device_name` is told to the stand-in in tests/whatsapp/test_bad_minutes.py,
+`worker_memory_limit` is passed in tests/whatsapp/test_hosts.py."""
 
 
 @pytest.mark.parametrize("name", GROUPS)
@@ -894,6 +897,19 @@ async def test_outbox_max_bytes(tmp_path: Path) -> None:
                 return got == status and (status == 202 or problem["code"] == "outbox_full")
 
             await seen(answered)
+
+
+async def test_sessions_per_worker(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"sessions_per_worker": 2, "simulated_scan_after": 0, "simulated_speed": 20}
+    async with running(tmp_path, **settings) as program, api(program) as user:
+        for number in range(3):
+            await user.link(f"bot.{number}")
+            await user.state("connected", f"bot.{number}")
+        metrics = await user.metrics()
+        assert metrics["roundtrip_workers"] == 2
+        assert metrics['roundtrip_worker_sessions{stat="max"}'] == 2
+        workers = [link["workerId"] for link in (await user.admin("/debug/links"))["links"]]
+        assert len(set(workers)) == 2
 
 
 async def test_restore_concurrency(tmp_path: Path) -> None:

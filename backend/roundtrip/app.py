@@ -38,10 +38,11 @@ from roundtrip.clock import SYSTEM, WatchedClock
 from roundtrip.delivery.courier import Courier
 from roundtrip.delivery.metrics import DeliveryCounters
 from roundtrip.delivery.replay import Replayer
-from roundtrip.drivers.base import Driver
+from roundtrip.drivers.base import Driver, observe
 from roundtrip.drivers.neonize.driver import NeonizeDriver
 from roundtrip.drivers.simulated.driver import SimulatedDriver
 from roundtrip.drivers.simulated.flapper import Flapper
+from roundtrip.drivers.simulated.hosts import HostKiller
 from roundtrip.errors import StartError, StorageError
 from roundtrip.events import EventType
 from roundtrip.faults import FaultError, Faults
@@ -69,10 +70,8 @@ log = structlog.get_logger(__name__)
 
 MAX_RETRY_DELAY: Final = 60.0
 """Most seconds between two attempts at a client that does not acknowledge."""
-
 ACK_GRACE: Final = 2.0
 """Seconds that a stop waits for acknowledgements that are under way."""
-
 DRAIN_TIME: Final = 2.0
 """Seconds over which a stop closes its clients."""
 
@@ -103,8 +102,8 @@ class Backend:
                 self._stack = stack.pop_all()
         except (StorageError, FaultError, OSError) as error:
             raise StartError(str(error)) from error
-        driver, auth = self.settings.whatsapp_driver, self.settings.auth
-        log.info("started", url=self.url, admin=self.admin_url, driver=driver, auth=auth)
+        driver = self.settings.whatsapp_driver
+        log.info("started", url=self.url, admin=self.admin_url, driver=driver, auth=self.settings.auth)
 
     async def stop(self) -> None:
         """End every part, the listeners first and telemetry last."""
@@ -160,13 +159,16 @@ class Backend:
     async def _start_links(self, stack: AsyncExitStack) -> None:
         settings, metrics = self.settings, self.telemetry.metrics
         self.store = LinkStore(settings.data_dir)
+        driver = self._driver = self._driver or make_driver(settings)
+        metrics.workers.read = observe(driver, self.telemetry.tracer, metrics.worker_exit)
         self.links = LinkService(
-            self._driver or make_driver(settings),
+            driver,
             self.courier,
             self.store,
             settings,
             LinkCounters(metrics),
             tracer=self.telemetry.tracer,
+            watched=lambda key: bool(self.registry.of(key)),
         )
         stack.push_async_callback(self.links.close)
         await self.links.open()
@@ -180,6 +182,7 @@ class Backend:
         self.flapper = Flapper(self.faults, self.links)
         stack.callback(self.flapper.stop)
         self.faults.subscribe(self.flapper.switched)
+        stack.callback(HostKiller(self.faults, self._driver).stop)
         self.faults.apply(self.settings.faults)
 
     def _apply_outbox_faults(self, _name: str, _active: bool) -> None:
@@ -266,7 +269,6 @@ class Backend:
         await self.sockets.drain(DRAIN_TIME if len(self.registry) > 1 else 0.0)
 
     def _start_tasks(self, stack: AsyncExitStack) -> None:
-        """Run what runs until the stop."""
         create = asyncio.create_task
         self.checks.restore = restore = create(self.links.restore(), name="restore")
         sweep = create(self.sockets.sweep(), name="socket-sweep")
@@ -294,6 +296,4 @@ def label_sets() -> LabelSets:
 
 def make_driver(settings: Settings) -> Driver:
     """The driver that the settings name."""
-    if settings.whatsapp_driver == "simulated":
-        return SimulatedDriver(settings.simulated_speed, settings.simulated_scan_after)
-    return NeonizeDriver(settings.whatsapp_proxy, code_life=settings.pairing_timeout, device_name=settings.device_name)
+    return SimulatedDriver.of(settings) if settings.whatsapp_driver == "simulated" else NeonizeDriver.of(settings)

@@ -57,10 +57,10 @@ class Settings(BaseSettings):
         pattern=r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$",
         description="Name of this server in the phone's list of linked devices; it counts when an account is linked",
     )
+    sessions_per_worker: int = Field(32, ge=1, le=500, description="Paired accounts that share a worker process")
+    worker_memory_limit: int = Field(512, ge=64, description="MB of a worker, above which its accounts leave it")
     simulated_scan_after: float | None = Field(
-        None,
-        ge=0,
-        description="Simulated phone: seconds until it scans by itself; unset waits for the button",
+        None, ge=0, description="Simulated phone: seconds until it scans by itself; unset waits for the button"
     )
     simulated_speed: float = Field(1.0, gt=0, description="Simulated phone: factor on its real timing, for tests")
 
@@ -68,7 +68,7 @@ class Settings(BaseSettings):
     start_concurrency: int = Field(
         DEFAULT_START_CONCURRENCY, ge=1, description="WhatsApp sessions that may be starting at once; half of the cores"
     )
-    restore_concurrency: int = Field(3, ge=1, description="Links brought back at once after a restart")
+    restore_concurrency: int = Field(8, ge=1, description="Paired links that may be logging in at once")
     max_links_per_user: int = Field(20, ge=1, description="Links that one user may have at once")
     pairing_timeout: float = Field(160.0, gt=0, description="Seconds that a pairing code is good for")
     pairing_patience: float = Field(

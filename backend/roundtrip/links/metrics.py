@@ -26,9 +26,6 @@ class LinkMetrics(Protocol):
     def correction(self) -> None:
         """`roundtrip_link_corrections_total`: the driver's answer contradicted the recorded state."""
 
-    def worker_exit(self, reason: str) -> None:
-        """`roundtrip_worker_exits_total`: a worker ended. `reason` is a value of `drivers.base.Exit`."""
-
 
 class LinkCounters:
     """`LinkMetrics` over the metrics catalogue."""
@@ -50,6 +47,3 @@ class LinkCounters:
 
     def correction(self) -> None:
         self._metrics.link_corrections.inc()
-
-    def worker_exit(self, reason: str) -> None:
-        self._metrics.worker_exits[reason].inc()

@@ -12,6 +12,9 @@ MODES: Final = ("live", "replay")
 GRADES: Final = ("received", "acked")
 """The transport's receipt and the application's acknowledgement: two grades, never mixed."""
 
+SPREAD: Final = ("mean", "max")
+"""Of what there are several, without a series for each."""
+
 SIGNALS: Final = ("traces", "logs")
 
 
@@ -73,8 +76,17 @@ class LabelSets:
         "slow_outbox",
         "outbox_down",
         "whatsapp_flap",
+        "host_death",
     )
-    worker_exits: tuple[str, ...] = ("stopped", "exited", "crashed", "killed", "unresponsive")
+    worker_exits: tuple[str, ...] = (
+        "stopped",
+        "exited",
+        "crashed",
+        "panicked",
+        "killed",
+        "unresponsive",
+        "memory",
+    )
     limits: tuple[str, ...] = (
         "handshakes_per_address",
         "handshakes_per_user",

@@ -39,6 +39,7 @@ from roundtrip.telemetry.collectors import (
     LoopHistogram,
     LoopHistograms,
     PresenceCollector,
+    WorkersCollector,
 )
 from roundtrip.telemetry.labels import GRADES, MODES, OTHER, SIGNALS, LabelSets
 
@@ -177,8 +178,11 @@ class Metrics:
         )
         """Read from the link service: give it a function."""
         self.worker_exits = self._family(
-            "worker_exits", "Worker processes that ended, by how.", "reason", label_sets.worker_exits
+            "worker_exits", "Worker processes that ended, by how.", "cause", label_sets.worker_exits
         )
+        self.workers = WorkersCollector()
+        """Reads the driver's workers; set its `read`."""
+        registry.register(self.workers)
 
         # The process itself
         self.event_loop_lag = self._histogram(
@@ -213,6 +217,10 @@ class Metrics:
         if child is None:
             child = self._transition_children[pair] = self._transitions.labels(*pair)
         child.inc()
+
+    def worker_exit(self, cause: str) -> None:
+        """Count a worker that ended."""
+        self.worker_exits[cause].inc()
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"{PREFIX}_{name}_total", text, labels, registry=self.registry)

@@ -10,7 +10,7 @@ import pytest
 
 from roundtrip.drivers import base as d
 from roundtrip.drivers.base import ConnectStage
-from roundtrip.drivers.neonize import driver as neonize_driver
+from roundtrip.drivers.neonize import driver_session
 from tests.drivers.neonize.helpers import NAME, NUMBER, PHONE, Bench, gone
 from tests.support.reports import ReportRecorder
 from tests.whatsapp.troubles import How, Stage
@@ -133,7 +133,7 @@ async def test_a_panic_of_the_library_is_reported_as_an_exit(bench: Bench, reaso
     await again.next(d.Online)
 
 
-async def stays(session: neonize_driver.NeonizeSession, seconds: float, *allowed: bool | None) -> None:
+async def stays(session: driver_session.NeonizeSession, seconds: float, *allowed: bool | None) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         assert await session.alive() in allowed
@@ -159,7 +159,7 @@ async def test_a_connection_that_was_never_authenticated_is_not_alive(bench: Ben
 
 
 async def test_asking_while_the_library_dials_blocks_nobody(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neonize_driver, "ALIVE_TIMEOUT", 2.0)
+    monkeypatch.setattr(driver_session, "ALIVE_TIMEOUT", 2.0)
     session, reports, _ = await bench.linked()
     bench.whatsapp.fail(Stage.PROXY, How.HANG)
     bench.whatsapp.drop(PHONE)
