@@ -37,7 +37,7 @@ class Program:
             environment={"PATH": os.environ["PATH"], **whatsapp.environment},
         )
         self.exits: list[str] = []
-        driver.observe(OFF, self.exits.append)
+        driver.observe(OFF, lambda cause: None if cause == "stopped" else self.exits.append(cause))
         self.service = LinkService(driver, self.publisher, self.store, settings(data_dir, **changes), self.metrics)
 
     async def until(self, condition: Callable[[Snapshot], object], within: float = 30.0) -> Snapshot:
