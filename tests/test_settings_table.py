@@ -802,7 +802,6 @@ ON_ITS_OWN: dict[str, Any] = {
     "admin_key": ADMIN_KEY,
     "store": "postgresql://127.0.0.1:1/none",
     "lease": 100.0,
-    "node_id": "first",
     "outbox_max_bytes": 1 << 20,
     "jwks_url": "http://127.0.0.1:1/keys",
     "jwks_outage": 1.0,
@@ -810,8 +809,11 @@ ON_ITS_OWN: dict[str, Any] = {
     "restore_concurrency": 2,
     "canary_interval": 0.1,
     "canary_url": "http://127.0.0.1:1",
+    "sessions_per_worker": 2,
+    "worker_memory_limit": 64,
 }
-"""Rows with a test of their own below; `device_name` is told to the stand-in in tests/whatsapp/test_bad_minutes.py."""
+"""Rows with a test of their own below; `device_name` is told to the stand-in in tests/whatsapp/test_bad_minutes.py,
+`worker_memory_limit` is passed in tests/whatsapp/test_hosts.py."""
 
 
 @pytest.mark.parametrize("name", GROUPS)
@@ -923,6 +925,19 @@ async def test_outbox_max_bytes(tmp_path: Path) -> None:
                 return got == status and (status == 202 or problem["code"] == "outbox_full")
 
             await seen(answered)
+
+
+async def test_sessions_per_worker(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"sessions_per_worker": 2, "simulated_scan_after": 0, "simulated_speed": 20}
+    async with running(tmp_path, **settings) as program, api(program) as user:
+        for number in range(3):
+            await user.link(f"bot.{number}")
+            await user.state("connected", f"bot.{number}")
+        metrics = await user.metrics()
+        assert metrics["roundtrip_workers"] == 2
+        assert metrics['roundtrip_worker_sessions{stat="max"}'] == 2
+        workers = [link["workerId"] for link in (await user.admin("/debug/links"))["links"]]
+        assert len(set(workers)) == 2
 
 
 async def test_restore_concurrency(tmp_path: Path) -> None:

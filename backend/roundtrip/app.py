@@ -40,10 +40,11 @@ from roundtrip.clock import SYSTEM, WatchedClock
 from roundtrip.delivery.courier import Courier
 from roundtrip.delivery.metrics import DeliveryCounters
 from roundtrip.delivery.replay import Replayer
-from roundtrip.drivers.base import Driver
+from roundtrip.drivers.base import Driver, observe
 from roundtrip.drivers.neonize.driver import NeonizeDriver
 from roundtrip.drivers.simulated.driver import SimulatedDriver
 from roundtrip.drivers.simulated.flapper import Flapper
+from roundtrip.drivers.simulated.hosts import HostKiller
 from roundtrip.errors import StartError, StorageError
 from roundtrip.faults import FaultError, Faults
 from roundtrip.label_sets import label_sets
@@ -66,10 +67,8 @@ log = structlog.get_logger(__name__)
 
 MAX_RETRY_DELAY: Final = 60.0
 """Most seconds between two attempts at a client that does not acknowledge."""
-
 ACK_GRACE: Final = 2.0
 """Seconds that a stop waits for acknowledgements that are under way."""
-
 DRAIN_TIME: Final = 2.0
 """Seconds over which a stop closes its clients."""
 
@@ -100,8 +99,8 @@ class Backend:
                 self._stack = stack.pop_all()
         except (StorageError, FaultError, OSError) as error:
             raise StartError(str(error)) from error
-        driver, auth = self.settings.whatsapp_driver, self.settings.auth
-        log.info("started", url=self.url, admin=self.admin_url, driver=driver, auth=auth)
+        driver = self.settings.whatsapp_driver
+        log.info("started", url=self.url, admin=self.admin_url, driver=driver, auth=self.settings.auth)
 
     async def stop(self) -> None:
         """End every part, the listeners first and telemetry last."""
@@ -159,13 +158,16 @@ class Backend:
 
     async def _start_links(self, stack: AsyncExitStack) -> None:
         settings, metrics = self.settings, self.telemetry.metrics
+        driver = self._driver = self._driver or make_driver(settings)
+        metrics.workers.read = observe(driver, self.telemetry.tracer, metrics.worker_exit)
         self.links = LinkService(
-            self.stores.bind(self._driver or make_driver(settings)),
+            self.stores.bind(driver),
             self.courier,
             self.stores.links,
             settings,
             LinkCounters(metrics),
             tracer=self.telemetry.tracer,
+            watched=lambda key: bool(self.registry.of(key)),
         )
         stack.push_async_callback(self.links.close)
         await self.links.open()
@@ -178,6 +180,7 @@ class Backend:
         self.flapper = Flapper(self.faults, self.links)
         stack.callback(self.flapper.stop)
         self.faults.subscribe(self.flapper.switched)
+        stack.callback(HostKiller(self.faults, self._driver).stop)
         self.faults.apply(self.settings.faults)
 
     def _apply_outbox_faults(self, _name: str, _active: bool) -> None:
@@ -266,7 +269,6 @@ class Backend:
         await self.sockets.drain(DRAIN_TIME if len(self.registry) > 1 else 0.0)
 
     def _start_tasks(self, stack: AsyncExitStack) -> None:
-        """Run what runs until the stop."""
         create = asyncio.create_task
         self.checks.restore = restore = create(self.links.restore(), name="restore")
         sweep = create(self.sockets.sweep(), name="socket-sweep")
@@ -285,7 +287,4 @@ class Backend:
 
 def make_driver(settings: Settings) -> Driver:
     """The driver that the settings name."""
-    if settings.whatsapp_driver == "simulated":
-        return SimulatedDriver(settings.simulated_speed, settings.simulated_scan_after)
-    proxy = None if settings.whatsapp_proxy is None else settings.whatsapp_proxy.get_secret_value()
-    return NeonizeDriver(proxy, code_life=settings.pairing_timeout, device_name=settings.device_name)
+    return SimulatedDriver.of(settings) if settings.whatsapp_driver == "simulated" else NeonizeDriver.of(settings)

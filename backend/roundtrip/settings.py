@@ -67,6 +67,8 @@ class Settings(BaseSettings):
         pattern=r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$",
         description="Name of this server in the phone's list of linked devices, as of the time of linking",
     )
+    sessions_per_worker: int = Field(32, ge=1, le=500, description="Paired accounts that share a worker process")
+    worker_memory_limit: int = Field(512, ge=64, description="MB of a worker, above which its accounts leave it")
     simulated_scan_after: float | None = Field(
         None,
         ge=0,
@@ -81,7 +83,7 @@ class Settings(BaseSettings):
         description="WhatsApp sessions that may be starting at once",
         json_schema_extra={"default": "half of the cores"},  # what the reference says, on whatever machine it is made
     )
-    restore_concurrency: int = Field(3, ge=1, description="Links brought back at once after a restart")
+    restore_concurrency: int = Field(8, ge=1, description="Paired links that may be logging in at once")
     max_links_per_user: int = Field(20, ge=1, description="Links that one user may have at once")
     pairing_timeout: float = Field(160.0, gt=0, description="Seconds until a pairing code expires")
     pairing_patience: float = Field(1800.0, gt=0, description="Seconds after which a link that was never paired ends")

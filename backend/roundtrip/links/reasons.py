@@ -82,6 +82,9 @@ ADVICE: Final[dict[str, Advice]] = {
         True, "WhatsApp gave no code for this phone number. Check the number, wait a few minutes, or scan a QR code."
     ),
     "worker_crashed": Advice(True, f"The connection's process failed again and again. {_AGAIN}"),
+    "session_crashes": Advice(
+        True, f"This account makes its connection's process fail; it is tried once an hour. To try at once: {_AGAIN}"
+    ),
     "pairing_incomplete": Advice(True, f"The phone accepted, but WhatsApp did not let the device in. {_AGAIN}"),
     "store_missing": Advice(True, f"This account's keys are no longer on the server. {_AGAIN}"),
     "store_corrupt": Advice(True, f"This account's keys on the server cannot be read. {_AGAIN}"),
