@@ -97,7 +97,7 @@ class LinkService:
         records = await context.store.open()
         for number, ban in (await context.store.bans(self._clock.now())).items():
             context.bans.add(number, ban)
-        context.removals.load(await context.store.removals())
+        context.removals.load(removals := await context.store.removals())
         for record in sorted(records, key=lambda one: (one.state is LinkState.CONNECTED, one.since), reverse=True):
             link = self._links[record.key] = Link(record.key, self._context, record)
             if record.paired and record.phone_number is not None:
