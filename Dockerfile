@@ -22,6 +22,7 @@ COPY LICENSE .
 # The page's two libraries; the backend serves them itself, nothing comes from elsewhere
 COPY node_modules/socket.io-client/dist node_modules/socket.io-client/dist
 COPY node_modules/qrcode-generator node_modules/qrcode-generator
+COPY node_modules/swagger-ui-dist/LICENSE node_modules/swagger-ui-dist/NOTICE node_modules/swagger-ui-dist/swagger-ui.css node_modules/swagger-ui-dist/swagger-ui-bundle.js node_modules/swagger-ui-dist/
 RUN /opt/venv/bin/python -m compileall -q backend
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     ROUNDTRIP_HOST=0.0.0.0 ROUNDTRIP_ADMIN_HOST=0.0.0.0 ROUNDTRIP_DATA_DIR=/data

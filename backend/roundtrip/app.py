@@ -32,6 +32,8 @@ from roundtrip.api.admin import ADMIN_CONNECTIONS, AdminParts, make_admin_app
 from roundtrip.api.health import Readiness, ReadinessChecks
 from roundtrip.api.listener import listen, url_of
 from roundtrip.api.public import PublicParts, make_public_app
+from roundtrip.api.reference import Reference
+from roundtrip.api.spec.openapi import documents
 from roundtrip.auth.authenticators import make_authenticator
 from roundtrip.backoff import Backoff
 from roundtrip.canary.probe import CanaryProbe
@@ -242,6 +244,7 @@ class Backend:
         app = make_public_app(
             PublicParts.of(settings, self.links, self.outbox, self.identity, self.faults, tracer, self.limits, proxies)
         )
+        Reference(documents).add(app)
         self.sockets.attach(app)
         rules = ConnectionRules.of(settings, connection_capacity(settings.max_connections))
         limits = ConnectionLimits(rules, proxies, metrics.count_refusal, metrics.count_malformed)
