@@ -124,7 +124,7 @@ class JwtAuthenticator:
 
     async def _claims(self, token: object) -> _Claims:
         if not isinstance(token, str) or not token:
-            raise AuthError("unauthorized", "A token is needed.")
+            raise AuthError("unauthorized", "No token was sent.")
         if len(token) > MAX_TOKEN or not token.isascii():
             raise AuthError("unauthorized", "This is not a token that can be read: a JWT is expected.")
         key = await self._key(token)
@@ -153,7 +153,9 @@ class JwtAuthenticator:
         try:
             key = await self._keys.key(kid)
         except KeysUnavailable as error:
-            raise AuthError("unavailable", "Tokens cannot be checked now; try again.", error.retry_after) from None
+            raise AuthError(
+                "unavailable", "Tokens cannot be verified at the moment; try again.", error.retry_after
+            ) from None
         if key is None:
             raise AuthError("unauthorized", "The token is signed with an unknown key.")
         return key
@@ -192,7 +194,7 @@ class Caller:
     def require(self, scope: Scope) -> None:
         """Raises `AuthError` with `forbidden`."""
         if scope not in self.scopes:
-            raise AuthError("forbidden", f"This key was not given the scope {scope}.")
+            raise AuthError("forbidden", f"This service key does not have the scope {scope}.")
 
 
 class CallerIdentification:
@@ -214,7 +216,7 @@ class CallerIdentification:
             return self._service(api_key, claimed)
         if self._trusted:
             if claimed is None:
-                raise AuthError("unauthorized", "Say who you are in the header X-User-Id.")
+                raise AuthError("unauthorized", "The header X-User-Id is missing.")
             principal = await self._authenticator.authenticate(Credentials(user_id=claimed))
         else:
             principal = await self._authenticator.authenticate(Credentials(_bearer(request), claimed))
@@ -223,7 +225,7 @@ class CallerIdentification:
     def _service(self, api_key: str, claimed: str | None) -> Caller:
         service = self._services.find(api_key)
         if service is None:
-            raise AuthError("unauthorized", "The service key is not known here.")
+            raise AuthError("unauthorized", "The service key is unknown.")
         return Caller(parse_user_id(claimed), service.scopes, service.name)
 
 

@@ -72,13 +72,13 @@ class RequestRefused(WireModel, frozen=True, omit_defaults=False):
 
 REFUSALS: Final = {
     "bot_id_missing": "No botId was given.",
-    "bot_id_invalid": "The botId is no string of 1 to 128 printable characters.",
-    "user_id_invalid": "The userId is no string of 1 to 128 printable characters.",
-    "too_many_sockets": "This key has as many sockets as allowed.",
+    "bot_id_invalid": "The botId must be a string of 1 to 128 printable characters.",
+    "user_id_invalid": "The userId must be a string of 1 to 128 printable characters.",
+    "too_many_sockets": "This user and bot have the maximum number of sockets.",
     "unauthorized": "The token is missing, invalid or expired.",
     "forbidden": "The userId given is not the token's own.",
-    "rate_limited": "This user or address connects too often.",
-    "unavailable": "The backend is stopping, or cannot check tokens now; try again.",
+    "rate_limited": "Too many connections from this user or address.",
+    "unavailable": "The backend is stopping, or cannot verify tokens at the moment; try again.",
 }
 """Codes of `err.data.code` in `connect_error`."""
 
