@@ -33,6 +33,8 @@ from roundtrip.api.durations import observe_durations
 from roundtrip.api.health import Readiness, ReadinessChecks
 from roundtrip.api.listener import listen, url_of
 from roundtrip.api.public import PublicParts, make_public_app
+from roundtrip.api.reference import Reference
+from roundtrip.api.spec.openapi import documents
 from roundtrip.auth.authenticators import make_authenticator
 from roundtrip.backoff import Backoff
 from roundtrip.canary.probe import CanaryProbe
@@ -247,6 +249,7 @@ class Backend:
         app = make_public_app(
             PublicParts.of(settings, self.links, self.outbox, self.identity, self.faults, tracer, self.limits, proxies)
         )
+        Reference(documents).add(app)
         self.sockets.attach(app)
         observe_durations(app, self.telemetry.metrics.http_request, SYSTEM.monotonic)
         rules = ConnectionRules.of(settings, connection_capacity(settings.max_connections))

@@ -1,7 +1,6 @@
 """The route table: one row is served, documented and tested alike.
 
-The dispatcher identifies the caller, checks the scope, and reads query and body, bounded in bytes, nesting and time,
-into the row's types before its handler runs. A handler never sees unchecked input.
+Caller, scope, query and body (bounded in bytes, nesting and time) are checked before a row's handler runs.
 """
 
 from __future__ import annotations
