@@ -5,10 +5,10 @@ BIN := .venv/bin
 NPM := $(shell command -v npm)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test model coverage mutate lint contract sbom format bench soak dashboards stack docs package lock clean
+.PHONY: help install run test model coverage mutate lint contract sbom format bench soak dashboards stack stack-small tour docs package lock clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 install: .venv/installed-dev node_modules/installed-dev ## make .venv and node_modules with everything
 
@@ -96,8 +96,14 @@ bench: install ## events per second beside bare python-socketio and bare Node, a
 dashboards: install ## write the Grafana dashboards' JSON from dashboards/builders
 	$(BIN)/python -m dashboards
 
-stack: install ## start backend, collector, Tempo, Loki, Prometheus, Alertmanager, Grafana (needs docker)
-	$(BIN)/python -m dashboards.stack
+stack: install ## start backend, collector, Tempo, Loki, Prometheus, Alertmanager, Grafana (needs docker); TOUR=1: people use it
+	TOUR=$(TOUR) $(BIN)/python -m dashboards.stack
+
+stack-small: install ## the same with one container for all that observes; TOUR=1: people use it
+	TOUR=$(TOUR) $(BIN)/python -m dashboards.stack --small
+
+tour: install ## people use the backend of make run: pages come, link, reload, go; ARGS="--fault-every 120" breaks things
+	$(BIN)/python -m dashboards.tour $(ARGS)
 
 docs: install ## build the documents as a site, in site/; --strict: a broken link is an error
 	$(BIN)/python -m tools.documents

@@ -206,6 +206,7 @@ class Settings(BaseSettings):
 
     faults: CommaList = Field((), description="Named faults to switch on, comma list (development only)")
     allow_faults: bool = Field(False, description="Allow faults with jwt too; trusted always does")
+    node_id: str | None = Field(None, pattern=r"^[\w.:-]{1,64}$", description="Name of this process; made if unset")
     pii_hash_key: SecretStr | None = Field(None, description="HMAC key for user ids in logs and traces")
     trace_url_template: str | None = Field(None, description="URL of a trace in your viewer, with {trace_id} in it")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Minimum level of log lines")
@@ -253,7 +254,8 @@ class Settings(BaseSettings):
     @classmethod
     def _check_canary_url(cls, value: str | None) -> str | None:
         parts = urlsplit(value or "http://unset")
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0  # which raises, too
+        if not usable or parts.query or parts.fragment:
             raise ValueError("must be an http or https address, without a query")
         return value
 

@@ -36,6 +36,7 @@ def build() -> dashboard.Dashboard:
     _readiness(board)
     _canary(board)
     _loop_and_outbox(board)
+    _http(board)
     _process(board)
     _telemetry(board)
     return board
@@ -323,6 +324,51 @@ def _loop_and_outbox(board: dashboard.Dashboard) -> None:
     )
 
 
+def _http(board: dashboard.Dashboard) -> None:
+    board.with_row(dashboard.Row("HTTP"))
+    duration = "http_server_request_duration_seconds"
+    board.with_panel(
+        graph(
+            "Requests by route",
+            About(
+                "Requests a second to both listeners, by route; websockets are not among them.",
+                "A route that stops, or one that somebody calls in a loop.",
+                "Compare with the refusals by limit on Socket mapping.",
+            ),
+            [Query(f"sum by (route) ({rate(_own(f'{duration}_count'))})", "{{route}}")],
+            unit="reqps",
+            size=(8, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Requests by status",
+            About(
+                "The same by class of status.",
+                "5xx: the backend fails. 4xx in waves: a caller that was deployed wrongly, or its tokens.",
+                "The log has a line for each 5xx; its trace has the cause.",
+            ),
+            [Query(f"sum by (status_class) ({rate(_own(f'{duration}_count'))})", "{{status_class}}")],
+            colors={"5xx": RED, "4xx": AMBER, "2xx": GREEN},
+            unit="reqps",
+            size=(8, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Request time",
+            About(
+                "p99 by route. A polling client's GET of /socket.io/ waits for its next packet.",
+                "PUT of a link above a second: the outbox or the loop is slow.",
+                "Compare with the outbox's write time and the loop's lag.",
+            ),
+            [Query(f"histogram_quantile(0.99, sum by (le, route) ({rate(_own(f'{duration}_bucket'))}))", "{{route}}")],
+            unit="s",
+            size=(8, 7),
+        )
+    )
+
+
 def _process(board: dashboard.Dashboard) -> None:
     board.with_row(dashboard.Row("Process"))
     board.with_panel(
@@ -400,14 +446,16 @@ def _telemetry(board: dashboard.Dashboard) -> None:
         graph(
             "Telemetry lost by the backend",
             About(
-                "Spans and log records that the backend could not get out.",
-                "Anything: traces have holes. Events are not delayed by it.",
+                "Spans and log records that the backend could not get out, beside the spans that arrived.",
+                "Anything lost: traces have holes. Events are not delayed by it.",
                 "Is the collector up? See beside.",
                 ("RoundtripTelemetryDropped",),
             ),
-            [Query(total(increase(series("telemetry_dropped_total")), "signal"), "{{signal}}")],
-            bars=True,
-            stacked=True,
+            [
+                Query(total(increase(series("telemetry_dropped_total")), "signal"), "{{signal}} lost"),
+                Query(total(increase(series("spans_exported_total"))), "spans exported"),
+            ],
+            colors={"spans exported": GREEN},
             size=(8, 7),
         )
     )
@@ -429,7 +477,6 @@ def _telemetry(board: dashboard.Dashboard) -> None:
             unit="ops",
             colors={"refused": AMBER, "failed": RED},
             size=(8, 7),
-            exemplars=False,
         )
     )
     board.with_panel(
@@ -450,14 +497,13 @@ def _telemetry(board: dashboard.Dashboard) -> None:
             ],
             unit="percentunit",
             size=(8, 7),
-            exemplars=False,
         )
     )
     board.with_panel(
         graph(
-            "Span durations, before sampling",
+            "Span durations",
             About(
-                "p99 by span, made by the collector from every span it sees.",
+                "p99 by span, made by the collector from every span that the backend kept.",
                 "One name that grows: that step is slow.",
                 "Click a dot for a trace of it.",
             ),

@@ -202,13 +202,13 @@ def _times(board: dashboard.Dashboard) -> None:
         graph(
             "Time to the first confirmation",
             About(
-                "From an event's creation until the first receipt or acknowledgement, replays included.",
-                "p50 in seconds: live events arrive late. p99 in minutes is people coming back.",
+                "From an event's creation until the first receipt or acknowledgement; replays, hours later, apart.",
+                "p50 of live in seconds: live events arrive late. Replays in minutes are people coming back.",
                 "Click a dot for the trace: where did the time go?",
                 BURN,
             ),
             [
-                Query(quantile(q, "delivery", TYPE, by=("grade",)), f"p{round(q * 100)} {{{{grade}}}}")
+                Query(quantile(q, "delivery", by=("mode", "grade")), f"p{round(q * 100)} {{{{mode}}}} {{{{grade}}}}")
                 for q in (0.5, 0.95, 0.99)
             ],
             unit="s",
@@ -223,7 +223,7 @@ def _times(board: dashboard.Dashboard) -> None:
                 "A band at the acknowledgement's timeout (5 s): every event is tried twice.",
                 "See acknowledgement times and retries.",
             ),
-            total(increase(series("delivery_seconds_bucket", TYPE)), "le"),
+            total(increase(series("delivery_seconds_bucket")), "le"),
         )
     )
     board.with_panel(

@@ -5,6 +5,7 @@ Every panel says in its description what it shows, what a bad value means, and w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -67,7 +68,14 @@ def _runbooks(about: About) -> list[Any]:
     ]
 
 
-def _targets(queries: Sequence[Query], *, exemplars: bool) -> list[Any]:
+EXEMPLARS: Final = re.compile(
+    r"\broundtrip_missed_emits_total\b|\broundtrip_(?:delivery|receipt|ack)_seconds_bucket\b"
+    r"|\btraces_span_metrics_duration_seconds_bucket\b"
+)
+"""The series that carry exemplars. A target that asks for those of others costs Prometheus a search for nothing."""
+
+
+def _targets(queries: Sequence[Query]) -> list[Any]:
     built = []
     for ref, query in zip("ABCDEFGHIJ", queries, strict=False):
         target = (
@@ -78,7 +86,7 @@ def _targets(queries: Sequence[Query], *, exemplars: bool) -> list[Any]:
             .format(query.format)
             .editor_mode(prometheus_model.QueryEditorMode.CODE)
         )
-        built.append(target.instant() if query.instant else target.range().exemplar(exemplars))
+        built.append(target.instant() if query.instant else target.range().exemplar(bool(EXEMPLARS.search(query.expr))))
     return built
 
 
@@ -101,14 +109,13 @@ def graph(
     colors: dict[str, str] | None = None,
     links: Iterable[Any] = (),
     thresholds: dashboard.ThresholdsConfig | None = None,
-    exemplars: bool = True,
     soft_max: float | None = None,
 ) -> Any:
     """Values over time. `colors` fixes a series' colour by its legend; `soft_max` keeps a zero from looking large."""
     panel = (
         timeseries_builder.Panel()
         .datasource(METRICS)
-        .targets(_targets(queries, exemplars=exemplars))
+        .targets(_targets(queries))
         .min(0)
         .legend(
             common.VizLegendOptions()
@@ -156,7 +163,7 @@ def number(
     panel = (
         stat.Panel()
         .datasource(METRICS)
-        .targets(_targets(queries, exemplars=False))
+        .targets(_targets(queries))
         .thresholds(thresholds)
         .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
         .color_mode(common_model.BigValueColorMode.BACKGROUND_SOLID)
@@ -188,7 +195,7 @@ def bars(
     panel = (
         bargauge.Panel()
         .datasource(METRICS)
-        .targets(_targets(queries, exemplars=False))
+        .targets(_targets(queries))
         .thresholds(thresholds)
         .min(0)
         .orientation(common_model.VizOrientation.HORIZONTAL)
@@ -204,7 +211,7 @@ def heat(title: str, about: About, bucket_expr: str, *, size: tuple[int, int] = 
     panel = (
         heatmap.Panel()
         .datasource(METRICS)
-        .targets(_targets([query], exemplars=True))
+        .targets(_targets([query]))
         .calculate(False)
         .color(
             heatmap.HeatmapColorOptions()
@@ -239,7 +246,7 @@ def rows(
     panel = (
         table.Panel()
         .datasource(METRICS)
-        .targets(_targets(shown, exemplars=False))
+        .targets(_targets(shown))
         .no_value(none)
         .transformations(
             [

@@ -309,7 +309,7 @@ def _sockets(board: dashboard.Dashboard) -> None:
             About(
                 "Sockets that left, by why.",
                 "ping timeout or transport error in waves: network or proxy. queue_full: a page that cannot keep up. "
-                "server disconnect: the backend closes them.",
+                "Closed by the backend: server disconnect, token_expired, draining, protocol_error, replay_failed.",
                 "Match the wave with deployments and the proxy's log.",
                 ("RoundtripSocketChurn",),
             ),

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
-from tests.dashboards.boards import ROOT, Panel, boards, panels, substituted
+from tests.dashboards.boards import EXEMPLARS, ROOT, Panel, boards, metrics_in, panels, substituted
 from tests.stack.promtool import promtool
 
 PLAIN_COUNTERS = {
@@ -23,12 +23,9 @@ WITHOUT_INSTANCE = {
     "socket-mapping: Firing alerts": "alerts such as a missing backend have no instance",
     "backend: Collector: spans in and out": "the collector is another job",
     "backend: Collector: queues and memory": "the collector is another job",
-    "backend: Span durations, before sampling": "made by the collector, by service",
+    "backend: Span durations": "made by the collector, by service",
 }
-NO_EXEMPLARS = {
-    "backend: Collector: spans in and out": "the collector's own metrics carry none",
-    "backend: Collector: queues and memory": "the collector's own metrics carry none",
-}
+CARRIERS = {*EXEMPLARS, "traces_span_metrics_duration_seconds_bucket"}
 
 every_panel = pytest.mark.parametrize("panel", panels(), ids=str)
 
@@ -78,10 +75,11 @@ def test_counters_are_never_shown_raw(panel: Panel) -> None:
 
 
 @every_panel
-def test_range_queries_ask_for_exemplars(panel: Panel) -> None:
+def test_range_queries_ask_for_exemplars_where_there_are_some(panel: Panel) -> None:
+    """Which series carry exemplars is seen in the running program, see tests/contract/test_exemplars.py."""
     for target in panel.json["targets"]:
         if panel.json["datasource"]["type"] == "prometheus" and target.get("range"):
-            assert target["exemplar"] is (str(panel) not in NO_EXEMPLARS)
+            assert target["exemplar"] is bool(metrics_in(target["expr"]) & CARRIERS), target["expr"]
 
 
 @every_panel

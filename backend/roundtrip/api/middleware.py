@@ -33,7 +33,7 @@ _HEADERS: Final = {
 }
 
 _ALLOWED_METHODS: Final = "GET, PUT, POST, DELETE"
-_ALLOWED_HEADERS: Final = "Authorization, Content-Type, X-User-Id, X-Api-Key, traceparent"
+_ALLOWED_HEADERS: Final = "Authorization, Content-Type, X-User-Id, X-Api-Key, traceparent, tracestate"
 
 
 class RequestGuard:
