@@ -17,7 +17,7 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models import heatmap as heatmap_model
 from grafana_foundation_sdk.models import prometheus as prometheus_model
 
-from dashboards.builders.links import explore_traces
+from dashboards.builders.links import explore_logs, explore_traces
 
 METRICS: Final = model.DataSourceRef(type_val="prometheus", uid="$datasource")
 LOGS: Final = model.DataSourceRef(type_val="loki", uid="$logs")
@@ -62,10 +62,7 @@ NEUTRAL: Final = steps((None, BLUE))
 
 
 def _runbooks(about: About) -> list[Any]:
-    return [
-        dashboard.DashboardLink(f"Runbook: {name}").url(f"$runbooks/{name}.md").target_blank(True)
-        for name in about.runbooks
-    ]
+    return [dashboard.DashboardLink(f"Runbook: {name}").url(f"/d/{name}").target_blank(True) for name in about.runbooks]
 
 
 EXEMPLARS: Final = re.compile(
@@ -264,13 +261,19 @@ def rows(
     if sort is not None:
         panel.sort_by([common.TableSortByFieldState().display_name(sort).desc(True)])
     for column, (text, url) in (column_links or {}).items():
-        link = {"title": text, "url": url, "targetBlank": True}
-        panel.override_by_name(column, [model.DynamicConfigValue(id_val="links", value=[link])])
+        _link_column(panel, column, [(text, url)])
     return _dress(panel, title, about, unit, size, links)
 
 
+def _link_column(panel: Any, column: str, links: Sequence[tuple[str, str]]) -> None:
+    """Have a table's column lead somewhere: `links` are titles and addresses."""
+    value = [{"title": title, "url": url, "targetBlank": True} for title, url in links]
+    panel.override_by_name(column, [model.DynamicConfigValue(id_val="links", value=value)])
+
+
 def log_rows(title: str, about: About, logql: str, *, size: tuple[int, int] = (24, 9), fields: dict[str, int]) -> Any:
-    """Log lines as a table, newest first; `fields` are the columns in their order. Trace ids open their trace."""
+    """Log lines as a table, newest first; `fields` are the columns in their order. Trace ids open their trace, event
+    ids the event's timeline, keys their log lines and traces."""
     panel = (
         table.Panel()
         .datasource(LOGS)
@@ -292,13 +295,27 @@ def log_rows(title: str, about: About, logql: str, *, size: tuple[int, int] = (2
             ]
         )
         .no_value("no misses in this time range")
-        .override_by_name(
-            "trace_id",
-            [
-                model.DynamicConfigValue(
-                    id_val="links", value=[{"title": "Open the trace", "url": explore_traces("${__value.raw}")}]
-                )
-            ],
-        )
+    )
+    _link_column(panel, "trace_id", [("Open the trace", explore_traces("${__value.raw}"))])
+    _link_column(
+        panel,
+        "event_id",
+        [
+            ("The event's timeline", "$admin/debug/events/${__value.raw}"),
+            ("The event's spans", explore_traces('{ span.messaging.message.id = "${__value.raw}" }')),
+        ],
+    )
+    _link_column(
+        panel,
+        "key",
+        [
+            ("The key's log lines", explore_logs('{service_name="roundtrip"} | key=`${__value.raw}`')),
+            ("The key's traces", explore_traces('{ span.roundtrip.key.hash = "${__value.raw}" }')),
+        ],
+    )
+    _link_column(
+        panel,
+        "reason",
+        [("Traces of this reason", explore_traces('{ span.roundtrip.miss.reason = "${__value.raw}" }'))],
     )
     return _dress(panel, title, about, "string", size)

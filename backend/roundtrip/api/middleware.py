@@ -32,6 +32,9 @@ _HEADERS: Final = {
     "X-Frame-Options": "DENY",
 }
 
+_NO_DOCUMENTS: Final = (SOCKET_PATH, "/static/")
+"""Paths whose responses are never a document of their own, so that a policy for documents would be bytes only."""
+
 _ALLOWED_METHODS: Final = "GET, PUT, POST, DELETE"
 _ALLOWED_HEADERS: Final = "Authorization, Content-Type, X-User-Id, X-Api-Key, traceparent, tracestate"
 
@@ -99,7 +102,7 @@ class RequestGuard:
     async def _prepare(self, request: web.Request, response: web.StreamResponse) -> None:
         headers = response.headers
         headers.popall(hdrs.SERVER, None)
-        if request.path.startswith(SOCKET_PATH):
+        if request.path.startswith(_NO_DOCUMENTS):
             headers.setdefault("X-Content-Type-Options", "nosniff")
             return
         for name, value in _HEADERS.items():

@@ -47,10 +47,10 @@ class AuthRenewal(WireModel, frozen=True):
 
 
 class Renewed(WireModel, frozen=True):
-    """Answer to `auth`, as its ack: `expiresAt` in seconds since the epoch, or the refusal's code and sentence."""
+    """Answer to `auth`, as its ack: `expiresAt` is when the new token expires, or the refusal's code and sentence."""
 
     ok: bool
-    expires_at: float | None = None
+    expires_at: str | None = None
     code: str | None = None
     message: str | None = None
 

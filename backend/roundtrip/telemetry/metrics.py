@@ -201,7 +201,7 @@ class Metrics:
             "links_crashing", "Links whose worker died more often than the limit allows, within the window."
         )
         self.worker_exits = self._family(
-            "worker_exits", "Worker processes that ended, by how.", "reason", label_sets.worker_exits
+            "worker_exits", "Worker processes that ended, by how.", "cause", label_sets.worker_exits
         )
 
         # The canary
