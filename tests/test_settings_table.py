@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import asyncpg
 import pytest
 import socketio
 from aiohttp import web
@@ -799,7 +800,9 @@ ON_ITS_OWN: dict[str, Any] = {
     "pairing_timeout": 25.0,
     "device_name": "Front desk",
     "admin_key": ADMIN_KEY,
-    "outbox": "redis://127.0.0.1",
+    "store": "postgresql://127.0.0.1:1/none",
+    "lease": 100.0,
+    "node_id": "first",
     "outbox_max_bytes": 1 << 20,
     "jwks_url": "http://127.0.0.1:1/keys",
     "jwks_outage": 1.0,
@@ -884,10 +887,24 @@ async def test_canary(tmp_path: Path) -> None:
         await seen(lambda: counted(s, 'roundtrip_canary_failures_total{stage="connect"}', 2))
 
 
-async def test_outbox(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"ended with 2: .*ROUNDTRIP_OUTBOX"):
-        async with running(tmp_path, outbox="redis://127.0.0.1"):
+async def test_store(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)ended with 1: .*The store 127.0.0.1:1/none cannot be used"):
+        async with running(tmp_path, store="postgresql://127.0.0.1:1/none"):
             pass
+
+
+async def test_lease_and_node_id(tmp_path: Path, database: str) -> None:
+    """What is stored of the node: its name, and how long it may be silent."""
+    async with running(tmp_path, store=database, lease=100.0, node_id="first"):
+        connection = await asyncpg.connect(database)
+        try:
+            name, left = await connection.fetchrow(
+                "SELECT node_id, extract(epoch FROM lease_until - clock_timestamp()) FROM nodes"
+            )
+        finally:
+            await connection.close()
+    assert name == "first"
+    assert 30 < left <= 100
 
 
 async def test_outbox_max_bytes(tmp_path: Path) -> None:

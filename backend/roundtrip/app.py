@@ -52,15 +52,14 @@ from roundtrip.limits.connections import ConnectionLimits, ConnectionRules
 from roundtrip.limits.rates import Limits, Rules
 from roundtrip.links.metrics import LinkCounters, read_links
 from roundtrip.links.service import LinkService
-from roundtrip.links.store import LinkStore
 from roundtrip.outbox.base import ledger_reading
-from roundtrip.outbox.sqlite.outbox import SqliteOutbox
 from roundtrip.runtime import connection_capacity, program_version
 from roundtrip.settings import Settings
 from roundtrip.sockets.access import Admission, SocketAccess
 from roundtrip.sockets.messages import SocketCounters
 from roundtrip.sockets.registry import Registry
 from roundtrip.sockets.server import SocketServer
+from roundtrip.stores import open_stores
 from roundtrip.telemetry import setup
 
 log = structlog.get_logger(__name__)
@@ -127,9 +126,8 @@ class Backend:
     async def _start_delivery(self, stack: AsyncExitStack) -> None:
         settings, metrics, event_spans = self.settings, self.telemetry.metrics, self.telemetry.event_spans
         self.faults = Faults(allowed=settings.faults_allowed)
-        self.outbox = SqliteOutbox(
-            settings.data_dir, retention=settings.outbox_retention, max_bytes=settings.outbox_max_bytes, clock=SYSTEM
-        )
+        self.stores = await open_stores(settings, stack)
+        self.outbox = self.stores.outbox
         self.clock = WatchedClock(SYSTEM)
         self.outbox.on_write = metrics.outbox_write.observe
         self.outbox.on_error = metrics.task_failures.inc
@@ -161,11 +159,10 @@ class Backend:
 
     async def _start_links(self, stack: AsyncExitStack) -> None:
         settings, metrics = self.settings, self.telemetry.metrics
-        self.store = LinkStore(settings.data_dir)
         self.links = LinkService(
-            self._driver or make_driver(settings),
+            self.stores.bind(self._driver or make_driver(settings)),
             self.courier,
-            self.store,
+            self.stores.links,
             settings,
             LinkCounters(metrics),
             tracer=self.telemetry.tracer,
@@ -225,7 +222,7 @@ class Backend:
 
     async def _start_admin(self, stack: AsyncExitStack) -> None:
         settings, metrics = self.settings, self.telemetry.metrics
-        self.checks = ReadinessChecks(self.outbox, self.store, settings.data_dir)
+        self.checks = ReadinessChecks(self.outbox, self.stores.links, settings.data_dir)
         self.readiness = Readiness(self.checks.all(), lambda check, ok: metrics.ready[check].set(ok))
         app = self._admin_app()
         observe_durations(app, metrics.http_request, SYSTEM.monotonic)

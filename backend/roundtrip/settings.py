@@ -164,7 +164,11 @@ class Settings(BaseSettings):
         "trusted allows loopback origins too; never * with jwt",
     )
 
-    outbox: str = Field("sqlite", description="sqlite, or redis://… (not built yet)")
+    store: SecretStr | None = Field(
+        None, description="postgresql://… keeps everything in PostgreSQL; unset, SQLite files in ROUNDTRIP_DATA_DIR do"
+    )
+    lease: float = Field(15.0, ge=2, le=300, description="Seconds after which a silent node loses what it holds")
+    node_id: str | None = Field(None, pattern=r"^[\w.:-]{1,64}$", description="Name of this process; made if unset")
     outbox_max_bytes: int = Field(
         1 << 30, ge=1 << 20, description="Bytes of stored events above which new links are refused"
     )
@@ -206,7 +210,6 @@ class Settings(BaseSettings):
 
     faults: CommaList = Field((), description="Named faults to switch on, comma list (development only)")
     allow_faults: bool = Field(False, description="Allow faults with jwt too; trusted always does")
-    node_id: str | None = Field(None, pattern=r"^[\w.:-]{1,64}$", description="Name of this process; made if unset")
     pii_hash_key: SecretStr | None = Field(None, description="HMAC key for user ids in logs and traces")
     trace_url_template: str | None = Field(None, description="URL of a trace in your viewer, with {trace_id} in it")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Minimum level of log lines")
@@ -276,8 +279,6 @@ class Settings(BaseSettings):
             raise ValueError(f"{PREFIX}FAULTS is for development: it needs AUTH=trusted or {PREFIX}ALLOW_FAULTS=true")
         if self.admin_key is None and not is_loopback(self.admin_host):
             raise ValueError(f"{PREFIX}ADMIN_HOST is not a loopback address, so {PREFIX}ADMIN_KEY must be set")
-        if self.outbox != "sqlite":
-            raise ValueError(f"{PREFIX}OUTBOX must be sqlite: the redis outbox is not built yet")
         return self
 
     @property

@@ -28,7 +28,7 @@ from roundtrip.links.reconciliation import Reconciler
 from roundtrip.links.record import LinkState, Removal, store_name
 from roundtrip.links.removals import Removals
 from roundtrip.links.session import StartSlots
-from roundtrip.links.store import LinkStore
+from roundtrip.links.storage import LinkStorage
 from roundtrip.settings import Settings
 from roundtrip.telemetry import redaction
 from roundtrip.telemetry.tracing import LINK_ID, OFF, RequestTracer
@@ -56,7 +56,7 @@ class LinkService:
         self,
         driver: Driver,
         publisher: Publisher,
-        store: LinkStore,
+        store: LinkStorage,
         settings: Settings,
         metrics: LinkMetrics,
         clock: TimerClock | None = None,
