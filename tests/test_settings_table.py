@@ -802,7 +802,6 @@ ON_ITS_OWN: dict[str, Any] = {
     "admin_key": ADMIN_KEY,
     "store": "postgresql://127.0.0.1:1/none",
     "lease": 100.0,
-    "node_id": "first",
     "outbox_max_bytes": 1 << 20,
     "jwks_url": "http://127.0.0.1:1/keys",
     "jwks_outage": 1.0,
