@@ -292,14 +292,14 @@ async def proxies(s: Scene) -> None:
 async def handshakes_by_user(s: Scene) -> None:
     refusals = [await s.connect("shakes", f"bot{number}") for number in range(4)]
     assert [isinstance(client, PyClient) for client in refusals] == [True, True, True, False]
-    assert refusals[3] == "You connect too often."
+    assert refusals[3] == "Too many new sockets of this user; wait a moment."
 
 
 async def rate_of_a_user(s: Scene) -> None:
     for number in range(3):
         assert isinstance(await s.connect("shakes-slowly", f"bot{number}"), PyClient)
     await asyncio.sleep(0.2)  # by default, many more would be allowed by now
-    assert await s.connect("shakes-slowly", "bot3") == "You connect too often."
+    assert await s.connect("shakes-slowly", "bot3") == "Too many new sockets of this user; wait a moment."
 
 
 async def sockets_per_key(s: Scene) -> None:

@@ -291,8 +291,8 @@ def _decodes(raw_path: str) -> bool:
 
 
 def _too_large(limits: BodyLimits) -> Problem:
-    text = f"The body may have at most {limits.size} bytes."
-    return Problem("body_too_large", text, 413, headers={"Connection": "close"})
+    detail = f"The body may have at most {limits.size} bytes."
+    return Problem("body_too_large", detail, 413, headers={"Connection": "close"})
 
 
 def _cause(error: Exception) -> str:
