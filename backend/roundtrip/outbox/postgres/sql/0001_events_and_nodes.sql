@@ -155,6 +155,7 @@ CREATE FUNCTION write_batch_1(
     c_types integer[], c_counts bigint[], p_created integer,  -- of the new events: sums, and a bit for each type
     l_user text[], l_bot text[], l_link text[], l_state text[], l_paired boolean[], l_record text[], l_version bigint[],
     p_check boolean,
+    p_since bigint,  -- nothing that is pending is older: entries of ended events before it need not be passed over
     OUT o_keys bigint[], OUT o_last bigint[], OUT o_may integer[],
     OUT o_types integer[], OUT o_outcomes integer[], OUT o_counts bigint[],
     OUT o_ended_keys bigint[], OUT o_ended_seqs bigint[], OUT o_ended_types integer[],
@@ -234,7 +235,7 @@ BEGIN
     IF p_check THEN
         INSERT INTO probe VALUES (p_slot, p_now) ON CONFLICT (slot) DO UPDATE SET at = excluded.at;
     END IF;
-    SELECT min(created_at) INTO o_oldest FROM events WHERE outcome = 0;
+    SELECT min(created_at) INTO o_oldest FROM events WHERE outcome = 0 AND created_at >= p_since;
 END $$;
 
 -- Ends at most p_limit events that have expired.
