@@ -202,6 +202,10 @@ async def hashed(s: Scene) -> None:
     await until(lambda: expected in s.program.text())
 
 
+async def named(s: Scene) -> None:
+    assert any('service_instance_id="node-7"' in name for name in await s.user.metrics())
+
+
 async def trace_links(s: Scene) -> None:
     await s.user.link("traced")
     events = await seen(lambda: s.user.ledger("traced"))
@@ -221,6 +225,7 @@ PLACE = {
     "cors_origins": Row("https://other.example,https://app.example", cors),
     "faults": Row("drop_receipts", active_fault),
     "log_level": Row("DEBUG", debug_lines),
+    "node_id": Row("node-7", named),
     "pii_hash_key": Row(HASH_KEY, hashed),
     "trace_url_template": Row("https://traces.example/{trace_id}", trace_links),
 }

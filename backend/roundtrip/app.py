@@ -29,6 +29,7 @@ import structlog
 from aiohttp import web
 
 from roundtrip.api.admin import ADMIN_CONNECTIONS, AdminParts, make_admin_app
+from roundtrip.api.durations import observe_durations
 from roundtrip.api.health import Readiness, ReadinessChecks
 from roundtrip.api.listener import listen, url_of
 from roundtrip.api.public import PublicParts, make_public_app
@@ -116,6 +117,7 @@ class Backend:
             level=settings.log_level,
             format_=settings.log_format,
             hash_key=None if hash_key is None else hash_key.get_secret_value(),
+            node_id=settings.node_id,
         )
         stack.push_async_callback(self.telemetry.close)
         stack.callback(log.info, "stopped")
@@ -215,14 +217,17 @@ class Backend:
             door=SocketAccess(admission.identify, self.limits, settings.token_grace),
         )
         self.sockets.canary = self.canary.lane.sockets
+        self.sockets.on_refused = self.telemetry.event_spans.refused
         stack.push_async_callback(self.sockets.close)
 
     async def _start_admin(self, stack: AsyncExitStack) -> None:
         settings, metrics = self.settings, self.telemetry.metrics
         self.checks = ReadinessChecks(self.outbox, self.stores.links, settings.data_dir)
         self.readiness = Readiness(self.checks.all(), lambda check, ok: metrics.ready[check].set(ok))
+        app = self._admin_app()
+        observe_durations(app, metrics.http_request, SYSTEM.monotonic)
         limits = ConnectionLimits(ADMIN_CONNECTIONS, None, metrics.count_refusal, metrics.count_malformed)
-        runner = await listen(self._admin_app(), settings.admin_host, settings.admin_port, limits, settings="ADMIN_")
+        runner = await listen(app, settings.admin_host, settings.admin_port, limits, settings="ADMIN_")
         stack.push_async_callback(runner.cleanup)
         self.admin_url = url_of(runner)
 
@@ -240,6 +245,7 @@ class Backend:
             PublicParts.of(settings, self.links, self.outbox, self.identity, self.faults, tracer, self.limits, proxies)
         )
         self.sockets.attach(app)
+        observe_durations(app, self.telemetry.metrics.http_request, SYSTEM.monotonic)
         rules = ConnectionRules.of(settings, connection_capacity(settings.max_connections))
         limits = ConnectionLimits(rules, proxies, metrics.count_refusal, metrics.count_malformed)
         runner = await listen(app, settings.host, settings.port, limits)
@@ -267,7 +273,7 @@ class Backend:
         for task in (restore, sweep, create(self.readiness.poll(), name="readiness")):
             task.add_done_callback(self._on_task_done)
             stack.callback(task.cancel)
-        self.canary.start(self.url)
+        self.canary.start(self.url, self._on_task_done)
         stack.push_async_callback(self.canary.stop)
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:

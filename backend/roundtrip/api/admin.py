@@ -73,7 +73,7 @@ class DebugRoutes:
         link_id = request.match_info["link_id"]
         link = next((link for link in self._links.links() if link.link_id == link_id), None)
         if link is None:
-            raise Problem("link_not_found", "There is no such link in this process.", 404)
+            raise Problem("link_not_found", "This process has no such link.", 404)
         key = BotKey.parse(link.user_id, link.bot_id)
         newest = await self._outbox.last_seq(key)
         entries = await self._outbox.ledger(key, max(0, newest - EVENTS_PER_LINK), EVENTS_PER_LINK)

@@ -51,7 +51,7 @@ class LinkWriter:
         """Commit a new link and its first event. On failure the record is rolled back. Raises `LinkError`."""
         before = self._saved
         if self._context.publisher.full:
-            raise _refusal(StorageError("outbox_full", "There is no room for new events."))
+            raise _refusal(StorageError("outbox_full", "The event store is full."))
         row = self._context.store.row(record)
         try:
             if row is None:

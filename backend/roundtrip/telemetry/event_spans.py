@@ -48,6 +48,9 @@ ALWAYS_KEPT: Final = frozenset(
 _MAX_PARENTS: Final = 10_000
 """Pending events whose `create` span's parent is remembered. It is not stored: after a restart they are roots."""
 
+_REFUSALS_KEPT: Final = 10
+"""Refused handshakes a second whose spans are kept whatever the head sampler says: nobody reads more."""
+
 _PLAIN_EXEMPLAR_EVERY: Final = 0.05
 """Seconds between two exemplars of plain successes: Prometheus keeps one per bucket and scrape."""
 
@@ -56,19 +59,27 @@ class EventSpanRecorder:
     """Implements delivery's `DeliverySpans`. Without a queue nothing is recorded, and no context is sampled."""
 
     def __init__(
-        self, contexts: Contexts, queue: Callable[[SpanRecord], None] | None, now_ns: Callable[[], int] = time.time_ns
+        self,
+        contexts: Contexts,
+        queue: Callable[[SpanRecord], None] | None,
+        now_ns: Callable[[], int] = time.time_ns,
+        full: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`queue` takes or drops a record and never waits. `now_ns` returns nanoseconds since the epoch."""
+        """`queue` takes a record, or drops it when `full`, and never waits. `now_ns` returns nanoseconds since the
+        epoch."""
         self._new = contexts.new
         self._queue = queue
         self._now_ns = now_ns
+        self._full = full
         self._debug = debug_on()
         self._connect_parents: dict[str, str | None] = {}
         self._create_parents: dict[str, str] = {}
         self._next_exemplar = 0.0
+        self._refusals = self._refusals_since = 0
 
     def exemplar(self, traceparent: str, interesting: bool) -> Exemplar:
-        """The exemplar that names an event's trace; None if the trace will not be exported, or had one a moment ago."""
+        """The exemplar that names the trace of an attempt; None if its spans will not be exported, or another plain one
+        was made a moment ago."""
         if self._queue is None:
             return None
         if not interesting:
@@ -78,6 +89,8 @@ class EventSpanRecorder:
             if now < self._next_exemplar:
                 return None
             self._next_exemplar = now + _PLAIN_EXEMPLAR_EVERY
+        if self._full():
+            return None
         return {"trace_id": traceparent[3:35]}
 
     def context(self, parent: str | None) -> str:
@@ -179,6 +192,19 @@ class EventSpanRecorder:
         parent = self._connect_parents.pop(replay_parent, None)
         if count or replay_parent[-1] == "1":
             self._queue(Connected(key, parent, replay_parent, started_ns, self._now_ns(), count))
+
+    def refused(self, code: str, connect_parent: str | None, started_ns: int) -> None:
+        """A handshake was refused with this code. All are kept but those of a flood, for which the head sampler
+        decides."""
+        if self._queue is None:
+            return
+        parent = connect_parent if connect_parent is not None and parse(connect_parent) else None
+        context, now = self._new(parent), self._now_ns()
+        if now - self._refusals_since > 1_000_000_000:
+            self._refusals_since, self._refusals = now, 0
+        self._refusals += 1
+        if self._refusals <= _REFUSALS_KEPT or context[-1] == "1":
+            self._queue(Connected(None, parent, context, started_ns, now, 0, code))
 
     def _log_settled(self, delivery: DeliveryView) -> None:
         event = delivery.event

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
 
 import structlog
 from opentelemetry.sdk.environment_variables import (
@@ -21,6 +22,7 @@ from opentelemetry.sdk.environment_variables import (
     OTEL_EXPORTER_OTLP_PROTOCOL,
     OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
     OTEL_EXPORTER_OTLP_TRACES_PROTOCOL,
+    OTEL_RESOURCE_ATTRIBUTES,
     OTEL_SDK_DISABLED,
     OTEL_SERVICE_NAME,
 )
@@ -37,7 +39,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace.export import SpanExporter
 
-    from roundtrip.telemetry.export import OtlpLogs, SpanPipeline
+    from roundtrip.telemetry.export import SpanPipeline
+    from roundtrip.telemetry.otlp_logs import OtlpLogs
 
 log = structlog.get_logger(__name__)
 
@@ -79,18 +82,25 @@ def start(
     level: logging.Level = "INFO",
     format_: logging.Format = "auto",
     hash_key: str | None = None,
+    node_id: str | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Telemetry:
-    """Start telemetry for this process. `hash_key` is the key of the hashes that stand for ids."""
+    """Start telemetry for this process. `hash_key` is the key of the hashes that stand for ids; `node_id` names the
+    process in all three signals, unless `OTEL_RESOURCE_ATTRIBUTES` does."""
     redaction.configure(hash_key)
     logging.configure(level, format_)
-    metrics = Metrics(label_sets, version)
-    traces = configure_tracing(version, metrics.telemetry_dropped["traces"].inc, environ)
+    instance = instance_id(node_id, environ)
+    metrics = Metrics(label_sets, version, instance)
+    exports_logs = has_endpoint(OTEL_EXPORTER_OTLP_LOGS_ENDPOINT, environ)
+    exports = exports_logs or has_endpoint(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, environ)
+    own = resource(version, instance, environ) if exports else None
+    dropped, exported = metrics.telemetry_dropped["traces"].inc, metrics.spans_exported.inc
+    traces = configure_tracing(version, dropped, environ, exported=exported, own=own)
     logs: OtlpLogs | None = None
-    if has_endpoint(OTEL_EXPORTER_OTLP_LOGS_ENDPOINT, environ):
-        from roundtrip.telemetry.export import OtlpLogs  # loaded only where something is exported
+    if exports_logs and own is not None:
+        from roundtrip.telemetry.otlp_logs import OtlpLogs  # loaded only where something is exported
 
-        logs = OtlpLogs(resource(version), metrics.telemetry_dropped["logs"].inc)
+        logs = OtlpLogs(own, metrics.telemetry_dropped["logs"].inc)
         logging.export_to(logs)
     return Telemetry(metrics, traces, logs)
 
@@ -116,17 +126,21 @@ def configure_tracing(
     exporter: SpanExporter | None = None,
     now_ns: Callable[[], int] = time.time_ns,
     bits: Callable[[int], int] = random.getrandbits,
+    exported: Callable[[float], None] = lambda _count: None,
+    own: Resource | None = None,
 ) -> Tracing:
     """Build the traces of this process. Without an endpoint (or an `exporter`, in tests) nothing is exported.
 
-    `dropped(n)` counts lost spans; it may be called from any thread. `now_ns` returns nanoseconds since the epoch,
+    `dropped(n)` counts lost spans, `exported(n)` those that arrived; they may be called from any thread. `own` is the
+    process's resource, made here if None. `now_ns` returns nanoseconds since the epoch,
     `bits(n)` n random bits; tests pass their own.
     """
     if exporter is None and not has_endpoint(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, environ):
         contexts = Contexts(NEVER, bits)
         return Tracing(EventSpanRecorder(contexts, None), RequestTracer(contexts, None), None)
     contexts = Contexts(HeadSampler.from_environment(environ), bits)
-    return _exporting(version, dropped, environ, exporter, contexts, now_ns)
+    own = own or resource(version, instance_id(None, environ), environ)
+    return _exporting(version, dropped, environ, exporter, contexts, now_ns, exported, own)
 
 
 def _exporting(
@@ -136,6 +150,8 @@ def _exporting(
     exporter: SpanExporter | None,
     contexts: Contexts,
     now_ns: Callable[[], int],
+    exported: Callable[[float], None],
+    own: Resource,
 ) -> Tracing:
     # The exporter's libraries take a third of a second to load: only a process that exports pays for them.
     from opentelemetry.sdk.trace import TracerProvider
@@ -149,14 +165,13 @@ def _exporting(
     protocol = environ.get(OTEL_EXPORTER_OTLP_TRACES_PROTOCOL) or environ.get(OTEL_EXPORTER_OTLP_PROTOCOL)
     if protocol not in {None, "", "http/protobuf"}:
         log.warning("otlp_protocol_not_built_in", protocol=protocol, used="http/protobuf")
-    own = resource(version)
-    processor = BoundedProcessor(exporter or PreencodedSpanExporter(), dropped)
+    processor = BoundedProcessor(exporter or PreencodedSpanExporter(), dropped, exported)
     # Requests, links and workers are rare and go at a person's pace: what misses later must find where it came from
     provider = TracerProvider(ALWAYS_ON, own, shutdown_on_exit=False, id_generator=ContextIds(contexts))
     provider.add_span_processor(processor)
     pipeline = SpanPipeline(SpanBuilder(own, InstrumentationScope(SCOPE, version)), processor, dropped)
     tracer = RequestTracer(contexts, provider.get_tracer(SCOPE, version), now_ns)
-    return Tracing(EventSpanRecorder(contexts, pipeline.put, now_ns), tracer, pipeline)
+    return Tracing(EventSpanRecorder(contexts, pipeline.put, now_ns, pipeline.full), tracer, pipeline)
 
 
 def has_endpoint(signal_endpoint: str, environ: Mapping[str, str]) -> bool:
@@ -169,13 +184,25 @@ def has_endpoint(signal_endpoint: str, environ: Mapping[str, str]) -> bool:
     return bool(environ.get(signal_endpoint) or environ.get(OTEL_EXPORTER_OTLP_ENDPOINT))
 
 
-def resource(version: str) -> Resource:
-    """The service that exports: `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` come first."""
+def instance_id(node_id: str | None, environ: Mapping[str, str] = os.environ) -> str:
+    """What tells this process from others, in every signal: `OTEL_RESOURCE_ATTRIBUTES` comes first, then the setting
+    `NODE_ID`; without either it is made here."""
+    return _resource_attributes(environ).get(SERVICE_INSTANCE_ID) or node_id or str(uuid.uuid4())
+
+
+def resource(version: str, instance: str, environ: Mapping[str, str] = os.environ) -> Resource:
+    """The service that exports. `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` come first. Make it once."""
     from opentelemetry.sdk.resources import Resource  # loaded only where something is exported
 
-    own = {SERVICE_VERSION: version, SERVICE_INSTANCE_ID: str(uuid.uuid4())}
-    named = os.environ.get(OTEL_SERVICE_NAME) or f"{SERVICE_NAME}=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    return Resource.create(own if named else {SERVICE_NAME: SERVICE, **own})
+    own = {SERVICE_NAME: SERVICE, SERVICE_VERSION: version, SERVICE_INSTANCE_ID: instance}
+    name = environ.get(OTEL_SERVICE_NAME)
+    return Resource.create({**own, **_resource_attributes(environ), **({SERVICE_NAME: name} if name else {})})
+
+
+def _resource_attributes(environ: Mapping[str, str]) -> dict[str, str]:
+    """`OTEL_RESOURCE_ATTRIBUTES` as the SDK reads it: `name=value,…`, values percent-encoded."""
+    pairs = (pair.partition("=") for pair in environ.get(OTEL_RESOURCE_ATTRIBUTES, "").split(","))
+    return {name.strip(): unquote(value.strip()) for name, equals, value in pairs if equals and name.strip()}
 
 
 class LoopLag:

@@ -11,7 +11,7 @@ import htpy as h
 from htpy import Node, Renderable
 
 from roundtrip.api.debug.timeline import Timeline, TraceViewer
-from roundtrip.api.schemas import AttemptView, LedgerEvent, OutcomeName, time_of
+from roundtrip.api.schemas import AttemptView, LedgerEvent, OutcomeName
 from roundtrip.links.payloads import LinkView
 from roundtrip.links.record import LinkState
 from roundtrip.sockets.registry import KeyView, MissView, RegistryView
@@ -78,7 +78,7 @@ def _socket_rows(key: KeyView) -> list[tuple[Node, ...]]:
 def _miss_row(miss: MissView) -> tuple[Node, ...]:
     user, bot = miss.looked_for
     return (
-        time_of(miss.at),
+        miss.at,
         event_link(miss.event_id, miss.type),
         tag(miss.reason, good=False),
         h.span[code(user), " · ", code(bot)],
