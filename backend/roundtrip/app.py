@@ -134,6 +134,7 @@ class Backend:
         self.outbox.on_error = metrics.task_failures.inc
         self.outbox.count_failures(metrics.outbox_failures.inc)
         metrics.outbox_batch_age.set_function(self.outbox.batch_age)
+        metrics.store_up.set_function(lambda: float(self.outbox.up))
         metrics.set_limits(event_ttl=settings.event_ttl, outbox_bytes=settings.outbox_max_bytes)
         await self.outbox.start()
         stack.push_async_callback(self.outbox.close)

@@ -15,7 +15,7 @@ import structlog
 import uvloop
 
 from roundtrip.app import Backend
-from roundtrip.commands import check, token
+from roundtrip.commands import check, migrate_store, token
 from roundtrip.commands.arguments import Parser
 from roundtrip.commands.reference import settings_text
 from roundtrip.environment import load
@@ -63,7 +63,7 @@ def help_text() -> str:
         "Links WhatsApp accounts and proves that the frontend got every event.",
         "",
         "Commands:",
-        *(f"  {name:<10}{command.summary}" for name, command in COMMANDS.items()),
+        *(f"  {name:<15}{command.summary}" for name, command in COMMANDS.items()),
     ]
     return "\n".join([*lines, "", settings_text()])
 
@@ -91,6 +91,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "demo": Command("run it with a simulated phone and no sign-in, on this machine only", _demo),
     "token": Command("print a token for development: roundtrip token --user ada", token.run),
     "check": Command("try settings, store, keys, ports and driver, and say what is wrong", check.run),
+    "migrate-store": Command(migrate_store.SUMMARY, migrate_store.run),
 }
 
 

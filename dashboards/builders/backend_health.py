@@ -315,14 +315,17 @@ def _loop_and_outbox(board: dashboard.Dashboard) -> None:
         graph(
             "Failed commits",
             About(
-                "Commits that the outbox could not make.",
+                "Commits that the outbox could not make, and nodes that do not reach the store.",
                 "Anything: requests are refused, events wait in memory.",
                 "Disk full, read-only or broken: see the log and the runbook.",
                 ("RoundtripOutboxFailing",),
             ),
-            [Query(total(increase(series("outbox_failures_total"))), "failures")],
+            [
+                Query(total(increase(series("outbox_failures_total"))), "failures"),
+                Query(f"sum(1 - {series('store_up')})", "store away"),
+            ],
             bars=True,
-            colors={"failures": RED},
+            colors={"failures": RED, "store away": RED},
             size=(8, 7),
         )
     )

@@ -101,12 +101,14 @@ async def test_while_the_store_is_away(tmp_path: Path) -> None:
             async with asyncio.timeout(15):
                 while (await user.admin("/readyz"))["ready"]:
                     await asyncio.sleep(0.05)
+            assert (await user.metrics())["roundtrip_store_up"] == 0
             status, problem = await user.call("PUT", "/api/bots/other/link")
             assert (status, problem["code"]) == (503, "store_unavailable")
             own.start()
             async with asyncio.timeout(20):
                 while not (await user.admin("/readyz"))["ready"]:
                     await asyncio.sleep(0.05)
+            assert (await user.metrics())["roundtrip_store_up"] == 1
             await user.link("other")
             await user.state("connected", "other")
             kinds = [event["type"] for event in await user.ledger("other")]

@@ -30,6 +30,7 @@ NAMES = {
     "roundtrip_events_overdue_total": {"cause"},
     "roundtrip_links_flapping": set(),
     "roundtrip_event_ttl_seconds": set(),
+    "roundtrip_store_up": set(),
     "roundtrip_outbox_limit_bytes": set(),
     "roundtrip_outbox_oldest_batch_age_seconds": set(),
     "roundtrip_emit_attempts_total": {"type", "mode", "result"},

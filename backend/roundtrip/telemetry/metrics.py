@@ -145,6 +145,7 @@ class Metrics:
             "outbox_oldest_batch_age_seconds", "For how long the oldest batch of the outbox has waited for its commit."
         )
         """Read from the outbox: give it a function, as all gauges that have no labels."""
+        self.store_up = self._gauge("store_up", "Whether the event store is reached: 1, or 0 while it is away.")
         self.outbox_limit = self._gauge("outbox_limit_bytes", "Size of the outbox past which new links are refused.")
         self.outbox_failures = self._counter("outbox_failures", "Commits that the outbox could not make.")
         self.replays_slowed = self._counter(

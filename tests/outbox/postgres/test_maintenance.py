@@ -59,3 +59,18 @@ async def test_a_clock_that_differs_from_the_databases_is_reckoned_with(open_out
     entry = await outbox.find(event.id)
     assert entry is not None
     assert entry.created_at == clock.ms
+
+
+async def test_what_may_not_go_yet_does_not_hide_what_may(open_outbox: Open, clock: Clock) -> None:
+    """More old events than one step looks at have to stay: the search goes on behind them."""
+    outbox = await open_outbox(retention=10.0, sweep_every=0.005)
+    staying = await asyncio.gather(*(store(outbox, draft(CONNECTED, clock)) for _ in range(2 * SLICE)))
+    going = await store(outbox, draft(CONNECTED, clock))
+    outbox.resolve(end(going))
+    clock.pass_ms(11_000)
+
+    async def gone() -> bool:
+        return await outbox.find(going.id) is None
+
+    await until(gone)
+    assert len(await outbox.pending(KEY, 0, 9999)) == len(staying)

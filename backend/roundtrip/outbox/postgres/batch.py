@@ -26,7 +26,7 @@ from roundtrip.outbox.records import (
 
 log = structlog.get_logger(__name__)
 
-PARAMETERS: Final = 43
+PARAMETERS: Final = 44
 WRITE: Final = f"SELECT * FROM write_batch_1({', '.join(f'${n}' for n in range(1, PARAMETERS + 1))})"  # noqa: S608  # numbers
 
 KEY_LIMIT: Final = 50_000
@@ -190,8 +190,8 @@ class Batch:
     def ids(self) -> list[str]:
         return [new.id for new in self._new]
 
-    def arguments(self, node_id: str, fence: int, slot: int, now: int) -> tuple[Any, ...]:
-        """Of `WRITE`. `now` is in milliseconds by the store's clock."""
+    def arguments(self, node_id: str, fence: int, slot: int, now: int, oldest: int) -> tuple[Any, ...]:
+        """Of `WRITE`. `now`, and when the oldest event that is pending was created, in ms by the store's clock."""
         self.now = now
         self._order = sorted(self._appends)  # by code points, as the collation "C": every node locks in one order
         appends = [self._appends[key] for key in self._order]
@@ -245,13 +245,13 @@ class Batch:
             [state.record for state in states.values()],
             [state.version for state in states.values()],
             bool(self.checks),
+            min([oldest, *(item.write.draft.created_at - item.write.offset for item in new)]),
         )
 
     def results(self, answer: Mapping[str, Any]) -> Results:
         """What the committed batch reports, from the row that `WRITE` gave."""
-        for key, key_id, last, may in zip(
-            self._order, answer["o_keys"] or (), answer["o_last"] or (), answer["o_may"] or (), strict=True
-        ):
+        columns = (answer[name] or () for name in ("o_keys", "o_last", "o_may"))
+        for key, key_id, last, may in zip(self._order, *columns, strict=True):
             known = self._appends[key].known
             known.key_id, known.last_seq, known.may = key_id, last, may
         return self._report(zip(answer["o_ended_keys"] or (), answer["o_ended_seqs"] or (), strict=True))

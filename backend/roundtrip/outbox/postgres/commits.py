@@ -105,10 +105,10 @@ class Committer:
         except Lost as error:
             raise Refusal(store_away(str(error))) from None
         lease = self._connector.lease
+        now = self._now()
+        values = batch.arguments(lease.node_id, lease.fence, lease.slot, now, self._sums.oldest(now))
         try:
-            answer = await connection.fetchrow(
-                WRITE, *batch.arguments(lease.node_id, lease.fence, lease.slot, self._now())
-            )
+            answer = await connection.fetchrow(WRITE, *values)
         except (ValueError, TypeError, OverflowError) as error:  # of this client: not sent
             refusal = OutboxError("outbox_unavailable", f"The event store could not write: {type(error).__name__}.")
             raise Refusal(refusal, malformed=True) from None

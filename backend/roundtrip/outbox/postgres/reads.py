@@ -203,6 +203,10 @@ class Sums:
             self._resolved[EventType(type_), Outcome(outcome)] += n
         self._oldest = oldest
 
+    def oldest(self, now: int) -> int:
+        """No pending event that is known was created before this. `now` when none is pending."""
+        return now if self._oldest is None else min(now, self._oldest)
+
     def _pending(self) -> dict[EventType, int]:
         pending = dict(self._created)
         for (kind, _), n in self._resolved.items():

@@ -14,7 +14,8 @@ SLICE: Final = 500
 """Events that one statement ends or deletes, so that no write waits long."""
 
 _EXPIRE: Final = "SELECT user_id, bot_id, seq FROM expire_1($1, $2, $3, $4, $5)"
-_FORGET: Final = "SELECT forget_1($1, $2, $3::uuid, $4, $5)"
+_FORGET: Final = "SELECT * FROM forget_1($1, $2, $3::uuid, $4::uuid, $5, $6)"
+_FIRST: Final = "00000000-0000-0000-0000-000000000000"
 
 
 class Sweep:
@@ -27,6 +28,8 @@ class Sweep:
         self._retention_ms = retention_ms
         self._next = 0.0
         self._now: int | None = None
+        self._from = _FIRST
+        """The id behind which the search for what may be deleted goes on."""
         self._awaited = 0
         """Items that were queued when the sweep began: one of them may be a confirmation that came in time."""
 
@@ -62,10 +65,12 @@ class Sweep:
             rows = await connection.fetch(_EXPIRE, *who, lease.slot, now, SLICE)
             ended = [Ended(BotKey(user_id, bot_id), seq, Outcome.EXPIRED) for user_id, bot_id, seq in rows]
             before = now - self._retention_ms
-            deleted = await connection.fetchval(_FORGET, *who, _first_id(before + self._offset()), before, SLICE)
+            bound = _first_id(before + self._offset())
+            deleted, last = await connection.fetchrow(_FORGET, *who, self._from, bound, before, SLICE)
+            self._from = str(last or _FIRST)
         self.later()
-        if SLICE in (len(ended), deleted):
-            self._next = 0.0
+        if len(ended) == SLICE or (deleted and self._from != _FIRST):
+            self._next = 0.0  # there is more, and it is worth it
         return ended
 
 

@@ -28,7 +28,7 @@ from roundtrip.outbox.sqlite.maintenance import RetryQueue
 
 log = structlog.get_logger(__name__)
 
-BATCH_LIMIT: Final = 1000
+BATCH_LIMIT: Final = 2000
 """Most writes in one round, so that a flood is answered in pieces."""
 
 TRIES: Final = 3

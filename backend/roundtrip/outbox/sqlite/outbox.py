@@ -101,6 +101,11 @@ class SqliteOutbox:
         return time.monotonic() - began if began else 0.0
 
     @property
+    def up(self) -> bool:
+        """Whether the writer thread runs."""
+        return self._writer.alive
+
+    @property
     def full(self) -> bool:
         """As `Outbox.full`: the file is over its bound and nothing resolved is left to delete."""
         return self._writer.full

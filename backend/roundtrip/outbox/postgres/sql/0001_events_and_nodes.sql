@@ -155,6 +155,7 @@ CREATE FUNCTION write_batch_1(
     c_types integer[], c_counts bigint[], p_created integer,  -- of the new events: sums, and a bit for each type
     l_user text[], l_bot text[], l_link text[], l_state text[], l_paired boolean[], l_record text[], l_version bigint[],
     p_check boolean,
+    p_since bigint,  -- nothing that is pending is older: entries of ended events before it need not be passed over
     OUT o_keys bigint[], OUT o_last bigint[], OUT o_may integer[],
     OUT o_types integer[], OUT o_outcomes integer[], OUT o_counts bigint[],
     OUT o_ended_keys bigint[], OUT o_ended_seqs bigint[], OUT o_ended_types integer[],
@@ -234,7 +235,7 @@ BEGIN
     IF p_check THEN
         INSERT INTO probe VALUES (p_slot, p_now) ON CONFLICT (slot) DO UPDATE SET at = excluded.at;
     END IF;
-    SELECT min(created_at) INTO o_oldest FROM events WHERE outcome = 0;
+    SELECT min(created_at) INTO o_oldest FROM events WHERE outcome = 0 AND created_at >= p_since;
 END $$;
 
 -- Ends at most p_limit events that have expired.
@@ -258,20 +259,25 @@ BEGIN
     SELECT k.user_id::text, k.bot_id::text, e.seq, e.type::integer FROM ended e JOIN keys k ON k.key_id = e.key_id;
 END $$;
 
--- Deletes at most p_limit ended events of which p_before is the newest time of their end. Their ids are older still, so
--- that the search begins at the oldest and needs no index of its own.
-CREATE FUNCTION forget_1(p_node text, p_fence bigint, p_bound uuid, p_before bigint, p_limit integer)
-RETURNS bigint LANGUAGE plpgsql AS $$
+-- Looks at p_limit events from the id p_from on, and deletes those that ended before p_before. Their ids are older still:
+-- p_bound ends the search, which needs no index of its own and costs the same however many events may not go yet.
+-- `o_last` is where to go on, NULL at the end.
+CREATE FUNCTION forget_1(p_node text, p_fence bigint, p_from uuid, p_bound uuid, p_before bigint, p_limit integer,
+    OUT o_deleted bigint, OUT o_last uuid)
+LANGUAGE plpgsql AS $$
 DECLARE
-    n bigint;
+    seen uuid[];
 BEGIN
     PERFORM require_fence_1(p_node, p_fence);
+    o_deleted := 0;
     IF NOT pg_try_advisory_xact_lock(1703, 2) THEN
-        RETURN 0;
+        RETURN;  -- another node is at it
     END IF;
-    DELETE FROM events WHERE id IN (
-        SELECT id FROM events WHERE id < p_bound AND outcome <> 0 AND resolved_at <= p_before ORDER BY id LIMIT p_limit
-    );
-    GET DIAGNOSTICS n = ROW_COUNT;
-    RETURN n;
+    SELECT array_agg(id) INTO seen
+        FROM (SELECT id FROM events WHERE id > p_from AND id < p_bound ORDER BY id LIMIT p_limit) AS s;
+    DELETE FROM events WHERE id = ANY(seen) AND outcome <> 0 AND resolved_at <= p_before;
+    GET DIAGNOSTICS o_deleted = ROW_COUNT;
+    IF cardinality(seen) = p_limit THEN
+        o_last := seen[p_limit];
+    END IF;
 END $$;
