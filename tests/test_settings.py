@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from roundtrip import settings
-from roundtrip.api.admin import AdminKey
+from roundtrip.api.debug.sessions import Sessions
 from roundtrip.settings import PREFIX, Settings, SettingsError, load
 
 EMPTY_LISTS = {"CORS_ORIGINS", "FORWARDED_ALLOW_IPS", "FAULTS"}
@@ -68,7 +68,7 @@ def test_an_admin_listener_that_others_reach_never_starts_without_a_key(monkeypa
 
 def test_an_empty_admin_key_opens_nothing_however_it_comes() -> None:
     with pytest.raises(ValueError, match="empty key"):
-        AdminKey("", free=())
+        Sessions("", lambda _result: None)
 
 
 def test_help_says_no_value() -> None:

@@ -201,6 +201,11 @@ async def hashed(s: Scene) -> None:
     await until(lambda: expected in s.program.text())
 
 
+async def no_ring(s: Scene) -> None:
+    async with s.session.get(f"{s.program.admin_url}/debug/traces") as answer:
+        assert await answer.json() == {"traces": [], "kept": 0, "ring": False}
+
+
 async def trace_links(s: Scene) -> None:
     await s.user.link("traced")
     events = await seen(lambda: s.user.ledger("traced"))
@@ -222,6 +227,7 @@ PLACE = {
     "log_level": Row("DEBUG", debug_lines),
     "pii_hash_key": Row(HASH_KEY, hashed),
     "trace_url_template": Row("https://traces.example/{trace_id}", trace_links),
+    "trace_ring_bytes": Row(0, no_ring),
 }
 
 

@@ -180,6 +180,7 @@ class Settings(BaseSettings):
     allow_faults: bool = Field(False, description="Allow faults with jwt too; trusted always does")
     pii_hash_key: SecretStr | None = Field(None, description="Key of the hashes that stand for user ids")
     trace_url_template: str | None = Field(None, description="Address of a trace in your viewer, with {trace_id} in it")
+    trace_ring_bytes: int = Field(8 << 20, ge=0, le=1 << 30, description="Bytes of newest traces in memory, 0 for none")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level to log")
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else JSON")
 

@@ -24,7 +24,7 @@ from roundtrip.delivery.courier import Courier
 from roundtrip.delivery.metrics import DeliveryCounters
 from roundtrip.delivery.replay import Replayer
 from roundtrip.delivery.state import Delivery
-from roundtrip.events import Degraded
+from roundtrip.events import Degraded, Paired
 from roundtrip.faults import Faults
 from roundtrip.limits.connections import ConnectionLimits, ConnectionRules
 from roundtrip.limits.rates import Limits, Rules
@@ -40,6 +40,9 @@ from roundtrip.telemetry import setup
 from tests.bench.run import start_publishing
 from tests.support.sockets import idle, trusted
 
+PAYLOAD = Paired("+4915112345678") if os.environ.get("BENCH_EVENT") == "plain" else Degraded()
+"""A plain success is of a type that says that all is well; the other's traces are always kept."""
+
 
 class Counter(DeliveryCounters):
     """Counts what was confirmed, and sends the next event of that key."""
@@ -52,7 +55,7 @@ class Counter(DeliveryCounters):
         super().delivered(delivery)
         Counter.count += 1
         if Counter.running:
-            start_publishing(Counter.courier, delivery.event.key, delivery.event.link_id, Degraded())
+            start_publishing(Counter.courier, delivery.event.key, delivery.event.link_id, PAYLOAD)
 
 
 def choose_receipts(which: str) -> None:
@@ -67,7 +70,8 @@ def choose_receipts(which: str) -> None:
 async def main(sockets: int, seconds: float) -> None:
     limited = os.environ.get("BENCH_LIMITS", "on") == "on"
     choose_receipts(os.environ.get("BENCH_RECEIPTS", "spared"))
-    telemetry = setup.start(label_sets(), "bench", level="WARNING")
+    ring_bytes = int(os.environ.get("BENCH_RING_BYTES", "0"))
+    telemetry = setup.start(label_sets(), "bench", level="WARNING", ring_bytes=ring_bytes)
     with tempfile.TemporaryDirectory(prefix="roundtrip-bench-") as folder:
         outbox = SqliteOutbox(Path(folder))
         await outbox.start()
@@ -115,7 +119,7 @@ async def main(sockets: int, seconds: float) -> None:
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
         assert len(registry) == sockets, (len(registry), sockets)
         for socket in registry.all():
-            start_publishing(courier, socket.key, "0190b0f05f647b1a9c595f2b8f1f9c3e", Degraded())
+            start_publishing(courier, socket.key, "0190b0f05f647b1a9c595f2b8f1f9c3e", PAYLOAD)
         await asyncio.sleep(0.5)
         Counter.count, start = 0, time.perf_counter()
         await asyncio.sleep(seconds)

@@ -13,6 +13,7 @@ GRADES: Final = ("received", "acked")
 """The transport's receipt and the application's acknowledgement: two grades, never mixed."""
 
 SIGNALS: Final = ("traces", "logs")
+ADMIN_LOGINS: Final = ("accepted", "refused", "limited")
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,17 +24,23 @@ from opentelemetry.sdk.environment_variables import (
     OTEL_SDK_DISABLED,
     OTEL_SERVICE_NAME,
 )
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.semconv.attributes.service_attributes import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION
+from opentelemetry.trace import Tracer
 from prometheus_client import Histogram
 
 from roundtrip.telemetry import logging, redaction
 from roundtrip.telemetry.event_spans import EventSpanRecorder
 from roundtrip.telemetry.labels import LabelSets
+from roundtrip.telemetry.log_ring import LogRing
 from roundtrip.telemetry.metrics import Metrics
+from roundtrip.telemetry.trace_ring import RingProcessor, TraceRing
 from roundtrip.telemetry.tracing import NEVER, ContextIds, Contexts, HeadSampler, RequestTracer
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace.export import SpanExporter
 
     from roundtrip.telemetry.export import OtlpLogs, SpanPipeline
@@ -44,6 +50,9 @@ log = structlog.get_logger(__name__)
 SERVICE: Final = "roundtrip"
 SCOPE: Final = "roundtrip"
 
+_INSTANCE: Final = str(uuid.uuid4())
+"""Made once: traces and logs of one process name the same instance."""
+
 LAG_INTERVAL: Final = 0.25
 """Seconds between two measurements of the loop's lag: often enough to catch a stall, rare enough to cost nothing."""
 
@@ -51,10 +60,21 @@ LAG_INTERVAL: Final = 0.25
 class Telemetry:
     """What the program's parts get: `metrics`, `event_spans` for events, `tracer` for requests and links."""
 
-    def __init__(self, metrics: Metrics, traces: Tracing, logs: OtlpLogs | None) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        traces: Tracing,
+        logs: OtlpLogs | None,
+        ring: TraceRing | None = None,
+        lines: LogRing | None = None,
+    ) -> None:
         self.metrics = metrics
+        self.ring = ring
+        self.lines = lines
         self.event_spans = traces.event_spans
         self.tracer = traces.tracer
+        self.exporting = traces.exporting
+        """Whether spans go to a collector."""
         self._traces = traces
         self._logs = logs
         self._lag = LoopLag(metrics.event_loop_lag)
@@ -79,20 +99,26 @@ def start(
     level: logging.Level = "INFO",
     format_: logging.Format = "auto",
     hash_key: str | None = None,
+    ring_bytes: int = 0,
     environ: Mapping[str, str] = os.environ,
 ) -> Telemetry:
-    """Start telemetry for this process. `hash_key` is the key of the hashes that stand for ids."""
+    """Start telemetry for this process. `hash_key` is the key of the hashes that stand for ids, `ring_bytes` what the
+    newest traces and their log lines may take in memory, 0 for none."""
     redaction.configure(hash_key)
     logging.configure(level, format_)
     metrics = Metrics(label_sets, version)
-    traces = configure_tracing(version, metrics.telemetry_dropped["traces"].inc, environ)
+    ring = TraceRing(ring_bytes * 7 // 8, resource(version), _scope(version)) if ring_bytes else None
+    lines = LogRing(ring_bytes // 8) if ring_bytes else None
+    if lines is not None:
+        logging.keep_in(lines)
+    traces = configure_tracing(version, metrics.telemetry_dropped["traces"].inc, environ, ring=ring)
     logs: OtlpLogs | None = None
     if has_endpoint(OTEL_EXPORTER_OTLP_LOGS_ENDPOINT, environ):
         from roundtrip.telemetry.export import OtlpLogs  # loaded only where something is exported
 
         logs = OtlpLogs(resource(version), metrics.telemetry_dropped["logs"].inc)
         logging.export_to(logs)
-    return Telemetry(metrics, traces, logs)
+    return Telemetry(metrics, traces, logs, ring, lines)
 
 
 class Tracing:
@@ -102,6 +128,10 @@ class Tracing:
         self.event_spans = event_spans
         self.tracer = tracer
         self._pipeline = pipeline
+
+    @property
+    def exporting(self) -> bool:
+        return self._pipeline is not None
 
     def close(self, timeout: float = 3.0) -> None:
         """Export what is queued, within `timeout` seconds. Blocks: call it off the event loop."""
@@ -116,17 +146,33 @@ def configure_tracing(
     exporter: SpanExporter | None = None,
     now_ns: Callable[[], int] = time.time_ns,
     bits: Callable[[int], int] = random.getrandbits,
+    ring: TraceRing | None = None,
 ) -> Tracing:
-    """Build the traces of this process. Without an endpoint (or an `exporter`, in tests) nothing is exported.
+    """Build the traces of this process. Without an endpoint (or an `exporter`, in tests) nothing is exported; a `ring`
+    keeps the newest in memory all the same.
 
     `dropped(n)` counts lost spans; it may be called from any thread. `now_ns` returns nanoseconds since the epoch,
     `bits(n)` n random bits; tests pass their own.
     """
     if exporter is None and not has_endpoint(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, environ):
         contexts = Contexts(NEVER, bits)
-        return Tracing(EventSpanRecorder(contexts, None), RequestTracer(contexts, None), None)
+        tracer = None if ring is None else _provider(ALWAYS_ON, version, contexts, RingProcessor(ring))
+        spans = EventSpanRecorder(contexts, None, now_ns, ring)
+        return Tracing(spans, RequestTracer(contexts, tracer, now_ns), None)
     contexts = Contexts(HeadSampler.from_environment(environ), bits)
-    return _exporting(version, dropped, environ, exporter, contexts, now_ns)
+    return _exporting(version, dropped, environ, exporter, contexts, now_ns, ring)
+
+
+def _provider(sampler: Sampler, version: str, contexts: Contexts, *processors: SpanProcessor) -> Tracer:
+    """The SDK's tracer, whose finished spans go to these processors."""
+    provider = TracerProvider(sampler, resource(version), shutdown_on_exit=False, id_generator=ContextIds(contexts))
+    for processor in processors:
+        provider.add_span_processor(processor)
+    return provider.get_tracer(SCOPE, version)
+
+
+def _scope(version: str) -> InstrumentationScope:
+    return InstrumentationScope(SCOPE, version)
 
 
 def _exporting(
@@ -136,11 +182,9 @@ def _exporting(
     exporter: SpanExporter | None,
     contexts: Contexts,
     now_ns: Callable[[], int],
+    ring: TraceRing | None,
 ) -> Tracing:
     # The exporter's libraries take a third of a second to load: only a process that exports pays for them.
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-
     from roundtrip.telemetry.export import BoundedProcessor, SpanPipeline
     from roundtrip.telemetry.otlp_spans import PreencodedSpanExporter
     from roundtrip.telemetry.span_builder import SpanBuilder
@@ -148,15 +192,11 @@ def _exporting(
     protocol = environ.get(OTEL_EXPORTER_OTLP_TRACES_PROTOCOL) or environ.get(OTEL_EXPORTER_OTLP_PROTOCOL)
     if protocol not in {None, "", "http/protobuf"}:
         log.warning("otlp_protocol_not_built_in", protocol=protocol, used="http/protobuf")
-    own = resource(version)
     processor = BoundedProcessor(exporter or PreencodedSpanExporter(), dropped)
-    provider = TracerProvider(
-        contexts.sampler.for_sdk(), own, shutdown_on_exit=False, id_generator=ContextIds(contexts)
-    )
-    provider.add_span_processor(processor)
-    pipeline = SpanPipeline(SpanBuilder(own, InstrumentationScope(SCOPE, version)), processor, dropped)
-    tracer = RequestTracer(contexts, provider.get_tracer(SCOPE, version), now_ns)
-    return Tracing(EventSpanRecorder(contexts, pipeline.put, now_ns), tracer, pipeline)
+    processors = (processor,) if ring is None else (processor, RingProcessor(ring))
+    pipeline = SpanPipeline(SpanBuilder(resource(version), _scope(version)), processor, dropped)
+    tracer = RequestTracer(contexts, _provider(contexts.sampler.for_sdk(), version, contexts, *processors), now_ns)
+    return Tracing(EventSpanRecorder(contexts, pipeline.put, now_ns, ring), tracer, pipeline)
 
 
 def has_endpoint(signal_endpoint: str, environ: Mapping[str, str]) -> bool:
@@ -170,10 +210,8 @@ def has_endpoint(signal_endpoint: str, environ: Mapping[str, str]) -> bool:
 
 
 def resource(version: str) -> Resource:
-    """The service that exports: `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` come first."""
-    from opentelemetry.sdk.resources import Resource  # loaded only where something is exported
-
-    own = {SERVICE_VERSION: version, SERVICE_INSTANCE_ID: str(uuid.uuid4())}
+    """The service that is observed: `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` come first."""
+    own = {SERVICE_VERSION: version, SERVICE_INSTANCE_ID: _INSTANCE}
     named = os.environ.get(OTEL_SERVICE_NAME) or f"{SERVICE_NAME}=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     return Resource.create(own if named else {SERVICE_NAME: SERVICE, **own})
 

@@ -1,0 +1,249 @@
+"""The alerts as the process itself sees them: the rules of `dashboards/prometheus/alerts.yaml` over its own readings.
+
+Names, severities, thresholds and windows are those of that file; `tests/api/debug/test_alerts.py` compares the two.
+What a process cannot know of itself (that it is down, what was hours ago) is in `UNSEEN`, each with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import msgspec
+
+from roundtrip.api.debug.readings import EARLY, History
+
+MINUTE: Final = 60.0
+
+
+class Situation(NamedTuple):
+    """What rules look at, beside the readings. `faults` are those switched on, `event_ttl` is in seconds."""
+
+    history: History
+    faults: tuple[str, ...]
+    event_ttl: float
+    outbox_max_bytes: int
+
+
+class Rule(NamedTuple):
+    """One alert. `value` is what it shows while its condition holds, None else; `for_` seconds must pass until it
+    fires."""
+
+    name: str
+    severity: str
+    summary: str
+    value: Callable[[Situation], float | None]
+    for_: float = 0.0
+
+
+class ActiveAlert(msgspec.Struct, frozen=True, rename="camel"):
+    """An alert whose condition holds. `since` is in seconds since the epoch; it fires once its time is over."""
+
+    name: str
+    severity: str
+    summary: str
+    value: float
+    since: float
+    firing: bool
+
+
+def above(value: float | None, threshold: float) -> float | None:
+    return value if value is not None and value > threshold else None
+
+
+def at_least(value: float, threshold: float) -> float | None:
+    return value if value >= threshold else None
+
+
+def missed_ratio(s: Situation, seconds: float) -> float | None:
+    """The share of attempts that reached nobody while somebody should be there."""
+    h = s.history
+    lost = sum(h.increase(f"missed_{reason}", seconds) for reason in ("just_disconnected", "queue_full", "send_failed"))
+    lost += h.increase("missed_pairing", seconds)
+    attempts = h.increase("sent", seconds) + h.increase("missed", seconds)
+    return lost / attempts if attempts else None
+
+
+def early_ratio(s: Situation, seconds: float, least: float) -> float | None:
+    """The share of the sockets that ended which had lived for less than `EARLY`; None with fewer than `least`."""
+    ended = s.history.count("lifetime", seconds)
+    return s.history.below("lifetime", EARLY, seconds) / ended if ended >= least else None
+
+
+def _missed_emits(s: Situation) -> float | None:
+    enough = s.history.increase("missed", 5 * MINUTE) >= 5
+    return above(missed_ratio(s, 5 * MINUTE), 0.1) if enough else None
+
+
+def unmapped(s: Situation) -> float:
+    """Sockets that are connected and that the socket map cannot find."""
+    h = s.history
+    return h.now("accepted") - h.now("left") - h.now("sockets")
+
+
+def _unmapped(s: Situation) -> float | None:
+    return above(unmapped(s), 0)
+
+
+def _receipts_missing(s: Situation) -> float | None:
+    h = s.history
+    gone = h.increase("receipts", 5 * MINUTE) == 0 and h.now("receipts") > 0
+    return at_least(h.increase("missed_ack_timeout", 5 * MINUTE), 3) if gone else None
+
+
+def pending_age(s: Situation) -> float:
+    oldest = s.history.now("oldest_at")
+    return max(0.0, s.history.at - oldest / 1000) if oldest else 0.0
+
+
+def _balance(s: Situation) -> float | None:
+    h = s.history
+    ended = sum(h.now(outcome) for outcome in ("acked", "received", "superseded", "expired", "discarded"))
+    off = h.now("created") - ended - h.now("pending")
+    return off or None
+
+
+def _crashes(s: Situation) -> float | None:
+    return above(s.history.increase("crashes", 10 * MINUTE), 5) or above(s.history.now("links_crashing"), 0)
+
+
+RULES: Final = (
+    Rule(
+        "RoundtripKeyMismatch",
+        "critical",
+        "Events are emitted under a key that differs from the frontend's.",
+        lambda s: above(s.history.increase("missed_key_mismatch", 5 * MINUTE), 0),
+    ),
+    Rule(
+        "RoundtripMissedEmits",
+        "warning",
+        "Events reach nobody while somebody should be there.",
+        _missed_emits,
+        2 * MINUTE,
+    ),
+    Rule(
+        "RoundtripUnmappedSockets",
+        "critical",
+        "Sockets are connected that the registry cannot find.",
+        _unmapped,
+        MINUTE,
+    ),
+    Rule(
+        "RoundtripSocketChurn",
+        "warning",
+        "Most sockets leave within five seconds of connecting.",
+        lambda s: above(early_ratio(s, 5 * MINUTE, 5), 0.5),
+        2 * MINUTE,
+    ),
+    Rule(
+        "RoundtripAcksMissing",
+        "warning",
+        "Sockets take events and do not confirm them.",
+        lambda s: at_least(s.history.increase("missed_ack_timeout", 5 * MINUTE), 3),
+        MINUTE,
+    ),
+    Rule(
+        "RoundtripReceiptsMissing",
+        "warning",
+        "Transports have stopped to confirm what is sent to them.",
+        _receipts_missing,
+        MINUTE,
+    ),
+    Rule(
+        "RoundtripPendingEventsAgeing",
+        "warning",
+        "Events are about to expire unseen.",
+        lambda s: above(pending_age(s), 72_000),
+        5 * MINUTE,
+    ),
+    Rule(
+        "RoundtripLedgerOutOfBalance",
+        "critical",
+        "Events appeared or vanished without an outcome.",
+        _balance,
+        MINUTE,
+    ),
+    Rule(
+        "RoundtripLinkFlapping",
+        "warning",
+        "WhatsApp links lose their connection again and again.",
+        lambda s: at_least(s.history.increase("flaps", 15 * MINUTE), 3),
+    ),
+    Rule("RoundtripWorkerCrashes", "warning", "WhatsApp workers die again and again.", _crashes),
+    Rule(
+        "RoundtripClientOutdated",
+        "critical",
+        "WhatsApp refuses this version of the library.",
+        lambda s: above(s.history.now("links_client_outdated"), 0),
+    ),
+    Rule(
+        "RoundtripOutboxSlow",
+        "warning",
+        "The outbox writes slowly, so every event waits.",
+        lambda s: above(s.history.quantile("outbox_write", 0.9, 5 * MINUTE), 0.1),
+        2 * MINUTE,
+    ),
+    Rule(
+        "RoundtripOutboxFailing",
+        "critical",
+        "The outbox cannot be written.",
+        lambda s: above(s.history.increase("outbox_failures", 5 * MINUTE), 0),
+    ),
+    Rule(
+        "RoundtripOutboxFull",
+        "warning",
+        "The outbox is nearly full.",
+        lambda s: above(s.history.now("size"), 0.8 * s.outbox_max_bytes),
+        5 * MINUTE,
+    ),
+    Rule(
+        "RoundtripEventLoopBlocked",
+        "warning",
+        "Something blocks the event loop.",
+        lambda s: above(s.history.quantile("loop_lag", 0.99, 5 * MINUTE), 0.1),
+        5 * MINUTE,
+    ),
+    Rule(
+        "RoundtripTaskDied",
+        "warning",
+        "A background task died.",
+        lambda s: above(s.history.increase("task_failures", 15 * MINUTE), 0),
+    ),
+    Rule("RoundtripFaultActive", "info", "A named fault is switched on.", lambda s: above(len(s.faults), 0)),
+    Rule(
+        "RoundtripTelemetryDropped",
+        "warning",
+        "Traces or logs have holes.",
+        lambda s: above(s.history.increase("dropped", 5 * MINUTE), 0),
+        2 * MINUTE,
+    ),
+)
+
+UNSEEN: Final = {
+    "RoundtripBackendDown": "a process that is down sees nothing",
+    "RoundtripCollectorFailing": "the collector is another process",
+    "RoundtripDeliveryBurnFast": "looks hours back; the console keeps a quarter of an hour",
+    "RoundtripDeliveryBurnSlow": "looks days back; the console keeps a quarter of an hour",
+}
+"""Alerts that only Prometheus can give."""
+
+
+class Alerts:
+    """Which alerts hold, and since when."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}
+
+    def look(self, situation: Situation) -> tuple[ActiveAlert, ...]:
+        """To be called with each reading: the alerts whose condition holds, by severity."""
+        at = situation.history.at
+        active = []
+        for rule in RULES:
+            value = rule.value(situation)
+            if value is None:
+                self._since.pop(rule.name, None)
+                continue
+            since = self._since.setdefault(rule.name, at)
+            firing = at - since >= rule.for_
+            active.append(ActiveAlert(rule.name, rule.severity, rule.summary, round(value, 4), since, firing))
+        return tuple(sorted(active, key=lambda alert: ("critical", "warning", "info").index(alert.severity)))
