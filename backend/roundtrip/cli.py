@@ -87,6 +87,8 @@ async def serve(settings: Settings, make_backend: Callable[[Settings], Backend] 
         loop.add_signal_handler(number, on_signal)
     backend = make_backend(settings)
     await backend.start()
+    if settings.auth == "trusted":  # development: a person has just typed the command
+        print(f"Page:    {backend.url}\nConsole: {backend.admin_url}", flush=True)  # noqa: T201  # for that person
     collector = GarbageCollection(backend.telemetry.metrics.gc_pause.observe)
     collector.start()
     await stop_requested.wait()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self
 from urllib.parse import urlsplit, urlunsplit
 
+import msgspec
 import structlog
 from pydantic import SecretStr
 
@@ -74,7 +75,7 @@ class Console:
         self._timer: asyncio.TimerHandle | None = None
         self._ticks = 0
         self._newest_point: dict[str, Any] | None = None
-        self.misses = MissBook()
+        self.misses = MissBook(lambda key: any(peer.must_ack for peer in parts.sockets.of(key)))
         self.stories = Stories()
         self.hub = Hub()
         self.traces = Traces(parts.telemetry.ring, parts.telemetry.lines)
@@ -120,12 +121,13 @@ class Console:
             self.parts.telemetry.metrics.task_failures.inc()
             log.exception("console_reading_failed", error=type(error).__name__)
 
-    def state(self, token: str = "") -> dict[str, Any]:
+    def state(self, token: str, *, key_needed: bool) -> dict[str, Any]:
         """All that the page needs first. `token` is what its changes must carry."""
         settings = self.parts.settings
         return {
             "at": round(time.time(), 3),
             "token": token,
+            "keyNeeded": key_needed,
             "build": {
                 "version": program_version(),
                 "python": platform.python_version(),
@@ -238,10 +240,18 @@ class Console:
         return self._newest_point
 
 
-def shown_settings(settings: Settings) -> Mapping[str, str]:
-    """Every setting as the console shows it: secrets as `set` or `not set`, addresses without their credentials."""
+class Shown(msgspec.Struct, frozen=True):
+    """A setting as the console shows it."""
+
+    value: str
+    default: bool
+    """Whether nobody set it to anything else."""
+
+
+def shown_settings(settings: Settings) -> Mapping[str, Shown]:
+    """Every setting: secrets as `set` or `not set`, addresses without their credentials."""
     shown = {}
-    for name in Settings.model_fields:
+    for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
         if isinstance(value, SecretStr) or name in _SECRETS:
             text = "not set" if value is None else "set"
@@ -251,7 +261,7 @@ def shown_settings(settings: Settings) -> Mapping[str, str]:
             text = ", ".join(map(str, value))
         else:
             text = without_credentials(str(value))
-        shown[PREFIX + name.upper()] = text
+        shown[PREFIX + name.upper()] = Shown(text, bool(value == field.default))
     return shown
 
 

@@ -48,6 +48,8 @@ class MissNote(msgspec.Struct, rename="camel"):
     attempt: int = 1
     receipt: bool = False
     """Whether a transport confirmed the attempt that missed: then only the acknowledgement is missing."""
+    promised: bool = False
+    """Whether a socket of the key promises to acknowledge."""
     looked_for: str = ""
     looked_for_hash: str = ""
     connected: tuple[str, ...] = ()
@@ -72,6 +74,7 @@ class MissGroup(msgspec.Struct, frozen=True, rename="camel"):
     """The newest of them."""
     types: tuple[str, ...]
     receipt: bool
+    promised: bool
     key_hash: str
     looked_for_hash: str
 
@@ -79,7 +82,12 @@ class MissGroup(msgspec.Struct, frozen=True, rename="camel"):
 class MissBook:
     """Lives on the event loop. `on_note` is told each miss at once."""
 
-    def __init__(self, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, promises: Callable[[BotKey], bool] = lambda _key: False, wall: Callable[[], float] = time.time
+    ) -> None:
+        """`promises` says whether a key has a socket that promised to acknowledge; `wall` returns seconds since the
+        epoch."""
+        self._promises = promises
         self._wall = wall
         self._notes: OrderedDict[str, MissNote] = OrderedDict()
         self._waiting: dict[tuple[BotKey, int], str] = {}
@@ -123,6 +131,7 @@ class MissBook:
         user, note.looked_for = miss.looked_for
         note.looked_for_hash = key_hash(user, note.looked_for)
         note.connected = miss.connected
+        note.promised = self._promises(BotKey(user, note.looked_for))
         self.on_note(note)
 
     def late_end(self, event_id: str) -> None:
@@ -189,6 +198,7 @@ def _group(notes: list[MissNote]) -> MissGroup:
         newest.event_id,
         tuple(sorted({note.type for note in notes})),
         newest.receipt,
+        newest.promised,
         newest.key_hash,
         newest.looked_for_hash,
     )

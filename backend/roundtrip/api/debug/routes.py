@@ -161,14 +161,15 @@ class DebugRoutes:
     # The console's page
 
     async def _state(self, request: web.Request) -> web.Response:
-        return respond(self.console.state(self._token(request)))
+        return respond(self._state_for(request))
 
-    def _token(self, request: web.Request) -> str:
+    def _state_for(self, request: web.Request) -> dict[str, Any]:
         cookie = request.cookies.get(COOKIE)
-        return self._sessions.token(cookie if self._sessions.knows(cookie) else None)
+        token = self._sessions.token(cookie if self._sessions.knows(cookie) else None)
+        return self.console.state(token, key_needed=self._sessions.key_needed)
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
-        return await self.console.hub.serve(request, lambda: self.console.state(self._token(request)))
+        return await self.console.hub.serve(request, lambda: self._state_for(request))
 
     async def _page_of_sockets(self, request: web.Request) -> web.Response:
         query = parse_query(request, ListQuery)

@@ -46,34 +46,30 @@ class Search:
         if not wanted:
             return Hits(())
         lowered = wanted.lower()
-        hits: list[Hit] = []
+        hits = list(islice(self._by_name(wanted, exact=True), MOST))
         if _EVENT.fullmatch(lowered) and await self._outbox.find(lowered) is not None:
             hits.append(Hit("event", lowered, event_page(lowered)))
         if (match := _TRACEPARENT.fullmatch(lowered)) is not None:
             hits.append(Hit("trace", match[1], f"/console/traces/{match[1]}"))
-        elif _TRACE.fullmatch(lowered):
+        elif _TRACE.fullmatch(lowered) and not hits:  # a link's id looks like a trace's
             hits.append(Hit("trace", lowered, f"/console/traces/{lowered}"))
         if _HASH.fullmatch(lowered):
             hits.append(Hit("key", lowered, f"/console/traces?key={lowered}"))
             hits.append(Hit("user", lowered, f"/console/traces?user={lowered}"))
-        hits += islice(self._by_name(wanted), MOST)
+        hits += islice(self._by_name(wanted, exact=False), MOST)
         return Hits(tuple(hits[:MOST]))
 
-    def _by_name(self, wanted: str) -> Iterator[Hit]:
-        """Links and keys whose ids are the text, then those that contain it."""
+    def _by_name(self, wanted: str, *, exact: bool) -> Iterator[Hit]:
+        """Links and keys of which an id is the text, or contains it."""
         folded = wanted.casefold()
-        views = self._links.links()
-        keys = list(self._sockets.mapped())
-        for exact in (True, False):
-            for view in views:
-                ids = (view.link_id, view.user_id, view.bot_id)
-                if _fits(ids, wanted, folded, exact):
-                    label = f"{view.user_id} · {view.bot_id}"
-                    yield Hit("link", label, f"/console/links/{quote(view.link_id, safe='')}")
-            for key in keys:
-                if _fits(key, wanted, folded, exact):
-                    target = f"/console/sockets?user={quote(key.user_id, safe='')}&bot={quote(key.bot_id, safe='')}"
-                    yield Hit("socket", f"{key.user_id} · {key.bot_id}", target)
+        for view in self._links.links():
+            if _fits((view.link_id, view.user_id, view.bot_id), wanted, folded, exact):
+                label = f"{view.user_id} · {view.bot_id}"
+                yield Hit("link", label, f"/console/links/{quote(view.link_id, safe='')}")
+        for key in self._sockets.mapped():
+            if _fits(key, wanted, folded, exact):
+                target = f"/console/sockets?user={quote(key.user_id, safe='')}&bot={quote(key.bot_id, safe='')}"
+                yield Hit("socket", f"{key.user_id} · {key.bot_id}", target)
 
 
 def _fits(ids: tuple[str, ...], wanted: str, folded: str, exact: bool) -> bool:

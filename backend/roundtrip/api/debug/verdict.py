@@ -110,8 +110,8 @@ def _key_mismatch(group: MissGroup) -> Finding:
 
 def _ack_timeout(group: MissGroup) -> Finding:
     told = f"{events(group.waiting, 'was', 'were')} written to {_name(group)} and never confirmed"
-    if group.receipt:
-        text = f"{told}: the transport has them, the page's application does not acknowledge."
+    if group.receipt or group.promised:
+        text = f"{told}: the page promised to acknowledge, and its application does not."
         return Finding("warning", "acks_missing", text, event_page(group.event_id), "RoundtripAcksMissing")
     text = f"{told}: neither a receipt of the transport nor an acknowledgement came back."
     return Finding("warning", "receipts_missing", text, event_page(group.event_id), "RoundtripReceiptsMissing")
