@@ -183,7 +183,7 @@ def grouped(notes: Iterable[MissNote]) -> tuple[MissGroup, ...]:
 
 
 def _group(notes: list[MissNote]) -> MissGroup:
-    newest = max(notes, key=lambda note: note.at)
+    newest = max(reversed(notes), key=lambda note: note.at)
     return MissGroup(
         newest.reason,
         newest.user_id,
