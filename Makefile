@@ -28,9 +28,8 @@ node_modules/installed:
 	@echo "npm is missing: everything runs but the page and the JavaScript tests. Get it with: apt-get install npm"
 endif
 
-run: install ## start the backend with a simulated phone on http://127.0.0.1:8080
-	ROUNDTRIP_WHATSAPP_DRIVER=$${ROUNDTRIP_WHATSAPP_DRIVER:-simulated} ROUNDTRIP_AUTH=$${ROUNDTRIP_AUTH:-trusted} \
-		exec $(BIN)/python -m backend
+run: install ## start the backend with a simulated phone: page on http://127.0.0.1:8080, console on http://127.0.0.1:9464
+	exec $(BIN)/python -m backend demo
 
 test: install ## pass the tests: those that wait side by side, the quick ones, then the slow; ARGS="tests/x -k y" runs just those
 	$(BIN)/python -m tools.run_tests $(ARGS)
@@ -55,8 +54,9 @@ lint: install ## ruff, mypy --strict, who may import whom, known vulnerabilities
 	PYTHONPATH=backend $(BIN)/lint-imports
 	$(BIN)/python -m tools.audit
 
-contract: install ## write docs/openapi.json and docs/asyncapi.json
+contract: install ## write what is generated from the code: docs/openapi.json, docs/asyncapi.json, docs/settings.md
 	$(BIN)/python -m roundtrip.api.spec.openapi
+	$(BIN)/python -m tools.documents
 
 sbom: install ## write the bills of materials with licences: docs/sbom.cdx.json (Python), docs/sbom-web.cdx.json (npm)
 	rm -rf build/sbom && $(BIN)/python -m venv --without-pip build/sbom

@@ -806,6 +806,8 @@ ON_ITS_OWN: dict[str, Any] = {
     "jwks_outage": 1.0,
     "jwks_empty_grace": 0.0,
     "restore_concurrency": 2,
+    "canary_interval": 0.1,
+    "canary_url": "http://127.0.0.1:1",
 }
 """Rows with a test of their own below; `device_name` is told to the stand-in in tests/whatsapp/test_bad_minutes.py."""
 
@@ -876,6 +878,11 @@ def seconds_between(first: str, second: str) -> float:
 async def test_admin_key(tmp_path: Path) -> None:
     async with scene(tmp_path, {}, admin_key=ADMIN_KEY) as s:
         await admin_key(s)
+
+
+async def test_canary(tmp_path: Path) -> None:
+    async with scene(tmp_path, {}, canary_interval=0.1, canary_url="http://127.0.0.1:1") as s:
+        await seen(lambda: counted(s, 'roundtrip_canary_failures_total{stage="connect"}', 2))
 
 
 async def test_outbox(tmp_path: Path) -> None:

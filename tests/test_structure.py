@@ -32,7 +32,15 @@ def test_a_module_is_short_enough_to_read(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= LONGEST
 
 
-MOST = {"": 100, "outbox/postgres": 10, "cluster": 20, "drivers/neonize": 16, "api/debug": 16}
+MOST = {
+    "": 104,
+    "commands": 8,
+    "outbox/postgres": 10,
+    "cluster": 20,
+    "canary": 4,
+    "drivers/neonize": 16,
+    "api/debug": 16,
+}
 """Modules at most: of each part that may grow on its own, and of all the others together ("")."""
 
 

@@ -1,6 +1,7 @@
-"""`make test`: the tests that mostly wait, side by side; the quick ones, one on each core; the slow ones, alone.
+"""`make test`: the tests that mostly wait, side by side, with the quick ones behind them; then the slow ones, alone.
 
-Nothing else runs beside a slow test, since many of them measure time. With arguments it is plain pytest.
+The tests that wait leave most of both cores idle: the quick ones fill them at a lower priority. Nothing else runs
+beside a slow test, since many of them measure time. With arguments it is plain pytest.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ NOTHING_SELECTED: Final = 5
 """pytest's status when no test has the marker."""
 
 
-def parts(workers: int, extra: Sequence[str] = ()) -> dict[str, list[str]]:
+BEHIND: Final = 5
+"""Niceness of the quick tests beside those that wait: a deadline of theirs is met before a quick test goes on."""
+
+
+def parts(workers: int) -> dict[str, list[str]]:
     """Each part's arguments. `loadgroup` keeps the tests of one `xdist_group` in one worker."""
     return {
-        "waiting": ["-m", "waits", "-n", str(workers), "--dist", "loadgroup", *extra],
-        "quick": ["-m", "not waits and not slow", "-n", "2", "--dist", "loadgroup", *extra],
-        "slow": ["-m", "slow and not waits", *extra],
+        "waiting": ["-m", "waits", "-n", str(workers), "--dist", "loadgroup"],
+        "quick": ["-m", "not waits and not slow", "-n", "2", "--dist", "loadgroup"],
+        "slow": ["-m", "slow and not waits"],
     }
 
 
@@ -41,15 +46,24 @@ def main(arguments: Sequence[str]) -> int:
         return subprocess.run([*pytest, *arguments], cwd=ROOT, check=False).returncode  # noqa: S603  # the developer's own
     begin = time.monotonic()
     WORK.mkdir(parents=True, exist_ok=True)
-    counts: Counter[str] = Counter()
-    worst = 0
-    for name, options in parts(int(os.environ.get("WAITING_WORKERS", SIDE_BY_SIDE))).items():
-        report = WORK / f"{name}.xml"
+    options = parts(int(os.environ.get("WAITING_WORKERS", SIDE_BY_SIDE)))
+    reports = {name: WORK / f"{name}.xml" for name in options}
+    commands = {name: [*pytest, *options[name], f"--junitxml={reports[name]}"] for name in options}
+    for report in reports.values():
         report.unlink(missing_ok=True)
-        status = subprocess.run([*pytest, *options, f"--junitxml={report}"], cwd=ROOT, check=False).returncode  # noqa: S603
-        if status not in (0, NOTHING_SELECTED):
-            worst = worst or status
-        counts += tally(report)
+    log = WORK / "waiting.log"
+    with log.open("w") as written:
+        waiting = subprocess.Popen(commands["waiting"], cwd=ROOT, stdout=written, stderr=subprocess.STDOUT)  # noqa: S603
+    try:
+        quick = subprocess.run(["nice", "-n", str(BEHIND), *commands["quick"]], cwd=ROOT, check=False)  # noqa: S603, S607
+        statuses = [waiting.wait(), quick.returncode]
+    finally:
+        waiting.terminate()
+        waiting.wait()
+    print(log.read_text(), flush=True)  # noqa: T201  # what pytest said, once it does not mix with the other part
+    statuses.append(subprocess.run(commands["slow"], cwd=ROOT, check=False).returncode)  # noqa: S603
+    worst = next((status for status in statuses if status not in (0, NOTHING_SELECTED)), 0)
+    counts: Counter[str] = sum((tally(report) for report in reports.values()), Counter())
     failed = counts["failures"] + counts["errors"]
     passed = counts["tests"] - failed - counts["skipped"]
     verdict = "passed" if worst == 0 else f"FAILED with status {worst}"

@@ -16,7 +16,7 @@ stack; a stop, or a start that fails half way, unwinds the stack, so that the la
 | _start_sockets   | identity, limits, replay, Socket.IO server                      | sockets closed                |
 | _start_admin     | readiness; listener of metrics, health and the console          | listener closed               |
 | _start_public    | listener of the API, the page and Socket.IO                     | clients drained, then workers |
-| _start_tasks     | restore of links, sweep of sockets, readiness gauge             | tasks cancelled               |
+| _start_tasks     | restore of links, sweep of sockets, readiness gauge, canary     | tasks cancelled               |
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from roundtrip.api.listener import listen, url_of
 from roundtrip.api.public import PublicParts, make_public_app
 from roundtrip.auth.authenticators import make_authenticator
 from roundtrip.backoff import Backoff
+from roundtrip.canary.probe import CanaryProbe
 from roundtrip.clock import SYSTEM, WatchedClock
 from roundtrip.delivery.courier import Courier
 from roundtrip.delivery.metrics import DeliveryCounters
@@ -44,18 +45,15 @@ from roundtrip.drivers.neonize.driver import NeonizeDriver
 from roundtrip.drivers.simulated.driver import SimulatedDriver
 from roundtrip.drivers.simulated.flapper import Flapper
 from roundtrip.errors import StartError, StorageError
-from roundtrip.events import EventType
 from roundtrip.faults import FaultError, Faults
+from roundtrip.label_sets import label_sets
 from roundtrip.limits.addresses import Proxies
 from roundtrip.limits.connections import ConnectionLimits, ConnectionRules
 from roundtrip.limits.rates import Limits, Rules
-from roundtrip.links.machine import Reason
-from roundtrip.links.metrics import LinkCounters
-from roundtrip.links.record import LinkState
-from roundtrip.links.service import LinkService, snapshots
+from roundtrip.links.metrics import LinkCounters, read_links
+from roundtrip.links.service import LinkService
 from roundtrip.links.store import LinkStore
 from roundtrip.outbox.base import ledger_reading
-from roundtrip.outbox.records import MissReason, Outcome
 from roundtrip.outbox.sqlite.outbox import SqliteOutbox
 from roundtrip.runtime import connection_capacity, program_version
 from roundtrip.settings import Settings
@@ -64,7 +62,6 @@ from roundtrip.sockets.messages import SocketCounters
 from roundtrip.sockets.registry import Registry
 from roundtrip.sockets.server import SocketServer
 from roundtrip.telemetry import setup
-from roundtrip.telemetry.labels import LabelSets
 
 log = structlog.get_logger(__name__)
 
@@ -137,6 +134,8 @@ class Backend:
         self.outbox.on_write = metrics.outbox_write.observe
         self.outbox.on_error = metrics.task_failures.inc
         self.outbox.count_failures(metrics.outbox_failures.inc)
+        metrics.outbox_batch_age.set_function(self.outbox.batch_age)
+        metrics.set_limits(event_ttl=settings.event_ttl, outbox_bytes=settings.outbox_max_bytes)
         await self.outbox.start()
         stack.push_async_callback(self.outbox.close)
         metrics.ledger.read = ledger_reading(self.outbox)
@@ -147,7 +146,7 @@ class Backend:
             self.outbox,
             self.registry,
             event_spans,
-            DeliveryCounters(metrics, event_spans.exemplar),
+            DeliveryCounters(metrics, event_spans.exemplar, ack_timeout=settings.ack_timeout),
             self.faults,
             event_ttl=settings.event_ttl,
             ack_timeout=settings.ack_timeout,
@@ -155,6 +154,7 @@ class Backend:
             clock=self.clock,
         )
         stack.callback(self.courier.close)
+        metrics.pending_with_socket.set_function(self.courier.longest_wait)
         self.clock.on_step += [self.outbox.moved, self.courier.moved, lambda _ns: metrics.clock_steps.inc()]
         self.clock.start()
         stack.callback(self.clock.stop)
@@ -172,9 +172,8 @@ class Backend:
         )
         stack.push_async_callback(self.links.close)
         await self.links.open()
-        metrics.links_restoring.set_function(lambda: self.links.restoring.total - self.links.restoring.done)
-        metrics.links_crashing.set_function(lambda: self.links.crashing)
-        metrics.presence.links = lambda: {state.value: count for state, count in self.links.counts().items()}
+        self.registry.has_link = self.links.__contains__
+        read_links(metrics, self.links)
 
     def _start_faults(self, stack: AsyncExitStack) -> None:
         self.faults.subscribe(lambda name, active: self.telemetry.metrics.fault_active[name].set(active))
@@ -192,13 +191,15 @@ class Backend:
         settings = self.settings
         self.identity = make_authenticator(settings)
         stack.push_async_callback(self.identity.close)
-        self.limits = Limits(Rules.of(settings), self._count_refusal)
+        self.limits = Limits(Rules.of(settings), self.telemetry.metrics.count_refusal)
         admission = Admission(self.identity, self.limits)
+        snapshot, metrics = self.links.snapshot_at, self.telemetry.metrics
+        self.canary = CanaryProbe(settings, self.outbox, self.faults, snapshot, admission, metrics, self.clock)
         replayer = Replayer(
             self.outbox,
             self.courier,
             self.telemetry.event_spans,
-            snapshots(self.links),
+            snapshot,
             watermark=settings.send_queue_limit // 2,
             clock=self.clock,
         )
@@ -206,10 +207,11 @@ class Backend:
             self.registry,
             self.courier,
             replayer,
-            admission,
-            SocketCounters(self.telemetry.metrics),
+            self.canary.admission,
+            SocketCounters(metrics),
             self.faults,
             cors_origins=settings.cors_origins,
+            loopback_origins=settings.auth == "trusted",
             max_sockets_per_key=settings.max_sockets_per_key,
             send_queue_limit=settings.send_queue_limit,
             ping_interval=settings.ping_interval,
@@ -217,16 +219,17 @@ class Backend:
             max_packet=settings.max_packet,
             door=SocketAccess(admission.identify, self.limits, settings.token_grace),
         )
+        self.sockets.canary = self.canary.lane.sockets
         stack.push_async_callback(self.sockets.close)
 
     async def _start_admin(self, stack: AsyncExitStack) -> None:
         settings, metrics = self.settings, self.telemetry.metrics
         self.checks = ReadinessChecks(self.outbox, self.store, settings.data_dir)
         self.readiness = Readiness(self.checks.all(), lambda check, ok: metrics.ready[check].set(ok))
-        limits = ConnectionLimits(ADMIN_CONNECTIONS, None, self._count_refusal, self._count_malformed)
+        limits = ConnectionLimits(ADMIN_CONNECTIONS, None, metrics.count_refusal, metrics.count_malformed)
         looks_at = self.telemetry, self.registry, self.links, self.outbox, self.faults, self.readiness
         self.console = stack.enter_context(Console(ConsoleParts(settings, *looks_at)))
-        runner = await listen(self._admin_app(), settings.admin_host, settings.admin_port, limits, shutdown_timeout=1.0)
+        runner = await listen(self._admin_app(), settings.admin_host, settings.admin_port, limits, settings="ADMIN_")
         stack.push_async_callback(runner.cleanup)
         self.admin_url = url_of(runner)
 
@@ -234,7 +237,7 @@ class Backend:
         return make_admin_app(AdminParts.of(self.console))
 
     async def _start_public(self, stack: AsyncExitStack) -> None:
-        settings = self.settings
+        settings, metrics = self.settings, self.telemetry.metrics
         proxies = Proxies(settings.forwarded_allow_ips)
         tracer = self.telemetry.tracer
         app = make_public_app(
@@ -242,18 +245,12 @@ class Backend:
         )
         self.sockets.attach(app)
         rules = ConnectionRules.of(settings, connection_capacity(settings.max_connections))
-        limits = ConnectionLimits(rules, proxies, self._count_refusal, self._count_malformed)
-        runner = await listen(app, settings.host, settings.port, limits, shutdown_timeout=1.0)
+        limits = ConnectionLimits(rules, proxies, metrics.count_refusal, metrics.count_malformed)
+        runner = await listen(app, settings.host, settings.port, limits)
         stack.push_async_callback(runner.cleanup)
         self.url = url_of(runner)
         stack.push_async_callback(self.links.close)  # workers end while the admin listener still answers
         stack.push_async_callback(self._drain, runner)
-
-    def _count_refusal(self, limit: str) -> None:
-        self.telemetry.metrics.rate_limited[limit].inc()
-
-    def _count_malformed(self, reason: str) -> None:
-        self.telemetry.metrics.malformed_requests[reason].inc()
 
     async def _drain(self, public: web.AppRunner) -> None:
         """Accept no more, let deliveries under way be confirmed, then close the clients one after the other."""
@@ -274,6 +271,8 @@ class Backend:
         for task in (restore, sweep, create(self.readiness.poll(), name="readiness")):
             task.add_done_callback(self._on_task_done)
             stack.callback(task.cancel)
+        self.canary.start(self.url)
+        stack.push_async_callback(self.canary.stop)
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         """Log and count a background task that failed."""
@@ -282,19 +281,9 @@ class Backend:
             log.error("task_died", task=task.get_name(), exc_info=error)
 
 
-def label_sets() -> LabelSets:
-    """The label values of metrics, from the enums that own them; where those have numbers, a value's place is it."""
-    return LabelSets(
-        event_types=tuple(type_.wire for type_ in EventType),
-        outcomes=tuple(outcome.wire for outcome in Outcome if outcome is not Outcome.PENDING),
-        miss_reasons=tuple(MissReason),
-        link_states=tuple(LinkState),
-        transition_reasons=frozenset(Reason),
-    )
-
-
 def make_driver(settings: Settings) -> Driver:
     """The driver that the settings name."""
     if settings.whatsapp_driver == "simulated":
         return SimulatedDriver(settings.simulated_speed, settings.simulated_scan_after)
-    return NeonizeDriver(settings.whatsapp_proxy, code_life=settings.pairing_timeout, device_name=settings.device_name)
+    proxy = None if settings.whatsapp_proxy is None else settings.whatsapp_proxy.get_secret_value()
+    return NeonizeDriver(proxy, code_life=settings.pairing_timeout, device_name=settings.device_name)

@@ -1,4 +1,7 @@
-"""The command `roundtrip`: reads the settings, serves until a signal, and reports in one line why it cannot start."""
+"""The command `roundtrip`: its subcommands, and the server that runs until a signal.
+
+To add a subcommand, write a module of `commands/` with `run(arguments) -> exit status` and give it a row in `COMMANDS`.
+"""
 
 from __future__ import annotations
 
@@ -6,74 +9,112 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import structlog
 import uvloop
-from pydantic import SecretStr
 
-from roundtrip import faults
 from roundtrip.app import Backend
-from roundtrip.auth.jwks import OneKey
-from roundtrip.auth.service_keys import ServiceKeys
+from roundtrip.commands import check, token
+from roundtrip.commands.arguments import Parser
+from roundtrip.commands.reference import settings_text
+from roundtrip.environment import load
 from roundtrip.errors import StartError
-from roundtrip.faults import FaultError
-from roundtrip.limits.addresses import Proxies
-from roundtrip.runtime import GarbageCollection
-from roundtrip.settings import PREFIX, Settings, SettingsError, describe, load
+from roundtrip.runtime import GarbageCollection, program_version
+from roundtrip.settings import Settings, SettingsError
 
 log = structlog.get_logger(__name__)
 
-USAGE: Final = "Usage: roundtrip [--help]\n\nLinks WhatsApp accounts and proves that the frontend got every event.\n"
-
 STOP_TIMEOUT: Final = 9.0
 """Seconds that a clean stop may take in all."""
+
+DEMO: Final = {"whatsapp_driver": "simulated", "auth": "trusted"}
+"""What `roundtrip demo` sets, unless the environment does."""
+
+
+class Command(NamedTuple):
+    """`run` takes the arguments behind the subcommand and returns the exit status."""
+
+    summary: str
+    run: Callable[[list[str]], int]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 after a clean stop, 1 when it could not start, 2 for a wrong setting or argument."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments in (["--help"], ["-h"]):
-        print(f"{USAGE}\n{describe()}")  # noqa: T201  # the output of --help
+        print(help_text())  # noqa: T201  # the output of --help
         return 0
-    if arguments:
-        return _refuse(f"unknown argument {arguments[0]!r}; try --help", 2)
+    if arguments == ["--version"]:
+        print(f"roundtrip {program_version()}")  # noqa: T201  # the output of --version
+        return 0
+    name, *rest = arguments or ["serve"]
+    if name not in COMMANDS:
+        return _refuse(f"unknown argument {name!r}; commands: {', '.join(COMMANDS)}; try --help", 2)
+    return COMMANDS[name].run(rest)
+
+
+def help_text() -> str:
+    """The output of `--help`: commands, then settings in groups."""
+    lines = [
+        "Usage: roundtrip [command] [--help]",
+        "       roundtrip --version",
+        "",
+        "Links WhatsApp accounts and proves that the frontend got every event.",
+        "",
+        "Commands:",
+        *(f"  {name:<10}{command.summary}" for name, command in COMMANDS.items()),
+    ]
+    return "\n".join([*lines, "", settings_text()])
+
+
+def _serve(arguments: list[str]) -> int:
+    Parser("serve", COMMANDS["serve"].summary).parse_args(arguments)
+    return start({})
+
+
+def _demo(arguments: list[str]) -> int:
+    Parser("demo", COMMANDS["demo"].summary).parse_args(arguments)
+    return start(DEMO, greet)
+
+
+def greet(backend: Backend) -> None:
+    """What somebody who just started the demo does next."""
+    print(  # noqa: T201  # for the person at the terminal; programs read the log's line `started`
+        f'roundtrip: open {backend.url} in a browser and press "Link WhatsApp"; Ctrl-C stops the backend\n'
+        f"roundtrip: {backend.admin_url} is the console: what reached its page, what did not, and why",
+        file=sys.stderr,
+    )
+
+
+COMMANDS: Final[Mapping[str, Command]] = {
+    "serve": Command("run the backend with the environment's settings (the default)", _serve),
+    "demo": Command("run it with a simulated phone and no sign-in, on this machine only", _demo),
+    "token": Command("print a token for development: roundtrip token --user ada", token.run),
+    "check": Command("try settings, store, keys, ports and driver, and say what is wrong", check.run),
+}
+
+
+def start(defaults: Mapping[str, str], started: Callable[[Backend], None] = lambda _backend: None) -> int:
+    """Serve until a signal; the exit status. `defaults` hold for settings that the environment does not set."""
     try:
-        settings = check(load())
+        settings = load(defaults)
+        token.refuse_development_key(settings)
     except SettingsError as error:
         return _refuse(str(error), 2)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(settings))
+            runner.run(serve(settings, started=started))
     except StartError as error:
         return _refuse(str(error), 1)
     return 0
 
 
-def check(settings: Settings) -> Settings:
-    """Parse the settings whose syntax only their part knows, so that a wrong one is reported before anything starts.
-
-    Raises `SettingsError`.
-    """
-    for name, parse in _PARSERS.items():
-        value = getattr(settings, name)
-        try:
-            if value is not None:
-                parse(value.get_secret_value() if isinstance(value, SecretStr) else value)
-        except (ValueError, FaultError) as error:
-            raise SettingsError(f"{PREFIX}{name.upper()}: {error}") from None
-    return settings
-
-
-_PARSERS: Final[Mapping[str, Callable[[Any], object]]] = {
-    "jwt_public_key": OneKey,
-    "forwarded_allow_ips": Proxies,
-    "faults": lambda specs: [faults.parse(spec) for spec in specs],
-    "api_keys": ServiceKeys.parse,
-}
-
-
-async def serve(settings: Settings, make_backend: Callable[[Settings], Backend] = Backend) -> None:
+async def serve(
+    settings: Settings,
+    make_backend: Callable[[Settings], Backend] = Backend,
+    started: Callable[[Backend], None] = lambda _backend: None,
+) -> None:
     """Run until SIGTERM or SIGINT, then stop cleanly; a second signal ends the process at once."""
     loop = asyncio.get_running_loop()
     stop_requested = asyncio.Event()
@@ -87,8 +128,7 @@ async def serve(settings: Settings, make_backend: Callable[[Settings], Backend] 
         loop.add_signal_handler(number, on_signal)
     backend = make_backend(settings)
     await backend.start()
-    if settings.auth == "trusted":  # development: a person has just typed the command
-        print(f"Page:    {backend.url}\nConsole: {backend.admin_url}", flush=True)  # noqa: T201  # for that person
+    started(backend)
     collector = GarbageCollection(backend.telemetry.metrics.gc_pause.observe)
     collector.start()
     await stop_requested.wait()

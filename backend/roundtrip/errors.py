@@ -18,7 +18,12 @@ class RoundtripError(Exception):
 
 
 class StartError(Exception):
-    """The program cannot start; the message is one line for whoever started it."""
+    """The program cannot start; the message is one line for whoever started it. `status` is the exit status: 2 where
+    waiting and trying again cannot help, because something is set wrongly."""
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class StorageError(RoundtripError):

@@ -41,6 +41,8 @@ class EventType(enum.IntEnum):
     BANNED = 10
     CLIENT_OUTDATED = 11
     FAILED = 12
+    CANARY = 13
+    """What a node sends to itself to see that events arrive (`canary/`); no frontend gets it."""
 
     wire: str
 
@@ -138,6 +140,10 @@ class Failed(Failure, frozen=True):
     pass
 
 
+class Canary(Payload, frozen=True):
+    pass
+
+
 PAYLOADS: Final[dict[EventType, type[Payload]]] = {
     EventType.CONNECTING: Connecting,
     EventType.QR: Qr,
@@ -152,7 +158,11 @@ PAYLOADS: Final[dict[EventType, type[Payload]]] = {
     EventType.BANNED: Banned,
     EventType.CLIENT_OUTDATED: ClientOutdated,
     EventType.FAILED: Failed,
+    EventType.CANARY: Canary,
 }
+
+PUBLIC_TYPES: Final = tuple(type_ for type_ in EventType if type_ is not EventType.CANARY)
+"""Those of the contract with the frontend, which are also those of labels: a type's place is its number."""
 
 TYPE_OF: Final[dict[type[Payload], EventType]] = {payload: type_ for type_, payload in PAYLOADS.items()}
 
@@ -165,9 +175,10 @@ _TRANSIENT: Final = frozenset({_T.CONNECTING, _T.DEGRADED, _T.DISCONNECTED})
 _BEFORE_CONNECTED: Final = _TRANSIENT | {_T.QR_EXPIRED}
 
 SUPERSEDES_ALWAYS: Final[dict[EventType, frozenset[EventType]]] = {
-    type_: _PAIRING_CODES for type_ in EventType if type_ is not _T.DEGRADED
-}
-"""A secret is superseded by its link's next event, delivered or not: only the newest code works."""
+    type_: _PAIRING_CODES for type_ in PUBLIC_TYPES if type_ is not _T.DEGRADED
+} | {_T.CANARY: frozenset({_T.CANARY})}
+"""A secret is superseded by its link's next event, delivered or not: only the newest code works. So is a canary: what
+one round left is of no use to the next."""
 
 SUPERSEDES_UNSEEN: Final[dict[EventType, frozenset[EventType]]] = {
     _T.QR: frozenset({_T.CONNECTING, _T.QR_EXPIRED}),

@@ -10,6 +10,9 @@ from roundtrip.errors import RoundtripError
 MAX_ID_LENGTH: Final = 128
 """Longest user or bot id, in characters."""
 
+_CANARY: Final = " canary"
+"""A user id that `parse_user_id` refuses for its space: nobody else can have it."""
+
 
 class IdentityError(RoundtripError):
     """An id that cannot be used: `user_id_invalid`, `bot_id_missing`, `bot_id_invalid`."""
@@ -36,13 +39,20 @@ class BotKey(NamedTuple):
             raise IdentityError("bot_id_missing", "A botId is needed to know which bot's events to send.")
         return cls(user, _checked(bot_id, "bot_id_invalid", "botId"))
 
+    @classmethod
+    def canary(cls, node: str) -> BotKey:
+        """The key of a node's canary: no caller's ids make one like it."""
+        return cls(_CANARY, node)
+
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An authenticated user, as `roundtrip.auth` returns it. `expires_at`: seconds since the epoch, None for never."""
+    """An authenticated user, as `roundtrip.auth` returns it. `expires_at`: seconds since the epoch, None for never.
+    `key` is the only one that it may have; None where the bot id is the client's to name."""
 
     user_id: str
     expires_at: float | None = None
+    key: BotKey | None = None
 
 
 def parse_user_id(user_id: object) -> str:

@@ -1,24 +1,26 @@
-"""Every setting, read once from the environment (prefix `ROUNDTRIP_`). Values only: this module imports no part.
+"""Every setting (prefix `ROUNDTRIP_`) with its bounds. Values only: no part is imported; `environment.py` reads them.
 
 To add a setting, touch:
 
-- here: a field of `Settings` with its bounds and description, which `--help` prints, and a validator if values must
-  agree with each other; a value that only its part can parse gets a row in `cli.py`'s `_PARSERS`;
+- here: a field of `Settings` with its bounds and description, and a validator if values must agree with each other; a
+  value that only its part can parse gets a row in `environment.py`'s `_PARSERS`. A secret is a `SecretStr`: it is never
+  shown, and may be read from a file, by `<NAME>_FILE`. Its description names the unit ("Seconds …", "Bytes …");
 - `app.py`: hand it to the part that uses it;
-- `docs/`: its row in the page of that part; `docker-compose.yml` if the stack sets it;
+- `python -m tools.documents`, which writes the settings reference; `docker-compose.yml` if the stack sets it;
 - `tests/test_settings_table.py`: a test that it has an effect.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from roundtrip.origins import is_loopback, parse_origin
 
 PREFIX = "ROUNDTRIP_"
 
@@ -32,7 +34,7 @@ CommaList = Annotated[tuple[str, ...], NoDecode]
 
 
 class SettingsError(ValueError):
-    """A wrong setting; the message is one line."""
+    """A wrong setting; the message is one line, and holds no secret."""
 
 
 class Settings(BaseSettings):
@@ -49,7 +51,9 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("data"), description="Folder of the outbox and the WhatsApp stores")
 
     whatsapp_driver: Literal["neonize", "simulated"] = Field("neonize", description="Who talks to WhatsApp")
-    whatsapp_proxy: str | None = Field(None, description="http, https or socks5 proxy towards WhatsApp")
+    whatsapp_proxy: SecretStr | None = Field(
+        None, description="http, https or socks5 proxy towards WhatsApp; its address may hold a password"
+    )
     device_name: str = Field(
         "Roundtrip",
         min_length=1,
@@ -66,7 +70,10 @@ class Settings(BaseSettings):
 
     # links
     start_concurrency: int = Field(
-        DEFAULT_START_CONCURRENCY, ge=1, description="WhatsApp sessions that may be starting at once; half of the cores"
+        DEFAULT_START_CONCURRENCY,
+        ge=1,
+        description="WhatsApp sessions that may be starting at once",
+        json_schema_extra={"default": "half of the cores"},  # what the reference says, on whatever machine it is made
     )
     restore_concurrency: int = Field(3, ge=1, description="Links brought back at once after a restart")
     max_links_per_user: int = Field(20, ge=1, description="Links that one user may have at once")
@@ -141,7 +148,11 @@ class Settings(BaseSettings):
     admin_key: SecretStr | None = Field(
         None, description="Key to the admin listener; must be set where others than this machine reach it"
     )
-    cors_origins: CommaList = Field((), description="Origins whose pages may call, comma list; never * with jwt")
+    cors_origins: CommaList = Field(
+        (),
+        description="Origins of web pages that may call from another address, comma list of scheme://host[:port]; "
+        "trusted allows loopback origins too; never * with jwt",
+    )
 
     outbox: str = Field("sqlite", description="sqlite, or redis://… (not built yet)")
     outbox_max_bytes: int = Field(
@@ -152,6 +163,13 @@ class Settings(BaseSettings):
     ack_timeout: float = Field(5.0, gt=0, description="Seconds to wait for a receipt or acknowledgement")
     max_sockets_per_key: int = Field(16, ge=1, description="Sockets that one user's bot may have at once")
     send_queue_limit: int = Field(1 << 20, ge=4096, description="Bytes that may wait for one slow socket")
+
+    canary_interval: float = Field(
+        30.0, ge=0, description="Seconds between two events that the node sends to itself as a client; 0 sends none"
+    )
+    canary_url: str | None = Field(
+        None, description="Public address that the canary uses, such as the proxy's; unset: the listener's own"
+    )
 
     # limits
     forwarded_allow_ips: CommaList = Field(
@@ -204,6 +222,7 @@ class Settings(BaseSettings):
         "admin_key",
         "pii_hash_key",
         "trace_url_template",
+        "canary_url",
         mode="before",
     )
     @classmethod
@@ -214,6 +233,11 @@ class Settings(BaseSettings):
         if isinstance(text, str) and not text.strip(" \t\r\n,"):
             raise ValueError("is set but empty: give it a value, or leave it out")
         return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _parse_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(map(parse_origin, value)))
 
     @field_validator("admin_key", "pii_hash_key")
     @classmethod
@@ -230,6 +254,14 @@ class Settings(BaseSettings):
     def _check_url(cls, value: str | None) -> str | None:
         if value is not None and not _is_safe_url(value):
             raise ValueError("must be an https address, or http on loopback: who changes the keys makes the tokens")
+        return value
+
+    @field_validator("canary_url")
+    @classmethod
+    def _check_canary_url(cls, value: str | None) -> str | None:
+        parts = urlsplit(value or "http://unset")
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("must be an http or https address, without a query")
         return value
 
     @model_validator(mode="after")
@@ -263,38 +295,3 @@ def _is_safe_url(url: str) -> bool:
     return bool(parts.hostname) and (
         parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a listener on `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def load() -> Settings:
-    """Read the environment. Raises `SettingsError` with one line for the first wrong setting."""
-    try:
-        return Settings()
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        message = str(first["msg"]).removeprefix("Value error, ")
-        where = f"{PREFIX}{'_'.join(map(str, first['loc'])).upper()}: " if first["loc"] else ""
-        raise SettingsError(f"{where}{message}") from None
-
-
-def describe() -> str:
-    """One line per setting: its name, what it is for, and its default. Never a value."""
-    lines = ["Settings, all from the environment:", ""]
-    for name, field in Settings.model_fields.items():
-        default = field.default
-        shown = "unset" if default in (None, ()) else default
-        lines.append(f"  {PREFIX + name.upper():<42}{field.description} (default: {shown})")
-    lines += [
-        "",
-        "OpenTelemetry's own OTEL_* variables hold as they are; with no OTLP endpoint nothing is exported.",
-    ]
-    return "\n".join(lines)

@@ -34,6 +34,7 @@ def build() -> dashboard.Dashboard:
     board = page(UID, "The process under it all: loop, outbox, memory, telemetry, collector.", event_types=False)
     _now(board)
     _readiness(board)
+    _canary(board)
     _loop_and_outbox(board)
     _process(board)
     _telemetry(board)
@@ -170,6 +171,56 @@ def _readiness(board: dashboard.Dashboard) -> None:
             bars=True,
             stacked=True,
             size=(8, 7),
+        )
+    )
+
+
+def _canary(board: dashboard.Dashboard) -> None:
+    board.with_row(dashboard.Row("Does an event of its own come back?"))
+    board.with_panel(
+        number(
+            "Canary: failures in a row",
+            About(
+                "Rounds in which a node's own event did not come back through its public address, up to now.",
+                "2 or more: what happened to the canary happens to people.",
+                "See the stage on the right, and follow the runbook.",
+                ("RoundtripCanaryFailing",),
+            ),
+            [Query(f"max({series('canary_failing')})", instant=True)],
+            size=(4, 7),
+            thresholds=steps((None, GREEN), (1, AMBER), (2, RED)),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Canary: round trip",
+            About(
+                "From the publishing of a node's own event to its acknowledgement by a client, proxy included.",
+                "Grows without a slower outbox: the way through the proxy does.",
+                "Compare with the outbox's write time and the loop's lag below.",
+                ("RoundtripCanaryFailing",),
+            ),
+            [
+                Query(quantile(q, "canary_delivery", by=("instance",)), f"p{round(q * 100)} {{{{instance}}}}")
+                for q in (0.5, 0.99)
+            ],
+            unit="s",
+            size=(10, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Canary: failed rounds by stage",
+            About(
+                "Rounds that failed, by what they were waiting for.",
+                "connect, upgrade, handshake: listener or proxy. store: outbox. delivery, ack: the sending.",
+                "The log's line `canary_failed` has the reason.",
+                ("RoundtripCanaryFailing",),
+            ),
+            [Query(total(increase(series("canary_failures_total")), "stage"), "{{stage}}")],
+            bars=True,
+            stacked=True,
+            size=(10, 7),
         )
     )
 

@@ -28,13 +28,15 @@ def increase(metric: str) -> str:
     return f"increase({metric}[$__rate_interval])"
 
 
-def exact(metric: str, window: str = "$__range") -> str:
-    """How much a counter grew within `window`, to the unit.
+def exact(metric: str) -> str:
+    """How much a counter grew within the dashboard's time range, to the unit.
 
-    `increase()` extrapolates to the window's edges, so three misses become 3.2. This takes the plain difference;
-    a counter that is new or was reset within the window counts from 0.
+    `increase()` extrapolates to the window's edges, so three misses become 3.2. This is the growth between the first
+    and the last scrape of the range, as the recording rules count it: a missing sample makes it no more. A process that
+    started within the range has counted all of it since then. For series that exist from the process's start.
     """
-    return f"({metric} - ({metric} offset {window} unless resets({metric}[{window}]) > 0) or {metric})"
+    started = f"process_start_time_seconds{{{SELECTOR}}} > time() - $__range_s"
+    return f"(({metric} and on (job, instance) {started}) or {metric} - min_over_time({metric}[$__range]))"
 
 
 def total(expression: str, *by: str) -> str:

@@ -32,6 +32,7 @@ REASONS = {
     "queue_full": "dark-orange",
     "just_disconnected": AMBER,
     "disconnected": "yellow",
+    "other_bot_connected": "light-blue",
     "never_connected": "blue",
 }
 """Purple to orange are the backend's or the frontend's fault; yellow and blue mean that nobody was there."""
@@ -90,7 +91,7 @@ def _now(board: dashboard.Dashboard) -> None:
             About(
                 "The same misses by reason.",
                 "key_mismatch: emitter and frontend build the key differently. ack_timeout: a socket took the event "
-                "and never confirmed. disconnected and never_connected: nobody was there.",
+                "and never confirmed. disconnected, never_connected, other_bot_connected: nobody was there.",
                 "Click a reason to open its traces; the runbook of each reason names the cure.",
                 WORST,
             ),

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.acceptance.test_crash import balance, publish
+from tests.bench.generator import command
 from tests.support.node_client import node_client
 from tests.support.program import ROOT, api, running
+from tests.support.programs import require
 from tests.support.publishing import COMMAND
 
 
@@ -33,12 +34,13 @@ async def test_a_thousand_pending_events_reach_one_client_within_a_second(tmp_pa
 async def test_a_thousand_clients_with_five_pending_events_each_are_served_within_ten_seconds(tmp_path: Path) -> None:
     """The program on one core, the clients on the other."""
     cores = sorted(os.sched_getaffinity(0))
+    require("cc", "apt-get install gcc libc6-dev")
     async with running(tmp_path, command=COMMAND) as program, api(program) as admin:
         os.sched_setaffinity(program.pid, {cores[0]})
         await publish(program, [f"user-{number}" for number in range(1000)], 5)
         began = time.monotonic()
         load = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.bench.load", program.url, "1000", "ack"),
+            *command(program.url, 1000),
             cwd=ROOT,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

@@ -49,11 +49,11 @@ def test_a_wrong_setting_is_one_clear_line(tmp_path: Path, settings: dict[str, s
 
 
 def test_help_lists_every_setting_and_no_value(tmp_path: Path) -> None:
-    done = run(tmp_path, "--help", pii_hash_key="canary-hash-key")
+    done = run(tmp_path, "--help", pii_hash_key="linnet-hash-key")
     assert done.returncode == 0
     for name in ("HOST", "ADMIN_PORT", "WHATSAPP_DRIVER", "ACK_TIMEOUT", "MAX_SOCKETS_PER_KEY", "PII_HASH_KEY"):
         assert f"ROUNDTRIP_{name}" in done.stdout
-    assert "canary" not in done.stdout
+    assert "linnet" not in done.stdout
 
 
 def test_an_unknown_argument_is_refused(tmp_path: Path) -> None:

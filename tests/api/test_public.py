@@ -74,3 +74,9 @@ async def test_libraries_come_from_npm_and_their_absence_is_said(tmp_path: Path)
         async with session.get(f"{url}/vendor/socket.io.esm.min.js") as response:
             assert response.status == 404
             assert (await response.json(content_type=None))["code"] == "page_libraries_missing"
+        async with session.get(f"{url}/") as response:
+            assert response.status == 503
+            text = await response.text()
+            assert "npm ci" in text
+            assert VENDOR["socket.io.esm.min.js"] in text
+            assert VENDOR["qrcode.mjs"] not in text

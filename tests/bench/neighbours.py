@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import uvloop
 from roundtrip.events import Connected, Degraded
 from roundtrip.identity import BotKey
 from roundtrip.outbox.sqlite.outbox import SqliteOutbox
+from tests.bench.generator import command
 from tests.bench.run import line, start, stop
 from tests.support.sockets import Stage, stage
 
@@ -67,7 +67,7 @@ async def main() -> None:
         outbox = SqliteOutbox(Path(folder))
         await outbox.start()
         async with stage(outbox) as s:
-            load = await asyncio.to_thread(start, 1, sys.executable, "-m", "tests.bench.load", s.url, str(GOOD), "ack")
+            load = await asyncio.to_thread(start, 1, *command(s.url, GOOD))
             try:
                 await asyncio.to_thread(line, load)
                 idle = await measure(s)

@@ -1,6 +1,6 @@
 """Roundtrip's whole path of an event, driven from inside: outbox, courier, sockets, metrics and telemetry.
 
-`python -m tests.bench.roundtrip SOCKETS SECONDS` speaks as `tests.bench.bare` does. The environment decides on
+`python -m tests.bench.roundtrip SOCKETS SECONDS` speaks as `tests.bench.peers.bare` does. The environment decides on
 telemetry: with an OTLP endpoint it is on, and `OTEL_TRACES_SAMPLER` says how much is kept.
 """
 
@@ -13,19 +13,20 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Final
 
 import uvloop
 from aiohttp import web
 
 from roundtrip.api.listener import listen
-from roundtrip.app import label_sets
 from roundtrip.backoff import Backoff
 from roundtrip.delivery.courier import Courier
 from roundtrip.delivery.metrics import DeliveryCounters
 from roundtrip.delivery.replay import Replayer
 from roundtrip.delivery.state import Delivery
-from roundtrip.events import Degraded, Paired
+from roundtrip.events import Connected
 from roundtrip.faults import Faults
+from roundtrip.label_sets import label_sets
 from roundtrip.limits.connections import ConnectionLimits, ConnectionRules
 from roundtrip.limits.rates import Limits, Rules
 from roundtrip.outbox.sqlite.outbox import SqliteOutbox
@@ -40,8 +41,8 @@ from roundtrip.telemetry import setup
 from tests.bench.run import start_publishing
 from tests.support.sockets import idle, trusted
 
-PAYLOAD = Paired("+4915112345678") if os.environ.get("BENCH_EVENT") == "plain" else Degraded()
-"""A plain success is of a type that says that all is well; the other's traces are always kept."""
+EVENT: Final = Connected("+15550100", "Ada Lovelace", False)
+"""Of a type whose traces are sampled: those that report trouble are always kept."""
 
 
 class Counter(DeliveryCounters):
@@ -55,7 +56,7 @@ class Counter(DeliveryCounters):
         super().delivered(delivery)
         Counter.count += 1
         if Counter.running:
-            start_publishing(Counter.courier, delivery.event.key, delivery.event.link_id, PAYLOAD)
+            start_publishing(Counter.courier, delivery.event.key, delivery.event.link_id, EVENT)
 
 
 def choose_receipts(which: str) -> None:
@@ -119,7 +120,7 @@ async def main(sockets: int, seconds: float) -> None:
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
         assert len(registry) == sockets, (len(registry), sockets)
         for socket in registry.all():
-            start_publishing(courier, socket.key, "0190b0f05f647b1a9c595f2b8f1f9c3e", PAYLOAD)
+            start_publishing(courier, socket.key, "0190b0f05f647b1a9c595f2b8f1f9c3e", EVENT)
         await asyncio.sleep(0.5)
         Counter.count, start = 0, time.perf_counter()
         await asyncio.sleep(seconds)

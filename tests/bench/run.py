@@ -6,14 +6,33 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final, NamedTuple
+
+import psutil
 
 from roundtrip.delivery.courier import Courier
 from roundtrip.events import Payload
 from roundtrip.identity import BotKey
+from tests.bench.generator import command
 
 ROOT = Path(__file__).parents[2]
+
+BUSIEST: Final = 0.8
+"""The share of its core above which the generator may be what is measured: such a run is refused."""
+
+
+class Run(NamedTuple):
+    """What one run measured."""
+
+    rate: float
+    """Confirmed events per second."""
+    cpu_us: float
+    """Microseconds of the server's processor time per event, its children's included."""
+    load: float
+    """The generator's share of its core."""
 
 
 def start(core: int | None, *command: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
@@ -39,24 +58,41 @@ def line(process: subprocess.Popen[str]) -> str:
     return said
 
 
+def tell(process: subprocess.Popen[str], word: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write(f"{word}\n")
+    process.stdin.flush()
+
+
+def cpu(process: subprocess.Popen[str]) -> float:
+    """Seconds of processor time of a process and its children."""
+    whole = psutil.Process(process.pid)
+    return sum(sum(each.cpu_times()[:2]) for each in (whole, *whole.children(recursive=True)))
+
+
 def rate(
     server: list[str], sockets: int, seconds: float, reply: str = "ack", env: Mapping[str, str] | None = None
-) -> float:
-    """Confirmed events per second of a server command, which gets SOCKETS and SECONDS as arguments."""
+) -> Run:
+    """A server command, which gets SOCKETS and SECONDS as arguments. Raises `RuntimeError` for a run that the generator
+    limited."""
     serving = start(0, *server, str(sockets), str(seconds), env=env)
     loading: subprocess.Popen[str] | None = None
     try:
         url = f"http://127.0.0.1:{line(serving)}"
-        loading = start(1, sys.executable, "-m", "tests.bench.load", url, str(sockets), reply)
-        assert line(loading) == "ready"
-        assert serving.stdin is not None
-        serving.stdin.write("go\n")
-        serving.stdin.flush()
-        return float(json.loads(line(serving))["rate"])
+        loading = start(1, *command(url, sockets, reply))
+        assert json.loads(line(loading))["ready"] == sockets
+        tell(serving, "go")
+        served, loaded, begin = cpu(serving), cpu(loading), time.monotonic()
+        found = float(json.loads(line(serving))["rate"])
+        took = time.monotonic() - begin
+        run = Run(found, (cpu(serving) - served) / (found * took) * 1e6, (cpu(loading) - loaded) / took)
     finally:
         if loading is not None:
             stop(loading)
         stop(serving)
+    if run.load > BUSIEST:
+        raise RuntimeError(f"the generator took {run.load:.0%} of its core: it may be what was measured")
+    return run
 
 
 def stop(process: subprocess.Popen[str]) -> None:

@@ -27,6 +27,7 @@ from roundtrip.drivers.neonize.driver import NeonizeDriver
 from roundtrip.events import Degraded
 from roundtrip.identity import BotKey
 from roundtrip.settings import Settings
+from tests.bench.generator import command as load_command
 from tests.bench.run import line, start, start_publishing, stop
 from tests.whatsapp.stand_in import StandIn, stand_in
 
@@ -108,7 +109,7 @@ async def main() -> None:
             return found
 
         url = await asyncio.to_thread(line, serving)
-        load = await asyncio.to_thread(start, 1, sys.executable, "-m", "tests.bench.load", url, str(GOOD), "ack")
+        load = await asyncio.to_thread(start, 1, *load_command(url, GOOD))
         try:
             await asyncio.to_thread(line, load)
             await asyncio.sleep(2)

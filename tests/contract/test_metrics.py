@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,14 @@ NAMES = {
     "roundtrip_events_resolved_total": {"type", "outcome"},
     "roundtrip_events_pending": {"type"},
     "roundtrip_oldest_pending_event_age_seconds": set(),
+    "roundtrip_oldest_pending_event_with_socket_age_seconds": set(),
+    "roundtrip_ready": {"check"},
+    "roundtrip_events_due_total": set(),
+    "roundtrip_events_overdue_total": {"cause"},
+    "roundtrip_links_flapping": set(),
+    "roundtrip_event_ttl_seconds": set(),
+    "roundtrip_outbox_limit_bytes": set(),
+    "roundtrip_outbox_oldest_batch_age_seconds": set(),
     "roundtrip_emit_attempts_total": {"type", "mode", "result"},
     "roundtrip_missed_emits_total": {"type", "reason"},
     "roundtrip_delivery_seconds_count": {"grade"},
@@ -126,6 +136,52 @@ async def test_a_miss_and_its_replay_move_theirs(program: Inside) -> None:
     assert samples["roundtrip_oldest_pending_event_age_seconds"] == 0
 
 
+async def test_what_waits_for_nobody_is_old_and_what_a_socket_does_not_get_is_noticed(program: Inside) -> None:
+    user = program.user()
+    await connect(user)
+    samples = await user.metrics()
+    assert samples["roundtrip_oldest_pending_event_age_seconds"] > 0
+    assert samples["roundtrip_oldest_pending_event_with_socket_age_seconds"] == 0, "nobody is there"
+    assert total(samples, "roundtrip_events_due_total") == 0
+    other = program.user("other")
+    await program.fault("key_mismatch")
+    async with py_client(program.url, "other"):
+        await other.link()
+        await other.state("qr")
+        first = (await user.metrics())["roundtrip_oldest_pending_event_with_socket_age_seconds"]
+        assert first > 0, "the page is connected, and its events wait"
+        samples = await user.metrics()
+        assert samples["roundtrip_oldest_pending_event_with_socket_age_seconds"] > first
+        assert total(samples, "roundtrip_events_overdue_total", cause="key_mismatch") >= 2
+        assert total(samples, "roundtrip_events_due_total") == total(samples, "roundtrip_events_overdue_total")
+        await program.fault("key_mismatch", on=False)
+
+        async def nothing_waits() -> bool:
+            return (await user.metrics())["roundtrip_oldest_pending_event_with_socket_age_seconds"] == 0
+
+        async with py_client(program.url, "other"):  # a replay brings them
+            await settled(nothing_waits)
+
+
+async def test_a_commit_that_hangs_is_seen_while_it_hangs(program: Inside) -> None:
+    user = program.user()
+    await program.fault("slow_outbox", parameter=4)
+    link = asyncio.ensure_future(user.link())
+    deadline = time.monotonic() + 10
+    while (samples := await user.metrics())["roundtrip_outbox_oldest_batch_age_seconds"] < 2.5:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
+    while samples['roundtrip_ready{check="outbox"}'] != 0:
+        assert time.monotonic() < deadline
+        await program.admin("GET", "/readyz")
+        samples = await user.metrics()
+    await program.fault("slow_outbox", on=False)
+    await link
+    while (await user.metrics())["roundtrip_outbox_oldest_batch_age_seconds"] > 1:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
+
+
 async def test_a_link_is_counted_in_exactly_one_state(program: Inside) -> None:
     user = program.user()
     for action, state in ((None, "qr"), ("scan", "connected"), ("logout", "logged_out")):
@@ -141,12 +197,12 @@ async def test_a_link_is_counted_in_exactly_one_state(program: Inside) -> None:
 
 
 async def test_nothing_of_a_person_is_a_label(program: Inside) -> None:
-    user = program.user("canary-user")
-    async with py_client(program.url, "canary-user", "canary-bot"):
-        await connect(user, "canary-bot")
-    number = (await user.snapshot("canary-bot"))["phoneNumber"]
+    user = program.user("linnet-user")
+    async with py_client(program.url, "linnet-user", "linnet-bot"):
+        await connect(user, "linnet-bot")
+    number = (await user.snapshot("linnet-bot"))["phoneNumber"]
     _, text, _ = await program.admin("GET", "/metrics")
-    assert "canary" not in text
+    assert "linnet" not in text
     assert number not in text
     assert number[1:] not in text
     assert "2@" not in text

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from tests.support.inside import Inside, inside
-from tests.support.lives import FIVE, balance, connect, ended, settled
+from tests.support.lives import FIVE, balance, connect, ended, settled, total
 from tests.support.program import Api
 from tests.support.py_client import py_client
 
@@ -44,6 +44,34 @@ async def test_a_key_that_was_built_wrongly(program: Inside) -> None:
     async with py_client(program.url, "user", "user"):  # the bot's id is missing, so the user's stands in its place
         await waiting(program.user())
     assert await reasons(program.user()) == {"key_mismatch"}
+
+
+async def test_a_page_under_a_bot_that_nobody_linked(program: Inside) -> None:
+    async with py_client(program.url, "user", "another"):
+        await waiting(program.user())
+    assert await reasons(program.user()) == {"key_mismatch"}
+
+
+async def test_two_linked_bots_and_one_page_are_an_ordinary_day(program: Inside) -> None:
+    user = program.user()
+    async with py_client(program.url, "user", "open"):
+        await waiting(user, "open")
+        await waiting(user, "closed")
+    assert await reasons(user, "open") == set()
+    assert await reasons(user, "closed") == {"other_bot_connected"}
+    samples = await user.metrics()
+    assert total(samples, "roundtrip_missed_emits_total", reason="other_bot_connected") == 2
+    assert total(samples, "roundtrip_missed_emits_total", reason="key_mismatch") == 0
+
+
+async def test_a_caller_that_takes_the_user_id_for_the_bots_is_a_mismatch_though_the_page_is_linked(
+    program: Inside,
+) -> None:
+    user = program.user()
+    async with py_client(program.url, "user", "open"):
+        await waiting(user, "open")
+        await waiting(user, "user")
+    assert await reasons(user, "user") == {"key_mismatch"}
 
 
 async def test_a_client_that_keeps_its_acks_back(tmp_path: Path) -> None:

@@ -29,10 +29,13 @@ async def traced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
 
 
 def attributes(span: Span) -> dict[str, Any]:
-    held = {}
+    held: dict[str, Any] = {}
     for pair in span.attributes:
         kind = pair.value.WhichOneof("value")
-        held[pair.key] = getattr(pair.value, kind) if kind else None
+        if kind == "array_value":
+            held[pair.key] = [one.string_value for one in pair.value.array_value.values]
+        else:
+            held[pair.key] = getattr(pair.value, kind) if kind else None
     return held
 
 
@@ -87,6 +90,76 @@ async def test_a_miss_says_why_in_its_span(traced: Traced) -> None:
     assert held["roundtrip.miss.reason"] == held["error.type"] == "never_connected"
     assert int(held["roundtrip.sockets.found"]) == 0
     assert emit.status.code == 2
+
+
+@pytest.mark.parametrize("emitter", [True, False], ids=["the caller took the userId", "the page took the userId"])
+async def test_a_mismatch_says_what_was_looked_for_and_what_was_there(traced: Traced, emitter: bool) -> None:
+    """In the span, the log's line, the ledger and the timeline alike; never as ids."""
+    program, receiver = traced
+    asked, there = ("user", "bot") if emitter else ("bot", "user")
+    async with py_client(program.url, "user", there):
+        await program.user().link(asked)
+        (emit,) = await spans(receiver, "emit whatsapp_connecting")
+    async with py_client(program.url, "user", asked):  # a span under the other key, for its hash
+        await program.user().link(there)
+        (_, other) = await spans(receiver, "emit whatsapp_connecting", 2)
+    held = attributes(emit)
+    looked_for, connected = held["roundtrip.looked_for"], held["roundtrip.connected"]
+    assert looked_for == held["roundtrip.key.hash"]
+    assert connected == [attributes(other)["roundtrip.key.hash"]]
+    assert (held["roundtrip.looked_for.is_user"], held["roundtrip.connected.is_user"]) == (emitter, not emitter)
+    event = (await program.user().ledger(asked))[0]
+    told = (await program.user().call("GET", f"/api/events/{event['id']}"))[1]
+    for attempt in (event["attempts"][0], told["attempts"][0]):
+        assert (attempt["lookedFor"], attempt["connected"]) == (looked_for, connected)
+        flags = (attempt.get("lookedForIsUser", False), attempt.get("connectedIsUser", False))
+        assert flags == (emitter, not emitter)
+    await eventually(lambda: any(line.body.string_value == "emit_missed" for line in receiver.logs), 10)
+    line = next(line for line in receiver.logs if line.body.string_value == "emit_missed")
+    said = {pair.key: pair.value for pair in line.attributes}
+    assert said["looked_for"].string_value == looked_for
+    assert [value.string_value for value in said["connected"].array_value.values] == connected
+    assert said["looked_for_is_user"].bool_value is emitter
+
+
+async def test_the_seeds_fault_looks_for_another_key_than_the_events_own(traced: Traced) -> None:
+    program, receiver = traced
+    await program.fault("key_mismatch")
+    async with py_client(program.url):
+        await program.user().link()
+        (emit,) = await spans(receiver, "emit whatsapp_connecting")
+    held = attributes(emit)
+    assert held["roundtrip.miss.reason"] == "key_mismatch"
+    assert held["roundtrip.connected"] == [held["roundtrip.key.hash"]] != [held["roundtrip.looked_for"]]
+    assert held["roundtrip.looked_for.is_user"] is True
+    (attempt,) = (await program.user().ledger())[0]["attempts"]
+    assert attempt["lookedFor"] == held["roundtrip.looked_for"]
+
+
+async def test_what_misses_later_has_its_request_as_root_though_nothing_plain_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with receiving() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+        async with inside(tmp_path) as program:
+            user = program.user()
+            async with py_client(program.url):
+                await user.link()
+                await user.state("qr")
+                await ended(user, 2, "acked")
+                # The request and the link's start are exported long before anything goes wrong
+                (request,) = await spans(receiver, "PUT /api/bots/{bot_id}/link")
+                (start,) = await spans(receiver, "link start")
+                await program.fault("key_mismatch")
+                await user.simulate("scan")
+                (emit,) = await spans(receiver, "emit whatsapp_paired")
+        trace = [span for span in receiver.spans if span.trace_id == emit.trace_id]
+        ids = {span.span_id for span in trace}
+        assert [span.name for span in trace if span.parent_span_id not in ids] == [request.name]
+        assert start in trace
+        assert not [span for span in trace if span.name.endswith("whatsapp_connecting")], "a plain success is not kept"
 
 
 async def test_a_replay_is_linked_to_what_it_replays(traced: Traced) -> None:

@@ -62,9 +62,10 @@ def panel(board: str, title: str) -> Panel:
     raise LookupError(f"there is no panel {title!r} on {board}")
 
 
-def substituted(query: str, *, rate_interval: str = "20s", range_: str = "5m") -> str:
+def substituted(query: str, *, rate_interval: str = "20s", range_seconds: int = 300) -> str:
     """What Grafana sends: the query with its variables filled in."""
-    query = query.replace("$__rate_interval", rate_interval).replace("$__range", range_)
+    query = query.replace("$__rate_interval", rate_interval).replace("$__range_s", str(range_seconds))
+    query = query.replace("$__range", f"{range_seconds}s")
     for name, value in EVERYTHING.items():
         query = query.replace(f"${name}", value)
     assert "$" not in query, f"unknown variable in {query}"

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.dashboards.boards import ROOT, panels
+from tests.stack.promtool import promtool
 from tests.support.programs import require
 
 RULES = ROOT / "prometheus"
@@ -31,11 +32,11 @@ def _run(*command: str | Path) -> str:
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
 def test_promtool_passes(path: Path) -> None:
-    _run(require("promtool", "apt-get install prometheus"), "test", "rules", path)
+    _run(promtool(), "test", "rules", path)
 
 
 def test_configurations_load() -> None:
-    _run(require("promtool", "apt-get install prometheus"), "check", "config", "--syntax-only", "prometheus.yml")
+    _run(promtool(), "check", "config", "--syntax-only", "prometheus.yml")
     _run(require("amtool", "apt-get install prometheus-alertmanager"), "check-config", "alertmanager.yml")
 
 

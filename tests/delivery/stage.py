@@ -9,6 +9,7 @@ from typing import Any
 from roundtrip.backoff import Backoff
 from roundtrip.clock import WatchedClock
 from roundtrip.delivery.courier import Courier
+from roundtrip.delivery.metrics import DeliveryMetrics
 from roundtrip.delivery.replay import Replayer
 from roundtrip.delivery.wire import Confirmable, Frame, Miss
 from roundtrip.events import Connected, EventType, Payload
@@ -107,7 +108,8 @@ class Published:
 class Stage:
     """Courier and replay over an outbox in memory, with one clock for all of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: DeliveryMetrics | None = None) -> None:
+        self.metrics = metrics
         self.loop = SteppedLoop()
         self.clock: SteppedClock = self.loop.clock
         self.watch = WatchedClock(self.clock)
@@ -121,7 +123,7 @@ class Stage:
             self.outbox,
             self,
             self.notes,
-            self.notes,
+            self.metrics or self.notes,
             Faults(),
             event_ttl=TTL,
             ack_timeout=ACK_TIMEOUT,

@@ -210,15 +210,18 @@ async def test_the_verdict_names_the_cause_and_recovers(
 
 async def test_from_make_run_to_the_sentence_with_a_page_under_another_bot_id(tmp_path: Path) -> None:
     """The failure that this project is about, without any fault: a stock client says bot-2, the caller bot-1."""
-    recipe = (ROOT / "Makefile").read_text().split("\nrun: ")[1].split("\n\n")[0].split("\n", 1)[1]
-    command = recipe.replace("$$", "$").replace("$(BIN)/python", sys.executable).replace("\\\n", " ")
+    recipe = re.search(r"^run:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe is not None
+    command = recipe[1].replace("$(BIN)/python", sys.executable).strip()
     async with (
-        running(tmp_path, command=("bash", "-c", command.strip())) as program,
+        running(tmp_path, command=("bash", "-c", command)) as program,
         api(program, "ada") as user,
         py_client(program.url, "ada", "bot-2", acks=True) as page,
         chromium() as browser,
         console(browser, program.admin_url) as seen,
     ):
+        assert f"open {program.url} in a browser" in program.text()
+        assert f"{program.admin_url} is the console" in program.text()
         await seen.open()
         await expect(seen.at(".verdict")).to_have_attribute("data-level", "ok", timeout=WITHIN)
         await user.link("bot-1")

@@ -48,7 +48,20 @@ PRIVATE_NAMES: dict[tuple[str, type], dict[str, str]] = {
         "_async": ATTRIBUTE,
         "_bad_request": "(self, message=None)",
     },
-    ("roundtrip.sockets.engineio.transports", web.WebSocketResponse): {},
+    ("roundtrip.sockets.engineio.websocket", web.WebSocketResponse): {
+        "_post_start": "(self, request: aiohttp.web_request.BaseRequest, protocol: str | None, "
+        "writer: aiohttp._websocket.writer.WebSocketWriter) -> None",
+    },
+    ("roundtrip.sockets.engineio.websocket", web.RequestHandler): {
+        "_message_tail": ATTRIBUTE,
+        "_payload_parser": ATTRIBUTE,
+    },
+    ("roundtrip.sockets.engineio.frames", web.WebSocketResponse): {
+        "_max_msg_size": ATTRIBUTE,
+        "_parser": ATTRIBUTE,
+        "_reader": ATTRIBUTE,
+    },
+    ("roundtrip.sockets.engineio.frames", web.RequestHandler): {"_payload_parser": ATTRIBUTE},
     ("roundtrip.sockets.engineio.connection", AsyncSocket): {},
     ("roundtrip.sockets.engineio.server", engineio.AsyncServer): {
         "_async": ATTRIBUTE,

@@ -6,7 +6,7 @@ import math
 
 from prometheus_client import CollectorRegistry
 
-from roundtrip.app import label_sets
+from roundtrip.label_sets import label_sets
 from roundtrip.sockets.messages import SocketCounters
 from roundtrip.telemetry.metrics import Metrics
 

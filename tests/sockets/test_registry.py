@@ -79,6 +79,12 @@ def test_a_user_connected_under_another_bot_is_a_mismatch_whatever_was_before() 
     registry.add(socket("two", BotKey("user", "b1")))
     registry.add(socket("else", BotKey("somebody", "bot")))
     assert registry.why_missing(KEY) == Miss(MissReason.KEY_MISMATCH, ("b1", "b2"))
+    linked = {BotKey("user", "b1")}
+    registry.has_link = linked.__contains__
+    assert registry.why_missing(KEY).reason is MissReason.KEY_MISMATCH, "one page is under a bot that nobody linked"
+    linked.add(BotKey("user", "b2"))
+    assert registry.why_missing(KEY) == Miss(MissReason.OTHER_BOT_CONNECTED, ("b1", "b2"))
+    assert registry.why_missing(BotKey("user", "user")).reason is MissReason.KEY_MISMATCH
 
 
 def test_what_the_registry_keeps_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

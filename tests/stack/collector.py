@@ -36,12 +36,10 @@ MODULES: Final = {
     "processors": {
         "memory_limiter": f"{CORE}/processor/memorylimiterprocessor",
         "redaction": f"{CONTRIB}/processor/redactionprocessor",
-        "tail_sampling": f"{CONTRIB}/processor/tailsamplingprocessor",
         "transform": f"{CONTRIB}/processor/transformprocessor",
     },
     "exporters": {"otlp_http": f"{CORE}/exporter/otlphttpexporter"},
     "connectors": {
-        "forward": f"{CORE}/connector/forwardconnector",
         "span_metrics": f"{CONTRIB}/connector/spanmetricsconnector",
     },
 }
@@ -119,7 +117,7 @@ class Collector:
 
 
 @contextmanager
-def running(backends: str, log: Path, *, decision_wait: str = "1s") -> Iterator[Collector]:
+def running(backends: str, log: Path) -> Iterator[Collector]:
     """The collector with the repository's own configuration, sending to `backends` (a URL) in place of the stack."""
     http, grpc, health, metrics = free_ports(4)
     env = os.environ | {
@@ -131,7 +129,6 @@ def running(backends: str, log: Path, *, decision_wait: str = "1s") -> Iterator[
         "TEMPO_URL": backends,
         "LOKI_URL": f"{backends}/otlp",
         "PROMETHEUS_URL": f"{backends}/api/v1/otlp",
-        "DECISION_WAIT": decision_wait,
         "SPAN_METRICS_INTERVAL": "1s",
     }
     with log.open("wb") as out:

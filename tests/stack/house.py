@@ -160,6 +160,7 @@ async def house(folder: Path, **settings: Any) -> AsyncIterator[House]:
                 folder / "data",
                 simulated_speed=5,
                 ack_timeout=1,
+                canary_interval=1,
                 OTEL_EXPORTER_OTLP_ENDPOINT=collector.otlp,
                 OTEL_TRACES_SAMPLER="parentbased_always_on",
                 **settings,

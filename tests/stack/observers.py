@@ -29,13 +29,15 @@ WINDOW: Final = 300 / SPEED
 
 _UNIT: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _DURATION = re.compile(r"(\[|offset |for: |interval: |group_wait: )(\d+)([smhd])\b")
+_SECONDS_AGO = re.compile(r"(time\(\) - )(\d+)")
 
 Sample = tuple[Mapping[str, str], float]
 
 
 def faster(text: str) -> str:
     """A configuration with every duration divided by `SPEED`."""
-    return _DURATION.sub(lambda found: f"{found[1]}{int(found[2]) * _UNIT[found[3]] // SPEED}ms", text)
+    text = _DURATION.sub(lambda found: f"{found[1]}{int(found[2]) * _UNIT[found[3]] // SPEED}ms", text)
+    return _SECONDS_AGO.sub(lambda found: f"{found[1]}{int(found[2]) / SPEED:g}", text)
 
 
 class Prometheus:
@@ -58,7 +60,7 @@ class Prometheus:
 
     async def panel(self, panel: Panel, target: int = 0) -> list[Sample]:
         """What a panel's own query says now, its variables filled in."""
-        return await self.query(substituted(panel.queries[target], rate_interval=f"{WINDOW:.0f}s", range_="30m"))
+        return await self.query(substituted(panel.queries[target], rate_interval=f"{WINDOW:.0f}s", range_seconds=1800))
 
     async def firing(self) -> set[str]:
         alerts = (await self._get("alerts"))["alerts"]

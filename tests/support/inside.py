@@ -59,6 +59,7 @@ async def inside(data_dir: Path, **settings: Any) -> AsyncIterator[Inside]:
         "whatsapp_driver": "simulated",
         "simulated_speed": 10,
         "log_format": "json",
+        "canary_interval": 0,
     }
     with put_back():
         backend = Backend(Settings(**(defaults | settings)))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
-from roundtrip.app import label_sets
 from roundtrip.drivers.simulated import SimulateAction
-from roundtrip.events import EventType
+from roundtrip.events import PUBLIC_TYPES
+from roundtrip.label_sets import label_sets
 from roundtrip.links.record import LinkState
 from roundtrip.settings import PREFIX, Settings
 from roundtrip.sockets.messages import REFUSALS
@@ -24,7 +24,7 @@ def phone_actions() -> set[str]:
 
 def event_types() -> set[str]:
     """As they are on the wire."""
-    return {type_.wire for type_ in EventType}
+    return {type_.wire for type_ in PUBLIC_TYPES}
 
 
 def refusals() -> set[str]:
@@ -39,6 +39,4 @@ def setting_names() -> set[str]:
 
 def metrics() -> CollectorRegistry:
     """Every metric, each with its labels."""
-    made = Metrics(label_sets(), "0")
-    made.transition("qr", "code_shown")  # its reasons are not known at the start
-    return made.registry
+    return Metrics(label_sets(), "0").registry

@@ -102,6 +102,7 @@ def environment(data_dir: Path, **settings: Any) -> dict[str, str]:
         "auth": "trusted",
         "whatsapp_driver": "simulated",
         "log_format": "json",
+        "canary_interval": 0,
     }
     otel = {name: str(value) for name, value in settings.items() if name.startswith("OTEL_")}
     ours = {name: value for name, value in (defaults | settings).items() if name not in otel}

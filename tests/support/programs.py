@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parents[2]
 
 
 def require(program: str, how: str) -> str:
@@ -14,6 +17,17 @@ def require(program: str, how: str) -> str:
     if path is not None:
         return path
     reason = f"{program} is missing; get it with: {how}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def require_package(name: str) -> Path:
+    """The folder of an npm package. Without it the test is skipped, saying how to get it; in CI it fails."""
+    path = ROOT / "node_modules" / name
+    if path.is_dir():
+        return path
+    reason = f"the npm package {name} is missing; get it with: npm ci"
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)

@@ -14,9 +14,9 @@ from aiohttp import web
 
 from roundtrip.app import Backend
 from roundtrip.cli import serve
+from roundtrip.environment import load
 from roundtrip.events import Connected, Degraded, Payload
 from roundtrip.identity import BotKey
-from roundtrip.settings import load
 
 COMMAND = (sys.executable, "-m", "tests.support.publishing")
 

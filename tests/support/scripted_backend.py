@@ -15,7 +15,6 @@ import msgspec
 import structlog
 import uvloop
 
-from roundtrip import settings as settings_
 from roundtrip.app import Backend
 from roundtrip.cli import serve
 from roundtrip.drivers.base import (
@@ -33,6 +32,7 @@ from roundtrip.drivers.base import (
     Unreachable,
     WorkerDied,
 )
+from roundtrip.environment import load
 from roundtrip.identity import BotKey
 from tests.support.links import write_key_file
 
@@ -237,7 +237,7 @@ def _seed(user: str, bot: str) -> str:
 
 
 def main() -> None:
-    settings = settings_.load()
+    settings = load()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings, lambda settings: Backend(settings, ScriptedDriver())))
 

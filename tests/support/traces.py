@@ -17,30 +17,30 @@ from roundtrip.delivery.courier import Courier
 from roundtrip.delivery.metrics import DeliveryCounters
 from roundtrip.delivery.replay import Replayer
 from roundtrip.delivery.state import Delivery
-from roundtrip.events import EventType
 from roundtrip.identity import BotKey
-from roundtrip.links.record import LinkState
+from roundtrip.label_sets import label_sets
 from roundtrip.outbox.memory import MemoryOutbox
-from roundtrip.outbox.records import MissReason, Outcome
+from roundtrip.outbox.records import MissReason
 from roundtrip.sockets.registry import Registry
 from roundtrip.telemetry import redaction
-from roundtrip.telemetry.labels import LabelSets
 from roundtrip.telemetry.metrics import Metrics
 from roundtrip.telemetry.setup import configure_tracing
 from tests.support.sockets import Faults, idle
 
 START_NS = 1_800_000_000_000_000_000
-LEFT_OUT = {"messaging.system", "messaging.destination.template", "user.hash", "roundtrip.key.hash"}
+LEFT_OUT = {
+    "messaging.system",
+    "messaging.destination.template",
+    "user.hash",
+    "roundtrip.key.hash",
+    "roundtrip.looked_for",
+    "roundtrip.looked_for.is_user",
+}
 """The same on every span; a test of its own sees to them."""
 
 QUICK = Backoff(0.02, 0.02)
 
-LABEL_SETS = LabelSets(
-    tuple(type_.wire for type_ in EventType),
-    tuple(outcome.wire for outcome in Outcome if outcome is not Outcome.PENDING),
-    tuple(MissReason),
-    tuple(LinkState),
-)
+LABEL_SETS = label_sets()
 
 
 class Clock:

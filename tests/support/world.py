@@ -138,7 +138,7 @@ class World:
         self.faults = Faults()
         self.sqlite = SqliteOutbox(self.folder, sweep_every=1.0, clock=clock)
         self.sqlite.on_write = self._committed
-        self._rest = self.sqlite._writer._wake = Rest()
+        self._rest = self.sqlite._writer._inbox._wake = Rest()
         self.outbox = GatedOutbox(self.sqlite)
         self.outbox.on_stored = self.on_stored
         self.watched = WatchedClock(clock)

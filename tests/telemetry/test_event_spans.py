@@ -7,7 +7,7 @@ from collections.abc import Callable
 from opentelemetry.sdk.environment_variables import OTEL_TRACES_SAMPLER
 
 from roundtrip.delivery.metrics import DeliverySpans
-from roundtrip.events import Connected, Degraded, EventType
+from roundtrip.events import PUBLIC_TYPES, Connected, Degraded
 from roundtrip.identity import BotKey
 from roundtrip.telemetry.event_spans import ALWAYS_KEPT
 from tests.support.traces import Scene
@@ -57,7 +57,7 @@ class TestKeeping:
         assert [span.name for span in await s.spans()] == wanted
 
     def test_those_always_kept_are_event_types(self) -> None:
-        assert {one.wire for one in EventType} > ALWAYS_KEPT
+        assert {one.wire for one in PUBLIC_TYPES} > ALWAYS_KEPT
 
     async def test_a_trace_that_is_not_kept_is_no_exemplar(self, new_scene: Callable[..., Scene]) -> None:
         off, on = new_scene(**self.OFF), new_scene()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from roundtrip.backoff import Backoff
 from roundtrip.events import Connected
 from roundtrip.identity import BotKey
@@ -24,27 +26,6 @@ async def test_an_acknowledgement_after_its_attempt_was_given_up(new_scene: Call
     assert render(await s.spans()) == tree(
         """
         trace
-          create whatsapp_connected [PRODUCER] 0 to 0 ms
-              messaging.message.id=event 1
-              messaging.operation.name=create
-              messaging.operation.type=create
-              roundtrip.event.seq=1
-              roundtrip.link.id=link-1
-            emit whatsapp_connected [CLIENT] 0 to 0 ms → create whatsapp_connected !ack_timeout
-                error.type=ack_timeout
-                messaging.message.id=event 1
-                messaging.operation.name=emit
-                messaging.operation.type=send
-                roundtrip.attempt.mode=live
-                roundtrip.attempt.number=1
-                roundtrip.link.id=link-1
-                roundtrip.miss.reason=ack_timeout
-                roundtrip.sockets.found=1
-              ack whatsapp_connected [CLIENT] 0 to 80 ms → create whatsapp_connected
-                  messaging.message.id=event 1
-                  messaging.operation.name=ack
-                  messaging.operation.type=settle
-                  roundtrip.link.id=link-1
           create whatsapp_connected [PRODUCER] 0 to 0 ms
               messaging.message.id=event 1
               messaging.operation.name=create
@@ -88,3 +69,31 @@ async def test_an_acknowledgement_after_a_receipt_had_ended_the_event(new_scene:
     ]
     [emit] = [span for span in spans if span.name.startswith("emit")]
     assert all(span.parent == emit.context for span in spans if span.name.startswith(("ack", "receipt")))
+
+
+@pytest.mark.parametrize("late_ms", [10, 80, 700])
+async def test_each_span_is_built_once_however_late_the_acknowledgement(
+    new_scene: Callable[..., Scene], late_ms: float
+) -> None:
+    s = new_scene(backoff=Backoff(60.0, 60.0))
+    peer = await s.connect(KEY, "sid", must_ack=True)
+    await s.courier.publish(KEY, "link-1", CONNECTED)
+    await entry_with(s.outbox, KEY, 1, lambda entry: entry.attempts)
+    s.receipt(peer, 1)
+    s.ack(peer, 1, late_ms)
+    ids = [span.context.span_id for span in await s.spans() if span.context]
+    assert len(ids) == len(set(ids))
+
+
+async def test_an_event_that_expires_in_the_middle_of_its_first_attempt_is_created_once(
+    new_scene: Callable[..., Scene],
+) -> None:
+    s = new_scene()
+    await s.connect(KEY, "sid")
+    end = s.clock.ns // 1_000_000 + 50
+    await s.courier.publish(KEY, "link-1", CONNECTED, expires_at=end)
+    s.clock.pass_ms(51)
+    await entry_with(s.outbox, KEY, 1, lambda entry: entry.resolved_at)
+    names = [span.name for span in await s.spans()]
+    assert names.count("create whatsapp_connected") == 1
+    assert names.count("emit whatsapp_connected") == 1

@@ -12,13 +12,14 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from roundtrip.events import Connected, EventType
 from roundtrip.identity import BotKey
+from roundtrip.links.transition_table import TABLE
 from roundtrip.outbox.records import MissReason, Mode, Outcome
 from roundtrip.telemetry.collectors import LedgerReading
 from roundtrip.telemetry.metrics import Metrics
 from tests.support.programs import require
 from tests.support.traces import LABEL_SETS, scenes
 
-SERIES = 984
+SERIES = 1124
 """What one process may expose, whoever uses it: the catalogue's labels multiplied, with a little room."""
 
 CONTRACT = {
@@ -60,7 +61,6 @@ def openmetrics(metrics: Metrics) -> list[Metric]:
 
 class TestCatalogue:
     def test_it_has_every_metric_of_the_contract(self, metrics: Metrics) -> None:
-        metrics.transition("qr", "scanned")
         found = {
             family.name: (family.type, {label for sample in family.samples for label in sample.labels})
             for family in openmetrics(metrics)
@@ -75,7 +75,6 @@ class TestCatalogue:
 
     def test_promtool_finds_no_fault(self, metrics: Metrics) -> None:
         promtool = require("promtool", "apt-get install --no-install-recommends prometheus")
-        metrics.transition("qr", "scanned")
         text = generate_latest(metrics.registry)
         done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False)
         assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
@@ -89,7 +88,19 @@ class TestCatalogue:
         assert 'socket_connects_total{result="other"} 100.0' in generate_latest(metrics.registry).decode()
         for number in range(100):
             metrics.transition(f"state {number}", f"reason {number}")
-        assert series(metrics) == before + 1
+        assert series(metrics) == before
+        assert 'link_transitions_total{reason="other",to="other"} 100.0' in generate_latest(metrics.registry).decode()
+
+    def test_every_transition_that_the_table_knows_is_counted_from_zero(self, metrics: Metrics) -> None:
+        """A series that appears with its first increment has none for `increase()` and for an exact count."""
+        before = series(metrics)
+        for move in TABLE.values():
+            if move.reason is not None:
+                metrics.transition(move.to, move.reason)
+        assert series(metrics) == before
+        (family,) = (one for one in openmetrics(metrics) if one.name == "roundtrip_link_transitions")
+        assert all(sample.value for sample in family.samples if sample.labels["to"] != "other")
+        assert [sample.value for sample in family.samples if sample.labels["to"] == "other"] == [0.0]
 
     def test_created_series_are_left_out(self, metrics: Metrics) -> None:
         assert b"_created" not in generate_latest(metrics.registry).replace(b"events_created_total", b"")

@@ -19,9 +19,10 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 from roundtrip.backoff import Backoff
-from roundtrip.telemetry.otlp_spans import PreencodedSpanExporter, encode
+from roundtrip.telemetry.otlp_encoding import encode
+from roundtrip.telemetry.otlp_spans import PreencodedSpanExporter
 from roundtrip.telemetry.setup import configure_tracing
-from roundtrip.telemetry.span_builder import SpanBuilder
+from roundtrip.telemetry.span_builder import EventSpan, SpanBuilder
 from roundtrip.telemetry.span_records import Settled
 from tests.support.otlp import Receiver, receiving
 from tests.telemetry.helpers import Drops, acked, eventually
@@ -78,6 +79,12 @@ def by_span(request: ExportTraceServiceRequest) -> list[tuple[bytes, bytes, byte
 @given(st.lists(spans, max_size=5))
 def test_it_means_what_the_sdk_means(some: list[ReadableSpan]) -> None:
     assert by_span(ExportTraceServiceRequest.FromString(encode(some))) == by_span(encode_spans(some))
+
+
+def test_a_list_of_texts_means_what_the_sdk_means() -> None:
+    attributes = {"keys": ("one", "other ✓"), "none": ()}
+    span = EventSpan("emit", SpanContext(1, 2, is_remote=False), attributes=attributes, start_time=1, end_time=2)
+    assert by_span(ExportTraceServiceRequest.FromString(encode([span]))) == by_span(encode_spans([span]))
 
 
 @pytest.fixture

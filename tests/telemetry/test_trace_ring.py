@@ -86,7 +86,7 @@ def test_misses_are_kept_always_and_plain_successes_sampled(seconds: Seconds) ->
     lost = [record(spans, missed=True) for _ in range(1000)]
     notes, _ = ring.snapshot()
     assert len(notes) == PLAIN_BURST + 1000
-    assert all(list(ring.find(Wanted(event=it.event.id))) for it in lost)
+    assert all(list(ring.find(ring.snapshot(), Wanted(event=it.event.id))) for it in lost)
     seconds.now = 3.0
     for _ in range(1000):
         record(spans, missed=False)
@@ -125,7 +125,7 @@ def test_a_flood_of_successes_does_not_wash_misses_away() -> None:
     for _ in range(20_000):
         seconds.now += 1.0
         record(spans, missed=False)
-    assert [span.name for span in ring.find(Wanted(event=lost.event.id))] == [
+    assert [span.name for span in ring.find(ring.snapshot(), Wanted(event=lost.event.id))] == [
         "create whatsapp_connected",
         "emit whatsapp_connected",
     ]
@@ -144,10 +144,10 @@ def test_it_is_searched_by_trace_event_link_and_key() -> None:
             Wanted(key=key_hash(*event.key)),
             Wanted(link=event.link_id, event=event.id),
         ):
-            found = list(ring.find(wanted))
+            found = list(ring.find(ring.snapshot(), wanted))
             assert found, wanted
             assert {(span.attributes or {})["messaging.message.id"] for span in found} == {event.id}
-    assert list(ring.find(Wanted(link=them[0].event.link_id, event=them[1].event.id))) == []
+    assert list(ring.find(ring.snapshot(), Wanted(link=them[0].event.link_id, event=them[1].event.id))) == []
 
 
 def test_requests_are_kept_without_a_collector_and_say_what_failed() -> None:
@@ -158,7 +158,7 @@ def test_requests_are_kept_without_a_collector_and_say_what_failed() -> None:
     assert event_context.endswith("-00"), "nothing is exported, so downstream must not take it for sampled"
     with traces.tracer.span("PUT /y") as failing:
         failing.fail("503")
-    assert [span.name for span in ring.find(Wanted(trace=step.traceparent[3:35]))] == ["PUT /x"]
+    assert [span.name for span in ring.find(ring.snapshot(), Wanted(trace=step.traceparent[3:35]))] == ["PUT /x"]
     assert ring.newest_failure() == failing.traceparent[3:35]
 
 
@@ -175,7 +175,7 @@ def test_with_a_collector_the_same_ids_are_in_both() -> None:
     traces.event_spans.attempted(it, it.attempts[-1])
     record(traces.event_spans, missed=False)
     traces.close()
-    kept = ids(ring.find(Wanted()))
+    kept = ids(ring.find(ring.snapshot(), Wanted()))
     assert kept == ids(exporter.get_finished_spans())
     assert len(kept) == 6
 
@@ -186,7 +186,9 @@ def test_what_the_sampler_left_out_of_the_export_is_not_in_the_ring_either() -> 
     record(traces.event_spans, missed=False)
     lost = record(traces.event_spans, missed=True)
     traces.close()
-    assert {(span.attributes or {})["messaging.message.id"] for span in ring.find(Wanted())} == {lost.event.id}
+    assert {(span.attributes or {})["messaging.message.id"] for span in ring.find(ring.snapshot(), Wanted())} == {
+        lost.event.id
+    }
 
 
 def test_log_lines_are_kept_by_trace_redacted_and_bounded() -> None:

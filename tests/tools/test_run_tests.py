@@ -31,7 +31,11 @@ def test_the_closing_line_counts_all_parts(tmp_path: Path) -> None:
     [((0, 0, 0), 0), ((5, 0, 0), 0), ((1, 0, 0), 1), ((0, 1, 0), 1), ((0, 0, 1), 1), ((5, 2, 0), 2), ((1, 2, 0), 1)],
 )
 def test_one_status_for_all_parts(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], statuses: tuple[int, ...], worst: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    statuses: tuple[int, ...],
+    worst: int,
 ) -> None:
     left = list(statuses)
 
@@ -39,7 +43,14 @@ def test_one_status_for_all_parts(
         def __init__(self, *_: object, **__: object) -> None:
             self.returncode = left.pop(0)
 
+        def wait(self) -> int:
+            return self.returncode
+
+        def terminate(self) -> None: ...
+
+    monkeypatch.setattr(run_tests, "WORK", tmp_path)
     monkeypatch.setattr(subprocess, "run", Done)
+    monkeypatch.setattr(subprocess, "Popen", Done)
     assert run_tests.main([]) == worst
     assert left == [], "each part runs whatever became of those before"
     assert capsys.readouterr().out.splitlines()[-1].startswith("make test passed" if worst == 0 else "make test FAILED")

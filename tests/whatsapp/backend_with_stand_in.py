@@ -14,18 +14,19 @@ import sys
 
 import uvloop
 
-from roundtrip import settings as settings_
 from roundtrip.app import Backend
 from roundtrip.cli import serve
 from roundtrip.drivers.neonize.driver import NeonizeDriver
+from roundtrip.environment import load
 from tests.whatsapp.stand_in import patched_worker
 
 
 def main() -> None:
-    settings = settings_.load()
+    settings = load()
     noise_root, ca_file = sys.argv[1:]
+    proxy = settings.whatsapp_proxy
     driver = NeonizeDriver(
-        settings.whatsapp_proxy,
+        None if proxy is None else proxy.get_secret_value(),
         worker_command=patched_worker(noise_root),
         environment={**os.environ, "SSL_CERT_FILE": ca_file},
         code_life=settings.pairing_timeout,

@@ -7,6 +7,7 @@ counts no connections. The guard does, and passes everything else on to the HTTP
 from __future__ import annotations
 
 import asyncio
+import errno
 from typing import Final, cast
 
 import msgspec
@@ -16,8 +17,12 @@ from roundtrip.api.http_handler import MAX_FIELD, MAX_LINE, HttpHandler
 from roundtrip.api.problems import CONTENT_TYPE
 from roundtrip.limits.connections import Acceptor, ConnectionLimits, bind
 from roundtrip.runtime import Reserve
+from roundtrip.settings import PREFIX
 
 BACKLOG: Final = 1024
+
+UNPRIVILEGED: Final = 1024
+"""The first port that every user may listen on."""
 
 LINGER: Final = 2.0
 """Seconds for which the rest of a refused body is read, so that the refusal is not lost with a reset."""
@@ -221,9 +226,15 @@ class GuardedSite(web.BaseSite):
 
 
 async def listen(
-    app: web.Application, host: str, port: int, limits: ConnectionLimits, shutdown_timeout: float
+    app: web.Application,
+    host: str,
+    port: int,
+    limits: ConnectionLimits,
+    shutdown_timeout: float = 1.0,
+    settings: str = "",
 ) -> web.AppRunner:
-    """Serve an application. `shutdown_timeout` is in seconds. Raises `OSError` when the address cannot be bound."""
+    """Serve an application. `shutdown_timeout` is in seconds. Raises `OSError` when the address cannot be bound; its
+    message names the settings, whose names begin with `settings`."""
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -235,10 +246,22 @@ async def listen(
     await runner.setup()
     try:
         await GuardedSite(runner, host, port, limits).start()
-    except OSError:
+    except OSError as error:
         await runner.cleanup()
-        raise
+        raise OSError(explain(error, host, port, settings)) from error
     return runner
+
+
+def explain(error: OSError, host: str, port: int, settings: str) -> str:
+    """Why an address cannot be bound, and which setting changes that. `settings` is `ADMIN_` or nothing."""
+    port_setting, host_setting = f"{PREFIX}{settings}PORT", f"{PREFIX}{settings}HOST"
+    cures = {
+        errno.EADDRINUSE: f"the port is in use: end the program that has it, or set {port_setting} to another one",
+        errno.EACCES: f"this user may not use the port: set {port_setting} to {UNPRIVILEGED} or more",
+        errno.EADDRNOTAVAIL: f"no address of this machine: set {host_setting} to one",
+    }
+    cure = cures.get(error.errno or 0, f"{error.strerror or error}: set {host_setting} and {port_setting}")
+    return f"cannot listen on {host}:{port}: {cure}"
 
 
 def url_of(runner: web.AppRunner) -> str:

@@ -15,7 +15,7 @@ from multidict import CIMultiDict
 from roundtrip.api.problems import Problem, response_to
 from roundtrip.limits.addresses import ADDRESS, Proxies
 from roundtrip.limits.rates import Limits
-from roundtrip.settings import is_loopback
+from roundtrip.origins import SETTING, Origins, names_loopback
 
 SOCKET_PATH: Final = "/socket.io/"
 
@@ -48,10 +48,12 @@ class RequestGuard:
         *,
         cors_origins: Collection[str] = (),
         loopback_only: bool = False,
+        loopback_origins: bool = False,
         on_refused: Callable[[str], None] | None = None,
     ) -> None:
-        """`on_refused(limit)` counts a request that exceeded a limit."""
-        self._origins = frozenset(cors_origins)
+        """`loopback_origins` allows pages of loopback origins of any port. `on_refused(limit)` counts a request that
+        exceeded a limit."""
+        self._origins = Origins(cors_origins, loopback=loopback_origins)
         self._loopback_only = loopback_only
         self._on_refused = on_refused
 
@@ -77,8 +79,10 @@ class RequestGuard:
             raise Problem("host_not_allowed", "This backend answers under a loopback name only.", 403)
 
     def _preflight(self, request: web.Request) -> web.Response:
-        if not self._allows(request.headers.get(hdrs.ORIGIN)):
-            raise Problem("origin_not_allowed", "Pages of this origin may not call this backend.", 403)
+        if not self._allows(request):
+            raise Problem(
+                "origin_not_allowed", f"Pages of this origin may not call this backend; {SETTING} allows them.", 403
+            )
         return web.Response(
             status=204,
             headers={
@@ -88,8 +92,9 @@ class RequestGuard:
             },
         )
 
-    def _allows(self, origin: str | None) -> bool:
-        return origin is not None and (origin in self._origins or "*" in self._origins)
+    def _allows(self, request: web.Request) -> bool:
+        origin = request.headers.get(hdrs.ORIGIN)
+        return origin is not None and self._origins.allows(origin, request.host)
 
     async def _prepare(self, request: web.Request, response: web.StreamResponse) -> None:
         headers = response.headers
@@ -103,11 +108,10 @@ class RequestGuard:
             self._cors(request, headers)
 
     def _cors(self, request: web.Request, headers: CIMultiDict[str]) -> None:
-        if not self._origins:
-            return
         origin = request.headers.get(hdrs.ORIGIN)
-        headers.add(hdrs.VARY, hdrs.ORIGIN)
-        if origin is not None and self._allows(origin):
+        if self._origins:
+            headers.add(hdrs.VARY, hdrs.ORIGIN)
+        if origin is not None and self._allows(request):
             headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
             headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = "Retry-After, Date"
 
@@ -125,7 +129,7 @@ def _names_loopback(host: str) -> bool:
         name = urlsplit(f"//{host}").hostname
     except ValueError:
         return False
-    return name is not None and (is_loopback(name) or name.endswith(".localhost"))
+    return name is not None and names_loopback(name)
 
 
 class SocketRequestGuard:

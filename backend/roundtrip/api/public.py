@@ -16,6 +16,7 @@ from aiohttp import web
 from roundtrip.api.admin import FaultRoutes
 from roundtrip.api.bots import EventRoutes, LinkRoutes, Links
 from roundtrip.api.debug.timeline import TraceViewer
+from roundtrip.api.libraries import MISSING, NODE_MODULES, library
 from roundtrip.api.middleware import RequestGuard, SocketRequestGuard
 from roundtrip.api.problems import Problem
 from roundtrip.api.routes import BodyLimits, Call, Dispatcher, Route, Tracer
@@ -31,7 +32,6 @@ from roundtrip.settings import Settings
 
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 WEB: Final = _PACKAGE / "web"
-NODE_MODULES: Final = _PACKAGE.parents[1] / "node_modules"
 
 VENDOR: Final = {
     "socket.io.esm.min.js": "socket.io-client/dist/socket.io.esm.min.js",
@@ -59,7 +59,7 @@ class Page:
         self._files = {
             path.name: path for path in web_folder.glob("*") if path.suffix in _CONTENT_TYPES and path.is_file()
         }
-        self._vendor = {name: node_modules / path for name, path in VENDOR.items()}
+        self._vendor = {name: library(path, node_modules) for name, path in VENDOR.items()}
 
     def add(self, app: web.Application) -> None:
         app.router.add_get("/", self._index)
@@ -67,6 +67,9 @@ class Page:
         app.router.add_get("/vendor/{name}", self._library)
 
     async def _index(self, _request: web.Request) -> web.StreamResponse:
+        missing = [path for name, path in VENDOR.items() if name.endswith("js") and not self._vendor[name].is_file()]
+        if missing:
+            return web.Response(text=MISSING.format(names=", ".join(missing)), status=503, content_type="text/html")
         return _file(self._files.get("index.html"))
 
     async def _static(self, request: web.Request) -> web.StreamResponse:
@@ -75,7 +78,9 @@ class Page:
     async def _library(self, request: web.Request) -> web.StreamResponse:
         path = self._vendor.get(request.match_info["name"])
         if path is not None and not path.is_file():
-            raise Problem("page_libraries_missing", "The page's libraries are not installed: run `npm ci`.", 404)
+            raise Problem(
+                "page_libraries_missing", "The page's libraries are not installed: run `make run`, or `npm ci`.", 404
+            )
         return _file(path)
 
 
@@ -140,7 +145,12 @@ def make_public_app(parts: PublicParts) -> web.Application:
     """The application, ready for Socket.IO to be attached and a listener to be started."""
     app = web.Application(client_max_size=parts.body_limits.size)
     on_refused = None if parts.limits is None else parts.limits.refused
-    RequestGuard(cors_origins=parts.cors_origins, loopback_only=parts.trusted, on_refused=on_refused).install(app)
+    RequestGuard(
+        cors_origins=parts.cors_origins,
+        loopback_only=parts.trusted,
+        loopback_origins=parts.trusted,
+        on_refused=on_refused,
+    ).install(app)
     SocketRequestGuard(parts.proxies, parts.limits, parts.body_limits.seconds).install(app)
     Dispatcher(parts.callers, parts.tracer, parts.body_limits, on_refused).add(app, public_routes(parts))
     parts.page.add(app)

@@ -9,8 +9,10 @@ import msgspec
 
 from roundtrip.clock import rfc3339
 from roundtrip.drivers.simulated import SimulateAction
+from roundtrip.identity import BotKey
 from roundtrip.links.record import LinkState
 from roundtrip.outbox.records import Attempt, LedgerEntry, MissReason, Mode, Outcome, omitted
+from roundtrip.telemetry.redaction import look_up
 
 Time = Annotated[str, msgspec.Meta(description="RFC 3339, UTC, with milliseconds")]
 
@@ -56,8 +58,9 @@ class OutcomeName(enum.StrEnum):
 
 
 class AttemptView(ApiModel, frozen=True, omit_defaults=True):
-    """One attempt to emit. `connected` names the user's other bots that had sockets, for a `key_mismatch`; `omitted` is
-    how many attempts between this one and the next are not kept."""
+    """One attempt to emit. One that found no socket says which key it looked for, and which keys of the same user had
+    sockets then, as hashes; and whether a bot id of either is the user's id. `omitted` is how many attempts between
+    this one and the next are not kept."""
 
     at: Time
     mode: Mode
@@ -66,7 +69,10 @@ class AttemptView(ApiModel, frozen=True, omit_defaults=True):
     reason: MissReason | None = None
     receipt_at: Time | None = None
     ack_at: Time | None = None
+    looked_for: str | None = None
+    looked_for_is_user: bool = False
     connected: tuple[str, ...] = ()
+    connected_is_user: bool = False
     sids: tuple[str, ...] = ()
     trace_id: str | None = None
     omitted: int = 0
@@ -116,7 +122,9 @@ def time_of(at_ms: int) -> str:
     return rfc3339(at_ms / 1000)
 
 
-def attempt_view(attempt: Attempt) -> AttemptView:
+def attempt_view(attempt: Attempt, key: BotKey) -> AttemptView:
+    """An attempt at an event of this key. Old ones have bot ids, and no hashes."""
+    connected = attempt.connected or look_up(key.user_id, key.bot_id, attempt.keys).connected
     return AttemptView(
         time_of(attempt.at),
         attempt.mode,
@@ -125,7 +133,10 @@ def attempt_view(attempt: Attempt) -> AttemptView:
         attempt.reason,
         None if attempt.receipt_at is None else time_of(attempt.receipt_at),
         None if attempt.ack_at is None else time_of(attempt.ack_at),
-        attempt.keys,
+        attempt.looked_for,
+        attempt.looked_for_is_user,
+        connected,
+        attempt.connected_is_user,
         attempt.sids,
         attempt.trace_id,
         attempt.omitted,
@@ -145,6 +156,6 @@ def ledger_event(entry: LedgerEntry) -> LedgerEvent:
         time_of(entry.created_at),
         outcome_name(entry.outcome),
         None if entry.resolved_at is None else time_of(entry.resolved_at),
-        tuple(attempt_view(attempt) for attempt in entry.attempts),
+        tuple(attempt_view(attempt, entry.key) for attempt in entry.attempts),
         omitted(entry.attempts),
     )

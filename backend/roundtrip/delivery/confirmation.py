@@ -23,12 +23,12 @@ from roundtrip.backoff import Backoff
 from roundtrip.clock import Clock
 from roundtrip.delivery.deadlines import Deadlines, TimeSlicer
 from roundtrip.delivery.inflight import InFlight, KeyInFlight
-from roundtrip.delivery.metrics import DeliveryMetrics, DeliverySpans, Misses
+from roundtrip.delivery.metrics import DeliveryMetrics, DeliverySpans
+from roundtrip.delivery.misses import MissRecorder
 from roundtrip.delivery.state import ENDED, Delivery, DeliveryState
 from roundtrip.delivery.wire import Confirmable, Miss, Socket, Sockets
 from roundtrip.errors import IllegalTransitionError
 from roundtrip.faults import Faults
-from roundtrip.identity import BotKey
 from roundtrip.outbox.base import Outbox
 from roundtrip.outbox.records import Attempt, Ended, MissReason, Mode, Outcome, Resolution
 
@@ -36,47 +36,6 @@ log = structlog.get_logger(__name__)
 
 ACK_GRACE: Final = 0.5
 """Seconds that a receipt waits for the acknowledgement which would be the better grade."""
-
-
-class MissRecorder:
-    """Ends attempts as misses. Their events stay pending, with the reason in the outbox, the metrics and the spans."""
-
-    def __init__(self, outbox: Outbox, sockets: Sockets, spans: DeliverySpans, metrics: DeliveryMetrics) -> None:
-        self._outbox = outbox
-        self._sockets = sockets
-        self._spans = spans
-        self._metrics = metrics
-        self._round: dict[tuple[BotKey, MissReason], Misses] = {}
-
-    def miss(self, delivery: Delivery, miss: Miss, looked_for: BotKey | None = None) -> None:
-        """End the newest attempt as a miss. It is not logged before `flush`. Raises `IllegalTransitionError`."""
-        delivery.change(DeliveryState.MISSED)
-        event = delivery.event
-        attempt = Attempt(
-            at=delivery.started_ns // 1_000_000,
-            mode=delivery.mode,
-            sockets=delivery.sockets,
-            reason=miss.reason,
-            receipt_at=delivery.receipt_ns // 1_000_000 or None,
-            keys=miss.keys,
-            sids=delivery.sids,
-            trace_id=delivery.trace_id,
-        )
-        delivery.finish(attempt)
-        self._outbox.record(event.key, event.seq, delivery.attempts)
-        self._metrics.missed(delivery, attempt)
-        self._spans.attempted(delivery, attempt)
-        self._sockets.missed(looked_for or event.key, event.type.wire, event.id, miss)
-        misses = self._round.get((event.key, miss.reason))
-        if misses is None:
-            misses = self._round[event.key, miss.reason] = Misses(event, attempt, delivery.tried)
-        misses.count += 1
-        misses.last_seq = event.seq
-
-    def flush(self, key: BotKey | None = None) -> None:
-        """A round is over, of one key or of all: log one line for each key and reason."""
-        for which in [which for which in self._round if key is None or which[0] == key]:
-            self._spans.round_missed(self._round.pop(which))
 
 
 class Confirmations:

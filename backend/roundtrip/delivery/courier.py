@@ -168,6 +168,8 @@ class Courier:
             log_event("emit_attempt", event, sockets=len(peers), looked_for=key_hash(key.user_id, key.bot_id))
         if not peers:
             delivery.started_ns = delivery.stored_ns
+            if self._sockets.of(event.key):  # looked for under another key
+                self._inflight.of(event.key).overlooked[event.seq] = event.created_at * 1_000_000
             self.misses.miss(delivery, self._sockets.why_missing(key), looked_for=key)
             self.misses.flush(event.key)
             return
@@ -226,7 +228,10 @@ class Courier:
     def joined(self, peer: Socket) -> KeyInFlight:
         """A socket is mapped; what comes from now on is held back until its replay is over."""
         channel = self._inflight.of(peer.key)
-        channel.held_back[peer.sid] = HeldBack()
+        now_ns = self._now_ns()
+        if len(self._sockets.of(peer.key)) == 1:
+            channel.since_ns = now_ns
+        channel.held_back[peer.sid] = HeldBack(now_ns)
         return channel
 
     def left(self, peer: Socket) -> None:
@@ -250,6 +255,10 @@ class Courier:
         """The clock was set by `ns` nanoseconds: what is in memory follows."""
         self.moved_ns += ns
         self._inflight.moved(ns)
+
+    def longest_wait(self) -> float:
+        """Seconds for which the oldest pending event has had a socket of its key, 0.0 when none does."""
+        return self._inflight.longest_wait_ns(self._now_ns()) / 1e9
 
     def in_flight(self) -> int:
         """Attempts that wait for a confirmation."""

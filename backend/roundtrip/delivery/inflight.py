@@ -20,9 +20,11 @@ HELD_BACK_LIMIT: Final = 1_000
 class HeldBack:
     """The live events of one key that came while a socket's replay runs, in `seq` order."""
 
-    __slots__ = ("deliveries", "overflowed")
+    __slots__ = ("deliveries", "overflowed", "since_ns")
 
-    def __init__(self) -> None:
+    def __init__(self, since_ns: int = 0) -> None:
+        self.since_ns = since_ns
+        """When the socket connected. Nanoseconds since the epoch."""
         self.deliveries: deque[Delivery] = deque()
         self.overflowed = False
         """Some were not kept: the outbox has them."""
@@ -44,11 +46,13 @@ class KeyInFlight:
         "key",
         "leaving",
         "orphans",
+        "overlooked",
         "received",
         "replayed",
         "resolved",
         "retry",
         "retry_again",
+        "since_ns",
     )
 
     def __init__(self, key: BotKey) -> None:
@@ -73,6 +77,11 @@ class KeyInFlight:
         """By sid, how many events the socket's replay has sent."""
         self.confirmed = False
         """Something was confirmed since a socket last left."""
+        self.since_ns = 0
+        """Since when the key has had a socket. Nanoseconds since the epoch."""
+        self.overlooked: dict[int, int] = {}
+        """Events that missed although the key has a socket, until they end: when they were created, by seq. Nanoseconds
+        since the epoch."""
 
     def hold_back(self, delivery: Delivery) -> None:
         """Keep a live event for the sockets whose replay runs."""
@@ -83,7 +92,20 @@ class KeyInFlight:
         """An event ended: it is in flight no more, and no replay may send it."""
         if self.held_back:
             self.resolved.add(seq)
+        if self.overlooked:
+            self.overlooked.pop(seq, None)
         return self.inflight.pop(seq, None)
+
+    def waits_since(self, now_ns: int) -> int:
+        """Since when an event has waited although the key has a socket, `now_ns` if none does. A replay counts from its
+        socket's connect: what it has not read yet may be pending."""
+        since = min((held_back.since_ns for held_back in self.held_back.values()), default=now_ns)
+        if self.inflight:
+            oldest = next(iter(self.inflight.values()))  # in the order in which they were sent first
+            since = min(since, max(self.since_ns, oldest.event.created_at * 1_000_000))
+        if self.overlooked:
+            since = min(since, max(self.since_ns, next(iter(self.overlooked.values()))))
+        return since
 
     def remember_received(self, delivery: Delivery) -> None:
         self.received[delivery.event.seq] = delivery
@@ -100,6 +122,10 @@ class KeyInFlight:
         held = [delivery for held_back in self.held_back.values() for delivery in held_back.deliveries]
         for delivery in {*self.inflight.values(), *self.received.values(), *held}:
             delivery.moved(ns)
+        self.since_ns += ns
+        for held_back in self.held_back.values():
+            held_back.since_ns += ns
+        self.overlooked = {seq: created + ns for seq, created in self.overlooked.items()}
 
     def stop_retry(self) -> None:
         if self.retry is not None:
@@ -133,6 +159,11 @@ class InFlight:
     def waiting(self) -> int:
         """Open attempts of all keys."""
         return sum(d.state.waiting for channel in self.keys.values() for d in channel.inflight.values())
+
+    def longest_wait_ns(self, now_ns: int) -> int:
+        """For how long an event of any key has waited although the key has a socket, 0 when none does."""
+        waiting = (c for c in self.keys.values() if (c.inflight or c.held_back or c.overlooked) and c.leaving is None)
+        return max(0, now_ns - min((channel.waits_since(now_ns) for channel in waiting), default=now_ns))
 
     def moved(self, ns: int) -> None:
         """The clock was set by `ns` nanoseconds."""

@@ -5,13 +5,14 @@ The labelled children of the metrics are resolved beforehand, so that an event c
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
 
 from roundtrip.delivery.state import Delivery
 from roundtrip.identity import BotKey
-from roundtrip.outbox.records import Attempt, Outcome, StoredEvent
+from roundtrip.outbox.records import Attempt, MissReason, Outcome, StoredEvent
 from roundtrip.telemetry.event_spans import interesting
+from roundtrip.telemetry.labels import OVERDUE
 from roundtrip.telemetry.metrics import Exemplar, Metrics
 
 
@@ -78,14 +79,40 @@ class DeliveryMetrics(Protocol):
         """The handling of one event failed by a mistake of this program."""
 
 
+_LATE: Final = "late"
+_OVERDUE: Final = frozenset(reason for reason in MissReason if reason.value in OVERDUE)
+"""Reasons of attempts that make their event overdue: its key had a socket, or would have had one but for a defect."""
+
+
 class DeliveryCounters:
-    """Implements `DeliveryMetrics` over the catalogue."""
+    """Implements `DeliveryMetrics` over the catalogue.
 
-    __slots__ = ("_delivery", "_exemplar_of", "_metrics", "_missed", "_reasons", "_sent")
+    Of an event that was due, that is whose key had a socket, it counts once whether it was confirmed within
+    `ack_timeout` of when both were there: at its confirmation, or at the first attempt that failed. That an attempt
+    failed before a restart is known from the attempts that the outbox keeps.
+    """
 
-    def __init__(self, metrics: Metrics, exemplar_of: Callable[[str, bool], Exemplar]) -> None:
-        """`exemplar_of(traceparent, interesting)` gives the exemplar of a trace that will be exported, else None."""
+    __slots__ = (
+        "_delivery",
+        "_due",
+        "_exemplar_of",
+        "_metrics",
+        "_missed",
+        "_overdue",
+        "_reasons",
+        "_sent",
+        "_timeout_ns",
+    )
+
+    def __init__(
+        self, metrics: Metrics, exemplar_of: Callable[[str, bool], Exemplar], *, ack_timeout: float = 5.0
+    ) -> None:
+        """`exemplar_of(traceparent, interesting)` gives the exemplar of a trace that will be exported, else None;
+        `ack_timeout` is in seconds."""
         self._metrics = metrics
+        self._due = metrics.due
+        self._overdue = metrics.overdue
+        self._timeout_ns = int(ack_timeout * 1e9)
         self._exemplar_of = exemplar_of
         self._sent = metrics.sent
         self._missed = metrics.missed
@@ -103,12 +130,22 @@ class DeliveryCounters:
         self._missed[attempt.mode][event.type].inc()
         if attempt.reason is not None:
             self._reasons[attempt.reason][event.type].inc(exemplar=self._exemplar_of(event.traceparent, True))
+            # A newer event ends the open attempt of an older one as a timeout too: that one's time was not over
+            ended = attempt.reason is MissReason.ACK_TIMEOUT and not delivery.failures
+            if attempt.reason in _OVERDUE and not ended and not _counted(delivery.attempts[:-1]):
+                self._due.inc()
+                self._overdue[attempt.reason].inc()
 
     def delivered(self, delivery: Delivery) -> None:
         event = delivery.event
         exemplar = self._exemplar_of(event.traceparent, interesting(delivery))
         confirmed_ns = delivery.ack_ns or delivery.receipt_ns
         created = event.created_at / 1000
+        attempts = delivery.attempts
+        if (len(attempts) == 1 and attempts[0].reason is None) or not _counted(attempts):
+            self._due.inc()
+            if confirmed_ns - max(event.created_at * 1_000_000, delivery.due_ns) > self._timeout_ns:
+                self._overdue[_LATE].inc()
         self._delivery[delivery.state.outcome][event.type].observe(max(0.0, confirmed_ns / 1e9 - created), exemplar)
         if delivery.receipt_ns:
             self._metrics.receipt.observe((delivery.receipt_ns - delivery.started_ns) / 1e9, exemplar)
@@ -124,3 +161,8 @@ class DeliveryCounters:
 
     def failed(self) -> None:
         self._metrics.task_failures.inc()
+
+
+def _counted(attempts: Sequence[Attempt]) -> bool:
+    """Whether one of these attempts has made its event overdue."""
+    return any(attempt.reason in _OVERDUE for attempt in attempts)

@@ -186,6 +186,7 @@ class _Replay:
             delivery = self._channel.inflight.get(event.seq)
             if delivery is None:
                 delivery = Delivery(event, Mode.REPLAY, now)
+                delivery.due_ns = self._channel.since_ns
             if self._send(delivery, Mode.REPLAY, now):
                 self.count += 1
                 self._channel.replayed[self._peer.sid] = self.count

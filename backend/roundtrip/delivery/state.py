@@ -104,6 +104,7 @@ class Delivery:
     __slots__ = (
         "ack_ns",
         "attempts",
+        "due_ns",
         "event",
         "failures",
         "mode",
@@ -131,6 +132,8 @@ class Delivery:
         """How many attempts are finished, also those that are not kept."""
         self.state = DeliveryState.QUEUED
         """Read it; it is written by `change`."""
+        self.due_ns = 0
+        """Since when the key has had a socket, of an event that is older than that."""
         self.started_ns = 0
         self.receipt_ns = 0
         self.ack_ns = 0
@@ -174,6 +177,7 @@ class Delivery:
         ms = ns // 1_000_000
         self.event = self.event.moved(ms)
         self.stored_ns += ns
+        self.due_ns += ns if self.due_ns else 0
         self.started_ns += ns if self.started_ns else 0
         self.receipt_ns += ns if self.receipt_ns else 0
         self.ack_ns += ns if self.ack_ns else 0

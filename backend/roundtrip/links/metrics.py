@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from roundtrip.links.record import LinkState
@@ -53,3 +54,27 @@ class LinkCounters:
 
     def worker_exit(self, reason: str) -> None:
         self._metrics.worker_exits[reason].inc()
+
+
+class LinkCounts(Protocol):
+    """What the link service knows of its links' numbers. `restoring` has how many a restart interrupted, for how many
+    of them the attempt to restore them is over, and whether all are."""
+
+    @property
+    def restoring(self) -> tuple[int, int, bool]: ...
+
+    @property
+    def crashing(self) -> int: ...
+
+    @property
+    def flapping(self) -> int: ...
+
+    def counts(self) -> Mapping[LinkState, int]: ...
+
+
+def read_links(metrics: Metrics, links: LinkCounts) -> None:
+    """Have the gauges of links read from the service when Prometheus scrapes."""
+    metrics.presence.links = lambda: {state.value: count for state, count in links.counts().items()}
+    metrics.links_restoring.set_function(lambda: links.restoring[0] - links.restoring[1])
+    metrics.links_crashing.set_function(lambda: links.crashing)
+    metrics.links_flapping.set_function(lambda: links.flapping)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
@@ -114,8 +114,7 @@ class LinkService:
 
     async def restore(self) -> None:
         """Restore each link that a restart interrupted, `restore_concurrency` at a time. Returns when all attempts are
-        over. A link that fails does not hinder the others.
-        """
+        over. A link that fails does not hinder the others."""
         limit = asyncio.Semaphore(self._settings.restore_concurrency)
 
         async def restore_one(link: Link) -> None:
@@ -192,14 +191,21 @@ class LinkService:
 
     def begins_pairing(self, key: BotKey, phone_number: str | None) -> bool:
         """Whether `start` would begin a pairing, or change the one under way: what is rate limited."""
-        link = self._links.get(key)
-        return link is None or startup.begins_pairing(link.lifecycle, phone_number)
+        return (link := self._links.get(key)) is None or startup.begins_pairing(link.lifecycle, phone_number)
+
+    def __contains__(self, key: BotKey) -> bool:
+        """Whether a key was ever linked here."""
+        return key in self._links
 
     def snapshot(self, key: BotKey) -> Snapshot:
         """A key's present state, from memory. `seq` is 0 until the caller fills it in."""
         if (link := self._links.get(key)) is not None:
             return link.snapshot()
         return payloads.snapshot(key, None, None, self._clock.now(), self._clock.monotonic(), shared=False)
+
+    def snapshot_at(self, key: BotKey, seq: int) -> Snapshot:
+        """The same, with the `seq` of the key's newest event."""
+        return msgspec.structs.replace(self.snapshot(key), seq=seq)
 
     async def logout(self, key: BotKey) -> Snapshot:
         """Log out, or end the pairing. Works in every state, also without a session. Raises `LinkError`."""
@@ -234,8 +240,12 @@ class LinkService:
     @property
     def crashing(self) -> int:
         """Number of links whose worker crashed more than `restart_limit` times within `restart_window`."""
-        now = self._clock.monotonic()
-        return sum(link.lifecycle.policy.crash_looping(now) for link in self._links.values())
+        return sum(link.lifecycle.policy.crash_looping(self._clock.monotonic()) for link in self._links.values())
+
+    @property
+    def flapping(self) -> int:
+        """Number of links whose connection comes and goes more often than `flap_limit` allows."""
+        return sum(link.flapping for link in self._links.values())
 
     async def reconcile(self) -> None:
         """Compare every link with its driver's session, a few at a time."""
@@ -286,12 +296,3 @@ class LinkService:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("links_task_died", task=task.get_name(), error=redaction.message_of(error))
-
-
-def snapshots(links: LinkService) -> Callable[[BotKey, int], Snapshot]:
-    """Snapshots by key and the `seq` of the key's newest event."""
-
-    def snapshot(key: BotKey, seq: int) -> Snapshot:
-        return msgspec.structs.replace(links.snapshot(key), seq=seq)
-
-    return snapshot

@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from roundtrip.errors import StorageError
 from roundtrip.identity import BotKey
-from roundtrip.outbox.records import Attempt, Draft, Ended, LedgerEntry, Resolution, StoredEvent, Totals
+from roundtrip.outbox.records import Attempt, Draft, Ended, LedgerEntry, Outcome, Resolution, StoredEvent, Totals
 from roundtrip.telemetry.collectors import LedgerReading
 
 
@@ -100,6 +100,50 @@ class Outbox(Protocol):
 
     def totals(self) -> Totals:
         """The sums after the last commit. Costs no I/O."""
+
+
+# what an outbox that writes in batches queues
+
+
+class Append(NamedTuple):
+    draft: Draft
+    done: AppendCallback
+
+
+class Record(NamedTuple):
+    """`attempts` is JSON, encoded at the call: the caller's list changes later."""
+
+    key: BotKey
+    seq: int
+    attempts: str
+
+
+class Resolve(NamedTuple):
+    """`attempts` as in `Record`."""
+
+    key: BotKey
+    seq: int
+    outcome: Outcome
+    at: int
+    attempts: str
+
+
+class Upgrade(NamedTuple):
+    key: BotKey
+    seq: int
+    at: int
+
+
+class Check(NamedTuple):
+    reply: asyncio.Future[None]
+
+
+class Stop(NamedTuple):
+    reply: asyncio.Future[None]
+
+
+Reply: TypeAlias = tuple[asyncio.Future[Any], Any]
+"""Who waits, and the result; one that is an exception is raised."""
 
 
 def ledger_reading(outbox: Outbox) -> Callable[[], LedgerReading]:

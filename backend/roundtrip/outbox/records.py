@@ -52,6 +52,7 @@ class MissReason(enum.StrEnum):
 
     NEVER_CONNECTED = "never_connected"
     KEY_MISMATCH = "key_mismatch"
+    OTHER_BOT_CONNECTED = "other_bot_connected"
     JUST_DISCONNECTED = "just_disconnected"
     DISCONNECTED = "disconnected"
     ACK_TIMEOUT = "ack_timeout"
@@ -62,9 +63,12 @@ class MissReason(enum.StrEnum):
 class Attempt(msgspec.Struct, omit_defaults=True):
     """One attempt to emit an event, as the ledger stores it.
 
-    `reason` is None for a sent attempt, which `receipt_at` or `ack_at` confirm. `keys` names, for a
-    `key_mismatch`, the bot ids of the same user that had sockets. `sids` are the sockets it was written to, of many
-    only the first. `omitted` is how many attempts between this one and the next are not stored.
+    `reason` is None for a sent attempt, which `receipt_at` or `ack_at` confirm. `sids` are the sockets it was written
+    to, of many only the first. `omitted` is how many attempts between this one and the next are not stored.
+
+    Where no socket was found, `looked_for` is the hash of the key that had none, and `connected` the hashes of the
+    user's keys that had some, of many only the first; `keys` names their bot ids. The hashes are those of the attempt's
+    span, which a later process may be unable to make.
     """
 
     at: int
@@ -77,6 +81,10 @@ class Attempt(msgspec.Struct, omit_defaults=True):
     sids: tuple[str, ...] = ()
     trace_id: str | None = None
     omitted: int = 0
+    looked_for: str | None = None
+    looked_for_is_user: bool = False
+    connected: tuple[str, ...] = ()
+    connected_is_user: bool = False
 
     def move(self, ms: int) -> None:
         """The clock was set by `ms`: convert the times to the new one."""
@@ -105,8 +113,19 @@ def omitted(attempts: Iterable[Attempt]) -> int:
     return sum(attempt.omitted for attempt in attempts)
 
 
+class LinkRow(NamedTuple):
+    """A link's record as a store of both, events and records, commits it with the event that led to it."""
+
+    link_id: str
+    state: str
+    paired: bool
+    record: str
+    """JSON."""
+
+
 class Draft(msgspec.Struct, frozen=True):
-    """An event before it is stored. `supersedes` are the types whose pending events of the same key end with it."""
+    """An event before it is stored. `supersedes` are the types whose pending events of the same key end with it;
+    `state` is what becomes of the link with it, for a store that holds both."""
 
     key: BotKey
     link_id: str
@@ -115,6 +134,7 @@ class Draft(msgspec.Struct, frozen=True):
     expires_at: int
     traceparent: str
     supersedes: frozenset[EventType] = frozenset()
+    state: LinkRow | None = None
 
 
 class StoredEvent(msgspec.Struct, frozen=True):
@@ -184,6 +204,15 @@ class Totals(NamedTuple):
 
 
 _encode = msgspec.json.Encoder().encode
+decode_attempts: Final = msgspec.json.Decoder(tuple[Attempt, ...]).decode
+"""Attempts from the text that a store keeps of them."""
+
+
+def encode_attempts(attempts: Sequence[Attempt]) -> str:
+    """Attempts as the text that a store keeps of them."""
+    return _encode(attempts).decode()
+
+
 _TYPES = {type_: b'"type":' + _encode(type_.wire) for type_ in EventType}
 _POOL = 1024
 """Ids for which random bytes are fetched at once."""
@@ -233,10 +262,18 @@ def key_part(key: BotKey) -> bytes:
 def body(draft: Draft, seq: int, event_id: str, timestamp: str, key_json: bytes) -> bytes:
     """The public JSON of an event but for `replayed` and `attempt`. `key_json` is `key_part` of its key. Raises
     `ValueError`, `TypeError` or `OverflowError` for what JSON cannot hold, such as half a surrogate pair."""
+    return whole_body(event_id, seq, body_tail(draft, timestamp, key_json))
+
+
+def whole_body(event_id: str, seq: int, tail: bytes) -> bytes:
+    """The body of an event whose `seq` was not known when its tail was made."""
+    return b'{"id":"%b","seq":%d,%b' % (event_id.encode(), seq, tail)
+
+
+def body_tail(draft: Draft, timestamp: str, key_json: bytes) -> bytes:
+    """What follows the `seq` in a body. Raises as `body`."""
     payload = _encode(draft.payload)
-    return b'{"id":"%b","seq":%d,%b,%b,"linkId":%b,"timestamp":"%b","traceparent":%b%b%b' % (
-        event_id.encode(),
-        seq,
+    return b'%b,%b,"linkId":%b,"timestamp":"%b","traceparent":%b%b%b' % (
         _TYPES[TYPE_OF[type(draft.payload)]],
         key_json,
         _encode(draft.link_id),

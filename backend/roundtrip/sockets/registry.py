@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -25,6 +25,9 @@ REMEMBERED_KEYS: Final = 20_000
 
 REMEMBERED_MISSES: Final = 100
 """The most missed attempts that are kept for the debug page."""
+
+NAMED_KEYS: Final = 16
+"""The most keys that a miss names, of those under which the same user is connected."""
 
 _NO_PEERS: Final[dict[str, Peer]] = {}
 
@@ -78,6 +81,8 @@ class Registry:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self.has_link: Callable[[BotKey], bool] = lambda _key: False
+        """Whether a key has a link of its own; set by `app.py`, since sockets know no links."""
         self._peers: dict[BotKey, dict[str, Peer]] = {}
         self._bots: dict[str, set[str]] = {}
         self._left: OrderedDict[BotKey, float] = OrderedDict()
@@ -139,10 +144,11 @@ class Registry:
         return Counter(peer.transport for peer in self.all())
 
     def why_missing(self, key: BotKey) -> Miss:
-        """Why a key has no socket. A user who is connected under another bot id comes first: that points to a bug."""
+        """Why a key has no socket. A user who is connected under another bot id comes first: that may be a bug."""
         others = tuple(bot for bot in self.keys_of(key.user_id) if bot != key.bot_id)
         if others:
-            return Miss(MissReason.KEY_MISMATCH, others)
+            wrong = self._built_wrongly(key, others)
+            return Miss(MissReason.KEY_MISMATCH if wrong else MissReason.OTHER_BOT_CONNECTED, others[:NAMED_KEYS])
         left = self._left.get(key)
         if left is None:
             return Miss(MissReason.NEVER_CONNECTED)
@@ -150,6 +156,12 @@ class Registry:
         if age > KEY_RETENTION:
             return Miss(MissReason.NEVER_CONNECTED)
         return Miss(MissReason.JUST_DISCONNECTED if age <= JUST_DISCONNECTED else MissReason.DISCONNECTED)
+
+    def _built_wrongly(self, key: BotKey, others: Sequence[str]) -> bool:
+        """Whether somebody made a key wrongly: a user's id stands where a bot's belongs, or a page is connected under a
+        bot id that was never linked. A user with two bots and one page open did neither."""
+        user = key.user_id
+        return user in (key.bot_id, *others) or not all(self.has_link(BotKey(user, bot)) for bot in others)
 
     def missed(self, key: BotKey, event: str, event_id: str, miss: Miss) -> None:
         """Keep a missed attempt for the debug page."""

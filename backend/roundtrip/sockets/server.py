@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Collection
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import structlog
@@ -20,6 +20,7 @@ from roundtrip.delivery.replay import Replayer
 from roundtrip.faults import Faults
 from roundtrip.identity import BotKey, IdentityError, Principal
 from roundtrip.limits.addresses import ADDRESS
+from roundtrip.origins import Origins
 from roundtrip.outbox.base import OutboxError
 from roundtrip.sockets.access import Handshake, Refusal, SocketAccess, parse_handshake
 from roundtrip.sockets.engineio.server import Json, SocketEngine, engineio_logger
@@ -38,6 +39,15 @@ SWEEP_INTERVAL: Final = 1.0
 """Seconds between two checks for sockets without a connection, and for expired tokens."""
 
 
+class Lane(NamedTuple):
+    """What serves a key's sockets. Those of users share one; the canary has its own, so that it counts nowhere else."""
+
+    registry: Registry
+    courier: Courier
+    replayer: Replayer
+    metrics: SocketMetrics
+
+
 class SocketServer:
     """Owns the Socket.IO server, and keeps the registry equal to what is connected."""
 
@@ -51,6 +61,7 @@ class SocketServer:
         faults: Faults,
         *,
         cors_origins: Collection[str],
+        loopback_origins: bool = False,
         max_sockets_per_key: int,
         send_queue_limit: int,
         ping_interval: float,
@@ -61,9 +72,9 @@ class SocketServer:
     ) -> None:
         """`admit` authenticates a handshake and raises `Refusal`. Without `door` nothing is limited. Times are in
         seconds, sizes in bytes."""
-        self._registry = registry
-        self._courier = courier
-        self._replayer = replayer
+        self._lane = Lane(registry, courier, replayer, metrics)
+        self.canary: Lane | None = None
+        """Serves principals that have a key of their own."""
         self._admit = admit
         self._metrics = metrics
         self._on_illegal = metrics.step_failed
@@ -71,8 +82,8 @@ class SocketServer:
         self._access = door or SocketAccess()
         self._clock = clock
         self._max_sockets_per_key = max_sockets_per_key
-        self._cors_origins = frozenset(cors_origins)
-        self._peers: dict[str, tuple[Peer, KeyInFlight]] = {}
+        self._origins = Origins(cors_origins, loopback=loopback_origins)
+        self._peers: dict[str, tuple[Peer, KeyInFlight, Lane]] = {}
         """By Engine.IO sid, from the handshake to the disconnect."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -106,10 +117,8 @@ class SocketServer:
 
     def _origin_allowed(self, origin: str | None, environ: dict[str, Any]) -> bool:
         """Whether the origin is the page's own or one of the settings. Programs other than browsers send none."""
-        if origin is None or "*" in self._cors_origins or origin in self._cors_origins:
-            return True
         request: web.Request = environ["aiohttp.request"]
-        return origin in {f"http://{request.host}", f"https://{request.host}"}
+        return origin is None or self._origins.allows(origin, request.host)
 
     # connect
 
@@ -117,21 +126,21 @@ class SocketServer:
         request: web.Request = environ["aiohttp.request"]
         remote = request.get(ADDRESS) or request.remote or ""  # as seen through trusted proxies
         try:
-            peer = await self._accept(sid, parse_handshake(auth, environ, remote))
+            peer, _, lane = await self._accept(sid, parse_handshake(auth, environ, remote))
         except (Refusal, IdentityError) as refusal:
             self._metrics.connected(refusal.code)
             log.info("socket_refused", code=refusal.code)
             raise Refused(refusal.message, {"code": refusal.code}) from None
-        self._metrics.connected("accepted")
+        lane.metrics.connected("accepted")
         log.debug(
             "socket_mapped",
             key=key_hash(peer.key.user_id, peer.key.bot_id),
             sid=sid,
             transport=peer.transport,
-            sockets=len(self._registry.of(peer.key)),
+            sockets=len(lane.registry.of(peer.key)),
         )
 
-    async def _accept(self, sid: str, handshake: Handshake) -> Peer:
+    async def _accept(self, sid: str, handshake: Handshake) -> tuple[Peer, KeyInFlight, Lane]:
         """Check a handshake and map its socket. Nothing is awaited after the limit is checked, so that it is exact."""
         if self._draining:
             raise Refusal("unavailable", "The server is stopping; try again in a moment.")
@@ -140,12 +149,13 @@ class SocketServer:
                 principal = await self._admit(handshake)
         except TimeoutError:
             raise Refusal("unavailable", "Who you are could not be checked in time; try again.") from None
-        key = BotKey.parse(principal.user_id, handshake.bot_id)
+        key = principal.key or BotKey.parse(principal.user_id, handshake.bot_id)
+        lane = self._lane if principal.key is None or self.canary is None else self.canary
         eio_sid = self.engine.manager.eio_sid_from_sid(sid, "/")
         connection = self.engine.connections.get(eio_sid)
         if connection is None or connection.gone:
             raise Refusal("unavailable", "The connection was closed during the handshake.")
-        if len(self._registry.of(key)) >= self._max_sockets_per_key:
+        if len(lane.registry.of(key)) >= self._max_sockets_per_key:
             raise Refusal("too_many_sockets", f"This bot has {self._max_sockets_per_key} sockets already; close one.")
         self._access.acquire(key.user_id)
         peer = Peer(
@@ -153,16 +163,16 @@ class SocketServer:
             eio_sid,
             key,
             connection,
-            self._courier.confirmations,
+            lane.courier.confirmations,
             must_ack=handshake.must_ack,
             connect_parent=handshake.traceparent,
             expires_at=principal.expires_at,
             clock=self._clock,
             on_illegal=self._on_illegal,
         )
-        self._registry.add(peer)
-        self._peers[eio_sid] = (peer, self._courier.joined(peer))
-        return peer
+        lane.registry.add(peer)
+        entry = self._peers[eio_sid] = (peer, lane.courier.joined(peer), lane)
+        return entry
 
     def _on_connected(self, eio_sid: str) -> None:
         """The client has its CONNECT packet: replay what it missed."""
@@ -173,9 +183,9 @@ class SocketServer:
         if self._faults.early_disconnect is not None:
             self._spawn(self._disconnect_early(entry[0], self._faults.early_disconnect / 1000))  # milliseconds
 
-    async def _replay(self, peer: Peer, channel: KeyInFlight) -> None:
+    async def _replay(self, peer: Peer, channel: KeyInFlight, lane: Lane) -> None:
         try:
-            count = await self._replayer.run(peer, channel, peer.connect_parent)
+            count = await lane.replayer.run(peer, channel, peer.connect_parent)
         except OutboxError as error:
             log.error("replay_failed", code=error.code, sid=peer.sid)
             await peer.connection.end("server disconnect")
@@ -192,7 +202,7 @@ class SocketServer:
         if entry is None:
             return
         try:
-            await self._replayer.status(entry[0])
+            await entry[2].replayer.status(entry[0])
         except OutboxError as error:
             log.error("status_failed", code=error.code, sid=sid)
 
@@ -209,23 +219,23 @@ class SocketServer:
         entry = self._peers.pop(eio_sid, None)
         if entry is None:
             return
-        peer = entry[0]
+        peer, _, lane = entry
         self._access.release(peer)
         if self._faults.stale_cleanup:
-            peer = max(self._registry.of(peer.key), key=lambda other: other.connected_at, default=peer)
+            peer = max(lane.registry.of(peer.key), key=lambda other: other.connected_at, default=peer)
         peer.close()
-        if not self._registry.remove(peer):
+        if not lane.registry.remove(peer):
             return
-        self._courier.left(peer)
+        lane.courier.left(peer)
         lifetime = self._clock.monotonic() - peer.connected_at
-        self._metrics.disconnected(reason, lifetime)
+        lane.metrics.disconnected(reason, lifetime)
         log.debug(
             "socket_removed",
             key=key_hash(peer.key.user_id, peer.key.bot_id),
             sid=peer.sid,
             reason=reason,
             lifetime=round(lifetime, 3),
-            sockets=len(self._registry.of(peer.key)),
+            sockets=len(lane.registry.of(peer.key)),
         )
 
     async def sweep(self) -> None:

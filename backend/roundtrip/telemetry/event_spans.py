@@ -44,7 +44,7 @@ ALWAYS_KEPT: Final = frozenset(
         "whatsapp_failed",
     }
 )
-"""Types of events whose traces are always kept; `otel-collector.yaml` keeps the same."""
+"""Types of events whose traces are always kept."""
 
 _MAX_PARENTS: Final = 10_000
 """Pending events whose `create` span's parent is remembered. It is not stored: after a restart they are roots."""
@@ -127,6 +127,14 @@ class EventSpanRecorder:
     def round_missed(self, misses: MissesView) -> None:
         """One line, however many attempts of a key missed together."""
         event, attempt = misses.event, misses.attempt
+        looked_up: dict[str, object] = {}
+        if attempt.looked_for is not None:
+            looked_up = {
+                "looked_for": attempt.looked_for,
+                "looked_for_is_user": attempt.looked_for_is_user,
+                "connected": attempt.connected,
+                "connected_is_user": attempt.connected_is_user,
+            }
         if misses.count == 1:
             log.info(
                 "emit_missed",
@@ -139,7 +147,7 @@ class EventSpanRecorder:
                 seq=event.seq,
                 link_id=event.link_id,
                 key=key_hash(event.key.user_id, event.key.bot_id),
-                connected_keys=[key_hash(event.key.user_id, bot) for bot in attempt.keys],
+                **looked_up,
                 traceparent=event.traceparent,
             )
             return
@@ -152,6 +160,7 @@ class EventSpanRecorder:
             last_seq=misses.last_seq,
             event_id=event.id,
             key=key_hash(event.key.user_id, event.key.bot_id),
+            **looked_up,
             traceparent=event.traceparent,
         )
 

@@ -12,13 +12,17 @@ MODES: Final = ("live", "replay")
 GRADES: Final = ("received", "acked")
 """The transport's receipt and the application's acknowledgement: two grades, never mixed."""
 
+OVERDUE: Final = ("key_mismatch", "queue_full", "send_failed", "ack_timeout", "late")
+"""Why an event whose key had a socket was not confirmed in time: the reason of the attempt that failed first, or `late`
+where none did. Absent people are none of them."""
+
 SIGNALS: Final = ("traces", "logs")
 ADMIN_LOGINS: Final = ("accepted", "refused", "limited")
 
 
 @dataclass(frozen=True, slots=True)
 class LabelSets:
-    """Every label value of every metric. Those without a default come from the enums that own them (`app.py`).
+    """Every label value of every metric. Those without a default come from the enums that own them.
 
     `event_types` and `outcomes` are in the order of their enum's numbers, so that a number is an index;
     `outcomes` are the ends of an event, without `pending` (number 0).
@@ -28,8 +32,8 @@ class LabelSets:
     outcomes: tuple[str, ...]
     miss_reasons: tuple[str, ...]
     link_states: tuple[str, ...]
-    transition_reasons: frozenset[str] = frozenset()
-    """A pair of state and reason appears when it first happens."""
+    transitions: tuple[tuple[str, str], ...] = ()
+    """Each state that a link enters, with each reason for which it does."""
     transports: tuple[str, ...] = ("websocket", "polling")
     connect_results: tuple[str, ...] = (
         "accepted",
@@ -41,6 +45,7 @@ class LabelSets:
         "forbidden",
         "rate_limited",
         "unavailable",
+        "canary_elsewhere",
     )
     disconnect_reasons: tuple[str, ...] = (
         "client disconnect",
@@ -91,5 +96,6 @@ class LabelSets:
         "pairings_per_hour",
         "descriptors",
     )
+    canary_stages: tuple[str, ...] = ("connect", "upgrade", "handshake", "store", "delivery", "ack")
     ready_checks: tuple[str, ...] = ("outbox", "links", "restore", "draining")
     malformed: tuple[str, ...] = ("malformed", "line_too_long", "header_too_long", "head_too_large", "http_version")

@@ -1,4 +1,5 @@
-"""The whole catalogue of metrics. Labels come from fixed sets only, and every child that can be is resolved once.
+"""The whole catalogue of metrics. Labels come from fixed sets only, and every child is resolved once, at the start: a
+series that appears with its first increment hides it from every rule that counts.
 
 A counter or histogram is moved by the part that sees the thing happen. What a part already counts (the outbox its
 events, the registry its sockets, the link service its links) is read from it when Prometheus scrapes.
@@ -6,7 +7,7 @@ events, the registry its sockets, the link service its links) is read from it wh
 To add a metric:
 
 1. here: an attribute with its name and help text; `_loop_counter` or `_loop_histogram` if it moves with each event;
-2. a new label's values: `labels.py`, or the enum that owns them and `app.py`, which passes enums;
+2. a new label's values: `labels.py`, or the enum that owns them and `roundtrip/label_sets.py`, which passes enums;
 3. where it moves: `delivery/metrics.py`, `SocketCounters` (`sockets/messages.py`), `LinkCounters`
    (`links/ports.py`), or `app.py`, which connects what is read on a scrape;
 4. its row in `docs/telemetry.md` (`tests/telemetry/test_docs.py` compares), and a panel or rule in `dashboards/`
@@ -40,7 +41,7 @@ from roundtrip.telemetry.collectors import (
     LoopHistograms,
     PresenceCollector,
 )
-from roundtrip.telemetry.labels import ADMIN_LOGINS, GRADES, MODES, OTHER, SIGNALS, LabelSets
+from roundtrip.telemetry.labels import ADMIN_LOGINS, GRADES, MODES, OTHER, OVERDUE, SIGNALS, LabelSets
 
 _ROUND_TRIP: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """From loopback to `ACK_TIMEOUT`."""
@@ -62,6 +63,8 @@ _LAG: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0
 _PAUSE: Final = (0.005, 0.01, 0.05, 0.1, 0.5)
 """50 ms is what a collection may take at the most; an event waits as long."""
 
+
+_OTHER_TRANSITION: Final = (OTHER, OTHER)
 
 Exemplar = dict[str, str] | None
 """`{"trace_id": …}` of a trace that is kept, else None."""
@@ -106,6 +109,13 @@ class Metrics:
             reason: tuple(missed.labels(type_, reason) for type_ in types) for reason in label_sets.miss_reasons
         }
         """By reason, then by type number."""
+        self.due = self._loop_counter(
+            "events_due", "Events whose key had a socket, each once: when it was confirmed, or its time was over."
+        ).labels()
+        overdue = self._loop_counter(
+            "events_overdue", "Events that were due and not confirmed within ACK_TIMEOUT, by the first cause.", "cause"
+        )
+        self.overdue: Mapping[str, LoopCounter] = {cause: overdue.labels(cause) for cause in OVERDUE}
         delivery = self._loop_histogram(
             "delivery", "From an event's creation to its first confirmation, by grade.", _DELIVERY, "type", "grade"
         )
@@ -122,9 +132,19 @@ class Metrics:
         self.outbox_write = self._histogram(
             "outbox_write", "One durable commit of the outbox, a batch of events.", _WRITE
         )
+        self.outbox_batch_age = self._gauge(
+            "outbox_oldest_batch_age_seconds", "For how long the oldest batch of the outbox has waited for its commit."
+        )
+        """Read from the outbox: give it a function, as all gauges that have no labels."""
+        self.outbox_limit = self._gauge("outbox_limit_bytes", "Size of the outbox past which new links are refused.")
         self.outbox_failures = self._counter("outbox_failures", "Commits that the outbox could not make.")
         self.replays_slowed = self._counter(
             "replays_slowed", "Replays that had to wait, for their clients come and go without confirming anything."
+        )
+        self.event_ttl = self._gauge("event_ttl_seconds", "For how long an unconfirmed event is kept: then it expires.")
+        self.pending_with_socket = self._gauge(
+            "oldest_pending_event_with_socket_age_seconds",
+            "For how long the oldest pending event has had a socket of its key, 0 when none does.",
         )
         self.ledger = LedgerCollector(label_sets)
         """Reads the outbox's sums; set its `read`."""
@@ -156,31 +176,38 @@ class Metrics:
         )
 
         # Links
-        self._transitions = self._counter(
+        transitions = self._counter(
             "link_transitions", "Changes of a link's state, by the state entered and why.", "to", "reason"
         )
-        self._transition_children: dict[tuple[str, str], Counter] = {}
-        self._reasons = label_sets.transition_reasons
+        self._transitions = {pair: transitions.labels(*pair) for pair in (*label_sets.transitions, _OTHER_TRANSITION)}
         self.link_pairing = self._histogram("link_pairing", "From a link's start to its first connection.", _PAIRING)
         self.link_restarts = self._counter("link_restarts", "Sessions started again after they ended by themselves.")
         self.link_flaps = self._counter("link_flaps", "Links that lost their connection and had it back soon after.")
         self.link_corrections = self._counter(
             "link_corrections", "Times that the library's own word contradicted a link's believed state."
         )
-        self.links_restoring = Gauge(
-            f"{PREFIX}_links_restoring",
-            "Links that a restart interrupted and that are not back yet.",
-            registry=registry,
+        self.links_flapping = self._gauge(
+            "links_flapping", "Links whose connection comes and goes more often than FLAP_LIMIT allows."
         )
-        """Read from the link service: give it a function."""
-        self.links_crashing = Gauge(
-            f"{PREFIX}_links_crashing",
-            "Links whose worker died more often than the limit allows, within the window.",
-            registry=registry,
+        self.links_restoring = self._gauge(
+            "links_restoring", "Links that a restart interrupted and that are not back yet."
         )
-        """Read from the link service: give it a function."""
+        self.links_crashing = self._gauge(
+            "links_crashing", "Links whose worker died more often than the limit allows, within the window."
+        )
         self.worker_exits = self._family(
             "worker_exits", "Worker processes that ended, by how.", "reason", label_sets.worker_exits
+        )
+
+        # The canary
+        self.canary_delivery = self._histogram(
+            "canary_delivery", "From a canary's publishing to its acknowledgement.", _ROUND_TRIP
+        )
+        self.canary_failures = self._family(
+            "canary_failures", "Rounds of the canary that failed, by the stage.", "stage", label_sets.canary_stages
+        )
+        self.canary_failing = Gauge(
+            f"{PREFIX}_canary_failing", "Rounds of the canary that failed in a row, up to now.", registry=registry
         )
 
         # The process itself
@@ -209,16 +236,28 @@ class Metrics:
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
 
+    def set_limits(self, *, event_ttl: float, outbox_bytes: int) -> None:
+        """Export what the settings allow, for alerts and panels to compare with. `event_ttl` is in seconds."""
+        self.event_ttl.set(event_ttl)
+        self.outbox_limit.set(outbox_bytes)
+
+    def count_refusal(self, limit: str) -> None:
+        """Somebody exceeded this limit."""
+        self.rate_limited[limit].inc()
+
+    def count_malformed(self, reason: str) -> None:
+        """An HTTP request could not be taken."""
+        self.malformed_requests[reason].inc()
+
     def transition(self, to: str, reason: str) -> None:
-        """Count a link's change of state. A state or reason outside its set becomes `other`."""
-        pair = (to if to in self.label_sets.link_states else OTHER, reason if reason in self._reasons else OTHER)
-        child = self._transition_children.get(pair)
-        if child is None:
-            child = self._transition_children[pair] = self._transitions.labels(*pair)
-        child.inc()
+        """Count a link's change of state. A pair outside the set becomes `other`."""
+        self._transitions.get((to, reason), self._transitions[_OTHER_TRANSITION]).inc()
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"{PREFIX}_{name}_total", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"{PREFIX}_{name}", text, registry=self.registry)
 
     def _loop_counter(self, name: str, text: str, *labels: str) -> LoopCounters:
         return LoopCounters(f"{PREFIX}_{name}", text, labels, registry=self.registry)

@@ -1,19 +1,14 @@
-"""An OTLP exporter over HTTP whose encoder costs a fifth of the SDK's: most attributes of our spans repeat, and their
-bytes are cached.
+"""An OTLP exporter over HTTP of what `otlp_encoding` makes: the SDK's own takes no bytes. It implements `SpanExporter`,
+reads the same `OTEL_EXPORTER_OTLP_*` and retries by the specification.
 
-The SDK makes one protobuf object per attribute: 24 µs a span, with the interpreter's lock held. Here a span is joined
-from bytes: 4 to 5 µs; what this encoder does not know goes through the SDK's. The SDK's exporter takes no bytes, hence
-one of our own: it implements `SpanExporter`, reads the same `OTEL_EXPORTER_OTLP_*` and retries by the specification.
-Sources: https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/trace/v1/trace.proto
-https://opentelemetry.io/docs/specs/otlp/#otlphttp and https://opentelemetry.io/docs/specs/otel/protocol/exporter/
+Sources: https://opentelemetry.io/docs/specs/otlp/#otlphttp and
+https://opentelemetry.io/docs/specs/otel/protocol/exporter/
 """
 
 from __future__ import annotations
 
-import functools
 import gzip
 import os
-import struct
 import threading
 import time
 import zlib
@@ -24,14 +19,12 @@ from typing import Final
 
 import requests
 import structlog
-from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode
 from opentelemetry.util.re import parse_env_headers
 
 from roundtrip.backoff import Backoff
-from roundtrip.telemetry.span_builder import EventSpan
+from roundtrip.telemetry.otlp_encoding import encode
 
 log = structlog.get_logger(__name__)
 
@@ -44,146 +37,6 @@ _ATTEMPTS: Final = 6
 _RETRYABLE: Final = frozenset({429, 502, 503, 504})
 _BACKOFF: Final = Backoff(1.0, 32.0)
 _COMPRESS: Final[dict[str, Callable[[bytes], bytes]]] = {"gzip": gzip.compress, "deflate": zlib.compress}
-
-_KIND: Final = {
-    SpanKind.INTERNAL: b"\x30\x01",
-    SpanKind.SERVER: b"\x30\x02",
-    SpanKind.CLIENT: b"\x30\x03",
-    SpanKind.PRODUCER: b"\x30\x04",
-    SpanKind.CONSUMER: b"\x30\x05",
-}
-_TIMES: Final = struct.Struct("<BQBQ")
-_LOCAL, _REMOTE = (b"\x85\x01" + struct.pack("<I", flags) for flags in (0x100, 0x300))
-"""A span's flags: whether its parent is remote is known, and whether it is."""
-
-_NO_STATUS: Final = b"\x7a\x00"
-
-
-def _varint(number: int) -> bytes:
-    if number < 0x80:
-        return bytes((number,))
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def _field(tag: int, body: bytes) -> bytes:
-    """A length-delimited field."""
-    return _varint(tag << 3 | 2) + _varint(len(body)) + body
-
-
-@functools.lru_cache(8192, typed=True)
-def _attribute(name: str, value: str | bool | int) -> bytes:
-    """A `KeyValue` as field 9 of a span."""
-    if isinstance(value, str):
-        any_value = _field(1, value.encode())
-    elif isinstance(value, bool):
-        any_value = b"\x10\x01" if value else b"\x10\x00"
-    else:
-        any_value = b"\x18" + _varint(value & 0xFFFFFFFFFFFFFFFF)
-    return _field(9, _field(1, name.encode()) + _field(2, any_value))
-
-
-@functools.lru_cache(1024)
-def _name(name: str) -> bytes:
-    return _field(5, name.encode())
-
-
-@functools.lru_cache(64)
-def _status(code: StatusCode, description: str | None) -> bytes:
-    body = (_field(2, description.encode()) if description else b"") + (
-        b"" if code is StatusCode.UNSET else b"\x18" + _varint(code.value)
-    )
-    return _field(15, body)
-
-
-def _link(link: Link) -> bytes:
-    context = link.context
-    return b"\x6a\x21\x0a\x10%b\x12\x08%b\x35%b" % (
-        context.trace_id.to_bytes(16, "big"),
-        context.span_id.to_bytes(8, "big"),
-        (_REMOTE if context.is_remote else _LOCAL)[2:],
-    )
-
-
-def _plain(span: ReadableSpan) -> bool:
-    """Whether this encoder knows everything that the span has."""
-    if isinstance(span, EventSpan):
-        return True
-    return (
-        span.context is not None
-        and not span.context.trace_state
-        and not (span.parent and span.parent.trace_state)
-        and not span.events
-        and not (span.dropped_attributes or span.dropped_events or span.dropped_links)
-        and all(not link.attributes and not link.context.trace_state for link in span.links)
-        and all(type(value) in {str, bool, int} for value in (span.attributes or {}).values())
-    )
-
-
-def _span(span: ReadableSpan, context: SpanContext) -> bytes:
-    attributes: Mapping[str, str | bool | int] = span.attributes or {}  # type: ignore[assignment]  # see _plain
-    parent = span.parent
-    status = span.status
-    body = b"".join(
-        (
-            b"\x0a\x10",
-            context.trace_id.to_bytes(16, "big"),
-            b"\x12\x08",
-            context.span_id.to_bytes(8, "big"),
-            b"" if parent is None else b"\x22\x08" + parent.span_id.to_bytes(8, "big"),
-            _name(span.name),
-            _KIND[span.kind],
-            _TIMES.pack(0x39, span.start_time or 0, 0x41, span.end_time or 0),
-            *[_attribute(name, value) for name, value in attributes.items()],
-            *[_link(link) for link in span.links],
-            _NO_STATUS if status.is_unset else _status(status.status_code, status.description),
-            _LOCAL if parent is None or not parent.is_remote else _REMOTE,
-        )
-    )
-    return b"\x12" + _varint(len(body)) + body
-
-
-class _Envelope:
-    """What surrounds the spans of one resource and scope, encoded once by the SDK."""
-
-    def __init__(self, span: ReadableSpan) -> None:
-        message = encode_spans([span])
-        of_resource = message.resource_spans[0]
-        of_scope = of_resource.scope_spans[0]
-        del of_scope.spans[:]
-        self._scope = of_scope.SerializeToString()
-        del of_resource.scope_spans[:]
-        self._resource = of_resource.SerializeToString()
-
-    def around(self, spans: bytes) -> bytes:
-        """A field of a request; protobuf takes fields in any order."""
-        return _field(1, self._resource + _field(2, self._scope + spans))
-
-
-_envelopes: dict[tuple[int, int], tuple[ReadableSpan, _Envelope]] = {}
-
-
-def encode(spans: Sequence[ReadableSpan]) -> bytes:
-    """The bytes of an `ExportTraceServiceRequest`."""
-    groups: dict[tuple[int, int], list[bytes]] = {}
-    rest: list[ReadableSpan] = []
-    for span in spans:
-        context = span.context
-        if context is None or not _plain(span):
-            rest.append(span)
-            continue
-        key = (id(span.resource), id(span.instrumentation_scope))
-        if key not in _envelopes:
-            _envelopes[key] = (span, _Envelope(span))  # the span keeps the two objects, hence their ids, alive
-        groups.setdefault(key, []).append(_span(span, context))
-    parts = [_envelopes[key][1].around(b"".join(encoded)) for key, encoded in groups.items()]
-    if rest:
-        parts.append(encode_spans(rest).SerializeToString())
-    return b"".join(parts)
 
 
 class PreencodedSpanExporter(SpanExporter):

@@ -10,8 +10,8 @@ import functools
 import hmac
 import re
 import secrets
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple
 
 HIDDEN: Final = "[hidden]"
 
@@ -44,6 +44,24 @@ def user_hash(user_id: str) -> str:
 def key_hash(user_id: str, bot_id: str) -> str:
     """What stands for a user's bot: 16 hex characters of a keyed HMAC-SHA256."""
     return _hash(b"key", user_id, bot_id)
+
+
+class LookUp(NamedTuple):
+    """What an attempt looked for, and what of the same user was connected: hashes of keys, as `key_hash` makes them."""
+
+    looked_for: str
+    connected: tuple[str, ...]
+    looked_for_is_user: bool
+    """Whether the bot id that was looked for is the user's id, as is a bot id of `connected` with `connected_is_user`:
+    somebody took one for the other."""
+    connected_is_user: bool
+
+
+def look_up(user_id: str, bot_id: str, connected: Iterable[str]) -> LookUp:
+    """`bot_id` was looked for; `connected` are the bot ids of the same user that had sockets."""
+    bots = tuple(connected)
+    hashes = tuple(key_hash(user_id, bot) for bot in bots)
+    return LookUp(key_hash(user_id, bot_id), hashes, bot_id == user_id, user_id in bots)
 
 
 def _hash(kind: bytes, *parts: str) -> str:

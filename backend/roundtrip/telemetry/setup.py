@@ -26,7 +26,7 @@ from opentelemetry.sdk.environment_variables import (
 )
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.semconv.attributes.service_attributes import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION
 from opentelemetry.trace import Tracer
@@ -156,16 +156,16 @@ def configure_tracing(
     """
     if exporter is None and not has_endpoint(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, environ):
         contexts = Contexts(NEVER, bits)
-        tracer = None if ring is None else _provider(ALWAYS_ON, version, contexts, RingProcessor(ring))
+        tracer = None if ring is None else _provider(version, contexts, RingProcessor(ring))
         spans = EventSpanRecorder(contexts, None, now_ns, ring)
         return Tracing(spans, RequestTracer(contexts, tracer, now_ns), None)
     contexts = Contexts(HeadSampler.from_environment(environ), bits)
     return _exporting(version, dropped, environ, exporter, contexts, now_ns, ring)
 
 
-def _provider(sampler: Sampler, version: str, contexts: Contexts, *processors: SpanProcessor) -> Tracer:
+def _provider(version: str, contexts: Contexts, *processors: SpanProcessor) -> Tracer:
     """The SDK's tracer, whose finished spans go to these processors."""
-    provider = TracerProvider(sampler, resource(version), shutdown_on_exit=False, id_generator=ContextIds(contexts))
+    provider = TracerProvider(ALWAYS_ON, resource(version), shutdown_on_exit=False, id_generator=ContextIds(contexts))
     for processor in processors:
         provider.add_span_processor(processor)
     return provider.get_tracer(SCOPE, version)
@@ -195,7 +195,8 @@ def _exporting(
     processor = BoundedProcessor(exporter or PreencodedSpanExporter(), dropped)
     processors = (processor,) if ring is None else (processor, RingProcessor(ring))
     pipeline = SpanPipeline(SpanBuilder(resource(version), _scope(version)), processor, dropped)
-    tracer = RequestTracer(contexts, _provider(contexts.sampler.for_sdk(), version, contexts, *processors), now_ns)
+    # Requests, links and workers are rare and go at a person's pace: what misses later must find where it came from
+    tracer = RequestTracer(contexts, _provider(version, contexts, *processors), now_ns)
     return Tracing(EventSpanRecorder(contexts, pipeline.put, now_ns, ring), tracer, pipeline)
 
 

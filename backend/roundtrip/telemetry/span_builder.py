@@ -38,8 +38,14 @@ ATTEMPT: Final = "roundtrip.attempt.number"
 MODE: Final = "roundtrip.attempt.mode"
 SOCKETS_FOUND: Final = "roundtrip.sockets.found"
 MISS_REASON: Final = "roundtrip.miss.reason"
-OTHER_KEYS: Final = "roundtrip.miss.other_keys"
-"""How many keys of the same user had sockets."""
+LOOKED_FOR: Final = "roundtrip.looked_for"
+"""The key that an attempt looked for, as a hash."""
+LOOKED_FOR_IS_USER: Final = "roundtrip.looked_for.is_user"
+"""Whether its bot id is the user's id."""
+CONNECTED: Final = "roundtrip.connected"
+"""The keys of the same user that had sockets, as hashes; of many only the first."""
+CONNECTED_IS_USER: Final = "roundtrip.connected.is_user"
+"""Whether the bot id of one of them is the user's id."""
 MAPPED: Final = "roundtrip.socket.mapped"
 REPLAYED: Final = "roundtrip.socket.replayed"
 
@@ -56,7 +62,7 @@ _OPERATION_TYPE: Final = {
 _EMIT, _RECEIPT, _ACK = 1, 2, 3
 _CONNECT: Final = 1
 
-Attributes = dict[str, str | int | bool]
+Attributes = dict[str, str | int | bool | tuple[str, ...]]
 
 
 class EventSpan(ReadableSpan):
@@ -86,7 +92,9 @@ class SpanBuilder:
         tree = _span_tree(delivery.event)
         if tree is None:
             return
-        if delivery.tried <= 1:
+        if not attempts or (
+            delivery.tried == 1 and attempts[0].reason is None
+        ):  # else it was built with the first miss
             yield self._create(tree, delivery.mode, delivery.stored_ns, create_parent)
         if not attempts or outcome not in {"acked", "received"}:
             return
@@ -122,8 +130,10 @@ class SpanBuilder:
             MISS_REASON: reason,
             ERROR_TYPE: reason,
         }
-        if attempt.keys:
-            extra[OTHER_KEYS] = len(attempt.keys)
+        if attempt.looked_for is not None:
+            extra[LOOKED_FOR], extra[LOOKED_FOR_IS_USER] = attempt.looked_for, attempt.looked_for_is_user
+        if attempt.connected:
+            extra[CONNECTED], extra[CONNECTED_IS_USER] = attempt.connected, attempt.connected_is_user
         context, parent = _attempt(tree, record.number, attempt.mode, record.replay_parent)
         status = Status(StatusCode.ERROR, reason)
         yield self._span("emit", tree, context, parent, record.started_ns, record.ended_ns, extra, status)

@@ -78,7 +78,10 @@ class _KeptAttempt(NamedTuple):
     mode: str
     sockets: int
     reason: str | None
-    keys: tuple[str, ...]
+    looked_for: str | None
+    looked_for_is_user: bool
+    connected: tuple[str, ...]
+    connected_is_user: bool
 
 
 class _KeptDelivery(NamedTuple):
@@ -181,12 +184,8 @@ class TraceRing:
         """The notes, each part from old to new, and the finished spans."""
         return [*self._plain.items, *self._kept.items], list(self._spans.items)
 
-    def find(self, wanted: Wanted) -> Iterator[ReadableSpan]:
-        """The spans that have all that is wanted. A trace is whole as far as it is kept."""
-        yield from self.find_in(self.snapshot(), wanted)
-
-    def find_in(self, snapshot: tuple[list[SpanRecord], list[ReadableSpan]], wanted: Wanted) -> Iterator[ReadableSpan]:
-        """The same over a snapshot, in any thread: many notes take some milliseconds."""
+    def find(self, snapshot: tuple[list[SpanRecord], list[ReadableSpan]], wanted: Wanted) -> Iterator[ReadableSpan]:
+        """The spans of a snapshot that have all that is wanted. In any thread: many notes take some milliseconds."""
         notes, spans = snapshot
         for span in spans:
             if _span_matches(span, wanted):
@@ -241,7 +240,16 @@ def _kept(event: EventView) -> EventView:
 
 
 def _kept_attempt(attempt: AttemptView) -> AttemptView:
-    return _KeptAttempt(attempt.at, attempt.mode, attempt.sockets, attempt.reason, attempt.keys[:_MOST_KEYS])
+    return _KeptAttempt(
+        attempt.at,
+        attempt.mode,
+        attempt.sockets,
+        attempt.reason,
+        attempt.looked_for,
+        attempt.looked_for_is_user,
+        attempt.connected[:_MOST_KEYS],
+        attempt.connected_is_user,
+    )
 
 
 def _kept_delivery(delivery: DeliveryView) -> DeliveryView:

@@ -20,7 +20,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.environment_variables import OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG
 from opentelemetry.sdk.trace.id_generator import IdGenerator
-from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags, Tracer
 
@@ -65,7 +65,6 @@ class HeadSampler(NamedTuple):
 
     bound: int
     parent_decides: bool
-    rate: float = 1.0
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> HeadSampler:
@@ -81,18 +80,16 @@ class HeadSampler(NamedTuple):
             except ValueError:
                 rate = 1.0
             rate = rate if 0.0 <= rate <= 1.0 else 1.0
-        return cls(TraceIdRatioBased(rate).bound, parent_decides=base != name, rate=rate)
+        return cls(TraceIdRatioBased(rate).bound, parent_decides=base != name)
 
-    def for_sdk(self) -> Sampler:
-        """The SDK's sampler with the same decisions."""
-        root = TraceIdRatioBased(self.rate)
-        return ParentBased(root) if self.parent_decides else root
-
-    def samples(self, trace_id: int) -> bool:
+    def samples(self, trace_id: int, parent: TraceContext | None = None) -> bool:
+        """The decision on a span of this trace, which `parent` has taken already where parents decide."""
+        if parent is not None and self.parent_decides:
+            return parent.sampled
         return trace_id & _LOW_64 < self.bound
 
 
-NEVER: Final = HeadSampler(0, parent_decides=False, rate=0.0)
+NEVER: Final = HeadSampler(0, parent_decides=False)
 """The sampler of a process that exports nothing."""
 
 
@@ -130,13 +127,14 @@ class ContextIds(IdGenerator):
 
 
 class Step:
-    """One unfinished span. `traceparent` is the parent of whatever it causes."""
+    """One unfinished span. `traceparent` is the parent of whatever it causes; its flag is the head sampler's decision
+    for the events among that. The step itself is kept in any case."""
 
-    def __init__(self, span: Span, now_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, span: Span, sampled: bool, now_ns: Callable[[], int] = time.time_ns) -> None:
         self.span = span
         self._now_ns = now_ns
         context = span.get_span_context()
-        self.traceparent = str(TraceContext(context.trace_id, context.span_id, context.trace_flags.sampled))
+        self.traceparent = str(TraceContext(context.trace_id, context.span_id, sampled))
 
     def set(self, name: str, value: Attribute) -> None:
         """Add an attribute. It passes redaction, so a private name or shape is hidden."""
@@ -175,12 +173,14 @@ class RequestTracer:
         remote = parse(parent) if parent else None
         if self._tracer is None:
             own = parse(self._contexts.new(parent if remote else None))
-            step = Step(NonRecordingSpan(trace.INVALID_SPAN_CONTEXT if own is None else _sdk(own)))
+            step = Step(NonRecordingSpan(trace.INVALID_SPAN_CONTEXT if own is None else _sdk(own)), sampled=False)
         else:
             context = (
                 Context() if remote is None else trace.set_span_in_context(NonRecordingSpan(_sdk(remote)), Context())
             )
-            step = Step(self._tracer.start_span(name, context, kind, start_time=self._now_ns()), self._now_ns)
+            span = self._tracer.start_span(name, context, kind, start_time=self._now_ns())
+            sampled = self._contexts.sampler.samples(span.get_span_context().trace_id, remote)
+            step = Step(span, sampled, self._now_ns)
         for key, value in (attributes or {}).items():
             step.set(key, value)
         return step

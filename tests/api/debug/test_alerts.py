@@ -13,7 +13,7 @@ import yaml
 from roundtrip.api.debug import alerts
 from roundtrip.api.debug.alerts import RULES, UNSEEN, Alerts, Rule, Situation
 from roundtrip.api.debug.readings import INTERVAL, WINDOW, History, Reader
-from roundtrip.app import label_sets
+from roundtrip.label_sets import label_sets
 from roundtrip.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[3]
@@ -119,14 +119,17 @@ def test_it_is_about_to_fire_then_fires_then_is_over_with_its_window(process: Pr
 def test_what_is_a_state_holds_as_long_as_it_lasts(process: Process) -> None:
     states = {"client_outdated": 1}
     process.metrics.presence.links = lambda: states
+    process.metrics.canary_failing.set(2)
     process.faults = ("drop_acks",)
     process.read()
     seen = Alerts()
     assert [alert.name for alert in seen.look(process.situation)] == [
         "RoundtripClientOutdated",
+        "RoundtripCanaryFailing",
         "RoundtripFaultActive",
     ]
     states.clear()
+    process.metrics.canary_failing.set(0)
     process.faults = ()
     process.read()
     assert seen.look(process.situation) == ()

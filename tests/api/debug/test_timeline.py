@@ -20,6 +20,7 @@ from roundtrip.outbox.records import (
     Resolution,
     shorten,
 )
+from roundtrip.telemetry.redaction import key_hash
 from tests.support.api import Api, api
 
 KEY = BotKey("ada", "bot")
@@ -42,7 +43,7 @@ async def missed_then_acked(served: Api) -> dict[str, Any]:
     event = await served.event(KEY)
     at = event.created_at
     attempts = (
-        Attempt(at + 1, Mode.LIVE, reason=MissReason.KEY_MISMATCH, keys=("other",)),
+        Attempt(at + 1, Mode.LIVE, reason=MissReason.KEY_MISMATCH, keys=("other",)),  # as older versions stored it
         Attempt(at + 500, Mode.REPLAY, 2, receipt_at=at + 503, ack_at=at + 510, sids=("s1", "s2"), trace_id="f" * 32),
     )
     served.outbox.resolve(Resolution(KEY, event.seq, Outcome.ACKED, at + 510, attempts))
@@ -63,7 +64,8 @@ async def test_an_events_timeline(served: Api) -> None:
         ("resolved", 510, 0),
     ]
     assert view["steps"][1]["text"] == "Looked for the bot 'bot'; the user's sockets say 'other'."
-    assert view["attempts"][0]["connected"] == ["other"]
+    first = view["attempts"][0]
+    assert first["connected"] == [key_hash("ada", "other")]
     assert view["attempts"][1]["sids"] == ["s1", "s2"]
     assert (view["outcome"], view["traceId"]) == ("acked", "0123456789abcdef0123456789abcdef")
     assert view["traceUrl"] == ("https://traces.example.test/trace/0123456789abcdef0123456789abcdef?from=roundtrip")

@@ -17,7 +17,7 @@ from roundtrip.api.problems import STATUS
 from roundtrip.api.spec.asyncapi import asyncapi
 from roundtrip.api.spec.openapi import DOCS, codes_of, documents, main, openapi, public_rows
 from roundtrip.delivery.wire import event_frame
-from roundtrip.events import PAYLOADS, Banned, Connected, EventType, Payload, Qr
+from roundtrip.events import PAYLOADS, PUBLIC_TYPES, Banned, Connected, Payload, Qr
 from roundtrip.identity import BotKey
 from roundtrip.outbox.records import Draft, Mode, StoredEvent, body, key_part
 from tests.support.api import api
@@ -123,7 +123,7 @@ def test_an_event_on_the_wire_is_as_the_document_says(payload: Payload) -> None:
 
 def test_every_event_type_is_a_message() -> None:
     messages = asyncapi()["components"]["messages"]
-    for type_ in EventType:
+    for type_ in PUBLIC_TYPES:
         assert messages[type_.wire]["name"] == "whatsapp_connection_event"
 
 

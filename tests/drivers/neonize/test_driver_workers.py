@@ -12,10 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from roundtrip import settings
 from roundtrip.drivers import base as d
 from roundtrip.drivers.neonize import driver as neonize_driver
 from roundtrip.drivers.neonize.driver import NeonizeDriver
+from roundtrip.environment import load
+from roundtrip.settings import SettingsError
 from tests.drivers.neonize.helpers import NAME, PHONE, Bench, gone
 from tests.support.reports import ReportRecorder
 from tests.whatsapp.troubles import How, Stage
@@ -58,6 +59,8 @@ import asyncio, sys
 from pathlib import Path
 from roundtrip.drivers import base as d
 from roundtrip.drivers.neonize.driver import NeonizeDriver
+from roundtrip.environment import load
+from roundtrip.settings import SettingsError
 async def main():
     driver = NeonizeDriver(sys.argv[1], worker_command=sys.argv[3:])
     spec = d.SessionSpec("one", Path(sys.argv[2]), None)
@@ -216,5 +219,5 @@ def test_a_hung_worker_is_noticed_within_half_a_minute() -> None:
 def test_a_device_name_that_no_list_can_show(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROUNDTRIP_AUTH", "trusted")
     monkeypatch.setenv("ROUNDTRIP_DEVICE_NAME", name)
-    with pytest.raises(settings.SettingsError, match="ROUNDTRIP_DEVICE_NAME"):
-        settings.load()
+    with pytest.raises(SettingsError, match="ROUNDTRIP_DEVICE_NAME"):
+        load()

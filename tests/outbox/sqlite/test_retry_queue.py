@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from roundtrip.identity import BotKey
+from roundtrip.outbox.base import Record, Resolve
 from roundtrip.outbox.records import Outcome
 from roundtrip.outbox.sqlite import maintenance
-from roundtrip.outbox.sqlite.batch import ClockStep, Record, Resolve
+from roundtrip.outbox.sqlite.batch import ClockStep
 from roundtrip.outbox.sqlite.maintenance import RetryQueue
 from tests.support.stepped_clock import SteppedClock
 

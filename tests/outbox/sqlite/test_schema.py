@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from roundtrip.outbox.base import OutboxError
+from roundtrip.outbox.records import Attempt, MissReason, Mode
 from roundtrip.outbox.sqlite.outbox import SqliteOutbox
 from roundtrip.outbox.sqlite.schema import FILE_NAME, open_database
 from tests.outbox.contract.base import until
@@ -35,6 +36,28 @@ async def test_it_is_durable_by_its_settings(open_outbox: Open) -> None:
         return await outbox._read(lambda reader: reader._db.execute(f"PRAGMA {name}").fetchone()[0])
 
     assert [await pragma(name) for name in ("journal_mode", "synchronous", "secure_delete")] == ["wal", 2, 1]
+
+
+async def test_attempts_that_an_older_version_wrote_are_read_and_go_on(open_outbox: Open, tmp_path: Path) -> None:
+    outbox = await open_outbox()
+    event = await store(outbox, draft(CONNECTED, Clock()))
+    await outbox.close()
+    db = sqlite3.connect(tmp_path / "data" / FILE_NAME)
+    old = '[{"at":5,"mode":"live","reason":"key_mismatch","keys":["other"]}]'  # before there was `looked_for`
+    with db:
+        db.execute("UPDATE events SET attempts = ?", (old,))
+    db.close()
+    outbox = await open_outbox()
+    (again,) = await outbox.pending(KEY, 0, 9)
+    (attempt,) = again.attempts
+    assert (attempt.reason, attempt.keys, attempt.looked_for) == (MissReason.KEY_MISMATCH, ("other",), None)
+    later = Attempt(
+        9, Mode.LIVE, reason=MissReason.OTHER_BOT_CONNECTED, keys=("b",), looked_for="0a", connected=("0b",)
+    )
+    outbox.record(KEY, 1, [attempt, later])
+    entry = await outbox.find(event.id)
+    assert entry is not None
+    assert entry.attempts == (attempt, later)
 
 
 async def test_a_second_backend_on_the_folder_is_refused(open_outbox: Open, tmp_path: Path, clock: Clock) -> None:

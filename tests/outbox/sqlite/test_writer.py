@@ -14,8 +14,8 @@ import pytest
 from roundtrip.events import EventType
 from roundtrip.outbox.base import OutboxError
 from roundtrip.outbox.records import Ended, Outcome, Resolution, StoredEvent
+from roundtrip.outbox.sqlite.inbox import BATCH_LIMIT
 from roundtrip.outbox.sqlite.outbox import SqliteOutbox
-from roundtrip.outbox.sqlite.writer import BATCH_LIMIT
 from tests.outbox.contract.base import until
 from tests.outbox.sqlite.helpers import Open
 from tests.support.drafts import CONNECTED, KEY, Clock, assert_balanced, draft, end, qr, store
@@ -59,7 +59,7 @@ async def test_a_malformed_write_is_refused_alone(open_outbox: Open, clock: Cloc
     outbox.fault_delay = 0.1  # so that the next ones share a commit
     held = asyncio.ensure_future(store(outbox, draft(CONNECTED, clock)))
     await asyncio.sleep(0)
-    await until(lambda: not outbox._writer._queue)
+    await until(lambda: not outbox._writer._inbox)
     malformed = msgspec.structs.replace(draft(CONNECTED, clock), expires_at="soon")
     results = await asyncio.gather(
         store(outbox, draft(CONNECTED, clock)),

@@ -17,7 +17,7 @@ import uvloop
 
 from roundtrip.events import Connected
 from roundtrip.identity import BotKey
-from roundtrip.sockets.engineio.transports import ConnectionWebSocket
+from roundtrip.sockets.engineio.websocket import ConnectionWebSocket
 from tests.sockets.raw import connect, raw_polling, raw_socket
 from tests.support.node_client import node_client
 from tests.support.program import api, running
@@ -46,7 +46,7 @@ def kinds_of(s: Stage) -> dict[str, weakref.ref[Any]]:
     [(sid, connection)] = s.server.engine.connections.items()
     kinds: dict[str, Any] = {"engine socket": connection, "queue": connection.queue}
     if sid in s.server._peers:
-        peer, channel = s.server._peers[sid]
+        peer, channel, _ = s.server._peers[sid]
         kinds |= {"peer": _Holder.of(peer), "channel": _Holder.of(channel)}
     environ = s.server.engine.environ[sid]
     kinds["request"] = environ["aiohttp.request"]

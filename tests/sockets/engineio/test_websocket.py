@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import WSMessage, WSMsgType
 
-from roundtrip.sockets.engineio.transports import ConnectionWebSocket, QuietWebSocket
+from roundtrip.sockets.engineio.websocket import ConnectionWebSocket, QuietWebSocket
 
 TEXT, BINARY, PING, PONG, CLOSE = (
     WSMsgType.TEXT,
@@ -78,7 +78,7 @@ def opened(*messages: tuple[WSMsgType, Any], code: int | None = None) -> tuple[F
     async def prepare(_request: Any) -> None:
         pass
 
-    stream: Any = SimpleNamespace(receive=receive, prepare=prepare, code=code)
+    stream: Any = SimpleNamespace(queue=None, receive=receive, prepare=prepare, code=code)
     websocket._ws = stream
     return connection, websocket
 
@@ -162,7 +162,7 @@ async def test_a_connection_that_went_during_the_handshake_is_handled_by_nobody(
 
 
 async def test_aiohttp_leaves_the_close_to_the_connection_and_reports_the_code() -> None:
-    quiet = QuietWebSocket()
+    quiet = QuietWebSocket(1_000, lambda _text: False)
     assert await quiet.close(code=1009) is False
     assert quiet.code == 1009
     assert await quiet.close() is False

@@ -211,6 +211,12 @@ RULES: Final = (
     ),
     Rule("RoundtripFaultActive", "info", "A named fault is switched on.", lambda s: above(len(s.faults), 0)),
     Rule(
+        "RoundtripCanaryFailing",
+        "critical",
+        "A node's own event does not come back to it.",
+        lambda s: at_least(s.history.now("canary_failing"), 2),
+    ),
+    Rule(
         "RoundtripTelemetryDropped",
         "warning",
         "Traces or logs have holes.",

@@ -51,6 +51,7 @@ class Reader:
             "outbox_failures": _reader(metrics.outbox_failures),
             "task_failures": _reader(metrics.task_failures),
             "dropped": _summer(metrics.telemetry_dropped.values()),
+            "canary_failing": _reader(metrics.canary_failing),
             "flaps": _reader(metrics.link_flaps),
             "crashes": _summer(metrics.worker_exits[reason] for reason in CRASHES),
             "receipts": lambda: float(sum(metrics.receipt.counts)),
@@ -239,7 +240,7 @@ def _of_reason(metrics: Metrics, reason: str) -> Callable[[], float]:
     return lambda: _sum(counter.value for counter in row)
 
 
-def _reader(counter: Counter) -> Callable[[], float]:
+def _reader(counter: Counter | Gauge) -> Callable[[], float]:
     return lambda: _value(counter)
 
 

@@ -84,7 +84,7 @@ def timeline(entry: LedgerEntry, viewer: TraceViewer) -> Timeline:
         time_of(entry.expires_at),
         outcome_name(entry.outcome),
         None if entry.resolved_at is None else time_of(entry.resolved_at),
-        tuple(attempt_view(attempt) for attempt in entry.attempts),
+        tuple(attempt_view(attempt, entry.key) for attempt in entry.attempts),
         tuple(_steps(entry)),
         trace_id,
         viewer.url(trace_id),
@@ -143,11 +143,15 @@ def _attempt_steps(entry: LedgerEntry, attempt: Attempt) -> Iterator[tuple[int, 
 
 
 def _miss_text(entry: LedgerEntry, attempt: Attempt, reason: MissReason) -> str:
-    looked = f"Looked for the bot {entry.key.bot_id!r}"
+    bot = entry.key.user_id if attempt.looked_for_is_user else entry.key.bot_id
+    looked = f"Looked for the bot {bot!r}"
     match reason:
         case MissReason.KEY_MISMATCH:
             there = ", ".join(map(repr, attempt.keys)) or "another bot"
             return f"{looked}; the user's sockets say {there}."
+        case MissReason.OTHER_BOT_CONNECTED:
+            there = ", ".join(map(repr, attempt.keys)) or "another bot"
+            return f"{looked}; the user has a page open for {there} only."
         case MissReason.NEVER_CONNECTED:
             return f"{looked}; it never had a socket here."
         case MissReason.JUST_DISCONNECTED:

@@ -142,7 +142,7 @@ class Traces:
         snapshot = ring.snapshot()
 
         def search() -> list[SpanView]:
-            found = [span_view(span) for span in ring.find_in(snapshot, wanted)]
+            found = [span_view(span) for span in ring.find(snapshot, wanted)]
             return _ordered(found)[-MOST_SPANS:]
 
         return await asyncio.to_thread(search)

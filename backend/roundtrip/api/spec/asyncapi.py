@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from roundtrip.events import CONNECTION_EVENT, PAYLOADS, STATUS_UPDATE, EventType
+from roundtrip.events import CONNECTION_EVENT, PAYLOADS, PUBLIC_TYPES, STATUS_UPDATE, EventType
 from roundtrip.links.payloads import Snapshot
 from roundtrip.sockets.messages import (
     REFUSALS,
@@ -23,9 +23,10 @@ _REF: Final = "#/components/schemas/{name}"
 
 def asyncapi() -> dict[str, Any]:
     """The document."""
-    kinds = [*PAYLOADS.values(), Snapshot, Envelope, HandshakeAuth, AuthRenewal, Renewed, RequestRefused, TokenExpired]
+    payloads = [PAYLOADS[type_] for type_ in PUBLIC_TYPES]
+    kinds = [*payloads, Snapshot, Envelope, HandshakeAuth, AuthRenewal, Renewed, RequestRefused, TokenExpired]
     _, schemas = msgspec.json.schema_components(kinds, ref_template=_REF)
-    messages = {type_.wire: _event(type_) for type_ in EventType}
+    messages = {type_.wire: _event(type_) for type_ in PUBLIC_TYPES}
     messages |= {
         STATUS_UPDATE: _message(STATUS_UPDATE, "What is true now: at connect, and on request", _ref("Snapshot")),
         "request_refused": _message(
@@ -35,7 +36,7 @@ def asyncapi() -> dict[str, Any]:
         "status": _message("status", "Ask for the snapshot", {"type": "null"}),
         "auth": _message("auth", "Renew the token without reconnecting", _ref("AuthRenewal"), _ref("Renewed")),
     }
-    sent = [type_.wire for type_ in EventType] + [STATUS_UPDATE, "auth_expired", "request_refused"]
+    sent = [type_.wire for type_ in PUBLIC_TYPES] + [STATUS_UPDATE, "auth_expired", "request_refused"]
     return {
         "asyncapi": "3.0.0",
         "info": {

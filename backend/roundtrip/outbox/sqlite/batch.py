@@ -3,7 +3,6 @@ results that go back."""
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import sqlite3
 from collections import Counter
@@ -13,11 +12,19 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import structlog
 
 from roundtrip.events import TYPE_OF, EventType
-from roundtrip.identity import BotKey
-from roundtrip.outbox.base import AppendCallback, OutboxError
-from roundtrip.outbox.records import Draft, Ended, EventIds, Outcome, StoredEvent, Timestamps, body
+from roundtrip.outbox.base import Append, AppendCallback, Check, OutboxError, Record, Reply, Resolve, Upgrade
+from roundtrip.outbox.records import (
+    Ended,
+    EventIds,
+    Outcome,
+    StoredEvent,
+    Timestamps,
+    body,
+    decode_attempts,
+    encode_attempts,
+)
 from roundtrip.outbox.sqlite.reads import KeyCache, SumChanges
-from roundtrip.outbox.sqlite.schema import SEQ_MASK, decode_attempts, encode_attempts, in_chunks
+from roundtrip.outbox.sqlite.schema import SEQ_MASK, in_chunks
 
 log = structlog.get_logger(__name__)
 
@@ -44,35 +51,6 @@ _MOVE: Final = "UPDATE events SET created_at = created_at + ?, expires_at = expi
 _ATTEMPTED: Final = "SELECT ref, attempts FROM events WHERE outcome = 0 AND attempts <> '[]'"
 
 
-class Append(NamedTuple):
-    draft: Draft
-    done: AppendCallback
-
-
-class Record(NamedTuple):
-    """`attempts` is JSON, encoded at the call: the caller's list changes later."""
-
-    key: BotKey
-    seq: int
-    attempts: str
-
-
-class Resolve(NamedTuple):
-    """`attempts` as in `Record`."""
-
-    key: BotKey
-    seq: int
-    outcome: Outcome
-    at: int
-    attempts: str
-
-
-class Upgrade(NamedTuple):
-    key: BotKey
-    seq: int
-    at: int
-
-
 class ClockStep(NamedTuple):
     """The clock was set by `ns`; `offset` is wall minus steady time from now on, in nanoseconds."""
 
@@ -80,20 +58,10 @@ class ClockStep(NamedTuple):
     offset: int
 
 
-class Check(NamedTuple):
-    reply: asyncio.Future[None]
-
-
-class Stop(NamedTuple):
-    reply: asyncio.Future[None]
-
-
 Retriable: TypeAlias = Record | Resolve | Upgrade | ClockStep
 """Writes without a caller to notify: they are retried after a failure."""
 
 Write: TypeAlias = Append | Check | Retriable
-Reply: TypeAlias = tuple[asyncio.Future[Any], Any]
-"""Who waits, and the result; one that is an exception is raised."""
 
 
 class CommitResults(NamedTuple):

@@ -15,8 +15,9 @@ import structlog
 
 from roundtrip.events import SECRET_TYPES
 from roundtrip.identity import BotKey
+from roundtrip.outbox.base import Record, Resolve
 from roundtrip.outbox.records import Ended, Outcome
-from roundtrip.outbox.sqlite.batch import ClockStep, Record, Resolve, Retriable
+from roundtrip.outbox.sqlite.batch import ClockStep, Retriable
 from roundtrip.outbox.sqlite.reads import KeyCache, LedgerSums, SumChanges
 from roundtrip.outbox.sqlite.schema import FILE_NAME, INCREMENTAL, SEQ_MASK, in_chunks, pragma
 

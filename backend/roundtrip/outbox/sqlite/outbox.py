@@ -6,6 +6,7 @@ Every call queues an item for the thread (`writer.py`); every batch comes back a
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -14,21 +15,30 @@ import structlog
 
 from roundtrip.clock import SYSTEM, Clock, SteppedOffset
 from roundtrip.identity import BotKey
-from roundtrip.outbox.base import AppendCallback, outbox_closed, resolve_reply
-from roundtrip.outbox.records import Attempt, Draft, Ended, LedgerEntry, Outcome, Resolution, StoredEvent, Totals
-from roundtrip.outbox.sqlite.batch import (
+from roundtrip.outbox.base import (
     Append,
+    AppendCallback,
     Check,
-    ClockStep,
-    CommitResults,
     Record,
     Resolve,
-    Retriable,
     Stop,
     Upgrade,
+    outbox_closed,
+    resolve_reply,
 )
+from roundtrip.outbox.records import (
+    Attempt,
+    Draft,
+    Ended,
+    LedgerEntry,
+    Outcome,
+    Resolution,
+    StoredEvent,
+    Totals,
+    encode_attempts,
+)
+from roundtrip.outbox.sqlite.batch import ClockStep, CommitResults, Retriable
 from roundtrip.outbox.sqlite.reads import Read, Reader
-from roundtrip.outbox.sqlite.schema import encode_attempts
 from roundtrip.outbox.sqlite.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -83,6 +93,12 @@ class SqliteOutbox:
             stopped: asyncio.Future[None] = self._loop.create_future()
             self._writer.put(Stop(stopped))
             await stopped
+
+    def batch_age(self) -> float:
+        """Seconds for which the writer thread has been at its present round, 0.0 between two: whatever is to be
+        committed has waited as long. May be called from any thread."""
+        began = self._writer.round_began
+        return time.monotonic() - began if began else 0.0
 
     @property
     def full(self) -> bool:

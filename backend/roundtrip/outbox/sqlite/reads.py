@@ -15,8 +15,8 @@ import structlog
 
 from roundtrip.events import EventType
 from roundtrip.identity import BotKey
-from roundtrip.outbox.records import LedgerEntry, Outcome, StoredEvent, Totals, key_part
-from roundtrip.outbox.sqlite.schema import SEQ_BITS, SEQ_MASK, decode_attempts, in_chunks
+from roundtrip.outbox.records import LedgerEntry, Outcome, StoredEvent, Totals, decode_attempts, key_part
+from roundtrip.outbox.sqlite.schema import SEQ_BITS, SEQ_MASK, in_chunks
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +26,7 @@ SumChanges: TypeAlias = Counter[tuple[int, int]]
 _ENTRY: Final = "ref, id, type, link_id, created_at, expires_at, traceparent, outcome, resolved_at, attempts"
 _ADD: Final = "INSERT INTO totals VALUES {} ON CONFLICT DO UPDATE SET n = n + excluded.n"
 _STORE_KEYS: Final = "INSERT INTO keys VALUES {} ON CONFLICT (key_id) DO UPDATE SET last_seq = excluded.last_seq"
+_OLDEST: Final = f"SELECT min(created_at) FROM events WHERE outcome = 0 AND type <> {EventType.CANARY:d}"  # noqa: S608
 _KEY_LIMIT: Final = 50_000
 """Keys that the cache holds."""
 
@@ -258,5 +259,5 @@ class LedgerSums:
             self._size_bytes = size_bytes
         oldest = None
         if any(self._pending.values()):
-            oldest = self._db.execute("SELECT min(created_at) FROM events WHERE outcome = 0").fetchone()[0]
+            oldest = self._db.execute(_OLDEST).fetchone()[0]
         self.totals = Totals(dict(self._created), dict(self._resolved), dict(self._pending), oldest, self._size_bytes)

@@ -17,11 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import structlog
 
 from roundtrip.outbox.base import OutboxError
-from roundtrip.outbox.records import Attempt
 
 log = structlog.get_logger(__name__)
 
@@ -77,15 +75,6 @@ CREATE TABLE probe (id INTEGER PRIMARY KEY, at INTEGER NOT NULL) STRICT;
 """`totals` has the sums of all events ever stored: with outcome 0 how many were created, else how many ended so first.
 Rows are in the order of writing, not by key: a commit with events of many keys then touches few pages, which is most
 of what it costs. `probe` is what `check` writes."""
-
-_encode = msgspec.json.Encoder().encode
-decode_attempts: Final = msgspec.json.Decoder(tuple[Attempt, ...]).decode
-"""Attempts from the text in the column `attempts`."""
-
-
-def encode_attempts(attempts: Sequence[Attempt]) -> str:
-    """Attempts as the text in the column `attempts`."""
-    return _encode(attempts).decode()
 
 
 def open_database(folder: Path) -> sqlite3.Connection:

@@ -10,27 +10,22 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 import structlog
 
 from roundtrip.clock import SteppedOffset
-from roundtrip.outbox.base import OutboxError
+from roundtrip.outbox.base import Append, Check, OutboxError, Reply, Stop
 from roundtrip.outbox.records import EventIds, Timestamps, Totals
-from roundtrip.outbox.sqlite.batch import Append, Batch, Check, CommitResults, Reply, Retriable, Stop, Write
+from roundtrip.outbox.sqlite.batch import Batch, CommitResults, Retriable, Write
+from roundtrip.outbox.sqlite.inbox import BATCH_LIMIT, Inbox
 from roundtrip.outbox.sqlite.maintenance import SLICE, Maintenance, RetryQueue
 from roundtrip.outbox.sqlite.reads import KeyCache, LedgerSums, Read, Reader, SumChanges
 from roundtrip.outbox.sqlite.schema import CommitFaults, FolderLock, open_database, transaction
 
 log = structlog.get_logger(__name__)
-
-BATCH_LIMIT: Final = 2000
-"""Most writes that one round takes, so that a flood is answered in pieces."""
 
 
 class Writer:
@@ -47,8 +42,7 @@ class Writer:
         self._frame = frame
         self._stepped_ns = 0
         self._ahead_ns = 0
-        self._queue: deque[Write | Read | Stop] = deque()
-        self._wake = threading.Event()
+        self._inbox = Inbox()
         self._retries = RetryQueue(lambda: time.monotonic())  # looked up at each call: a test may replace it
         self._ids = EventIds()
         self._times = Timestamps()
@@ -59,6 +53,7 @@ class Writer:
         self.totals: Totals | None = None
         self.full = False
         self.alive = False
+        self.round_began = 0.0  # monotonic; 0.0 between two rounds
 
     def start(self, loop: asyncio.AbstractEventLoop, notify: Callable[[CommitResults], None]) -> asyncio.Future[None]:
         """Start the thread. The future ends when the outbox is open, or with an `OutboxError`. `notify` is called on
@@ -70,10 +65,8 @@ class Writer:
         return opened
 
     def put(self, item: Write | Read | Stop) -> None:
-        """Queue an item for the thread. Takes no lock while the thread is awake."""
-        self._queue.append(item)
-        if not self._wake.is_set():
-            self._wake.set()
+        """Queue an item for the thread."""
+        self._inbox.put(item)
         if not self.alive:
             self._refuse_queued()
 
@@ -131,20 +124,9 @@ class Writer:
 
     def _run_once(self) -> list[Reply]:
         """Take what is queued: write it, then read, then maintain if it is time. Returns the replies to a stop."""
-        if not self._queue:
-            self._wake.wait(self._idle_time())
-        self._wake.clear()
-        writes: list[Write] = []
-        reads: list[Read] = []
-        stops: list[Reply] = []
-        while self._queue and len(writes) < BATCH_LIMIT and not stops:
-            item = self._queue.popleft()
-            if isinstance(item, Read):
-                reads.append(item)
-            elif isinstance(item, Stop):
-                stops.append((item.reply, None))
-            else:
-                writes.append(item)
+        self._inbox.wait(self._idle_time())
+        self.round_began = time.monotonic()
+        writes, reads, stops = self._inbox.take()
         self._maintenance.processed(len(writes) + len(reads))
         if writes or self._retries.due() or (self._retries and stops):
             self._write(writes)
@@ -152,6 +134,7 @@ class Writer:
             self._read(reads)
         if not stops and time.monotonic() >= self._next_sweep:
             self._maintain()
+        self.round_began = 0.0
         return stops
 
     def _idle_time(self) -> float:
@@ -214,11 +197,7 @@ class Writer:
 
     def _refuse_queued(self) -> None:
         """Refuse what is still queued when no thread takes it any more."""
-        items: list[Write | Read | Stop] = []
-        with suppress(IndexError):  # the loop and the ending thread may both be here
-            while True:
-                items.append(self._queue.popleft())
-        if items:
+        if items := self._inbox.rest():
             error = OutboxError("outbox_unavailable", "The event store has stopped.")
             stops = [(item.reply, None) for item in items if isinstance(item, Stop)]
             reads = [(item.reply, error) for item in items if isinstance(item, Read)]
@@ -260,7 +239,7 @@ class Writer:
     def _expire(self) -> bool:
         """End a slice of what has expired; whether there may be more. What was confirmed before is written first: an
         event whose end is queued, or was not written because the store failed, does not expire."""
-        expiry = self._maintenance.expiry(self._frame.now_ms(), len(self._queue))
+        expiry = self._maintenance.expiry(self._frame.now_ms(), len(self._inbox))
         if expiry is None:
             return False
         if expiry.awaited > 0:

@@ -114,6 +114,8 @@ class EngineConnection(TransportSocket):
 
     def intercept(self, text: str) -> bool:
         """Process an acknowledgement, or the PONG of a receipt. False leaves any other message to python-engineio."""
+        if self.dropped:
+            return False
         if text.startswith("43"):
             return self._intercept_ack(text)
         if text == "3":

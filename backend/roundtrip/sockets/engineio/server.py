@@ -30,7 +30,7 @@ from engineio.async_drivers import aiohttp as driver
 from engineio.exceptions import EngineIOError
 
 from roundtrip.sockets.engineio.connection import EngineConnection
-from roundtrip.sockets.engineio.transports import ConnectionWebSocket
+from roundtrip.sockets.engineio.websocket import ConnectionWebSocket
 
 log = structlog.get_logger(__name__)
 

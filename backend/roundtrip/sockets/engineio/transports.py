@@ -1,27 +1,24 @@
-"""Replaces how `engineio.async_socket.AsyncSocket` polls, reads POST requests and serves a websocket, and the class
-`engineio.async_drivers.aiohttp.WebSocket` (python-engineio 4.15.1; its websocket is aiohttp 3.14.5's).
+"""Replaces how `engineio.async_socket.AsyncSocket` polls, reads POST requests and serves a websocket (python-engineio
+4.15.1, over aiohttp 3.14.5).
 
 Why:
 - Polling: upstream lets a second poll take packets from the first, reads one segment of a body as if it were all,
   ignores bodies in chunks, processes what came of a body that was cut off, and builds every packet of a body at once.
 - Upgrade: a failed one leaves the session between the transports, it has no time limit, and several may run.
-- Websocket: upstream makes a task per message to read it with a timeout, builds a `Packet` for each acknowledgement,
-  and keeps reference cycles for each websocket that a client closed.
 
-Could be deleted when upstream has these fixed, and a hook that sees a message before a `Packet` is made of it.
+Could be deleted when upstream has these fixed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 from typing import Any, Final
 
 import structlog
-from aiohttp import StreamReader, WSMsgType, web
+from aiohttp import StreamReader, web
 from engineio import exceptions, packet
 
-from roundtrip.delivery.wire import websocket_close, websocket_frame, websocket_pong
+from roundtrip.delivery.wire import websocket_frame
 from roundtrip.sockets.engineio.socket import EngineSocket, engine_frame
 
 log = structlog.get_logger(__name__)
@@ -32,13 +29,6 @@ UPGRADE_TIMEOUT: Final = 10.0
 PACKETS_PER_TURN: Final = 64
 """Packets of one client that are processed before the event loop runs others."""
 
-RECEIVE_BUFFER: Final = 16_384
-"""Bytes of a websocket's receive buffer in the kernel (SO_RCVBUF). One read may hold thousands of tiny frames, each of
-which becomes an object."""
-
-_PACKET_TYPES: Final = frozenset("0123456")
-"""The first characters of a text packet (Engine.IO protocol 4)."""
-
 
 class TransportSocket(EngineSocket):
     """Reads packets from a client, over polling or a websocket. At most one poll and one POST run at a time."""
@@ -48,7 +38,8 @@ class TransportSocket(EngineSocket):
         self._polling = self._posting = False
 
     def intercept(self, text: str) -> bool:
-        """A hook: process a message before a `Packet` is made of it. False leaves it to `receive`."""
+        """A hook: process a message before a `Packet` is made of it. False leaves it to `receive`, as it must be when
+        the client was dropped. Called while bytes are read: it must not wait."""
         return False
 
     # polling
@@ -196,85 +187,3 @@ class TransportSocket(EngineSocket):
                 await self.end(self.close_reason or self.server.reason.TRANSPORT_ERROR)
             except Exception as error:
                 log.exception("packet_failed", error=type(error).__name__)
-
-
-class QuietWebSocket(web.WebSocketResponse):
-    """aiohttp's websocket without its own close: the socket writes the close frame.
-
-    aiohttp's close keeps the error that it meets at a closed connection, and with it the stack frames that hold the
-    connection: a reference cycle for each websocket that a client closed.
-    """
-
-    code: int | None = None
-    """The close code for a stream that aiohttp found broken (RFC 6455 §7.4)."""
-
-    async def close(self, *, code: int = 1000, message: bytes = b"", drain: bool = True) -> bool:
-        if code != 1000:
-            self.code = code
-        return False
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing follows a close frame."""
-
-
-class ConnectionWebSocket:
-    """What python-engineio calls for a websocket request. Messages that `intercept` processes never leave it.
-
-    `handler` is the bound method `TransportSocket._websocket_handler`.
-    """
-
-    def __init__(self, handler: Any, server: Any) -> None:
-        self._handler = handler
-        self._connection: TransportSocket = handler.__self__
-        self._ws = QuietWebSocket(
-            max_msg_size=server.max_http_buffer_size, compress=False, autoclose=False, autoping=False
-        )
-        self._count = 0
-        self.transport: Any = None
-        """The TCP connection's, after the websocket handshake."""
-
-    async def __call__(self, environ: dict[str, Any]) -> web.StreamResponse:
-        request: web.Request = environ["aiohttp.request"]
-        await self._ws.prepare(request)
-        transport = self.transport = request.transport
-        if transport is None:  # closed during the handshake
-            return self._ws
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-        try:
-            await self._handler(self)
-        finally:
-            if not transport.is_closing():
-                if not self._connection.upgraded:
-                    transport.write(websocket_close(1000))
-                transport.close()
-        return self._ws
-
-    async def receive(self) -> str | bytes:
-        """The next message. Raises `OSError` when the websocket is closed or broken, or the client was dropped."""
-        while True:
-            message = await self._ws.receive()
-            if self._connection.dropped:
-                raise OSError("the client was dropped; what it sent before is of no use")
-            self._count += 1
-            if self._count % PACKETS_PER_TURN == 0:
-                await asyncio.sleep(0)
-            if message.type is WSMsgType.TEXT or message.type is WSMsgType.BINARY:
-                return message.data  # type: ignore[no-any-return]
-            if message.type is WSMsgType.PING:
-                self._connection.write_control(websocket_pong(message.data))
-            elif message.type is not WSMsgType.PONG:
-                self._connection.close_code = self._connection.close_code or self._ws.code
-                raise OSError("the websocket is closed")
-
-    async def wait(self) -> str | bytes:
-        """The next message that `intercept` leaves. Raises `OSError` as `receive` does, and for what is no packet."""
-        intercept = self._connection.intercept
-        while True:
-            data = await self.receive()
-            if isinstance(data, str):
-                if intercept(data):
-                    continue
-                if data[:1] not in _PACKET_TYPES:
-                    self._connection.refuse("malformed")
-                    raise OSError("not an Engine.IO packet")
-            return data

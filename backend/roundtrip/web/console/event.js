@@ -37,9 +37,15 @@ export class EventView extends Loaded {
       html`<article class="card miss" data-reason=${missed.reason}>
         <p><strong>${missed.reason}</strong>: ${reasonWords(missed.reason).says}</p>
         ${missed.reason === "key_mismatch" &&
-        (miss?.connected ?? missed.connected ?? []).slice(0, 3).map(
-          (bot) => html`<${Difference} key=${bot} sides=${[["Events go to", miss?.lookedFor || event.botId], ["The page is connected as", bot]]} />`,
+        (miss?.connected ?? []).slice(0, 3).map(
+          (bot) => html`<${Difference} key=${bot} sides=${[["Events go to", miss.lookedFor], ["The page is connected as", bot]]} />`,
         )}
+        <${Facts}
+          rows=${[
+            ["Looked for, key hash", missed.lookedFor && html`<code>${missed.lookedFor}</code>${missed.lookedForIsUser ? " (the user's id as botId)" : ""}`],
+            ["Connected, key hashes", missed.connected && html`<code>${missed.connected.join(", ")}</code>${missed.connectedIsUser ? " (the user's id as botId)" : ""}`],
+          ]}
+        />
         <p class="todo"><strong>What to do:</strong> ${reasonWords(missed.reason).todo}</p>
       </article>`}
       <h2>What happened</h2>

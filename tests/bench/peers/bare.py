@@ -1,7 +1,7 @@
 """Bare python-socketio on aiohttp, doing only the emit and the acknowledgement. What Roundtrip is measured against.
 
-`python -m tests.bench.bare SOCKETS SECONDS` prints its port, waits for SOCKETS sockets and a line on standard input,
-keeps one event in flight for each, and prints the acknowledged events per second as JSON.
+`python -m tests.bench.peers.bare SOCKETS SECONDS` prints its port, waits for SOCKETS sockets and a line on
+standard input, keeps one event in flight for each, and prints the acknowledged events per second as JSON.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ from aiohttp import web
 PAYLOAD = {
     "id": "0190b0f0-5f64-7b1a-9c59-5f2b8f1f9c3e",
     "seq": 1,
-    "type": "whatsapp_degraded",
+    "type": "whatsapp_connected",
     "userId": "user-1",
     "botId": "bot",
     "linkId": "0190b0f05f647b1a9c595f2b8f1f9c3e",
     "timestamp": "2026-01-01T00:00:00.000Z",
     "replayed": False,
     "attempt": 1,
+    "phoneNumber": "+15550100",
+    "displayName": "Ada Lovelace",
+    "first": False,
     "traceparent": "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01",
 }
 

@@ -1,0 +1,1 @@
+"""The outbox in PostgreSQL. Imported only where `ROUNDTRIP_STORE` names one."""

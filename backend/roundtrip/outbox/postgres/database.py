@@ -1,0 +1,209 @@
+"""Connections to the PostgreSQL store: how one is made, what must be true of the server, and which errors mean what.
+
+Nothing here retries: the outbox's writer and the users of `Pool` decide what a failure means for what they wrote.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import asyncpg
+import structlog
+
+from roundtrip.errors import StartError
+from roundtrip.outbox.base import OutboxError
+from roundtrip.outbox.postgres.migrations import migrate
+
+log = structlog.get_logger(__name__)
+
+_T = TypeVar("_T")
+
+OLDEST_SERVER: Final = 140_000
+"""PostgreSQL 14: the oldest release whose SQL the migrations use."""
+
+CONNECT_TIMEOUT: Final = 5.0
+ANSWER_TIMEOUT: Final = 5.0
+"""Seconds until a connection or an answer counts as lost. A network that drops packets says nothing by itself."""
+
+_SESSION: Final = {
+    "application_name": "roundtrip",
+    "statement_timeout": "10000",
+    "idle_in_transaction_session_timeout": "10000",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    # Every statement has one good plan, by indexes. Statistics of tables that were empty a minute ago are not asked.
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+}
+
+POOLED: Final = (
+    "ROUNDTRIP_STORE leads through a proxy that pools transactions (PgBouncer's pool_mode=transaction): LISTEN and the "
+    "session's settings do not work there. Use PostgreSQL's own address, or pool_mode=session."
+)
+
+REFUSED: Final = (
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.LockNotAvailableError,
+)
+"""The transaction was rolled back and may be tried again at once."""
+
+LOST: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+)
+"""The connection is gone; whether what was under way is committed is not known."""
+
+
+def store_away(why: str) -> OutboxError:
+    """The error of every call while PostgreSQL cannot be reached, or refuses writes."""
+    return OutboxError("store_unavailable", f"The store cannot be reached at the moment: {why}.")
+
+
+def reason(error: BaseException) -> str:
+    """An error in a few words, without an address and without a value."""
+    if isinstance(error, asyncpg.PostgresError):
+        return f"{type(error).__name__} ({error.sqlstate})"
+    return type(error).__name__
+
+
+class Database:
+    """One store's address, checked once by `prepare`, and its connections."""
+
+    def __init__(self, dsn: str, *, answer_timeout: float = ANSWER_TIMEOUT) -> None:
+        """`dsn` as libpq takes it; several hosts name a primary and its standbys. `answer_timeout` in seconds."""
+        self._dsn = dsn
+        self.answer_timeout = answer_timeout
+
+    async def connect(self, **options: Any) -> Any:
+        """A connection to the server that takes writes. Raises one of `LOST` or an `asyncpg.PostgresError`."""
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            return await asyncpg.connect(
+                self._dsn,
+                timeout=CONNECT_TIMEOUT,
+                command_timeout=self.answer_timeout,
+                server_settings=_SESSION,
+                target_session_attrs="read-write",
+                **options,
+            )
+
+    async def prepare(self) -> int:
+        """Check the server and migrate its schema; the schema's version. Raises `StartError`."""
+        try:
+            connection = await self.connect(statement_cache_size=0)
+        except (*LOST, asyncpg.PostgresError, ValueError) as error:
+            if "unsupported startup parameter" in str(error) or _speaks_pgbouncer(error):
+                raise StartError(POOLED, 2) from None
+            raise StartError(f"The store {address(self._dsn)} cannot be used: {_told(error)}.") from None
+        try:
+            await _refuse_pooling(connection, self.connect)
+            version = connection.get_server_version()
+            if version.major * 10_000 < OLDEST_SERVER:
+                raise StartError(f"The store is PostgreSQL {version.major}; this program needs 14 or later.", 2)
+            if (
+                await connection.fetchval(
+                    "SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()"
+                )
+                != "UTF8"
+            ):
+                raise StartError("The store's database must have the encoding UTF8.", 2)
+            return await migrate(connection)
+        except (*LOST, asyncpg.PostgresError) as error:
+            raise StartError(f"The store {address(self._dsn)} cannot be used: {_told(error)}.") from None
+        finally:
+            connection.terminate()
+
+
+async def _refuse_pooling(first: Any, connect: Callable[..., Awaitable[Any]]) -> None:
+    """Raise `StartError` when two sessions share one server process, which only a pooling proxy does."""
+
+    async def pid(connection: Any) -> int:
+        async with connection.transaction():  # what pools transactions keeps one together
+            return int(await connection.fetchval("SELECT pg_backend_pid()"))
+
+    mine = await pid(first)
+    if first.get_server_pid() == mine:
+        return  # no proxy that has a word in it
+    second = await connect(statement_cache_size=0)
+    try:
+        async with second.transaction():
+            held = int(await second.fetchval("SELECT pg_backend_pid()"))
+            if held == mine or await pid(first) != mine:
+                raise StartError(POOLED, 2)
+    finally:
+        second.terminate()
+
+
+def _speaks_pgbouncer(error: BaseException) -> bool:
+    return isinstance(error, asyncpg.ProtocolViolationError) and "pgbouncer" in str(error).lower()
+
+
+def _told(error: BaseException) -> str:
+    if isinstance(error, asyncpg.PostgresError) and error.args:
+        return str(error.args[0]).splitlines()[0].rstrip(".")
+    return (
+        "no answer in time"
+        if isinstance(error, TimeoutError)
+        else (str(error).splitlines() or [""])[0] or reason(error)
+    )
+
+
+def address(dsn: str) -> str:
+    """Where a store is, without user and password."""
+    parts = urlsplit(dsn)
+    return f"{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+class Pool:
+    """A few connections for what may run side by side: reads, link records. Opened on demand, replaced when lost."""
+
+    def __init__(self, database: Database, size: int) -> None:
+        self._database = database
+        self._free: list[Any] = []
+        self._slots = asyncio.Semaphore(size)
+        self._open: set[Any] = set()
+        self._closed = False
+
+    async def run(self, work: Callable[[Any], Awaitable[_T]]) -> _T:
+        """Call `work` with a connection of its own. Raises what it raises; a lost connection is not used again."""
+        async with self._slots:
+            if self._closed:
+                raise store_away("it is closed")
+            connection = self._free.pop() if self._free else None
+            if connection is None or connection.is_closed():
+                self._open.discard(connection)
+                connection = await self._database.connect()
+                self._open.add(connection)
+            try:
+                async with asyncio.timeout(self._database.answer_timeout):
+                    result = await work(connection)
+            except BaseException as error:
+                if isinstance(error, asyncpg.PostgresError) and not isinstance(error, LOST):
+                    self._free.append(connection)
+                else:  # lost, or interrupted in the middle of an answer
+                    self._open.discard(connection)
+                    connection.terminate()
+                raise
+            self._free.append(connection)
+            return result
+
+    def close(self) -> None:
+        """Drop every connection."""
+        self._closed = True
+        for connection in self._open:
+            connection.terminate()
+        self._open.clear()
+        self._free.clear()

@@ -1,0 +1,271 @@
+"""The task that writes: it takes what was queued, commits it in few transactions, reads, and sweeps.
+
+One batch is one round trip; what a failure of it means is decided in `commits.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import asyncpg
+import structlog
+
+from roundtrip.identity import BotKey
+from roundtrip.outbox.base import Check, OutboxError, Record, Resolve, Stop, Upgrade
+from roundtrip.outbox.postgres import reads as queries
+from roundtrip.outbox.postgres.batch import Append, Batch, KeyCache, Results, Write
+from roundtrip.outbox.postgres.commits import GRACE, Committer, Faults, Refusal
+from roundtrip.outbox.postgres.connector import Connector, Lost
+from roundtrip.outbox.postgres.database import LOST, reason, store_away
+from roundtrip.outbox.postgres.reads import Flush, LastSeq, Pending, Read, Sums
+from roundtrip.outbox.postgres.sweep import Sweep
+from roundtrip.outbox.records import EventIds, Timestamps
+from roundtrip.outbox.sqlite.maintenance import RetryQueue
+
+log = structlog.get_logger(__name__)
+
+BATCH_LIMIT: Final = 1000
+"""Most writes in one round, so that a flood is answered in pieces."""
+
+TRIES: Final = 3
+"""Of one batch that conflicts, or whose connection is lost, before its callers are refused."""
+
+
+class Writer:
+    """Runs on the event loop, as one task for as long as the outbox is open."""
+
+    def __init__(
+        self,
+        connector: Connector,
+        sweep: Sweep,
+        report: Callable[[Results, float], None],
+        refuse: Callable[[Append, OutboxError], None],
+        now: Callable[[], int],
+    ) -> None:
+        """`report` receives each committed batch with the seconds that it took, `refuse` an append that failed; `now`
+        is in milliseconds by the store's clock."""
+        self._connector = connector
+        self._sweep = sweep
+        self._report = report
+        self._refuse_append = refuse
+        self._now = now
+        self._queue: deque[Write | Read | Stop] = deque()
+        self._wake = asyncio.Event()
+        self._retries = RetryQueue()
+        self._keys = KeyCache()
+        self.sums = Sums()
+        self.faults = Faults()
+        self._commits = Committer(connector, self._keys, self.sums, self.faults, now)
+        self._ids = EventIds()
+        self._times = Timestamps()
+        self.on_failure: Callable[[], object] = lambda: None
+        """Called for each commit that failed."""
+        self.alive = True
+
+    def put(self, item: Write | Read | Stop) -> None:
+        """Queue an item."""
+        self._queue.append(item)
+        self._wake.set()
+        if not self.alive:
+            self._refuse_queued()
+
+    @property
+    def ended_unwritten(self) -> frozenset[tuple[BotKey, int]]:
+        """Events whose end could not be written yet."""
+        return frozenset(self._retries.ended_events())
+
+    async def run(self) -> None:
+        """Until a `Stop` is taken from the queue."""
+        stops: list[Stop] = []
+        try:
+            while not stops:
+                stops = await self._round()
+        except Exception:
+            log.exception("outbox_writer_died")
+        finally:
+            self.alive = False
+            if self._retries:
+                log.error("outbox_closed_with_unwritten", count=len(self._retries))
+            for stop in stops:
+                _answer(stop.reply, None)
+            self._refuse_queued()
+
+    async def _round(self) -> list[Stop]:
+        if not self._queue:
+            try:
+                async with asyncio.timeout(max(0.0, min(self._sweep.due_in(), self._retries.retry_in()))):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+        self._wake.clear()
+        self._sweep.begin(self._now(), len(self._queue))
+        writes: list[Write] = []
+        reads: list[Read] = []
+        stops: list[Stop] = []
+        while self._queue and len(writes) < BATCH_LIMIT and not stops:
+            item = self._queue.popleft()
+            if isinstance(item, Stop):
+                stops.append(item)
+            elif isinstance(item, Pending | LastSeq | Flush):
+                reads.append(item)
+            else:
+                writes.append(item)
+        self._sweep.processed(len(writes) + len(reads) + len(stops))
+        if writes or self._retries.due() or (self._retries and stops):
+            await self._write(writes)
+        if reads:
+            await self._read(reads)
+        if not stops and self._sweep.ready():
+            await self._maintain()
+        return stops
+
+    # writes
+
+    async def _write(self, writes: list[Write]) -> None:
+        if self._retries.must_wait():
+            self._refuse(writes, _could_not())
+            return
+        rest: deque[Write] = deque([*self._taken(), *writes])
+        tries = 0
+        while rest:
+            batch = self._next_batch(rest, await self._commits.know(rest))
+            if batch is None:
+                return
+            started = time.perf_counter()
+            try:
+                results = await self._commits.commit(batch)
+            except Refusal as refusal:
+                batch.forget()
+                self.on_failure()
+                tries += 1
+                if refusal.again and tries < TRIES:
+                    rest.extendleft(reversed(batch.writes))
+                    continue
+                if refusal.malformed:
+                    self._split(batch, rest, refusal.error)
+                    continue
+                self._retries.failed(refusal.error.message)
+                self._refuse([*batch.writes, *rest], refusal.error)
+                return
+            tries = 0
+            self._retries.succeeded()
+            self._keys.trim()
+            for append, error in batch.refused:
+                self._refuse_append(append, error)
+            self._report(results, time.perf_counter() - started)
+            for check in batch.checks:
+                _answer(check.reply, None)
+
+    def _taken(self) -> list[Record | Resolve | Upgrade]:
+        return [write for write in self._retries.take() if isinstance(write, Record | Resolve | Upgrade)]
+
+    def _split(self, batch: Batch, rest: deque[Write], error: OutboxError) -> None:
+        """One of its writes cannot be written: try each alone, and refuse the one that fails alone."""
+        if len(batch.writes) > 1:
+            self._alone = len(batch.writes)
+            rest.extendleft(reversed(batch.writes))
+            return
+        log.error("outbox_write_malformed", kind=type(batch.writes[0]).__name__)
+        self._refuse(batch.writes, error, retry=False)
+
+    _alone = 0
+    """How many of the next writes are sent one by one."""
+
+    def _next_batch(self, rest: deque[Write], known: bool) -> Batch | None:
+        if not known:
+            self.on_failure()
+            self._retries.failed("the store is away")
+            self._refuse(list(rest), store_away("no connection"))
+            return None
+        batch = Batch(self._keys, self._ids, self._times)
+        limit = 1 if self._alone else BATCH_LIMIT
+        while rest and len(batch.writes) < limit and batch.add(rest[0]):
+            rest.popleft()
+        self._alone = max(0, self._alone - 1)
+        return batch
+
+    def _refuse(self, writes: Sequence[Write], error: OutboxError, *, retry: bool = True) -> None:
+        if retry:
+            self._retries.add([write for write in writes if isinstance(write, Record | Resolve | Upgrade)])
+        for write in writes:
+            if isinstance(write, Append):
+                self._refuse_append(write, error)
+            elif isinstance(write, Check):
+                _answer(write.reply, error)
+
+    def _refuse_queued(self) -> None:
+        items, self._queue = self._queue, deque()
+        error = OutboxError("outbox_unavailable", "The event store has stopped.")
+        for item in items:
+            if isinstance(item, Stop):
+                _answer(item.reply, None)
+            elif isinstance(item, Pending | LastSeq | Flush):
+                _answer(item.reply, error)
+            else:
+                self._refuse([item], error, retry=False)
+
+    # reads
+
+    async def _read(self, reads: Sequence[Read]) -> None:
+        pages = [read for read in reads if isinstance(read, Pending)]
+        seqs = [read for read in reads if isinstance(read, LastSeq)]
+        answers: list[Any] = []
+        try:
+            if pages or seqs:
+                connection = await self._connector.get(GRACE)
+            if pages:
+                answers += await queries.pending(connection, pages, self._now(), self.ended_unwritten)
+            if seqs:
+                answers += await queries.last_seqs(connection, seqs)
+        except (*LOST, Lost, asyncpg.PostgresError) as error:
+            self._connector.failed(error)
+            refusal = store_away(str(error) if isinstance(error, Lost) else reason(error))
+            answers = [refusal] * (len(pages) + len(seqs))
+        except Exception as error:  # noqa: BLE001  # raised where the read is awaited
+            log.error("outbox_read_failed", error=type(error).__name__)
+            refusal = OutboxError("outbox_unavailable", f"The event store could not be read: {type(error).__name__}.")
+            answers = [refusal] * (len(pages) + len(seqs))
+        replies: list[asyncio.Future[Any]] = [*(read.reply for read in pages), *(read.reply for read in seqs)]
+        for reply, answer in zip(replies, answers, strict=True):
+            _answer(reply, answer)
+        for flush in reads:
+            if isinstance(flush, Flush):
+                _answer(flush.reply, None)
+
+    # maintenance
+
+    async def _maintain(self) -> None:
+        """Expire and forget. What was confirmed before is written first: an event whose end is queued, or could not be
+        written, does not expire."""
+        if self._retries and not self.faults.down:
+            await self._write([])
+        writable = not self._retries and not self.faults.down
+        try:
+            connection = await self._connector.get(0.0)
+            ended = await self._sweep.run(connection, self._connector.lease, writable=writable)
+            await self.sums.read(connection)
+        except (*LOST, asyncpg.PostgresError) as error:
+            self._connector.failed(error)
+            self._sweep.later()
+        except Lost:
+            self._sweep.later()
+        else:
+            if ended:
+                self._report(Results(ended, (), ()), -1.0)
+
+
+def _could_not() -> OutboxError:
+    return store_away("it could not write a moment ago")
+
+
+def _answer(reply: asyncio.Future[Any], result: object) -> None:
+    if reply.done():
+        return
+    if isinstance(result, Exception):
+        reply.set_exception(result)
+    else:
+        reply.set_result(result)
