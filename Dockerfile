@@ -19,9 +19,12 @@ WORKDIR /app
 COPY --from=build /opt/venv /opt/venv
 COPY backend backend
 COPY LICENSE .
-# The page's two libraries; the backend serves them itself, nothing comes from elsewhere
+# The libraries of the page and of the console; the backend serves them itself, nothing comes from elsewhere
 COPY node_modules/socket.io-client/dist node_modules/socket.io-client/dist
 COPY node_modules/qrcode-generator node_modules/qrcode-generator
+COPY node_modules/preact/dist node_modules/preact/dist
+COPY node_modules/htm/dist node_modules/htm/dist
+COPY node_modules/uplot/dist node_modules/uplot/dist
 RUN /opt/venv/bin/python -m compileall -q backend
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     ROUNDTRIP_HOST=0.0.0.0 ROUNDTRIP_ADMIN_HOST=0.0.0.0 ROUNDTRIP_DATA_DIR=/data

@@ -7,11 +7,10 @@ from typing import Final
 
 from aiohttp import web
 
+from roundtrip.api.libraries import MISSING, NODE_MODULES, library
 from roundtrip.api.problems import Problem
 
-_PACKAGE: Final = Path(__file__).resolve().parents[2]
-FOLDER: Final = _PACKAGE / "web" / "console"
-NODE_MODULES: Final = _PACKAGE.parents[1] / "node_modules"
+FOLDER: Final = Path(__file__).resolve().parents[2] / "web" / "console"
 
 VENDOR: Final = {
     "preact.mjs": "preact/dist/preact.mjs",
@@ -41,7 +40,7 @@ class ConsolePage:
 
     def __init__(self, folder: Path = FOLDER, node_modules: Path = NODE_MODULES) -> None:
         self._files = {path.name: path for path in folder.glob("*") if path.suffix in _TYPES}
-        self._vendor = {name: node_modules / path for name, path in VENDOR.items()}
+        self._vendor = {name: library(path, node_modules) for name, path in VENDOR.items()}
 
     def add(self, app: web.Application) -> None:
         app.router.add_get("/", self._index)
@@ -50,6 +49,9 @@ class ConsolePage:
         app.router.add_get("/vendor/{name}", self._library)
 
     async def _index(self, _request: web.Request) -> web.StreamResponse:
+        missing = [path for name, path in VENDOR.items() if not self._vendor[name].is_file()]
+        if missing:
+            return web.Response(text=MISSING.format(names=", ".join(missing)), status=503, content_type="text/html")
         return _file(self._files.get("index.html"))
 
     async def _static(self, request: web.Request) -> web.StreamResponse:

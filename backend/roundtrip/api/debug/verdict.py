@@ -197,9 +197,7 @@ def _process(facts: Facts) -> Iterator[Finding]:
         text = f"Something blocks the event loop: timers run up to {lag:.2g} s late."
         yield Finding("warning", "loop_blocked", text, "/console/health", "RoundtripEventLoopBlocked")
     if at_least(h.now("canary_failing"), 2) is not None:
-        text = (
-            "The backend's own event, sent through its public address, does not come back: pages may get none."
-        )
+        text = "The backend's own event, sent through its public address, does not come back: pages may get none."
         yield Finding("critical", "canary_failing", text, "/console/health", "RoundtripCanaryFailing")
     if h.increase("task_failures", 6 * RECENT) > 0:
         text = "A background task died; the log says why."
