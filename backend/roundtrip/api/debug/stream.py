@@ -42,6 +42,10 @@ class Hub:
     def __len__(self) -> int:
         return len(self._listeners)
 
+    def add(self, listener: asyncio.Queue[bytes | None]) -> None:
+        """Give every message to this queue, until it is full or None comes."""
+        self._listeners.add(listener)
+
     def tick(self, sections: Mapping[str, Any]) -> None:
         """Send those sections of the state that changed since the last tick. To be called once a second."""
         self._misses_left = AT_ONCE
@@ -72,7 +76,7 @@ class Hub:
         )
         await response.prepare(request)
         queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUE)
-        self._listeners.add(queue)
+        self.add(queue)
         try:
             async with asyncio.timeout(LONGEST):
                 await response.write(b"retry: 1000\n\n" + message("state", state()))
