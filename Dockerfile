@@ -1,4 +1,10 @@
-# Two stages: wheels are made where compilers are, and only the result goes on. No tests, no shell history, no caches.
+# Three stages: the page's libraries come from npm's lock, wheels are made where compilers are, and only the results go on.
+# Nothing of the host is needed but this checkout. No tests, no shell history, no caches.
+FROM node:24.11.1-bookworm-slim@sha256:48abc13a19400ca3985071e287bd405a1d99306770eb81d61202fb6b65cf0b57 AS web
+WORKDIR /web
+COPY package.json package-lock.json ./
+RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund
+
 FROM python:3.13.9-slim-bookworm@sha256:b685a4fa58bb19d1814d78a1ec0f0208f351452724f78b20212c984d6e124a34 AS build
 WORKDIR /build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
@@ -19,13 +25,10 @@ WORKDIR /app
 COPY --from=build /opt/venv /opt/venv
 COPY backend backend
 COPY LICENSE .
-# The libraries of the page and of the console; the backend serves them itself, nothing comes from elsewhere
-COPY node_modules/socket.io-client/dist node_modules/socket.io-client/dist
-COPY node_modules/qrcode-generator node_modules/qrcode-generator
-COPY node_modules/preact/dist node_modules/preact/dist
-COPY node_modules/htm/dist node_modules/htm/dist
-COPY node_modules/uplot/dist node_modules/uplot/dist
-RUN /opt/venv/bin/python -m compileall -q backend
+# The pages' libraries: the backend serves them itself, nothing comes from elsewhere
+COPY --from=web /web/node_modules node_modules
+# The modes of the checkout go along: one under umask 077 could not be read by the user below
+RUN chmod -R a+rX . && /opt/venv/bin/python -m compileall -q backend
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     ROUNDTRIP_HOST=0.0.0.0 ROUNDTRIP_ADMIN_HOST=0.0.0.0 ROUNDTRIP_DATA_DIR=/data
 USER 10001

@@ -5,31 +5,52 @@ BIN := .venv/bin
 NPM := $(shell command -v npm)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test model coverage mutate lint contract sbom format bench soak dashboards stack lock clean
+.PHONY: help install run test model coverage mutate lint contract sbom format bench soak dashboards stack stack-small tour docs package lock clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
-install: .venv/installed node_modules/installed ## make .venv and node_modules with everything
+install: .venv/installed-dev node_modules/installed-dev ## make .venv and node_modules with everything
 
-.venv/installed: requirements-dev.lock
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+# What running needs, and what tests and tools need beside it. Each marker stands for the lock that was installed last.
+.venv/installed: requirements.lock pyproject.toml | .venv/bin/pip
+	@if [ -e .venv/installed-dev ]; then $(MAKE) --no-print-directory .venv/installed-dev; else \
+		echo "Installing what running needs into .venv (a minute the first time)"; \
+		$(BIN)/pip install --disable-pip-version-check --progress-bar on --require-hashes -r requirements.lock && \
+		$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .; fi
 	@touch $@
+
+.venv/installed-dev: requirements-dev.lock pyproject.toml | .venv/bin/pip
+	@echo "Installing what tests and tools need into .venv (some minutes the first time)"
+	$(BIN)/pip install --disable-pip-version-check --progress-bar on --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@ .venv/installed
+
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || { \
+		echo "roundtrip: needs Python 3.11 to 3.13; $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing)." \
+			"Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
+		exit 2; }
+	$(PYTHON) -m venv .venv
 
 ifdef NPM
 node_modules/installed: package-lock.json
+	@if [ -e node_modules/installed-dev ]; then $(MAKE) --no-print-directory node_modules/installed-dev; else \
+		echo "Installing the page's libraries into node_modules"; npm ci --omit=dev --no-audit --no-fund --loglevel=error; fi
+	@touch $@
+
+node_modules/installed-dev: package-lock.json
+	@echo "Installing the page's libraries and what its tests need into node_modules"
 	npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
 else
-.PHONY: node_modules/installed
-node_modules/installed:
+.PHONY: node_modules/installed node_modules/installed-dev
+node_modules/installed node_modules/installed-dev:
 	@echo "npm is missing: everything runs but the page and the JavaScript tests. Get it with: apt-get install npm"
 endif
 
-run: install ## start the backend with a simulated phone: page on http://127.0.0.1:8080, console on http://127.0.0.1:9464
-	exec $(BIN)/python -m backend demo
+run: .venv/installed node_modules/installed ## install what running needs; start the backend with a simulated phone: page on http://127.0.0.1:8080, console on http://127.0.0.1:9464
+	exec $(BIN)/roundtrip demo
 
 test: install ## pass the tests: those that wait side by side, the quick ones, then the slow; ARGS="tests/x -k y" runs just those
 	$(BIN)/python -m tools.run_tests $(ARGS)
@@ -54,7 +75,7 @@ lint: install ## ruff, mypy --strict, who may import whom, known vulnerabilities
 	PYTHONPATH=backend $(BIN)/lint-imports
 	$(BIN)/python -m tools.audit
 
-contract: install ## write what is generated from the code: docs/openapi.json, docs/asyncapi.json, docs/settings.md
+contract: install ## write what is generated from the code: docs/openapi.json, docs/asyncapi.json, docs/settings.md, docs/reference.md
 	$(BIN)/python -m roundtrip.api.spec.openapi
 	$(BIN)/python -m tools.documents
 
@@ -75,8 +96,24 @@ bench: install ## events per second beside bare python-socketio and bare Node, a
 dashboards: install ## write the Grafana dashboards' JSON from dashboards/builders
 	$(BIN)/python -m dashboards
 
-stack: install ## start backend, collector, Tempo, Loki, Prometheus, Alertmanager, Grafana (needs docker)
-	$(BIN)/python -m dashboards.stack
+stack: install ## start backend, collector, Tempo, Loki, Prometheus, Alertmanager, Grafana (needs docker); TOUR=1: people use it
+	TOUR=$(TOUR) $(BIN)/python -m dashboards.stack
+
+stack-small: install ## the same with one container for all that observes; TOUR=1: people use it
+	TOUR=$(TOUR) $(BIN)/python -m dashboards.stack --small
+
+tour: install ## people use the backend of make run: pages come, link, reload, go; ARGS="--fault-every 120" breaks things
+	$(BIN)/python -m dashboards.tour $(ARGS)
+
+docs: install ## build the documents as a site, in site/; --strict: a broken link is an error
+	$(BIN)/python -m tools.documents
+	$(BIN)/mkdocs build --strict
+
+package: install ## build the source distribution and the wheel, with the page's libraries in them, in dist/
+	rm -rf dist && mkdir dist
+	$(BIN)/python -c "from setuptools import build_meta; build_meta.build_sdist('dist')" >/dev/null
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w dist dist/roundtrip-*.tar.gz
+	@ls dist
 
 soak: install ## kill -9 the backend two hundred times in a stream of events
 	ROUNDTRIP_SOAK_ROUNDS=$${ROUNDTRIP_SOAK_ROUNDS:-200} $(BIN)/python -m pytest tests/acceptance/test_crash.py -s -k kills
@@ -88,4 +125,4 @@ lock: ## pin every dependency with its hashes (needs uv)
 		--custom-compile-command "make lock" --all-extras pyproject.toml -o requirements-dev.lock
 
 clean: ## remove what was made, not ./data
-	rm -rf .venv node_modules build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv node_modules build dist site backend/roundtrip/web/vendor .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -11,7 +11,7 @@ from typing import Final
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from dashboards.builders import backend_health, delivery, socket_mapping, whatsapp_links
+from dashboards.builders import backend_health, delivery, runbooks, socket_mapping, whatsapp_links
 
 FOLDER: Final = Path(__file__).parent / "grafana"
 
@@ -20,6 +20,7 @@ BUILDERS: Final[dict[str, Callable[[], Dashboard]]] = {
     "delivery.json": delivery.build,
     "whatsapp-links.json": whatsapp_links.build,
     "backend.json": backend_health.build,
+    **runbooks.builders(),
 }
 
 
@@ -42,6 +43,7 @@ def main() -> int:
             continue
         stale.append(name)
         if not check:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text)
     if stale:
         sys.stdout.write(f"{'differs' if check else 'written'}: {', '.join(stale)}\n")

@@ -1,10 +1,12 @@
-"""`make stack`: makes the keys, starts docker compose, waits until all is healthy, and says where to look."""
+"""`make stack` and `make stack-small`: make the secrets, start docker compose, wait until all is healthy, and say where
+to look."""
 
 from __future__ import annotations
 
-import os
+import argparse
 import secrets
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import jwt
+import yaml
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -23,20 +26,38 @@ from cryptography.hazmat.primitives.serialization import (
 
 ROOT: Final = Path(__file__).parents[1]
 KEYS: Final = ROOT / ".cache" / "stack"
-"""Not in the repository: made once, and kept so that tokens and hashes outlive a restart."""
+"""Not in the repository: made once, and kept: tokens and hashes outlive a restart. The compose files name them."""
+
+FULL: Final = "docker-compose.yml"
+SMALL: Final = "docker-compose.small.yml"
 
 ISSUER: Final = "roundtrip-stack"
 DAY: Final = 86_400
 
 
-def environment(folder: Path = KEYS) -> dict[str, str]:
-    """What docker-compose.yml asks for; secrets are made where they are missing."""
-    public = signing_key(folder).public_key()
-    return {
-        "ROUNDTRIP_JWT_PUBLIC_KEY": public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode(),
-        "ROUNDTRIP_ADMIN_KEY": _secret(folder / "admin_key"),
-        "ROUNDTRIP_PII_HASH_KEY": _secret(folder / "pii_hash_key"),
-    }
+def make_secrets(folder: Path = KEYS) -> None:
+    """Make the secrets that are missing.
+
+    A container sees the host's modes, and its user is another one: the files are readable by all, in a folder that
+    only its owner enters. Whatever the umask was.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    public = signing_key(folder).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    _write(folder / "jwt_public_key.pem", public)
+    for name in ("admin_key", "pii_hash_key"):
+        path = folder / name
+        _write(path, path.read_text() if path.is_file() else secrets.token_urlsafe(32))
+
+
+def open_mounted(compose: Path) -> None:
+    """Let every user read the files and folders of this checkout that containers mount, as git does not keep modes."""
+    for service in yaml.safe_load(compose.read_text())["services"].values():
+        for volume in service.get("volumes", []):
+            if volume.startswith("./"):
+                mounted = compose.parent / volume.split(":")[0]
+                for path in (mounted, *mounted.rglob("*")):
+                    path.chmod(stat.S_IMODE(path.stat().st_mode) | (0o555 if path.is_dir() else 0o444))
 
 
 def signing_key(folder: Path = KEYS) -> EllipticCurvePrivateKey:
@@ -56,20 +77,14 @@ def token(user_id: str, folder: Path = KEYS) -> str:
     return jwt.encode(claims, signing_key(folder), algorithm="ES256")
 
 
-def _secret(path: Path) -> str:
-    if not path.is_file():
-        _write(path, secrets.token_urlsafe(32))
-    return path.read_text()
-
-
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # Readable by the containers' users: the folder is closed to others
-    path.touch(mode=0o644)
+    path.touch(mode=0o600)
     path.write_text(text)
+    path.chmod(0o644)
 
 
-ADDRESSES: Final = """\
+ADDRESSES: Final = {
+    FULL: """\
 Page          http://127.0.0.1:8080   token of user "ada" below
 Dashboards    http://127.0.0.1:3000/d/roundtrip-socket-mapping
 Alerts        http://127.0.0.1:9093   docker compose logs -f alert-sink
@@ -78,24 +93,36 @@ Admin         http://127.0.0.1:9464/debug/sockets   password in .cache/stack/adm
 Break it      curl -X PUT -H "Authorization: Bearer $(cat .cache/stack/admin_key)" \\
                 http://127.0.0.1:9464/debug/faults/key_mismatch
 Stop it       docker compose down     (with --volumes: forget everything)
-"""
+""",
+    SMALL: """\
+Page          http://127.0.0.1:8080   token of user "ada" below
+Dashboards    http://127.0.0.1:3000/d/roundtrip-socket-mapping
+Prometheus    http://127.0.0.1:9090/alerts
+Admin         http://127.0.0.1:9464/debug/sockets   password in .cache/stack/admin_key
+Stop it       docker compose -f docker-compose.small.yml down     (with --volumes: forget everything)
+""",
+}
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Exit status: docker compose's own, 127 where there is none."""
+    parser = argparse.ArgumentParser(prog="python -m dashboards.stack", description=__doc__)
+    parser.add_argument("--small", action="store_true", help="one container with all that observes")
+    file = SMALL if parser.parse_args(arguments).small else FULL
     docker = shutil.which("docker")
     if docker is None:
         sys.stderr.write("docker is missing; get it from https://docs.docker.com/engine/install/\n")
         return 127
-    env = os.environ | environment()
+    make_secrets(KEYS)
+    open_mounted(ROOT / file)
+    chosen = [] if file == FULL else ["--file", file]
     done = subprocess.run(  # noqa: S603  # found above, fixed arguments
-        [docker, "compose", "up", "--detach", "--build", "--wait", "--wait-timeout", "300"],
+        [docker, "compose", *chosen, "up", "--detach", "--build", "--wait", "--wait-timeout", "300"],
         cwd=ROOT,
-        env=env,
         check=False,
     )
     if done.returncode == 0:
-        sys.stdout.write(f"{ADDRESSES}\n{token('ada')}\n")
+        sys.stdout.write(f"{ADDRESSES[file]}\n{token('ada', KEYS)}\n")
     return done.returncode
 
 

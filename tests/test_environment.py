@@ -17,6 +17,7 @@ from tests.support.tokens import private_key, public_pem
 from tools.documents import GENERATED, ROOT
 
 VALUES = {
+    "store": "postgresql://roundtrip@host/database",
     "admin_key": "0123456789abcdef",
     "pii_hash_key": "fedcba9876543210",
     "whatsapp_proxy": "socks5://somebody:hunter2@proxy.example:1080",

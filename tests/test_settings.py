@@ -58,6 +58,28 @@ def test_a_number_is_a_number(monkeypatch: pytest.MonkeyPatch, name: str, value:
         load()
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "host:8080",
+        "ftp://host",
+        "http://",
+        "//host",
+        "http://host/?a=1",
+        "http://host/#a",
+        "http://host:99999",
+        "http://[",
+    ],
+)
+def test_the_canary_needs_an_address(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv(f"{PREFIX}CANARY_URL", value)
+    with pytest.raises(SettingsError, match=f"^{PREFIX}CANARY_URL: "):
+        load()
+    for good in ("http://[::1]:8080", "https://events.example", "https://example.org/under/a/path/"):
+        monkeypatch.setenv(f"{PREFIX}CANARY_URL", good)
+        assert load().canary_url == good
+
+
 def test_an_admin_listener_that_others_reach_never_starts_without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROUNDTRIP_AUTH", "jwt")
     monkeypatch.setenv("ROUNDTRIP_JWKS_URL", "https://issuer.example/keys")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import asyncpg
 import pytest
 import socketio
 from aiohttp import web
@@ -206,6 +207,10 @@ async def no_ring(s: Scene) -> None:
         assert await answer.json() == {"traces": [], "kept": 0, "ring": False}
 
 
+async def named(s: Scene) -> None:
+    assert any('service_instance_id="node-7"' in name for name in await s.user.metrics())
+
+
 async def trace_links(s: Scene) -> None:
     await s.user.link("traced")
     events = await seen(lambda: s.user.ledger("traced"))
@@ -225,6 +230,7 @@ PLACE = {
     "cors_origins": Row("https://other.example,https://app.example", cors),
     "faults": Row("drop_receipts", active_fault),
     "log_level": Row("DEBUG", debug_lines),
+    "node_id": Row("node-7", named),
     "pii_hash_key": Row(HASH_KEY, hashed),
     "trace_url_template": Row("https://traces.example/{trace_id}", trace_links),
     "trace_ring_bytes": Row(0, no_ring),
@@ -800,7 +806,9 @@ ON_ITS_OWN: dict[str, Any] = {
     "pairing_timeout": 25.0,
     "device_name": "Front desk",
     "admin_key": ADMIN_KEY,
-    "outbox": "redis://127.0.0.1",
+    "store": "postgresql://127.0.0.1:1/none",
+    "lease": 100.0,
+    "node_id": "first",
     "outbox_max_bytes": 1 << 20,
     "jwks_url": "http://127.0.0.1:1/keys",
     "jwks_outage": 1.0,
@@ -885,10 +893,24 @@ async def test_canary(tmp_path: Path) -> None:
         await seen(lambda: counted(s, 'roundtrip_canary_failures_total{stage="connect"}', 2))
 
 
-async def test_outbox(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"ended with 2: .*ROUNDTRIP_OUTBOX"):
-        async with running(tmp_path, outbox="redis://127.0.0.1"):
+async def test_store(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)ended with 1: .*The store 127.0.0.1:1/none cannot be used"):
+        async with running(tmp_path, store="postgresql://127.0.0.1:1/none"):
             pass
+
+
+async def test_lease_and_node_id(tmp_path: Path, database: str) -> None:
+    """What is stored of the node: its name, and how long it may be silent."""
+    async with running(tmp_path, store=database, lease=100.0, node_id="first"):
+        connection = await asyncpg.connect(database)
+        try:
+            name, left = await connection.fetchrow(
+                "SELECT node_id, extract(epoch FROM lease_until - clock_timestamp()) FROM nodes"
+            )
+        finally:
+            await connection.close()
+    assert name == "first"
+    assert 30 < left <= 100
 
 
 async def test_outbox_max_bytes(tmp_path: Path) -> None:

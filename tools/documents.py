@@ -10,8 +10,12 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "backend"))
 from roundtrip.commands.reference import settings_markdown  # noqa: E402  # only now is this checkout's found
+from tools.reference import reference_markdown  # noqa: E402
 
-GENERATED: Final[Mapping[str, Callable[[], str]]] = {"docs/settings.md": settings_markdown}
+GENERATED: Final[Mapping[str, Callable[[], str]]] = {
+    "docs/settings.md": settings_markdown,
+    "docs/reference.md": reference_markdown,
+}
 """What makes each document, by its path."""
 
 

@@ -30,6 +30,7 @@ from aiohttp import web
 
 from roundtrip.api.admin import ADMIN_CONNECTIONS, AdminParts, make_admin_app
 from roundtrip.api.debug.console import Console, ConsoleParts
+from roundtrip.api.durations import observe_durations
 from roundtrip.api.health import Readiness, ReadinessChecks
 from roundtrip.api.listener import listen, url_of
 from roundtrip.api.public import PublicParts, make_public_app
@@ -52,15 +53,14 @@ from roundtrip.limits.connections import ConnectionLimits, ConnectionRules
 from roundtrip.limits.rates import Limits, Rules
 from roundtrip.links.metrics import LinkCounters, read_links
 from roundtrip.links.service import LinkService
-from roundtrip.links.store import LinkStore
 from roundtrip.outbox.base import ledger_reading
-from roundtrip.outbox.sqlite.outbox import SqliteOutbox
 from roundtrip.runtime import connection_capacity, program_version
 from roundtrip.settings import Settings
 from roundtrip.sockets.access import Admission, SocketAccess
 from roundtrip.sockets.messages import SocketCounters
 from roundtrip.sockets.registry import Registry
 from roundtrip.sockets.server import SocketServer
+from roundtrip.stores import open_stores
 from roundtrip.telemetry import setup
 
 log = structlog.get_logger(__name__)
@@ -118,6 +118,7 @@ class Backend:
             level=settings.log_level,
             format_=settings.log_format,
             hash_key=None if hash_key is None else hash_key.get_secret_value(),
+            node_id=settings.node_id,
             ring_bytes=settings.trace_ring_bytes,
         )
         stack.push_async_callback(self.telemetry.close)
@@ -127,9 +128,8 @@ class Backend:
     async def _start_delivery(self, stack: AsyncExitStack) -> None:
         settings, metrics, event_spans = self.settings, self.telemetry.metrics, self.telemetry.event_spans
         self.faults = Faults(allowed=settings.faults_allowed)
-        self.outbox = SqliteOutbox(
-            settings.data_dir, retention=settings.outbox_retention, max_bytes=settings.outbox_max_bytes, clock=SYSTEM
-        )
+        self.stores = await open_stores(settings, stack)
+        self.outbox = self.stores.outbox
         self.clock = WatchedClock(SYSTEM)
         self.outbox.on_write = metrics.outbox_write.observe
         self.outbox.on_error = metrics.task_failures.inc
@@ -161,11 +161,10 @@ class Backend:
 
     async def _start_links(self, stack: AsyncExitStack) -> None:
         settings, metrics = self.settings, self.telemetry.metrics
-        self.store = LinkStore(settings.data_dir)
         self.links = LinkService(
-            self._driver or make_driver(settings),
+            self.stores.bind(self._driver or make_driver(settings)),
             self.courier,
-            self.store,
+            self.stores.links,
             settings,
             LinkCounters(metrics),
             tracer=self.telemetry.tracer,
@@ -220,16 +219,19 @@ class Backend:
             door=SocketAccess(admission.identify, self.limits, settings.token_grace),
         )
         self.sockets.canary = self.canary.lane.sockets
+        self.sockets.on_refused = self.telemetry.event_spans.refused
         stack.push_async_callback(self.sockets.close)
 
     async def _start_admin(self, stack: AsyncExitStack) -> None:
         settings, metrics = self.settings, self.telemetry.metrics
-        self.checks = ReadinessChecks(self.outbox, self.store, settings.data_dir)
+        self.checks = ReadinessChecks(self.outbox, self.stores.links, settings.data_dir)
         self.readiness = Readiness(self.checks.all(), lambda check, ok: metrics.ready[check].set(ok))
-        limits = ConnectionLimits(ADMIN_CONNECTIONS, None, metrics.count_refusal, metrics.count_malformed)
         looks_at = self.telemetry, self.registry, self.links, self.outbox, self.faults, self.readiness
         self.console = stack.enter_context(Console(ConsoleParts(settings, *looks_at)))
-        runner = await listen(self._admin_app(), settings.admin_host, settings.admin_port, limits, settings="ADMIN_")
+        app = self._admin_app()
+        observe_durations(app, metrics.http_request, SYSTEM.monotonic)
+        limits = ConnectionLimits(ADMIN_CONNECTIONS, None, metrics.count_refusal, metrics.count_malformed)
+        runner = await listen(app, settings.admin_host, settings.admin_port, limits, settings="ADMIN_")
         stack.push_async_callback(runner.cleanup)
         self.admin_url = url_of(runner)
 
@@ -244,6 +246,7 @@ class Backend:
             PublicParts.of(settings, self.links, self.outbox, self.identity, self.faults, tracer, self.limits, proxies)
         )
         self.sockets.attach(app)
+        observe_durations(app, self.telemetry.metrics.http_request, SYSTEM.monotonic)
         rules = ConnectionRules.of(settings, connection_capacity(settings.max_connections))
         limits = ConnectionLimits(rules, proxies, metrics.count_refusal, metrics.count_malformed)
         runner = await listen(app, settings.host, settings.port, limits)
@@ -271,7 +274,7 @@ class Backend:
         for task in (restore, sweep, create(self.readiness.poll(), name="readiness")):
             task.add_done_callback(self._on_task_done)
             stack.callback(task.cancel)
-        self.canary.start(self.url)
+        self.canary.start(self.url, self._on_task_done)
         stack.push_async_callback(self.canary.stop)
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:

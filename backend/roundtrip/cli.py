@@ -106,7 +106,7 @@ def start(defaults: Mapping[str, str], started: Callable[[Backend], None] = lamb
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings, started=started))
     except StartError as error:
-        return _refuse(str(error), 1)
+        return _refuse(str(error), error.status)
     return 0
 
 

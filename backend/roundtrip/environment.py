@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
@@ -42,11 +43,23 @@ _SERVICE_LINK: Final = re.compile(
 )
 """What Kubernetes sets in every pod of a namespace with a service of this name."""
 
+REPLACED: Final = {f"{PREFIX}OUTBOX": f"{PREFIX}STORE took its place; leave both out for the SQLite files"}
+"""Settings of earlier versions, and what became of them."""
+
+
+def parse_store(address: str) -> None:
+    """Raises `ValueError` for what is no address of a PostgreSQL database."""
+    parts = urlsplit(address)
+    if parts.scheme not in {"postgresql", "postgres"} or not parts.path.strip("/"):
+        raise ValueError("must be postgresql://user@host/database, or unset for SQLite files")
+
+
 _PARSERS: Final[Mapping[str, Callable[[Any], object]]] = {
     "jwt_public_key": OneKey,
     "forwarded_allow_ips": Proxies,
     "faults": lambda specs: [parse(spec) for spec in specs],
     "api_keys": ServiceKeys.parse,
+    "store": parse_store,
 }
 """Settings whose syntax only their part knows: a wrong one is reported before anything starts."""
 
@@ -123,6 +136,8 @@ def _refuse_unknown(environment: Mapping[str, str]) -> None:
         if name.startswith(PREFIX):
             if _SERVICE_LINK.fullmatch(name):
                 continue
+            if name in REPLACED:
+                raise SettingsError(f"{name} is no setting any more: {REPLACED[name]}")
             likely = get_close_matches(name.removeprefix(PREFIX), [one.removeprefix(PREFIX) for one in known], 1)
             hint = f"did you mean {PREFIX}{likely[0]}?" if likely else "`roundtrip --help` lists all"
             raise SettingsError(f"{name} is no setting: {hint}")

@@ -14,7 +14,7 @@ Labels of metrics follow from the enum.
 from __future__ import annotations
 
 import enum
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -48,6 +48,18 @@ class EventType(enum.IntEnum):
 
     def __init__(self, _number: int) -> None:
         self.wire = f"whatsapp_{self.name.lower()}"
+
+
+class LinkRow(NamedTuple):
+    """A link's record as a store of both, events and records, commits it with the event that says so. `version` grows
+    with each record of a link: an older one never replaces a newer."""
+
+    link_id: str
+    state: str
+    paired: bool
+    record: str
+    """JSON."""
+    version: int
 
 
 class Payload(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):

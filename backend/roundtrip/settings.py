@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from roundtrip.origins import is_loopback, parse_origin
@@ -31,6 +31,10 @@ MIN_SECRET_LENGTH: Final = 16
 """Characters of a secret; a shorter one could be guessed."""
 
 CommaList = Annotated[tuple[str, ...], NoDecode]
+
+
+MAY_BE_EMPTY: Final = frozenset({"cors_origins", "forwarded_allow_ips", "faults"})
+"""An empty list of these lets nobody in, trusts nobody and breaks nothing."""
 
 
 class SettingsError(ValueError):
@@ -48,23 +52,25 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535, description="Port of the public listener, 0 for a free one")
     admin_host: str = Field("127.0.0.1", description="Address of the admin listener (metrics, health, debug)")
     admin_port: int = Field(9464, ge=0, le=65535, description="Port of the admin listener, 0 for a free one")
-    data_dir: Path = Field(Path("data"), description="Folder of the outbox and the WhatsApp stores")
+    data_dir: Path = Field(Path("data"), description="Directory of the outbox and the WhatsApp session keys")
 
-    whatsapp_driver: Literal["neonize", "simulated"] = Field("neonize", description="Who talks to WhatsApp")
+    whatsapp_driver: Literal["neonize", "simulated"] = Field(
+        "neonize", description="WhatsApp driver; simulated for development"
+    )
     whatsapp_proxy: SecretStr | None = Field(
-        None, description="http, https or socks5 proxy towards WhatsApp; its address may hold a password"
+        None, description="URL of an http, https or socks5 proxy for connections to WhatsApp; may contain a password"
     )
     device_name: str = Field(
         "Roundtrip",
         min_length=1,
         max_length=64,
         pattern=r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$",
-        description="Name of this server in the phone's list of linked devices; it counts when an account is linked",
+        description="Name of this server in the phone's list of linked devices, as of the time of linking",
     )
     simulated_scan_after: float | None = Field(
         None,
         ge=0,
-        description="Simulated phone: seconds until it scans by itself; unset waits for the button",
+        description="Simulated phone: seconds until it scans automatically; unset: wait for the button",
     )
     simulated_speed: float = Field(1.0, gt=0, description="Simulated phone: factor on its real timing, for tests")
 
@@ -77,76 +83,80 @@ class Settings(BaseSettings):
     )
     restore_concurrency: int = Field(3, ge=1, description="Links brought back at once after a restart")
     max_links_per_user: int = Field(20, ge=1, description="Links that one user may have at once")
-    pairing_timeout: float = Field(160.0, gt=0, description="Seconds that a pairing code is good for")
-    pairing_patience: float = Field(
-        1800.0, gt=0, description="Seconds after which a link that nobody paired ends, whatever became of it"
-    )
-    login_timeout: float = Field(5.0, gt=0, description="Seconds from the scan until a slow login is tried once more")
-    paired_timeout: float = Field(60.0, gt=0, description="Seconds from the scan until a slow login is told")
+    pairing_timeout: float = Field(160.0, gt=0, description="Seconds until a pairing code expires")
+    pairing_patience: float = Field(1800.0, gt=0, description="Seconds after which a link that was never paired ends")
+    login_timeout: float = Field(5.0, gt=0, description="Seconds from the scan until an incomplete login is retried")
+    paired_timeout: float = Field(60.0, gt=0, description="Seconds from the scan until an incomplete login is reported")
     unreachable_after: float = Field(
-        45.0, gt=0, description="Seconds of a start without an answer until WhatsApp is told to be unreachable"
+        45.0, gt=0, description="Seconds without a response at start until WhatsApp is reported as unreachable"
     )
     degraded_timeout: float = Field(
-        45.0, gt=0, description="Seconds of unanswered pings until a connection is given up for a new one"
+        45.0, gt=0, description="Seconds of unanswered pings until the connection is replaced by a new one"
     )
     ban_cooldown: float = Field(
-        3600.0, gt=0, description="Seconds until a banned account is tried again when WhatsApp names no end"
+        3600.0, gt=0, description="Seconds until a banned account is retried if WhatsApp gives no end of the ban"
     )
     refused_first: float = Field(
-        15.0, gt=0, description="Seconds before a paired account that WhatsApp refused is tried again; doubles"
+        15.0, gt=0, description="Seconds before a paired account that WhatsApp refused is retried; doubles each time"
     )
     refused_cap: float = Field(
-        300.0, gt=0, description="Most seconds between two such tries; four times as many where WhatsApp says too often"
+        300.0,
+        gt=0,
+        description="Maximum seconds between two such retries; four times as long after a WhatsApp rate limit",
     )
     outdated_retry: float = Field(
-        900.0, gt=0, description="Seconds until a refused version of the library is tried again, by one link"
+        900.0, gt=0, description="Seconds until one link retries after WhatsApp refused the library's version"
     )
     removal_period: float = Field(
-        86400.0, ge=0, description="Seconds that the removal of a logged out device is tried, and its keys are kept"
+        86400.0,
+        ge=0,
+        description="Seconds during which the removal of a logged out device is retried and its keys are kept",
     )
-    stuck_timeout: float = Field(60.0, gt=0, description="Seconds without any progress until a session is restarted")
+    stuck_timeout: float = Field(60.0, gt=0, description="Seconds without progress until a session is restarted")
     reconnect_timeout: float = Field(
-        60.0, gt=0, description="Seconds that the library may try to reconnect by itself until it is restarted"
+        60.0, gt=0, description="Seconds that the library may reconnect on its own before the session is restarted"
     )
-    disconnect_grace: float = Field(5.0, ge=0, description="Seconds without connection that nobody is told about")
+    disconnect_grace: float = Field(5.0, ge=0, description="Seconds until a lost connection is reported")
     retry_limit: int = Field(
-        6, ge=0, description="Dials that may fail before the page is told that WhatsApp is unreachable"
+        6, ge=0, description="Failed connection attempts before WhatsApp is reported as unreachable"
     )
     retry_first: float = Field(1.0, gt=0, description="Seconds before the first retry; doubles, with jitter")
-    retry_cap: float = Field(60.0, gt=0, description="Most seconds between two retries")
+    retry_cap: float = Field(60.0, gt=0, description="Maximum seconds between two retries")
     restart_limit: int = Field(
         5,
         ge=0,
-        description="Deaths of one link's worker, within the window, until the page is told; a paired link is tried on",
+        description="Worker exits of one link, within the window, until it is reported; a paired link is still retried",
     )
     restart_window: float = Field(600.0, gt=0, description="Seconds of that window")
-    truth_interval: float = Field(30.0, gt=0, description="Seconds between comparisons with the library's own word")
-    truth_misses: int = Field(3, ge=1, description="Comparisons without an answer until a worker counts as hung")
-    flap_limit: int = Field(5, ge=1, description="Lost connections, within the window, that are told one by one")
+    truth_interval: float = Field(30.0, gt=0, description="Seconds between comparisons with the library's state")
+    truth_misses: int = Field(3, ge=1, description="Comparisons without a response until a worker is restarted")
+    flap_limit: int = Field(5, ge=1, description="Lost connections, within the window, that are reported individually")
     flap_window: float = Field(120.0, gt=0, description="Seconds of that window")
-    flap_calm: float = Field(60.0, gt=0, description="Seconds without a change until a flapping link is calm")
+    flap_calm: float = Field(60.0, gt=0, description="Seconds without a change until a flapping link is stable")
 
-    auth: Literal["jwt", "trusted"] = Field("jwt", description="How callers prove who they are")
-    jwks_url: str | None = Field(None, description="Where the token issuer publishes its keys")
+    auth: Literal["jwt", "trusted"] = Field(
+        "jwt", description="Authentication of callers; trusted: none, on loopback only"
+    )
+    jwks_url: str | None = Field(None, description="URL of the token issuer's JWKS document")
     jwks_outage: float = Field(
-        86400.0, gt=0, description="Seconds that keys are used which their issuer cannot be asked about any more"
+        86400.0, gt=0, description="Seconds that cached keys are used while the issuer is unreachable"
     )
     jwks_empty_grace: float = Field(
-        300.0, ge=0, description="Seconds that keys are used after their issuer said that it has none"
+        300.0, ge=0, description="Seconds that cached keys are used after the issuer published an empty key set"
     )
     jwt_public_key: SecretStr | None = Field(None, description="The token issuer's public key, PEM")
     jwt_issuer: str | None = Field(None, description="The `iss` that tokens must carry")
     jwt_audience: str | None = Field(None, description="The `aud` that tokens must carry")
     jwt_leeway: float = Field(
-        30.0, ge=0, le=300, description="Seconds that the issuer's clock may differ from this one"
+        30.0, ge=0, le=300, description="Seconds of clock difference to the issuer that are tolerated"
     )
-    jwt_authorized_parties: CommaList = Field((), description="The `azp` that tokens must carry, comma list")
-    token_grace: float = Field(30.0, ge=0, description="Seconds between the end of a token and that of its socket")
+    jwt_authorized_parties: CommaList = Field((), description="The allowed `azp` of tokens, comma list")
+    token_grace: float = Field(30.0, ge=0, description="Seconds from a token's expiry until its socket is disconnected")
     api_keys: SecretStr | None = Field(
         None, description="Keys of service callers, comma list of name:scope+scope:sha256hex"
     )
     admin_key: SecretStr | None = Field(
-        None, description="Key to the admin listener; must be set where others than this machine reach it"
+        None, description="Bearer token or password of the admin listener; required unless it is on loopback"
     )
     cors_origins: CommaList = Field(
         (),
@@ -154,15 +164,19 @@ class Settings(BaseSettings):
         "trusted allows loopback origins too; never * with jwt",
     )
 
-    outbox: str = Field("sqlite", description="sqlite, or redis://… (not built yet)")
-    outbox_max_bytes: int = Field(
-        1 << 30, ge=1 << 20, description="Bytes of events on disk past which new links are refused"
+    store: SecretStr | None = Field(
+        None, description="postgresql://… keeps everything in PostgreSQL; unset, SQLite files in ROUNDTRIP_DATA_DIR do"
     )
-    outbox_retention: float = Field(7 * 86400.0, ge=0, description="Seconds that an ended event stays in the ledger")
+    lease: float = Field(15.0, ge=2, le=300, description="Seconds after which a silent node loses what it holds")
+    node_id: str | None = Field(None, pattern=r"^[\w.:-]{1,64}$", description="Name of this process; made if unset")
+    outbox_max_bytes: int = Field(
+        1 << 30, ge=1 << 20, description="Bytes of stored events above which new links are refused"
+    )
+    outbox_retention: float = Field(7 * 86400.0, ge=0, description="Seconds that a resolved event stays in the ledger")
     event_ttl: float = Field(86400.0, gt=0, description="Seconds until an undelivered event expires")
     ack_timeout: float = Field(5.0, gt=0, description="Seconds to wait for a receipt or acknowledgement")
-    max_sockets_per_key: int = Field(16, ge=1, description="Sockets that one user's bot may have at once")
-    send_queue_limit: int = Field(1 << 20, ge=4096, description="Bytes that may wait for one slow socket")
+    max_sockets_per_key: int = Field(16, ge=1, description="Maximum sockets of one user's bot")
+    send_queue_limit: int = Field(1 << 20, ge=4096, description="Bytes that may be queued for one socket")
 
     canary_interval: float = Field(
         30.0, ge=0, description="Seconds between two events that the node sends to itself as a client; 0 sends none"
@@ -173,7 +187,7 @@ class Settings(BaseSettings):
 
     # limits
     forwarded_allow_ips: CommaList = Field(
-        (), description="Proxies whose X-Forwarded-For is believed, comma list of addresses and networks"
+        (), description="Proxies whose X-Forwarded-For is trusted, comma list of addresses and networks"
     )
     handshakes_per_address: float = Field(500.0, gt=0, description="New connections a second from one address")
     handshakes_per_address_burst: int = Field(2000, ge=1, description="New connections at once from one address")
@@ -188,18 +202,18 @@ class Settings(BaseSettings):
     max_packet: int = Field(65_536, ge=1024, description="Bytes of one packet from a client")
     max_body: int = Field(65_536, ge=1024, description="Bytes of a request's body")
     max_json_depth: int = Field(16, ge=1, le=200, description="Levels of nesting in a request's body")
-    body_timeout: float = Field(10.0, gt=0, description="Seconds until a request's body must be there")
-    header_timeout: float = Field(10.0, gt=0, description="Seconds until a new connection's request must be there")
+    body_timeout: float = Field(10.0, gt=0, description="Seconds within which a request's body must arrive")
+    header_timeout: float = Field(10.0, gt=0, description="Seconds within which a new connection's request must arrive")
 
-    ping_interval: float = Field(25.0, ge=1, description="Seconds between two heartbeats of a socket")
-    ping_timeout: float = Field(20.0, ge=1, description="Seconds without an answer until a socket counts as gone")
+    ping_interval: float = Field(25.0, ge=1, description="Seconds between two heartbeats (pings) of a socket")
+    ping_timeout: float = Field(20.0, ge=1, description="Seconds without a pong until a socket is disconnected")
 
     faults: CommaList = Field((), description="Named faults to switch on, comma list (development only)")
     allow_faults: bool = Field(False, description="Allow faults with jwt too; trusted always does")
-    pii_hash_key: SecretStr | None = Field(None, description="Key of the hashes that stand for user ids")
-    trace_url_template: str | None = Field(None, description="Address of a trace in your viewer, with {trace_id} in it")
+    pii_hash_key: SecretStr | None = Field(None, description="HMAC key for user ids in logs and traces")
+    trace_url_template: str | None = Field(None, description="URL of a trace in your viewer, with {trace_id} in it")
     trace_ring_bytes: int = Field(8 << 20, ge=0, le=1 << 30, description="Bytes of newest traces in memory, 0 for none")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level to log")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Minimum level of log lines")
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else JSON")
 
     @field_validator("cors_origins", "faults", "jwt_authorized_parties", "forwarded_allow_ips", mode="before")
@@ -207,30 +221,14 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator(
-        "host",
-        "admin_host",
-        "data_dir",
-        "device_name",
-        "whatsapp_proxy",
-        "jwks_url",
-        "jwt_public_key",
-        "jwt_issuer",
-        "jwt_audience",
-        "jwt_authorized_parties",
-        "api_keys",
-        "admin_key",
-        "pii_hash_key",
-        "trace_url_template",
-        "canary_url",
-        mode="before",
-    )
+    @field_validator("*", mode="before")
     @classmethod
-    def _refuse_empty(cls, value: object) -> object:
+    def _refuse_empty(cls, value: object, info: ValidationInfo) -> object:
         """Compose passes an unset variable on as an empty string, which must neither grant access nor disable a check.
         Runs before `_split`, which is defined above it."""
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
-        if isinstance(text, str) and not text.strip(" \t\r\n,"):
+        empty = isinstance(text, str) and not text.strip(" \t\r\n,")
+        if empty and info.field_name not in MAY_BE_EMPTY:
             raise ValueError("is set but empty: give it a value, or leave it out")
         return value
 
@@ -260,7 +258,8 @@ class Settings(BaseSettings):
     @classmethod
     def _check_canary_url(cls, value: str | None) -> str | None:
         parts = urlsplit(value or "http://unset")
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0  # which raises, too
+        if not usable or parts.query or parts.fragment:
             raise ValueError("must be an http or https address, without a query")
         return value
 
@@ -281,8 +280,6 @@ class Settings(BaseSettings):
             raise ValueError(f"{PREFIX}FAULTS is for development: it needs AUTH=trusted or {PREFIX}ALLOW_FAULTS=true")
         if self.admin_key is None and not is_loopback(self.admin_host):
             raise ValueError(f"{PREFIX}ADMIN_HOST is not a loopback address, so {PREFIX}ADMIN_KEY must be set")
-        if self.outbox != "sqlite":
-            raise ValueError(f"{PREFIX}OUTBOX must be sqlite: the redis outbox is not built yet")
         return self
 
     @property

@@ -36,8 +36,10 @@ def build() -> dashboard.Dashboard:
     _readiness(board)
     _canary(board)
     _loop_and_outbox(board)
+    _http(board)
     _process(board)
     _telemetry(board)
+    _watchers(board)
     return board
 
 
@@ -78,7 +80,7 @@ def _now(board: dashboard.Dashboard) -> None:
                 "When the youngest backend started.",
                 "A start that nobody did: it crashed, or was killed for its memory.",
                 "See memory below and the last log lines.",
-                ("RoundtripBackendDown",),
+                ("RoundtripCrashLoop",),
             ),
             [Query(f"1000 * max({_own('process_start_time_seconds')})", instant=True)],
             unit="dateTimeFromNow",
@@ -127,7 +129,7 @@ def _readiness(board: dashboard.Dashboard) -> None:
                 "1 while a check of /readyz is well: outbox and link store can be written, the restore runs, no stop.",
                 "0: a balancer takes the backend out; new links are refused.",
                 "GET /readyz on the admin port says why, in a sentence.",
-                ("RoundtripOutboxFailing",),
+                ("RoundtripNotReady", "RoundtripOutboxFailing"),
             ),
             [Query(f"min by (check, instance) ({series('ready')})", "{{check}} {{instance}}")],
             size=(8, 7),
@@ -247,6 +249,39 @@ def _loop_and_outbox(board: dashboard.Dashboard) -> None:
     )
     board.with_panel(
         graph(
+            "Event loop standing still",
+            About(
+                "Share of the time in which the loop ran nothing that was due.",
+                "Above a twelfth: it stands still again and again. A quantile does not show it: the timer looks "
+                "once per stall.",
+                "py-spy dump while it lasts; look for blocking calls in what was deployed.",
+                ("RoundtripEventLoopStalls",),
+            ),
+            [Query(f"sum by (instance) ({rate(series('event_loop_lag_seconds_sum'))})", "{{instance}}")],
+            unit="percentunit",
+            soft_max=0.1,
+            thresholds=steps((None, GREEN), (0.08, RED)),
+            size=(8, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "A batch waits for its commit",
+            About(
+                "For how long the outbox's writer has been at its present batch.",
+                "Seconds: the disk or the database hangs; every event waits behind it.",
+                "Look at the disk; /readyz says whether the outbox answers.",
+                ("RoundtripOutboxStuck",),
+            ),
+            [Query(f"max by (instance) ({series('outbox_oldest_batch_age_seconds')})", "{{instance}}")],
+            unit="s",
+            soft_max=1,
+            thresholds=steps((None, GREEN), (10, RED)),
+            size=(8, 7),
+        )
+    )
+    board.with_panel(
+        graph(
             "Garbage collections",
             About(
                 "How long one stopped the program.",
@@ -330,8 +365,56 @@ def _loop_and_outbox(board: dashboard.Dashboard) -> None:
                 "See pending events; make room before the disk is full.",
                 ("RoundtripOutboxFull",),
             ),
-            [Query(f"sum by (instance) ({series('outbox_size_bytes')})", "{{instance}}")],
+            [
+                Query(f"sum by (instance) ({series('outbox_size_bytes')})", "{{instance}}"),
+                Query(f"sum by (instance) ({series('outbox_limit_bytes')})", "limit {{instance}}"),
+            ],
             unit="bytes",
+            size=(8, 7),
+        )
+    )
+
+
+def _http(board: dashboard.Dashboard) -> None:
+    board.with_row(dashboard.Row("HTTP"))
+    duration = "http_server_request_duration_seconds"
+    board.with_panel(
+        graph(
+            "Requests by route",
+            About(
+                "Requests a second to both listeners, by route; websockets are not among them.",
+                "A route that stops, or one that somebody calls in a loop.",
+                "Compare with the refusals by limit on Socket mapping.",
+            ),
+            [Query(f"sum by (route) ({rate(_own(f'{duration}_count'))})", "{{route}}")],
+            unit="reqps",
+            size=(8, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Requests by status",
+            About(
+                "The same by class of status.",
+                "5xx: the backend fails. 4xx in waves: a caller that was deployed wrongly, or its tokens.",
+                "The log has a line for each 5xx; its trace has the cause.",
+            ),
+            [Query(f"sum by (status_class) ({rate(_own(f'{duration}_count'))})", "{{status_class}}")],
+            colors={"5xx": RED, "4xx": AMBER, "2xx": GREEN},
+            unit="reqps",
+            size=(8, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Request time",
+            About(
+                "p99 by route. A polling client's GET of /socket.io/ waits for its next packet.",
+                "PUT of a link above a second: the outbox or the loop is slow.",
+                "Compare with the outbox's write time and the loop's lag.",
+            ),
+            [Query(f"histogram_quantile(0.99, sum by (le, route) ({rate(_own(f'{duration}_bucket'))}))", "{{route}}")],
+            unit="s",
             size=(8, 7),
         )
     )
@@ -414,14 +497,16 @@ def _telemetry(board: dashboard.Dashboard) -> None:
         graph(
             "Telemetry lost by the backend",
             About(
-                "Spans and log records that the backend could not get out.",
-                "Anything: traces have holes. Events are not delayed by it.",
+                "Spans and log records that the backend could not get out, beside the spans that arrived.",
+                "Anything lost: traces have holes. Events are not delayed by it.",
                 "Is the collector up? See beside.",
                 ("RoundtripTelemetryDropped",),
             ),
-            [Query(total(increase(series("telemetry_dropped_total")), "signal"), "{{signal}}")],
-            bars=True,
-            stacked=True,
+            [
+                Query(total(increase(series("telemetry_dropped_total")), "signal"), "{{signal}} lost"),
+                Query(total(increase(series("spans_exported_total"))), "spans exported"),
+            ],
+            colors={"spans exported": GREEN},
             size=(8, 7),
         )
     )
@@ -429,21 +514,21 @@ def _telemetry(board: dashboard.Dashboard) -> None:
         graph(
             "Collector: spans in and out",
             About(
-                "Spans accepted, refused, sent on, and failed to be sent.",
-                "refused: its memory limit is reached. failed: Tempo does not take them.",
+                "Spans accepted, refused, sent on, failed to be sent, and lost for want of room.",
+                "refused: its memory limit is reached. failed or queue full: Tempo does not take them.",
                 "Give it memory, or see Tempo's log.",
-                ("RoundtripCollectorFailing",),
+                ("RoundtripCollectorFailing", "RoundtripCollectorLosing"),
             ),
             [
                 Query(total(rate(f"otelcol_receiver_accepted_spans_total{{{COLLECTOR}}}")), "accepted"),
                 Query(total(rate(f"otelcol_receiver_refused_spans_total{{{COLLECTOR}}}")), "refused"),
                 Query(total(rate(f"otelcol_exporter_sent_spans_total{{{COLLECTOR}}}")), "sent"),
                 Query(total(rate(f"otelcol_exporter_send_failed_spans_total{{{COLLECTOR}}}")), "failed"),
+                Query(total(rate(f"otelcol_exporter_enqueue_failed_spans_total{{{COLLECTOR}}}")), "queue full"),
             ],
             unit="ops",
             colors={"refused": AMBER, "failed": RED},
             size=(8, 7),
-            exemplars=False,
         )
     )
     board.with_panel(
@@ -464,14 +549,13 @@ def _telemetry(board: dashboard.Dashboard) -> None:
             ],
             unit="percentunit",
             size=(8, 7),
-            exemplars=False,
         )
     )
     board.with_panel(
         graph(
-            "Span durations, before sampling",
+            "Span durations",
             About(
-                "p99 by span, made by the collector from every span it sees.",
+                "p99 by span, made by the collector from every span that the backend kept.",
                 "One name that grows: that step is slow.",
                 "Click a dot for a trace of it.",
             ),
@@ -484,5 +568,59 @@ def _telemetry(board: dashboard.Dashboard) -> None:
             ],
             unit="s",
             size=(24, 8),
+        )
+    )
+
+
+def _watchers(board: dashboard.Dashboard) -> None:
+    board.with_row(dashboard.Row("Who watches the watchers"))
+    board.with_panel(
+        graph(
+            "What observes",
+            About(
+                "1 while a part of the observability stack answers Prometheus.",
+                "0: what it shows is old, and what it should store is lost.",
+                "docker compose ps, then its log.",
+                ("RoundtripObserverDown", "RoundtripCollectorFailing"),
+            ),
+            [Query('min by (job) (up{job=~"otel-collector|tempo|loki|grafana|alertmanager|prometheus"})', "{{job}}")],
+            size=(8, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Alerts on their way",
+            About(
+                "Notifications that Prometheus sent, dropped or failed to pass on, and Alertmanager's failed ones.",
+                "Anything dropped or failed: an alert that fires reaches nobody.",
+                "See Alertmanager's log and its receivers; the watchdog's silence tells the same.",
+                ("RoundtripAlertsNotSent", "RoundtripWatchdog"),
+            ),
+            [
+                Query(total(rate('prometheus_notifications_sent_total{job="prometheus"}')), "sent"),
+                Query(total(rate('prometheus_notifications_dropped_total{job="prometheus"}')), "dropped"),
+                Query(total(rate('prometheus_notifications_errors_total{job="prometheus"}')), "not taken"),
+                Query(total(rate('alertmanager_notifications_failed_total{job="alertmanager"}')), "not delivered"),
+            ],
+            unit="ops",
+            colors={"dropped": RED, "not taken": RED, "not delivered": RED},
+            size=(8, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Rules",
+            About(
+                "Evaluations of rules that failed, and seconds that the slowest group took.",
+                "Any failure: alerts are missing.",
+                "Status, then Rules, in Prometheus itself says which and why.",
+                ("RoundtripRulesFailing",),
+            ),
+            [
+                Query(total(rate('prometheus_rule_evaluation_failures_total{job="prometheus"}')), "failures"),
+                Query('max(prometheus_rule_group_last_duration_seconds{job="prometheus"})', "slowest group, seconds"),
+            ],
+            colors={"failures": RED},
+            size=(8, 7),
         )
     )

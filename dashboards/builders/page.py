@@ -8,7 +8,7 @@ from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.models import dashboard as model
 
 from dashboards.builders.links import explore_traces
-from dashboards.builders.panels import METRICS, PURPLE
+from dashboards.builders.panels import BLUE, GREEN, METRICS, PURPLE, RED
 from dashboards.builders.promql import SELECTOR
 
 DASHBOARDS: Final = {
@@ -20,8 +20,23 @@ DASHBOARDS: Final = {
 """Titles by uid. Uids are fixed: alerts, runbooks and bookmarks lead to them."""
 
 
-def page(uid: str, description: str, *, event_types: bool = True) -> dashboard.Dashboard:
-    """A dashboard with the variables, links and annotations that all share."""
+_BUILD: Final = f"max by (version) (roundtrip_build_info{{{SELECTOR}}}"
+
+ANNOTATIONS: Final = (
+    ("Faults switched on", PURPLE, f"max by (fault) (roundtrip_fault_active{{{SELECTOR}}}) > 0"),
+    ("Process started", BLUE, f"max by (instance) (time() - process_start_time_seconds{{{SELECTOR}}} < 60)"),
+    ("Version changed", GREEN, f"{_BUILD}) unless {_BUILD} offset 5m)"),
+    (
+        "Alerts that fire",
+        RED,
+        'max by (alertname, severity) (ALERTS{alertname=~"Roundtrip.+",severity!="info",alertstate="firing"})',
+    ),
+)
+"""What happened beside what a panel shows: name, colour, and the query that is not empty while it does."""
+
+
+def page(uid: str, description: str, *, event_types: bool = True, keys: bool = False) -> dashboard.Dashboard:
+    """A dashboard with the variables, links and annotations that all share; `keys` adds a variable for one key."""
     board = (
         dashboard.Dashboard(f"Roundtrip / {DASHBOARDS[uid]}")
         .uid(uid)
@@ -49,9 +64,14 @@ def page(uid: str, description: str, *, event_types: bool = True) -> dashboard.D
     )
     if event_types:
         board.with_variable(_choice("type", f"label_values(roundtrip_events_pending{{{SELECTOR}}}, type)", "Event"))
-    board.with_variable(
-        dashboard.ConstantVariable("runbooks").label("Where the runbooks are").value("http://127.0.0.1:9090/user")
-    )
+    if keys:
+        board.with_variable(
+            dashboard.TextBoxVariable("key")
+            .label("Key's hash")
+            .description("Narrows the log lines to one user's bot: the hash that log lines and spans have as its key.")
+            .default_value("")
+        )
+    board.with_variable(dashboard.ConstantVariable("admin").label("The admin listener").value("http://127.0.0.1:9464"))
     for other, title in DASHBOARDS.items():
         if other != uid:
             board.link(
@@ -69,14 +89,11 @@ def page(uid: str, description: str, *, event_types: bool = True) -> dashboard.D
         .icon("bolt")
         .target_blank(True)
     )
-    return board.annotation(
-        dashboard.AnnotationQuery()
-        .name("Faults switched on")
-        .datasource(METRICS)
-        .enable(True)
-        .icon_color(PURPLE)
-        .expr(f"max by (fault) (roundtrip_fault_active{{{SELECTOR}}}) > 0")
-    )
+    for name, color, expr in ANNOTATIONS:
+        board.annotation(
+            dashboard.AnnotationQuery().name(name).datasource(METRICS).enable(True).icon_color(color).expr(expr)
+        )
+    return board
 
 
 def _choice(name: str, query: str, label: str) -> dashboard.QueryVariable:

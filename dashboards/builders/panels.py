@@ -5,6 +5,7 @@ Every panel says in its description what it shows, what a bad value means, and w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,7 +17,7 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models import heatmap as heatmap_model
 from grafana_foundation_sdk.models import prometheus as prometheus_model
 
-from dashboards.builders.links import explore_traces
+from dashboards.builders.links import explore_logs, explore_traces
 
 METRICS: Final = model.DataSourceRef(type_val="prometheus", uid="$datasource")
 LOGS: Final = model.DataSourceRef(type_val="loki", uid="$logs")
@@ -61,13 +62,17 @@ NEUTRAL: Final = steps((None, BLUE))
 
 
 def _runbooks(about: About) -> list[Any]:
-    return [
-        dashboard.DashboardLink(f"Runbook: {name}").url(f"$runbooks/{name}.md").target_blank(True)
-        for name in about.runbooks
-    ]
+    return [dashboard.DashboardLink(f"Runbook: {name}").url(f"/d/{name}").target_blank(True) for name in about.runbooks]
 
 
-def _targets(queries: Sequence[Query], *, exemplars: bool) -> list[Any]:
+EXEMPLARS: Final = re.compile(
+    r"\broundtrip_missed_emits_total\b|\broundtrip_(?:delivery|receipt|ack)_seconds_bucket\b"
+    r"|\btraces_span_metrics_duration_seconds_bucket\b"
+)
+"""The series that carry exemplars. A target that asks for those of others costs Prometheus a search for nothing."""
+
+
+def _targets(queries: Sequence[Query]) -> list[Any]:
     built = []
     for ref, query in zip("ABCDEFGHIJ", queries, strict=False):
         target = (
@@ -78,7 +83,7 @@ def _targets(queries: Sequence[Query], *, exemplars: bool) -> list[Any]:
             .format(query.format)
             .editor_mode(prometheus_model.QueryEditorMode.CODE)
         )
-        built.append(target.instant() if query.instant else target.range().exemplar(exemplars))
+        built.append(target.instant() if query.instant else target.range().exemplar(bool(EXEMPLARS.search(query.expr))))
     return built
 
 
@@ -101,14 +106,13 @@ def graph(
     colors: dict[str, str] | None = None,
     links: Iterable[Any] = (),
     thresholds: dashboard.ThresholdsConfig | None = None,
-    exemplars: bool = True,
     soft_max: float | None = None,
 ) -> Any:
     """Values over time. `colors` fixes a series' colour by its legend; `soft_max` keeps a zero from looking large."""
     panel = (
         timeseries_builder.Panel()
         .datasource(METRICS)
-        .targets(_targets(queries, exemplars=exemplars))
+        .targets(_targets(queries))
         .min(0)
         .legend(
             common.VizLegendOptions()
@@ -156,7 +160,7 @@ def number(
     panel = (
         stat.Panel()
         .datasource(METRICS)
-        .targets(_targets(queries, exemplars=False))
+        .targets(_targets(queries))
         .thresholds(thresholds)
         .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
         .color_mode(common_model.BigValueColorMode.BACKGROUND_SOLID)
@@ -188,7 +192,7 @@ def bars(
     panel = (
         bargauge.Panel()
         .datasource(METRICS)
-        .targets(_targets(queries, exemplars=False))
+        .targets(_targets(queries))
         .thresholds(thresholds)
         .min(0)
         .orientation(common_model.VizOrientation.HORIZONTAL)
@@ -204,7 +208,7 @@ def heat(title: str, about: About, bucket_expr: str, *, size: tuple[int, int] = 
     panel = (
         heatmap.Panel()
         .datasource(METRICS)
-        .targets(_targets([query], exemplars=True))
+        .targets(_targets([query]))
         .calculate(False)
         .color(
             heatmap.HeatmapColorOptions()
@@ -239,7 +243,7 @@ def rows(
     panel = (
         table.Panel()
         .datasource(METRICS)
-        .targets(_targets(shown, exemplars=False))
+        .targets(_targets(shown))
         .no_value(none)
         .transformations(
             [
@@ -257,13 +261,19 @@ def rows(
     if sort is not None:
         panel.sort_by([common.TableSortByFieldState().display_name(sort).desc(True)])
     for column, (text, url) in (column_links or {}).items():
-        link = {"title": text, "url": url, "targetBlank": True}
-        panel.override_by_name(column, [model.DynamicConfigValue(id_val="links", value=[link])])
+        _link_column(panel, column, [(text, url)])
     return _dress(panel, title, about, unit, size, links)
 
 
+def _link_column(panel: Any, column: str, links: Sequence[tuple[str, str]]) -> None:
+    """Have a table's column lead somewhere: `links` are titles and addresses."""
+    value = [{"title": title, "url": url, "targetBlank": True} for title, url in links]
+    panel.override_by_name(column, [model.DynamicConfigValue(id_val="links", value=value)])
+
+
 def log_rows(title: str, about: About, logql: str, *, size: tuple[int, int] = (24, 9), fields: dict[str, int]) -> Any:
-    """Log lines as a table, newest first; `fields` are the columns in their order. Trace ids open their trace."""
+    """Log lines as a table, newest first; `fields` are the columns in their order. Trace ids open their trace, event
+    ids the event's timeline, keys their log lines and traces."""
     panel = (
         table.Panel()
         .datasource(LOGS)
@@ -285,13 +295,27 @@ def log_rows(title: str, about: About, logql: str, *, size: tuple[int, int] = (2
             ]
         )
         .no_value("no misses in this time range")
-        .override_by_name(
-            "trace_id",
-            [
-                model.DynamicConfigValue(
-                    id_val="links", value=[{"title": "Open the trace", "url": explore_traces("${__value.raw}")}]
-                )
-            ],
-        )
+    )
+    _link_column(panel, "trace_id", [("Open the trace", explore_traces("${__value.raw}"))])
+    _link_column(
+        panel,
+        "event_id",
+        [
+            ("The event's timeline", "$admin/debug/events/${__value.raw}"),
+            ("The event's spans", explore_traces('{ span.messaging.message.id = "${__value.raw}" }')),
+        ],
+    )
+    _link_column(
+        panel,
+        "key",
+        [
+            ("The key's log lines", explore_logs('{service_name="roundtrip"} | key=`${__value.raw}`')),
+            ("The key's traces", explore_traces('{ span.roundtrip.key.hash = "${__value.raw}" }')),
+        ],
+    )
+    _link_column(
+        panel,
+        "reason",
+        [("Traces of this reason", explore_traces('{ span.roundtrip.miss.reason = "${__value.raw}" }'))],
     )
     return _dress(panel, title, about, "string", size)

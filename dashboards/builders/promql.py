@@ -7,6 +7,10 @@ from typing import Final
 SELECTOR: Final = 'job=~"$job",instance=~"$instance"'
 """Which backends a dashboard looks at: the two variables on top of it."""
 
+DEFECTS: Final = 'reason=~"key_mismatch|ack_timeout|queue_full|send_failed"'
+"""Misses that are somebody's mistake; in the others nobody was there."""
+NOBODY: Final = DEFECTS.replace("=~", "!~")
+
 TYPE: Final = 'type=~"$type"'
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard
 
-from dashboards.builders.links import traces_link
+from dashboards.builders.links import explore_traces, traces_link
 from dashboards.builders.page import page
 from dashboards.builders.panels import (
     AMBER,
@@ -21,7 +21,7 @@ from dashboards.builders.panels import (
     rows,
     steps,
 )
-from dashboards.builders.promql import TYPE, exact, increase, rate, recorded, series, total
+from dashboards.builders.promql import DEFECTS, NOBODY, TYPE, exact, increase, rate, recorded, series, total
 
 UID = "roundtrip-socket-mapping"
 
@@ -31,8 +31,8 @@ REASONS = {
     "send_failed": "dark-red",
     "queue_full": "dark-orange",
     "just_disconnected": AMBER,
-    "disconnected": "yellow",
     "other_bot_connected": "light-blue",
+    "disconnected": "yellow",
     "never_connected": "blue",
 }
 """Purple to orange are the backend's or the frontend's fault; yellow and blue mean that nobody was there."""
@@ -42,7 +42,8 @@ MISMATCHES = series("missed_emits_total", TYPE, 'reason="key_mismatch"')
 ACCEPTED = series("socket_connects_total", 'result="accepted"')
 ATTEMPTS = series("emit_attempts_total", TYPE)
 MISSED_ATTEMPTS = series("emit_attempts_total", TYPE, 'result="missed"')
-MISSED_5M = recorded("missed_emits:count5m", TYPE)
+DEFECTS_5M = recorded("missed_emits:count5m", TYPE, DEFECTS)
+NOBODY_5M = recorded("missed_emits:count5m", TYPE, NOBODY)
 WORST = ("RoundtripMissedEmits", "RoundtripKeyMismatch")
 
 TRACES_OF_REASON = traces_link(
@@ -59,6 +60,7 @@ def build() -> dashboard.Dashboard:
         UID,
         "WhatsApp says connected, the backend emits, and nobody is listening: this dashboard shows that failure. "
         "The first row answers whether events miss their sockets now, which, why, and since when.",
+        keys=True,
     )
     _now(board)
     _misses(board)
@@ -71,16 +73,32 @@ def _now(board: dashboard.Dashboard) -> None:
     board.with_row(dashboard.Row("Are events missing their sockets now?"))
     board.with_panel(
         number(
-            "Missed emits, last 5 minutes",
+            "Misses by a defect, last 5 minutes",
             About(
-                "Attempts to emit that reached no socket, counted exactly.",
-                "Anything but none: an event happened and no browser was told. It stays stored and is replayed.",
-                "Look right: which event, why, since when. Purple, red or orange reasons are defects.",
+                "Attempts that missed by somebody's mistake: key mismatch, missing acknowledgement, full queue, failed "
+                "send. Counted exactly.",
+                "Anything but none: somebody was there and was not told. The event stays stored and is replayed.",
+                "Look right: which event, why, since when.",
                 WORST,
             ),
-            [Query(total(MISSED_5M), instant=True)],
-            size=(5, 6),
+            [Query(total(DEFECTS_5M), instant=True)],
+            size=(4, 6),
             thresholds=ZERO_IS_GOOD,
+            zero="NONE",
+            none="NO DATA",
+        )
+    )
+    board.with_panel(
+        number(
+            "Nobody was there, last 5 minutes",
+            About(
+                "Attempts for people who have no page open now. Counted exactly.",
+                "Nothing by itself: their events wait for them. A jump says that pages lost their connection.",
+                "Compare with the connected sockets below.",
+                ("RoundtripMissedEmits",),
+            ),
+            [Query(total(NOBODY_5M), instant=True)],
+            size=(4, 6),
             zero="NONE",
             none="NO DATA",
         )
@@ -89,13 +107,13 @@ def _now(board: dashboard.Dashboard) -> None:
         number(
             "Why",
             About(
-                "The same misses by reason.",
+                "The same misses by reason, defects first.",
                 "key_mismatch: emitter and frontend build the key differently. ack_timeout: a socket took the event "
-                "and never confirmed. disconnected, never_connected, other_bot_connected: nobody was there.",
+                "and never confirmed. other_bot_connected, disconnected and never_connected: nobody was there.",
                 "Click a reason to open its traces; the runbook of each reason names the cure.",
                 WORST,
             ),
-            [Query(f"{total(MISSED_5M, 'reason')} > 0", "{{reason}}", instant=True)],
+            [Query(f"{total(found, 'reason')} > 0", "{{reason}}", instant=True) for found in (DEFECTS_5M, NOBODY_5M)],
             size=(5, 6),
             names=True,
             none="nothing is missing",
@@ -108,13 +126,13 @@ def _now(board: dashboard.Dashboard) -> None:
         number(
             "Which events",
             About(
-                "The same misses by event type.",
+                "The misses by a defect, by event type.",
                 "whatsapp_connected or whatsapp_qr here: people wait in front of a page that does not move.",
                 "Click a type to open its traces.",
                 WORST,
             ),
-            [Query(f"{total(MISSED_5M, 'type')} > 0", "{{type}}", instant=True)],
-            size=(5, 6),
+            [Query(f"{total(DEFECTS_5M, 'type')} > 0", "{{type}}", instant=True)],
+            size=(4, 6),
             names=True,
             none="nothing is missing",
             thresholds=steps((None, RED)),
@@ -125,14 +143,14 @@ def _now(board: dashboard.Dashboard) -> None:
         number(
             "Missing since",
             About(
-                "When the present spell of misses began; a spell ends after five minutes without a miss.",
+                "When the present spell of defects began; a spell ends after five minutes without one.",
                 "A moment that matches a deployment, of the backend or of a frontend.",
                 "Compare with the annotations and the deployments; roll back what came then.",
                 WORST,
             ),
             [Query(f"1000 * min({recorded('missing_since:timestamp_seconds')})", instant=True)],
             unit="dateTimeFromNow",
-            size=(4, 6),
+            size=(3, 6),
             thresholds=steps((None, RED)),
             none="all found",
         )
@@ -145,10 +163,15 @@ def _now(board: dashboard.Dashboard) -> None:
                 "Any row. critical wants somebody at once, warning today.",
                 "Click the alert's name for its runbook.",
             ),
-            [Query('max by (alertname, severity) (ALERTS{alertname=~"Roundtrip.+",alertstate="firing"})')],
-            size=(5, 6),
+            [
+                Query(
+                    'max by (alertname, severity) (ALERTS{alertname=~"Roundtrip.+",alertname!="RoundtripWatchdog",'
+                    'alertstate="firing"})'
+                )
+            ],
+            size=(4, 6),
             hide=("Value",),
-            column_links={"alertname": ("Open the runbook", "$runbooks/${__value.raw}.md")},
+            column_links={"alertname": ("Open the runbook", "/d/${__value.raw}")},
             none="no alert fires",
         )
     )
@@ -200,6 +223,16 @@ def _misses(board: dashboard.Dashboard) -> None:
             rename={"Value": "misses"},
             sort="misses",
             none="no misses in this time range",
+            column_links={
+                "reason": (
+                    "Traces of this reason",
+                    explore_traces('{ span.roundtrip.miss.reason = "${__value.raw}" }'),
+                ),
+                "type": (
+                    "Traces of missed events of this type",
+                    explore_traces('{ span.roundtrip.miss.reason != nil && name = "emit ${__value.raw}" }'),
+                ),
+            },
         )
     )
     board.with_panel(
@@ -296,6 +329,7 @@ def _sockets(board: dashboard.Dashboard) -> None:
                 "Any refusal that grows: bot_id_missing and forbidden are frontends with a wrong key, unauthorized "
                 "an expired or foreign token, too_many_sockets a page that never closes.",
                 "The frontend's connect_error carries the same code; read it there.",
+                ("RoundtripHandshakesRefused",),
             ),
             [Query(f"{total(increase(series('socket_connects_total')), 'result')} > 0", "{{result}}")],
             bars=True,
@@ -309,7 +343,7 @@ def _sockets(board: dashboard.Dashboard) -> None:
             About(
                 "Sockets that left, by why.",
                 "ping timeout or transport error in waves: network or proxy. queue_full: a page that cannot keep up. "
-                "server disconnect: the backend closes them.",
+                "Closed by the backend: server disconnect, token_expired, draining, protocol_error, replay_failed.",
                 "Match the wave with deployments and the proxy's log.",
                 ("RoundtripSocketChurn",),
             ),
@@ -356,10 +390,11 @@ def _lines(board: dashboard.Dashboard) -> None:
             About(
                 "One line per missed attempt, newest first.",
                 "The same key again and again: one user's frontend is wrong. Many keys: the backend is.",
-                "Click the trace id to see what was looked for and what was found.",
+                "Click the trace id to see what was looked for and what was found, the event's id for its timeline, "
+                "the key for all of its log lines; put the key's hash into the variable on top to see it alone.",
                 WORST,
             ),
-            '{service_name="roundtrip"} |= `emit_missed`',
+            '{service_name="roundtrip"} |= `emit_missed` | key=~`$key.*`',
             fields={"type": 1, "reason": 2, "mode": 3, "key": 4, "event_id": 5, "trace_id": 6},
         )
     )

@@ -65,7 +65,7 @@ def _now(board: dashboard.Dashboard) -> None:
                 "WhatsApp sessions that are online.",
                 "Falls while nobody logged out: WhatsApp or the network fails.",
                 "See the transitions by reason below.",
-                ("RoundtripLinkFlapping",),
+                ("RoundtripLinksDown",),
             ),
             [Query(total(series("links", 'state="connected"')), instant=True)],
             size=(4, 6),
@@ -111,7 +111,7 @@ def _now(board: dashboard.Dashboard) -> None:
                 "All links over time, by state.",
                 "disconnected or degraded grow together with falling connected: an outage.",
                 "Check the path to WhatsApp (proxy, DNS) and its status page.",
-                ("RoundtripLinkFlapping",),
+                ("RoundtripLinksDown",),
             ),
             [Query(f"{total(series('links'), 'state')} > 0", "{{state}}")],
             stacked=True,
@@ -200,14 +200,16 @@ def _staying(board: dashboard.Dashboard) -> None:
         graph(
             "Flaps",
             About(
-                "Links that lost their connection and had it back soon after.",
-                "More than a few an hour: an unstable path, or two processes that share one account.",
+                "Connections that were lost and back soon after, and links whose connection comes and goes.",
+                "Links that flap above a tenth of all: an unstable path, or two processes that share the accounts.",
                 "Check the proxy; look for the same account elsewhere (replaced).",
                 ("RoundtripLinkFlapping",),
             ),
-            [Query(total(increase(series("link_flaps_total"))), "flaps")],
-            bars=True,
-            colors={"flaps": AMBER},
+            [
+                Query(total(increase(series("link_flaps_total"))), "flaps"),
+                Query(total(series("links_flapping")), "links that flap"),
+            ],
+            colors={"flaps": AMBER, "links that flap": RED},
             size=(8, 7),
         )
     )
@@ -224,7 +226,7 @@ def _staying(board: dashboard.Dashboard) -> None:
             ),
             [
                 Query(total(increase(series("link_restarts_total"))), "restarts"),
-                Query(f"{total(increase(series('worker_exits_total')), 'reason')} > 0", "worker {{reason}}"),
+                Query(f"{total(increase(series('worker_exits_total')), 'cause')} > 0", "worker {{cause}}"),
                 Query(f"{total(series('links_crashing'))} > 0", "links that keep crashing"),
             ],
             bars=True,

@@ -35,7 +35,8 @@ def run(data_dir: Path, *arguments: str, **settings: Any) -> subprocess.Complete
         ({"auth": "trusted", "host": "0.0.0.0"}, "ROUNDTRIP_HOST must be a loopback address"),  # noqa: S104  # refused
         ({"auth": "jwt"}, "ROUNDTRIP_JWKS_URL or ROUNDTRIP_JWT_PUBLIC_KEY"),
         ({"ack_timeout": "-1"}, "ROUNDTRIP_ACK_TIMEOUT"),
-        ({"outbox": "redis://127.0.0.1"}, "ROUNDTRIP_OUTBOX"),
+        ({"outbox": "redis://127.0.0.1"}, "ROUNDTRIP_OUTBOX is no setting any more: ROUNDTRIP_STORE took its place"),
+        ({"store": "mysql://host/name"}, "ROUNDTRIP_STORE: must be postgresql://"),
         ({"faults": "no_such_fault"}, "There is no such fault"),
         ({"admin_key": ""}, "ROUNDTRIP_ADMIN_KEY: is set but empty"),
         ({"admin_key": "short"}, "ROUNDTRIP_ADMIN_KEY: must have at least 16 characters"),

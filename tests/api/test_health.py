@@ -11,7 +11,8 @@ import pytest
 
 from roundtrip.api import health
 from roundtrip.api.health import PROBE_BYTES, Readiness, probe_disk
-from roundtrip.links.store import LinkStore, StoreError
+from roundtrip.links.storage import StoreError
+from roundtrip.links.store import LinkStore
 from tests.support.program import Program, api, running
 
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from roundtrip.api.public import VENDOR, WEB, Page, PublicParts
+from roundtrip.api.page import VENDOR, WEB, Page
+from roundtrip.api.public import PublicParts
 from tests.support.api import Api
 
 
@@ -20,7 +21,7 @@ async def test_no_other_file_can_be_reached(served: Api) -> None:
     assert (WEB.parent / "settings.py").is_file()
     assert (WEB.parent.parent / "__main__.py").is_file()
     for name in ("..%2fsettings.py", "..%2f..%2f__main__.py", "%2Fetc%2Fpasswd", "nothing.js", "%00", "__init__.py"):
-        for folder in ("static", "vendor"):
+        for folder in ("static", "static/vendor"):
             status, _, _ = await served.call("GET", f"/{folder}/{name}", user=None)
             assert status == 404, name
 
@@ -68,10 +69,10 @@ async def test_libraries_come_from_npm_and_their_absence_is_said(tmp_path: Path)
     import aiohttp
 
     async with serving(app) as url, aiohttp.ClientSession() as session:
-        async with session.get(f"{url}/vendor/qrcode.mjs") as response:
+        async with session.get(f"{url}/static/vendor/qrcode.mjs") as response:
             assert response.status == 200
             assert response.headers["Content-Type"] == "text/javascript; charset=utf-8"
-        async with session.get(f"{url}/vendor/socket.io.esm.min.js") as response:
+        async with session.get(f"{url}/static/vendor/socket.io.esm.min.js") as response:
             assert response.status == 404
             assert (await response.json(content_type=None))["code"] == "page_libraries_missing"
         async with session.get(f"{url}/") as response:

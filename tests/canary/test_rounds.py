@@ -99,7 +99,10 @@ async def serving(handler: Any) -> AsyncIterator[str]:
 JWT = {"auth": "jwt", "jwt_public_key": public_pem(private_key("ES256")), "jwt_issuer": ISSUER}
 
 
-@pytest.mark.parametrize("identity", [{}, JWT], ids=["trusted", "jwt"])
+EVERYWHERE = JWT | {"host": "0.0.0.0"}  # noqa: S104  # as in a container
+
+
+@pytest.mark.parametrize("identity", [{}, JWT, EVERYWHERE], ids=["trusted", "jwt", "any address"])
 async def test_each_round_is_measured_and_no_number_of_users_moves(tmp_path: Path, identity: dict[str, Any]) -> None:
     async with inside(tmp_path, canary_interval=CALM, **identity) as program:
         before = await program.user().metrics()

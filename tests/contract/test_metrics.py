@@ -34,7 +34,7 @@ NAMES = {
     "roundtrip_outbox_oldest_batch_age_seconds": set(),
     "roundtrip_emit_attempts_total": {"type", "mode", "result"},
     "roundtrip_missed_emits_total": {"type", "reason"},
-    "roundtrip_delivery_seconds_count": {"grade"},
+    "roundtrip_delivery_seconds_count": {"mode", "grade"},
     "roundtrip_receipt_seconds_count": set(),
     "roundtrip_ack_seconds_count": set(),
     "roundtrip_outbox_write_seconds_count": set(),
@@ -113,10 +113,43 @@ async def test_an_acknowledged_event_moves_its_metrics(program: Inside) -> None:
         assert total(samples, "roundtrip_events_resolved_total", type=type_, outcome="acked") == 1
         assert total(samples, "roundtrip_emit_attempts_total", type=type_, mode="live", result="sent") == 1
     assert total(samples, "roundtrip_missed_emits_total") == 0
-    assert total(samples, "roundtrip_delivery_seconds_count", grade="acked") == 4
+    assert total(samples, "roundtrip_delivery_seconds_count", mode="live", grade="acked") == 4
     assert total(samples, "roundtrip_ack_seconds_count") == 4
     assert total(samples, "roundtrip_outbox_write_seconds_count") > 0
     assert total(samples, "roundtrip_link_pairing_seconds_count") == 1
+
+
+async def test_requests_are_counted_by_route_on_both_listeners(program: Inside) -> None:
+    user = program.user()
+    await user.link("one")
+    await user.link("two")
+    for path in ("/api/bots/one/events?limit=0", "/nothing/here", "/%2e%2e/etc"):
+        await program.request("GET", path, headers={"X-User-Id": "user"})
+    await program.request("PATCH", "/api/bots/one/link")
+    async with py_client(program.url):
+        pass
+    await program.admin("GET", "/debug/sockets")
+
+    def counted(samples: dict[str, float], **labels: str) -> float:
+        return total(samples, "http_server_request_duration_seconds_count", **labels)
+
+    def series(samples: dict[str, float]) -> set[str]:
+        return {name for name in samples if name.startswith("http_server_request_duration_seconds_count")}
+
+    await user.metrics()  # so that this route has its series
+    samples = await user.metrics()
+    route = "/api/bots/{bot_id}/link"
+    assert counted(samples, method="PUT", route=route, status_class="2xx") == 2
+    assert counted(samples, method="GET", route="/api/bots/{bot_id}/events", status_class="4xx") == 1
+    assert counted(samples, method="GET", route="/debug/sockets", status_class="2xx") == 1
+    assert counted(samples, method="GET", route="other", status_class="4xx") == 2
+    assert counted(samples, method="other", status_class="4xx") == 1
+    for number in range(20):
+        await program.request("GET", f"/nothing/{number}")
+        await program.request("PUT", f"/api/bots/{number}/link", headers={"X-User-Id": f"u{number}"})
+    after = await user.metrics()
+    assert counted(after, method="GET", route="other") == 22
+    assert series(after) == series(samples), "nobody can add a series"
 
 
 async def test_a_miss_and_its_replay_move_theirs(program: Inside) -> None:
@@ -132,6 +165,8 @@ async def test_a_miss_and_its_replay_move_theirs(program: Inside) -> None:
         await ended(user, int(pending), "acked")
     samples = await user.metrics()
     assert total(samples, "roundtrip_emit_attempts_total", result="sent", mode="replay") == pending
+    assert total(samples, "roundtrip_delivery_seconds_count", mode="replay") == pending
+    assert total(samples, "roundtrip_delivery_seconds_count", mode="live") == 0
     assert total(samples, "roundtrip_events_pending") == 0
     assert samples["roundtrip_oldest_pending_event_age_seconds"] == 0
 

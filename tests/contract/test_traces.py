@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import socketio
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.support.inside import Inside, inside
-from tests.support.lives import connect, ended
+from tests.support.lives import connect, ended, settled
 from tests.support.otlp import Receiver, receiving
 from tests.support.py_client import eventually, py_client
 
@@ -162,6 +166,51 @@ async def test_what_misses_later_has_its_request_as_root_though_nothing_plain_is
         assert not [span for span in trace if span.name.endswith("whatsapp_connecting")], "a plain success is not kept"
 
 
+async def test_a_refused_handshake_has_a_span_with_its_code(traced: Traced) -> None:
+    program, receiver = traced
+    trace = "0123456789abcdef0123456789abcdef"
+    auth = {"userId": "user", "traceparent": f"00-{trace}-0123456789abcdef-01"}
+    client = socketio.AsyncClient(reconnection=False)
+    with pytest.raises(socketio.exceptions.ConnectionError):
+        await client.connect(program.url, auth=auth, transports=["websocket"])
+    (span,) = await spans(receiver, "socket connect")
+    held = attributes(span)
+    assert (held["error.type"], held["roundtrip.socket.mapped"]) == ("bot_id_missing", False)
+    assert (span.status.code, span.trace_id.hex()) == (2, trace)
+    assert span.parent_span_id.hex() == "0123456789abcdef"
+    assert "user.hash" not in held, "nobody has proved to be that user"
+
+
+async def test_a_request_has_the_stable_attributes_and_keeps_its_tracestate(traced: Traced) -> None:
+    program, receiver = traced
+    headers = {
+        "X-User-Id": "user",
+        "traceparent": "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01",
+        "tracestate": "vendor=x,other=y",
+    }
+    await program.request("PUT", "/api/bots/bot%204711/link?secret=1", headers=headers)
+    (span,) = await spans(receiver, "PUT /api/bots/{bot_id}/link")
+    held = attributes(span)
+    assert (held["http.request.method"], held["http.route"]) == ("PUT", "/api/bots/{bot_id}/link")
+    assert (held["url.scheme"], held["server.address"]) == ("http", "127.0.0.1")
+    assert held["server.port"] == int(program.url.rsplit(":", 1)[1])
+    assert held["http.response.status_code"] == 202
+    assert re.fullmatch(r"/api/bots/[0-9a-f]{16}/link", held["url.path"]), "the bot's id is hashed"
+    assert re.fullmatch(r"[0-9a-f]{16}", held["network.peer.address"]), "so is the caller's address"
+    assert "4711" not in str(span)
+    assert span.trace_state == "vendor=x,other=y"
+
+
+@pytest.mark.parametrize("state", ["=,=;", "a=" + "x" * 600, "\u00fc"])
+async def test_a_wrong_tracestate_does_no_harm(traced: Traced, state: str) -> None:
+    program, receiver = traced
+    headers = {"X-User-Id": "user", "traceparent": f"00-{7:032x}-{8:016x}-01", "tracestate": state}
+    status, _, _ = await program.request("PUT", "/api/bots/bot/link", headers=headers)
+    assert status == 202
+    (span,) = await spans(receiver, "PUT /api/bots/{bot_id}/link")
+    assert (span.trace_id.hex(), span.trace_state) == (f"{7:032x}", "")
+
+
 async def test_a_replay_is_linked_to_what_it_replays(traced: Traced) -> None:
     program, receiver = traced
     user = program.user()
@@ -197,6 +246,46 @@ async def test_no_span_names_a_person(traced: Traced) -> None:
     everything = b"".join(span.SerializeToString() for span in receiver.spans)
     for private in ("canary-user", number, number[1:], "2@"):
         assert private.encode() not in everything
+
+
+@pytest.mark.parametrize(
+    ("attributes", "node_id", "expected"),
+    [("service.instance.id=outer", "inner", "outer"), ("", "inner", "inner"), ("", None, None)],
+)
+async def test_traces_logs_and_metrics_name_one_and_the_same_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attributes: str, node_id: str | None, expected: str | None
+) -> None:
+    with receiving() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", attributes)
+        async with inside(tmp_path, node_id=node_id) as program:
+            await program.user().link()
+            metrics = await program.user().metrics()
+    named = [
+        {pair.key: pair.value.string_value for pair in of.resource.attributes}["service.instance.id"]
+        for path, body in receiver.bodies
+        for of in (
+            ExportTraceServiceRequest.FromString(body).resource_spans
+            if path == "/v1/traces"
+            else ExportLogsServiceRequest.FromString(body).resource_logs
+        )
+    ]
+    (info,) = [name for name in metrics if name.startswith("roundtrip_build_info")]
+    assert {path for path, _ in receiver.bodies} == {"/v1/traces", "/v1/logs"}
+    assert len(set(named)) == 1
+    assert f'service_instance_id="{named[0]}"' in info
+    assert expected is None or named[0] == expected
+
+
+async def test_what_arrived_is_counted(traced: Traced) -> None:
+    program, receiver = traced
+    await program.user().link()
+    await spans(receiver, "create whatsapp_connecting")
+
+    async def all_counted() -> bool:
+        return (await program.user().metrics())["roundtrip_spans_exported_total"] == len(receiver.spans)
+
+    await settled(all_counted)
 
 
 async def test_a_queue_size_that_is_no_number_keeps_nothing_from_starting(

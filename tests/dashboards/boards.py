@@ -72,8 +72,18 @@ def substituted(query: str, *, rate_interval: str = "20s", range_seconds: int = 
     return query
 
 
+EXEMPLARS = {
+    "roundtrip_missed_emits_total",
+    "roundtrip_delivery_seconds_bucket",
+    "roundtrip_receipt_seconds_bucket",
+    "roundtrip_ack_seconds_bucket",
+}
+"""The program's series that carry exemplars; tests/contract/test_exemplars.py compares with the running program."""
+
 _WORD = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
-_OURS = re.compile(r"^(roundtrip_|roundtrip:|process_|python_|traces_span_metrics_|otelcol_|up$|ALERTS$)")
+_OURS = re.compile(
+    r"^(roundtrip_|http_server_|roundtrip:|process_|python_|traces_span_metrics_|otelcol_|prometheus_|alertmanager_|up$|ALERTS$)"
+)
 
 
 def metrics_in(query: str) -> set[str]:

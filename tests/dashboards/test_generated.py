@@ -26,7 +26,7 @@ def test_the_committed_json_is_what_the_builders_make(name: str) -> None:
 
 
 def test_there_is_no_file_without_a_builder() -> None:
-    assert {path.name for path in FOLDER.glob("*.json")} == set(BUILDERS)
+    assert {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.json")} == set(BUILDERS)
 
 
 def test_uids_are_fixed() -> None:

@@ -56,8 +56,22 @@ class Tab:
     async def phone(self, action: str) -> None:
         """Press one of the simulated phone's buttons."""
         button = self.at(f'[data-action="{action}"]')
+        await self.open("#phone")
+        if await button.locator("xpath=ancestor::details[@id='phone-more']").count():
+            await self.open("#phone-more")
         await expect(button).to_have_attribute("aria-disabled", "false", timeout=WITHIN)
         await button.click()
+
+    async def open(self, details: str) -> None:
+        """Unfold a part of the page that is folded."""
+        summary = self.at(f"{details} > summary")
+        await expect(summary).to_be_visible(timeout=WITHIN)
+        if await self.at(details).get_attribute("open") is None:
+            await summary.click()
+
+    async def answer(self, yes: bool = True) -> None:
+        """Answer the page's question."""
+        await self.at(f'#question button[value="{"yes" if yes else "no"}"]').click()
 
     async def rows(self) -> list[dict[str, Any]]:
         """The events, oldest first: each as its row's data attributes."""

@@ -212,7 +212,7 @@ async def test_from_make_run_to_the_sentence_with_a_page_under_another_bot_id(tm
     """The failure that this project is about, without any fault: a stock client says bot-2, the caller bot-1."""
     recipe = re.search(r"^run:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert recipe is not None
-    command = recipe[1].replace("$(BIN)/python", sys.executable).strip()
+    command = recipe[1].replace("$(BIN)/roundtrip", f"{sys.executable} -m backend").strip()
     async with (
         running(tmp_path, command=("bash", "-c", command)) as program,
         api(program, "ada") as user,

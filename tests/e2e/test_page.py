@@ -138,7 +138,8 @@ async def test_two_tabs_and_a_late_one(browser: Browser, program: Program) -> No
         late = await open_in(second.page.context.new_page, program.url)
         await late.state("degraded")
         await expect(late.at("#account-phone")).to_contain_text("+")
-        assert await late.rows() == []
+        await expect(late.at("#events > li")).to_have_count(5, timeout=WITHIN)
+        assert [(row["seq"], row["way"]) for row in await late.rows()] == [(seq, "earlier") for seq in range(1, 6)]
         assert second.troubles == late.troubles == []
 
 
@@ -168,13 +169,13 @@ async def test_a_ban_tells_its_end_and_offers_no_start(browser: Browser, program
 async def test_a_bad_bot_id_is_a_sentence_and_can_be_put_right(browser: Browser, program: Program) -> None:
     async with tab(browser, program.url, "wrong", " padded ", expected=LEFT) as page:
         await page.connection("refused")
-        await expect(page.at("#problem")).to_contain_text("bot id cannot be used")
-        await expect(page.at("#headline")).to_have_text("Not let in")
+        await expect(page.at("#problem")).to_contain_text("bot id is invalid")
+        await expect(page.at("#headline")).to_have_text("Access denied")
         field = page.page.get_by_label("Bot id")
         await expect(field).to_be_visible()  # the form opened by itself
         await field.fill("")
         await page.page.keyboard.press("Enter")
-        await expect(page.at("#problem")).to_contain_text("the bot id is empty")
+        await expect(page.at("#problem")).to_contain_text("bot id is empty")
         await field.fill("bot-2")
         await page.page.keyboard.press("Enter")
         await page.connection("connected")
@@ -188,10 +189,10 @@ async def test_a_phone_number_gives_a_code_to_type(browser: Browser, program: Pr
     async with tab(browser, program.url, "typist", expected=(REFUSED,)) as page:
         await page.state("idle")
         await page.page.get_by_text("Use a phone number instead").click()
-        field = page.page.get_by_label("Phone number, with its country code")
+        field = page.page.get_by_label("Phone number, with country code")
         await field.fill("12")
         await page.page.keyboard.press("Enter")
-        await expect(page.at("#phone-error")).to_contain_text("not a phone number")
+        await expect(page.at("#phone-error")).to_contain_text("not a valid phone number")
         await expect(field).to_be_focused()
         assert await field.get_attribute("aria-invalid") == "true"
         await field.fill("+44 7400 123456")
@@ -211,6 +212,7 @@ async def test_every_state_fits_a_phone(browser: Browser, program: Program) -> N
         await page.at("#alternative summary").click()
         await page.at("#identity summary").click()
         await page.at("#faults > summary").click()
+        await page.open("#phone")
         await page.at("#phone-more summary").click()
         assert await page.overflow() == []
         await page.link()
@@ -299,18 +301,50 @@ async def test_with_tokens_the_page_asks_for_one(browser: Browser, tmp_path: Pat
     async with running(tmp_path, **settings) as program, tab(browser, program.url, "unused", expected=refused) as page:
         field = page.page.get_by_label("Access token")
         await expect(field).to_be_visible()
-        await expect(page.at("#problem")).to_contain_text("Enter an access token")
+        await expect(page.at("#headline")).to_have_text("Sign in")
+        await expect(page.at("#sentence")).to_contain_text("Enter an access token")
+        await expect(page.at("#problem")).to_be_hidden()  # nothing has gone wrong
+        await expect(page.at("#connection-text")).to_have_text("Signed out")
         await expect(page.at("#user-field")).to_be_hidden()
         await expect(page.at("#faults")).to_be_hidden()
         await field.fill("nonsense")
         await page.page.keyboard.press("Enter")
         await page.connection("refused")
-        await expect(page.at("#problem")).to_contain_text("fresh access token")
+        await expect(page.at("#problem")).to_contain_text("This is not a token that can be read")
         await field.fill(tokens.token(key, algorithm="ES256", kid=None))
         await page.page.keyboard.press("Enter")
         await page.connection("connected")
         await page.link()
         assert "token" not in await page.page.evaluate("JSON.stringify(localStorage)")
+
+
+async def test_another_users_token_is_another_connection(browser: Browser, tmp_path: Path) -> None:
+    """Same bot id, other user: what is shown and what the buttons do are the same user's."""
+    key = tokens.private_key("ES256")
+
+    def token_of(user: str) -> str:
+        return tokens.token(key, algorithm="ES256", kid=None, sub=user, exp=int(time.time()) + 600)
+
+    settings: dict[str, Any] = {"auth": "jwt", "jwt_public_key": tokens.public_pem(key)}
+    async with (
+        running(tmp_path, **settings) as program,
+        tab(browser, program.url, "unused", expected=LEFT) as page,
+    ):
+        field = page.page.get_by_label("Access token")
+        await field.fill(token_of("ada"))
+        await page.page.keyboard.press("Enter")
+        await page.link()
+        await page.phone("scan")
+        await page.state("connected")
+        await page.at("#identity summary").click()
+        await field.fill(token_of("bob"))
+        await page.page.keyboard.press("Enter")
+        await page.state("idle")  # bob has linked nothing
+        await page.link()
+        await page.phone("scan")
+        await page.state("connected")
+        rows = await page.rows()
+        assert [row["seq"] for row in rows] == [1, 2, 3, 4], "nothing of ada's is left"
 
 
 async def test_with_a_real_driver_there_is_no_phone_to_play(browser: Browser, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from roundtrip.drivers import base as d
 from roundtrip.errors import StorageError
 from roundtrip.links.reasons import LinkError
 from roundtrip.links.record import LinkState
-from roundtrip.links.store import StoreError
+from roundtrip.links.storage import StoreError
 from tests.support.links import (
     KEY,
     ONLINE,

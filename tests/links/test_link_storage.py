@@ -15,7 +15,7 @@ from roundtrip.drivers import base as d
 from roundtrip.errors import StorageError
 from roundtrip.links.reasons import LinkError
 from roundtrip.links.record import LinkState
-from roundtrip.links.store import StoreError
+from roundtrip.links.storage import StoreError
 from tests.support.links import KEY, NAME, ONLINE, PHONE, QR, link_of, staged, write_key_file
 
 S = LinkState

@@ -11,7 +11,7 @@ from roundtrip.drivers.base import Report, SessionSpec
 from roundtrip.links.policy import Ban
 from roundtrip.links.record import DeviceState, Removal
 from roundtrip.links.removals import ANSWER_LIMIT, RESULT_WAIT
-from roundtrip.links.store import StoreError
+from roundtrip.links.storage import StoreError
 from tests.support.links import (
     KEY,
     ONLINE,

@@ -10,7 +10,7 @@ import pytest
 from roundtrip.drivers import base as d
 from roundtrip.drivers.base import Report, SessionSpec
 from roundtrip.links.policy import Ban
-from roundtrip.links.store import StoreError
+from roundtrip.links.storage import StoreError
 from tests.support.links import (
     KEY,
     ONLINE,

@@ -15,7 +15,8 @@ from roundtrip.drivers import key_files as files
 from roundtrip.drivers.key_files import KeyFileState
 from roundtrip.identity import BotKey
 from roundtrip.links.record import LinkRecord, LinkState, new_record
-from roundtrip.links.store import LinkStore, StoreError
+from roundtrip.links.storage import StoreError
+from roundtrip.links.store import LinkStore
 from tests.support.links import KEY, OTHER, PHONE, write_key_file
 
 ODD = BotKey.parse("../../etc/passwd", "a'; DROP TABLE links; --")

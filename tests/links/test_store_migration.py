@@ -13,7 +13,8 @@ from msgspec.structs import astuple, replace
 from roundtrip.identity import BotKey
 from roundtrip.links.policy import Ban
 from roundtrip.links.record import DeviceState, LinkRecord, LinkState, Removal
-from roundtrip.links.store import SCHEMA_VERSION, LinkStore, StoreError
+from roundtrip.links.storage import StoreError
+from roundtrip.links.store import SCHEMA_VERSION, LinkStore
 from tests.support.links import KEY, NAME, ONLINE, OTHER, PHONE, settle, staged, write_key_file
 
 VERSION_1: Final = """

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from roundtrip.clock import rfc3339
 from roundtrip.identity import BotKey, IdentityError, Principal
 from roundtrip.limits.rates import Limits, Rate, Rules
 from roundtrip.sockets.access import Handshake, Refusal, SocketAccess
@@ -111,7 +112,7 @@ async def test_a_renewal_counts_from_the_fresh_token() -> None:
     it: Any = FakePeer("a", clock.wall())
     await access.check_expiry([it])
     answer = await access.renew(it, {"token": "fresh"})
-    assert (answer.ok, answer.expires_at, answer.code) == (True, clock.wall() + 60.0, None)
+    assert (answer.ok, answer.expires_at, answer.code) == (True, rfc3339(clock.wall() + 60.0), None)
     assert it.expires_at == clock.wall() + 60.0
     assert handshakes == [Handshake("fresh", "user", "bot", True, None, "")]
     await access.check_expiry([it])

@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import socketio
 
+from roundtrip.clock import rfc3339
 from roundtrip.sockets.access import SocketAccess
 from tests.sockets.limited_stage import KEY, OffsetClock, limited_stage, make_token, token_client
 from tests.sockets.raw import POLLING, raw_socket
@@ -48,7 +49,7 @@ async def test_a_token_is_renewed_without_reconnecting() -> None:
         await eventually(lambda: expired)
         later = int(time.time()) + 600
         answer = await it.io.call("auth", {"token": make_token(exp=later)}, timeout=5)
-        assert answer == {"ok": True, "expiresAt": later}
+        assert answer == {"ok": True, "expiresAt": rfc3339(later)}
         await look(s, access)
         clock.ahead = 400
         await look(s, access)

@@ -75,7 +75,7 @@ async def test_an_ack_that_is_no_array_closes_its_socket(ack: str) -> None:
                 pass
             await ws.send_str(ack)
             await eventually(lambda: s.notes.disconnects)
-            assert s.notes.disconnects == ["transport error"]
+            assert s.notes.disconnects == ["protocol_error"]
             assert not s.notes.settled_
             await ws.close()
 

@@ -44,7 +44,7 @@ async def test_each_kind_of_close_has_its_reason() -> None:
             "client disconnect",
             "client disconnect",
             "client disconnect",
-            "transport error",
+            "protocol_error",
         ]
 
 

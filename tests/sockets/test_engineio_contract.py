@@ -81,6 +81,7 @@ PRIVATE_NAMES: dict[tuple[str, type], dict[str, str]] = {
         "_handle_eio_message": "(self, eio_sid, data)",
         "_handle_event": "(self, eio_sid, namespace, id, data)",
     },
+    ("roundtrip.sockets.engineio.server", web.BaseRequest): {"_headers": ATTRIBUTE, "_message": ATTRIBUTE},
     ("roundtrip.api.http_handler", web.RequestHandler): {
         "_messages": ATTRIBUTE,
         "_payload_parser": ATTRIBUTE,
@@ -98,8 +99,11 @@ empty, the module derives from the class, and must not meet a private name of it
 
 UPSTREAM = {upstream for _, upstream in PRIVATE_NAMES}
 
-OWN_NAMES = {"_body", "_loop", "_message", "_start", "_state", "_status"}
+OWN_NAMES = {"_body", "_loop", "_start", "_state", "_status"}
 """Names of our own, which some class of upstream has as well that has nothing to do with them."""
+
+OWN_NAMES_IN = {"roundtrip.api.spec.asyncapi": {"_message"}}
+"""The same, in one module only: elsewhere the name is upstream's."""
 
 UNDOCUMENTED_NAMES: dict[type, set[str]] = {
     AsyncSocket: {
@@ -251,7 +255,7 @@ def test_a_module_names_the_versions_of_what_it_replaces(module: str) -> None:
 def test_each_private_name_of_upstream_is_named_here(module: str) -> None:
     theirs = {name for upstream in UPSTREAM for name in offered_by(upstream)}
     named = {name for (its, _), names in PRIVATE_NAMES.items() if its == module for name in names}
-    assert used_in(module) & theirs - OWN_NAMES == named
+    assert used_in(module) & theirs - OWN_NAMES - OWN_NAMES_IN.get(module, set()) == named
 
 
 @pytest.mark.parametrize("upstream", UNDOCUMENTED_NAMES, ids=lambda it: f"{it.__module__}.{it.__name__}")

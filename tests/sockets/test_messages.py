@@ -27,7 +27,14 @@ def test_each_refusal_and_each_disconnect_moves_its_counter() -> None:
     ):
         meter.connected(code)
         assert value(made.registry, "roundtrip_socket_connects_total", result=code) == 1.0
-    for reason in ("transport close", "transport error", "ping timeout", "token_expired", "draining", "queue_full"):
+    for reason in (
+        "transport close",
+        "transport error",
+        "ping timeout",
+        "draining",
+        "queue_full",
+        "protocol_error",
+    ):
         meter.disconnected(reason, 2.5)
         assert value(made.registry, "roundtrip_socket_disconnects_total", reason=reason) == 1.0
     assert value(made.registry, "roundtrip_socket_lifetime_seconds_count") == 6.0

@@ -167,7 +167,7 @@ def test_a_miss_has_its_moment_in_milliseconds_and_an_age_its_thousandths(monkey
     registry = Registry(clock)
     monkeypatch.setattr("time.time_ns", lambda: 1_800_000_000_123_999_999)
     registry.missed(KEY, "whatsapp_qr", "1", Miss(MissReason.DISCONNECTED))
-    assert registry.view().misses[0].at == 1_800_000_000_123
+    assert registry.view().misses[0].at == "2027-01-15T08:00:00.123Z"
     registry.add(socket("sid"))
     clock.now = 1000.123_456
     assert registry.view().keys[0].sockets[0].age == 10.123

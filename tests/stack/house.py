@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 from collections import Counter
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tests.dashboards.boards import panel
+from tests.dashboards.boards import ROOT, panel
 from tests.stack import collector as collectors
 from tests.stack.observers import Prometheus, Sample, Webhook, observing
 from tests.stack.sink import Sink, listening
@@ -109,8 +110,10 @@ class House:
             return alert in await self.prometheus.firing() and self.webhook.told(alert, "firing")
 
         await self.until(f"{alert} fires and arrives; firing: {await self.prometheus.firing()}", firing, within)
-        async with self._session.get(self.webhook.runbook(alert)) as response:
-            assert (await response.text()).startswith(f"# {alert}\n")
+        assert runbook(self.webhook.annotation(alert, "runbook_url")) == f"Runbook / {alert}"
+        assert f"var-instance={urlsplit(self.program.admin_url).netloc}&from=1" in self.webhook.annotation(
+            alert, "dashboard_url"
+        )
 
     async def resolves(self, alert: str, within: float = 60) -> None:
         async def resolved() -> bool:
@@ -131,6 +134,12 @@ class House:
 
         found: list[Span] = await self.until(f"an exemplar of {metric} leads to its cause", look, 20)
         return found
+
+
+def runbook(address: str) -> str:
+    """The title of the page that Grafana shows at an alert's address."""
+    page = json.loads((ROOT / "grafana" / "runbooks" / f"{address.rpartition('/')[2]}.json").read_text())
+    return str(page["title"])
 
 
 async def missed(*people: Api) -> Counter[tuple[str, str]]:
@@ -174,5 +183,5 @@ async def house(folder: Path, **settings: Any) -> AsyncIterator[House]:
         session = await stack.enter_async_context(aiohttp.ClientSession())
         it = House(program, prometheus, webhook, sink, session)
         # What happens before the first scrape is no increase
-        await it.until("Prometheus has seen both", lambda: prometheus.query("count(up == 1) == 2"))
+        await it.until("Prometheus has seen all", lambda: prometheus.query("count(up == 1) == 4"))
         yield it

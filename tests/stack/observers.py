@@ -31,6 +31,9 @@ _UNIT: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _DURATION = re.compile(r"(\[|offset |for: |interval: |group_wait: )(\d+)([smhd])\b")
 _SECONDS_AGO = re.compile(r"(time\(\) - )(\d+)")
 
+WATCHDOG: Final = "RoundtripWatchdog"
+"""Fires always, and is told to its own receiver."""
+
 Sample = tuple[Mapping[str, str], float]
 
 
@@ -64,7 +67,8 @@ class Prometheus:
 
     async def firing(self) -> set[str]:
         alerts = (await self._get("alerts"))["alerts"]
-        return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
+        firing = {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
+        return firing - {WATCHDOG}
 
     async def exemplars(self, expr: str, since: float, until: float) -> list[str]:
         """Trace ids of the exemplars of a query's series, newest first. Times are seconds since the epoch."""
@@ -81,8 +85,12 @@ class Webhook:
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
         self.url = ""
+        self.refuses = False
+        """Answer 500, as a receiver that is broken does."""
 
     async def take(self, request: web.Request) -> web.Response:
+        if self.refuses:
+            return web.Response(status=500)
         self.messages.append(await request.json())
         return web.Response()
 
@@ -94,9 +102,9 @@ class Webhook:
             for one in message["alerts"]
         )
 
-    def runbook(self, alert: str) -> str:
+    def annotation(self, alert: str, name: str) -> str:
         return next(
-            str(one["annotations"]["runbook_url"])
+            str(one["annotations"][name])
             for message in self.messages
             for one in message["alerts"]
             if one["labels"]["alertname"] == alert
@@ -138,7 +146,8 @@ async def observing(folder: Path, targets: Mapping[str, str]) -> AsyncIterator[t
     prom_port, alert_port = free_ports(2)
     prom_url = f"http://127.0.0.1:{prom_port}"
     async with _webhook() as webhook, aiohttp.ClientSession() as session:
-        _configure(folder, targets, f"127.0.0.1:{alert_port}", webhook.url)
+        itself = {"prometheus": f"127.0.0.1:{prom_port}", "alertmanager": f"127.0.0.1:{alert_port}"}
+        _configure(folder, {**targets, **itself}, f"127.0.0.1:{alert_port}", webhook.url)
         with ExitStack() as stack:
             stack.enter_context(
                 _process(
@@ -158,7 +167,6 @@ async def observing(folder: Path, targets: Mapping[str, str]) -> AsyncIterator[t
                     f"--storage.tsdb.path={folder}/tsdb",
                     f"--web.listen-address=127.0.0.1:{prom_port}",
                     f"--web.external-url={prom_url}",
-                    f"--web.user-assets={ROOT / 'runbooks'}",
                     "--enable-feature=exemplar-storage",
                 )
             )

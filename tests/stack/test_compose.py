@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+import jwt
 import pytest
 import yaml
 
-from dashboards import stack
+from dashboards import stack, tour
+from roundtrip.environment import FILE_SUFFIX
 from tests.stack.collector import VERSION
-from tests.support.inside import inside
 from tests.support.known import setting_names
+from tests.support.program import running
+from tests.support.programs import require
+from tests.support.py_client import eventually
 
 ROOT = Path(__file__).parents[2]
 MADE_HERE = "roundtrip-backend:0.1.0"
@@ -28,25 +33,160 @@ PROBED = {"otel-collector", "tempo", "loki"}
 OPENED = {"backend": {8080, 9464}, "grafana": {3000}, "prometheus": {9090}, "alertmanager": {9093}}
 
 
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("keys")
+CLEAN = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+"""What a new shell has: nothing of the stack's."""
 
 
-@pytest.fixture(scope="module")
-def services(keys: Path) -> dict[str, dict[str, Any]]:
-    """The services as compose understands them: merged, interpolated."""
-    done = subprocess.run(
-        [Path(sys.prefix) / "bin/docker-compose", "-f", ROOT / "docker-compose.yml", "config"],
-        env=os.environ | stack.environment(keys),
+def compose(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The compose binary in the checkout, with no engine to be found."""
+    return subprocess.run(
+        [Path(sys.prefix) / "bin/docker-compose", *arguments],
+        env=CLEAN | {"DOCKER_HOST": "unix:///nowhere/docker.sock"} | environment,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def understood(file: str, **environment: str) -> dict[str, dict[str, Any]]:
+    """A file's services as compose understands them: merged, interpolated."""
+    done = compose("--file", file, "config", **environment)
     assert done.returncode == 0, done.stderr
     assert not done.stderr, "compose warns"
     loaded: dict[str, dict[str, Any]] = yaml.safe_load(done.stdout)["services"]
     return loaded
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, dict[str, Any]]:
+    return understood(stack.FULL)
+
+
+@pytest.fixture(scope="module")
+def small() -> dict[str, dict[str, Any]]:
+    return understood(stack.SMALL)
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("keys")
+    stack.make_secrets(folder)
+    return folder
+
+
+# what is documented works in a clean environment
+
+
+def documented() -> set[tuple[str, ...]]:
+    """Every `docker compose …` of the documents and of what `make stack` prints: its words up to the subcommand."""
+    paths = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "dashboards/runbooks").glob("*.md")]
+    texts = [*(path.read_text() for path in paths), *stack.ADDRESSES.values()]
+    found = (re.findall(r"docker compose((?: -f \S+)?) ([a-z]+)", text) for text in texts)
+    return {(*options.split(), command) for matches in found for options, command in matches}
+
+
+def test_commands_are_documented_for_both_stacks() -> None:
+    assert {("down",), ("logs",), ("ps",), ("-f", stack.SMALL, "down")} <= documented()
+
+
+@pytest.mark.parametrize("words", sorted(documented()), ids=" ".join)
+def test_a_documented_command_needs_nothing_but_an_engine(words: tuple[str, ...]) -> None:
+    *options, command = words
+    checked = compose(*options, "config", "-q")
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+    if command != "config":
+        asked = compose(*options, command)
+        assert asked.returncode != 0
+        assert "/nowhere/docker.sock" in asked.stderr, asked.stderr
+
+
+def test_one_service_builds_and_nobody_asks_a_registry_for_what_it_builds(
+    services: dict[str, dict[str, Any]], small: dict[str, dict[str, Any]]
+) -> None:
+    for loaded in (services, small):
+        assert [name for name, service in loaded.items() if "build" in service] == ["backend"]
+        for name, service in loaded.items():
+            if service["image"] == MADE_HERE and name != "backend":
+                assert service["pull_policy"] == "never", name
+                assert "backend" in service["depends_on"], name
+
+
+def test_the_backend_does_not_wait_for_its_telemetry(
+    services: dict[str, dict[str, Any]], small: dict[str, dict[str, Any]]
+) -> None:
+    for loaded in (services, small):
+        assert not loaded["backend"].get("depends_on")
+
+
+def test_secrets_come_as_files_that_make_stack_makes(
+    services: dict[str, dict[str, Any]], small: dict[str, dict[str, Any]], keys: Path
+) -> None:
+    for file, loaded in ((stack.FULL, services), (stack.SMALL, small)):
+        named = yaml.safe_load((ROOT / file).read_text())["secrets"]
+        made = {name: (keys / Path(secret["file"]).name).read_text() for name, secret in named.items()}
+        assert {Path(secret["file"]).parent for secret in named.values()} == {stack.KEYS.relative_to(ROOT)}
+        environment = loaded["backend"]["environment"]
+        assert not [name for name in environment if "KEY" in name and not name.endswith("_FILE")]
+        taken = {name: str(path).rpartition("/")[2] for name, path in environment.items() if name.endswith("_FILE")}
+        assert set(taken.values()) == {secret["source"] for secret in loaded["backend"]["secrets"]}
+        assert all(len(made[secret]) >= 16 for secret in taken.values())
+
+
+async def test_the_backend_starts_with_the_files_and_takes_the_stacks_token(
+    keys: Path, tmp_path: Path, services: dict[str, dict[str, Any]]
+) -> None:
+    """With compose's own settings, the files where they are here, and the addresses of a test."""
+    named = yaml.safe_load((ROOT / stack.FULL).read_text())["secrets"]
+    here = {f"/run/secrets/{name}": str(keys / Path(secret["file"]).name) for name, secret in named.items()}
+    given = services["backend"]["environment"]
+    settings = {
+        name.removeprefix("ROUNDTRIP_").lower(): here.get(value, value)
+        for name, value in given.items()
+        if name.startswith("ROUNDTRIP_")
+    }
+    async with running(tmp_path, ready=False, **settings) as program, aiohttp.ClientSession() as session:
+        await eventually(lambda: program.url, within=20)
+        headers = {"Authorization": f"Bearer {stack.token('ada', keys)}"}
+        async with session.get(f"{program.url}/api/bots/bot/link", headers=headers) as response:
+            assert (response.status, (await response.json())["userId"]) == (200, "ada")
+        headers = {"Authorization": f"Bearer {(keys / 'admin_key').read_text()}"}
+        async with session.get(f"{program.admin_url}/metrics", headers=headers) as response:
+            assert response.status == 200
+
+
+def test_under_any_umask_containers_can_read_what_they_mount(tmp_path: Path) -> None:
+    """A checkout and secrets that were made under umask 077."""
+    files = ["docker-compose.yml", "docker-compose.small.yml", "otel-collector.yaml", "dashboards"]
+    for name in files:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
+        else:
+            shutil.copy(source, tmp_path / name)
+    for path in (tmp_path / "dashboards").rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+    (tmp_path / "otel-collector.yaml").chmod(0o600)
+    before = os.umask(0o077)
+    try:
+        stack.make_secrets(tmp_path / "keys")
+        stack.open_mounted(tmp_path / stack.FULL)
+        stack.open_mounted(tmp_path / stack.SMALL)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o700
+    for path in (tmp_path / "keys").iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644, path.name
+    for file in (stack.FULL, stack.SMALL):
+        for service in yaml.safe_load((tmp_path / file).read_text())["services"].values():
+            for volume in service.get("volumes", []):
+                if volume.startswith("./"):
+                    mounted = tmp_path / volume.split(":")[0]
+                    for path in (mounted, *mounted.rglob("*")):
+                        mode = 0o555 if path.is_dir() else 0o444
+                        assert path.stat().st_mode & mode == mode, path
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert "chmod -R a+rX ." in dockerfile[: dockerfile.index("USER 10001")]
 
 
 PINNED = r":v?\d+\.\d+\.\d+[a-z-]*@sha256:[0-9a-f]{64}"
@@ -97,7 +237,8 @@ def test_everything_that_is_waited_for_can_say_that_it_is_healthy(services: dict
     for name, service in services.items():
         for other, how in service.get("depends_on", {}).items():
             if how["condition"] == "service_healthy":
-                assert "test" in services[other]["healthcheck"], f"{name} waits for {other}"
+                own = services[other]["image"] == MADE_HERE  # its Dockerfile says how it is asked
+                assert own or "test" in services[other]["healthcheck"], f"{name} waits for {other}"
     assert {name.removesuffix("-ready") for name in services if name.endswith("-ready")} - {"volumes"} == PROBED
 
 
@@ -116,70 +257,115 @@ def test_state_is_in_named_volumes() -> None:
 
 def test_the_settings_that_compose_gives_are_the_backends_own(services: dict[str, dict[str, Any]]) -> None:
     given = {name for name in services["backend"]["environment"] if name.startswith("ROUNDTRIP_")}
-    assert given <= setting_names()
+    assert {name.removesuffix(FILE_SUFFIX) for name in given} <= setting_names()
 
 
-async def test_the_stacks_token_opens_the_stacks_backend(keys: Path, tmp_path: Path) -> None:
-    key = stack.environment(keys)["ROUNDTRIP_JWT_PUBLIC_KEY"]
-    async with inside(tmp_path, auth="jwt", jwt_public_key=key, jwt_issuer=stack.ISSUER) as program:
-        headers = {"Authorization": f"Bearer {stack.token('ada', keys)}"}
-        status, snapshot, _ = await program.request("GET", "/api/bots/bot/link", headers=headers)
-        assert (status, snapshot["userId"]) == (200, "ada")
+def test_keys_are_made_once(tmp_path: Path) -> None:
+    def made() -> dict[str, str]:
+        stack.make_secrets(tmp_path)
+        return {path.name: path.read_text() for path in tmp_path.iterdir()}
+
+    assert made() == made()
 
 
-def test_keys_are_made_once(keys: Path) -> None:
-    assert stack.environment(keys) == stack.environment(keys)
+# the small stack
 
 
-def test_without_keys_compose_says_how_to_get_them() -> None:
-    done = subprocess.run(
-        [Path(sys.prefix) / "bin/docker-compose", "-f", ROOT / "docker-compose.yml", "config", "-q"],
-        env={name: value for name, value in os.environ.items() if not name.startswith("ROUNDTRIP_")},
-        capture_output=True,
-        text=True,
-        check=False,
+def test_the_small_stack_is_one_container_with_the_full_ones_provisioning(
+    services: dict[str, dict[str, Any]], small: dict[str, dict[str, Any]]
+) -> None:
+    assert set(small) == {"backend", "tour", "lgtm"}
+    assert re.fullmatch(f"grafana/otel-lgtm{PINNED}", small["lgtm"]["image"])
+    mounted = {Path(volume["source"]) for volume in small["lgtm"]["volumes"] if volume["type"] == "bind"}
+    boards = {
+        Path(volume["source"])
+        for volume in services["grafana"]["volumes"]
+        if volume["type"] == "bind" and volume["source"].endswith(".json")
+    }
+    rules = {ROOT / "dashboards/prometheus" / name for name in ("recording.yaml", "alerts.yaml")}
+    assert boards | rules | {ROOT / "otel-collector.yaml", ROOT / "dashboards/runbooks"} <= mounted
+    for service in small.values():
+        assert {port["host_ip"] for port in service.get("ports", [])} <= {"127.0.0.1"}
+        assert all(volume["read_only"] for volume in service["volumes"] if volume["type"] == "bind")
+        assert int(service["mem_limit"]) > 0
+
+
+def test_both_prometheus_scrape_the_same_jobs_by_the_same_rules(tmp_path: Path) -> None:
+    full = yaml.safe_load((ROOT / "dashboards/prometheus/prometheus.yml").read_text())
+    small = yaml.safe_load((ROOT / "dashboards/small/prometheus.yaml").read_text())
+    assert small["global"] == full["global"]
+    assert small["storage"] == full["storage"]
+    assert [Path(path).name for path in small["rule_files"]] == full["rule_files"]
+    jobs = {job["job_name"] for job in full["scrape_configs"]}
+    assert {job["job_name"] for job in small["scrape_configs"]} == jobs & {"roundtrip", "otel-collector", "prometheus"}
+    promtool = require("promtool", "apt-get install prometheus")
+    subprocess.run(
+        [promtool, "check", "config", "--syntax-only", "dashboards/small/prometheus.yaml"], cwd=ROOT, check=True
     )
-    assert done.returncode != 0
-    assert "make stack" in done.stderr
 
 
+def test_nobody_uses_the_stack_unless_asked(services: dict[str, dict[str, Any]]) -> None:
+    assert services["tour"]["scale"] == 0
+    for file in (stack.FULL, stack.SMALL):
+        asked = understood(file, TOUR="1", TOUR_FAULT_EVERY="180")["tour"]
+        assert asked["scale"] == 1
+        assert asked["command"][-1] == "--fault-every=180"
+        options = [*asked["command"][:2], "--people=1"]
+        assert tour.parse(options).people == 1, "the command is one that it takes"
+
+
+# make stack
+
+
+@pytest.mark.parametrize(("arguments", "file"), [([], stack.FULL), (["--small"], stack.SMALL)])
 def test_make_stack_starts_compose_waits_and_says_where_to_look(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], keys: Path
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    file: str,
 ) -> None:
     fake = tmp_path / "docker"
-    fake.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/called\ntest -n "$ROUNDTRIP_ADMIN_KEY"\n')
+    fake.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/called\n')
     fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(stack, "environment", lambda: {"ROUNDTRIP_ADMIN_KEY": "key"})
-    monkeypatch.setattr(stack, "token", lambda user_id: f"token of {user_id} at {int(time.time())}")
-    assert stack.main() == 0
-    assert (tmp_path / "called").read_text().split()[:3] == ["compose", "up", "--detach"]
-    assert "--wait" in (tmp_path / "called").read_text().split()
+    monkeypatch.setattr(stack, "KEYS", tmp_path / "keys")
+    assert stack.main(arguments) == 0
+    words = (tmp_path / "called").read_text().split()
+    assert words[0] == "compose"
+    assert ("--file" in words) == (file != stack.FULL)
+    assert words[words.index("up") :][:4] == ["up", "--detach", "--build", "--wait"]
     said = capsys.readouterr().out
-    for ports in OPENED.values():
-        for port in ports:
-            assert f"127.0.0.1:{port}" in said
-    assert "token of ada" in said
+    published = [port for service in understood(file).values() for port in service.get("ports", [])]
+    assert len(published) >= 4
+    for port in published:
+        assert f"127.0.0.1:{port['published']}" in said
+    claims = jwt.decode(said.split()[-1], options={"verify_signature": False})
+    assert (claims["sub"], claims["iss"]) == ("ada", stack.ISSUER)
 
 
 def test_without_docker_make_stack_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert stack.main() == 127
+    assert stack.main([]) == 127
     assert "docker is missing" in capsys.readouterr().err
 
 
-def test_dockerfile_is_small_and_unprivileged() -> None:
+def test_dockerfile_is_small_and_unprivileged_and_needs_nothing_made_on_the_host() -> None:
     lines = (ROOT / "Dockerfile").read_text().splitlines()
-    stages = [line for line in lines if line.startswith("FROM ")]
-    assert len(stages) == 2
-    assert all(re.search(f" python{PINNED}", stage) for stage in stages)
-    assert len({stage.split()[1] for stage in stages}) == 1
+    stages = [line.split()[1] for line in lines if line.startswith("FROM ")]
+    assert len(stages) == 3
+    assert all(re.fullmatch(f"(node|python){PINNED}", stage) for stage in stages)
+    assert len({stage for stage in stages if stage.startswith("python")}) == 1
+    assert stages[-1].startswith("python")
     assert [line for line in lines if line.startswith("USER ")] == ["USER 10001"]
     assert any(line.startswith("HEALTHCHECK ") for line in lines)
     own = [line.split() for line in lines if line.startswith("COPY ") and "--from" not in line]
     copied = {word for line in own for word in line[1:-1]}
-    assert not [path for path in copied if path != "LICENSE" and not (ROOT / path).exists()]
+    tracked = subprocess.run(
+        ["git", "ls-files", "--", *copied], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert {path.split("/")[0] for path in tracked} == copied, "what it copies is in the repository"
     allowed = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if "!" in line}
     assert copied == allowed

@@ -125,7 +125,14 @@ class RecordingTracer:
         self.spans: list[tuple[str, str | None, RecordedSpan]] = []
 
     @contextmanager
-    def span(self, name: str, parent: str | None = None, kind: SpanKind = SpanKind.INTERNAL) -> Iterator[RecordedSpan]:
+    def span(
+        self,
+        name: str,
+        parent: str | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        *,
+        tracestate: str | None = None,
+    ) -> Iterator[RecordedSpan]:
         assert kind is SpanKind.SERVER
         span = RecordedSpan(f"00-{'a' * 32}-{len(self.spans) + 1:016x}-01")
         self.spans.append((name, parent, span))

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from roundtrip.drivers.base import Driver, Online, PairSucceeded, QrShown, Report, SessionSpec
 from roundtrip.errors import StorageError
-from roundtrip.events import Payload
+from roundtrip.events import LinkRow, Payload
 from roundtrip.identity import BotKey
 from roundtrip.links.link import Link
 from roundtrip.links.record import LinkState
@@ -176,7 +176,14 @@ class FakePublisher:
             raise self.fails
 
     async def publish(
-        self, key: BotKey, link_id: str, payload: Payload, *, expires_at: int | None, traceparent: str | None
+        self,
+        key: BotKey,
+        link_id: str,
+        payload: Payload,
+        *,
+        expires_at: int | None,
+        traceparent: str | None,
+        state: LinkRow | None = None,
     ) -> None:
         if self.fails is not None:
             raise self.fails

@@ -12,7 +12,7 @@ from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, LogRecordE
 from opentelemetry.sdk.resources import Resource
 
 from roundtrip.telemetry import logging
-from roundtrip.telemetry.export import OtlpLogs
+from roundtrip.telemetry.otlp_logs import OtlpLogs
 from tests.telemetry.helpers import Drops
 from tests.telemetry.test_logging import TRACEPARENT, Lines, out  # noqa: F401  # the fixture
 

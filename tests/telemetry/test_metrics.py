@@ -34,7 +34,7 @@ CONTRACT = {
     "oldest_pending_event_age_seconds": ("gauge", set()),
     "emit_attempts": ("counter", {"type", "mode", "result"}),
     "missed_emits": ("counter", {"type", "reason"}),
-    "delivery_seconds": ("histogram", {"type", "grade", "le"}),
+    "delivery_seconds": ("histogram", {"mode", "grade", "le"}),
     "receipt_seconds": ("histogram", {"le"}),
     "ack_seconds": ("histogram", {"le"}),
     "outbox_write_seconds": ("histogram", {"le"}),
@@ -44,8 +44,9 @@ CONTRACT = {
     "link_restarts": ("counter", set()),
     "event_loop_lag_seconds": ("histogram", {"le"}),
     "telemetry_dropped": ("counter", {"signal"}),
+    "spans_exported": ("counter", set()),
     "fault_active": ("gauge", {"fault"}),
-    "build": ("info", {"version", "python"}),
+    "build": ("info", {"version", "python", "service_instance_id"}),
 }
 
 
@@ -134,8 +135,8 @@ class TestExemplars:
     def test_they_name_the_trace(self, metrics: Metrics) -> None:
         trace = {"trace_id": "ab" * 16}
         metrics.missed_emits[MissReason.KEY_MISMATCH][EventType.QR].inc(exemplar=trace)
-        metrics.delivery["acked"][EventType.QR].observe(0.003, trace)
-        metrics.delivery["acked"][EventType.QR].observe(0.3, None)
+        metrics.delivery["live"]["acked"].observe(0.003, trace)
+        metrics.delivery["live"]["acked"].observe(0.3, None)
         found = [
             (sample.name, sample.exemplar.labels, sample.exemplar.value)
             for family in openmetrics(metrics)

@@ -11,7 +11,7 @@ import time
 import pytest
 from prometheus_client import CollectorRegistry, Histogram
 
-from roundtrip.telemetry.setup import LoopLag, configure_tracing, has_endpoint
+from roundtrip.telemetry.setup import LoopLag, configure_tracing, has_endpoint, instance_id, resource
 from tests.support.py_client import eventually
 from tests.telemetry.helpers import KEY, Drops, acked
 
@@ -28,6 +28,33 @@ async def test_a_stall_is_seen() -> None:
     count = registry.get_sample_value("lag_count")
     await asyncio.sleep(0.03)
     assert registry.get_sample_value("lag_count") == count
+
+
+class TestInstance:
+    """Environment, then the setting, then one of its own."""
+
+    def test_the_environment_comes_first(self) -> None:
+        named = {"OTEL_RESOURCE_ATTRIBUTES": "a=b,service.instance.id=one%20two, service.version=9"}
+        assert instance_id("node", named) == "one two"
+        attributes = resource("1", instance_id("node", named), named).attributes
+        assert (attributes["service.instance.id"], attributes["service.version"], attributes["a"]) == (
+            "one two",
+            "9",
+            "b",
+        )
+        assert attributes["service.name"] == "roundtrip"
+
+    def test_then_the_setting(self) -> None:
+        assert instance_id("node", {"OTEL_RESOURCE_ATTRIBUTES": "nonsense"}) == "node"
+
+    def test_then_one_that_no_other_process_has(self) -> None:
+        assert instance_id(None, {}) != instance_id(None, {})
+
+    def test_a_name_of_the_service(self) -> None:
+        environ = {"OTEL_SERVICE_NAME": "mine", "OTEL_RESOURCE_ATTRIBUTES": "service.name=other"}
+        assert resource("1", "i", environ).attributes["service.name"] == "mine"
+        del environ["OTEL_SERVICE_NAME"]
+        assert resource("1", "i", environ).attributes["service.name"] == "other"
 
 
 class TestWithoutAnEndpoint:

@@ -80,7 +80,7 @@ def record(spans: EventSpanRecorder, *, missed: bool) -> Delivery:
 
 def test_misses_are_kept_always_and_plain_successes_sampled(seconds: Seconds) -> None:
     ring = ring_of(SIZE * 16, seconds)
-    spans = EventSpanRecorder(Contexts(NEVER), None, lambda: AT * 1_000_000, ring)
+    spans = EventSpanRecorder(Contexts(NEVER), None, lambda: AT * 1_000_000, ring=ring)
     for _ in range(1000):
         record(spans, missed=False)
     lost = [record(spans, missed=True) for _ in range(1000)]
@@ -97,7 +97,7 @@ def test_misses_are_kept_always_and_plain_successes_sampled(seconds: Seconds) ->
 def test_its_memory_is_bounded_under_a_flood(missed: bool) -> None:
     seconds = Seconds()
     ring = ring_of(SIZE, seconds)
-    spans = EventSpanRecorder(Contexts(NEVER), None, lambda: AT * 1_000_000, ring)
+    spans = EventSpanRecorder(Contexts(NEVER), None, lambda: AT * 1_000_000, ring=ring)
     part = SIZE // 2 if missed else SIZE // 4
     record(spans, missed=missed)
     gc.collect()
@@ -120,7 +120,7 @@ def test_its_memory_is_bounded_under_a_flood(missed: bool) -> None:
 def test_a_flood_of_successes_does_not_wash_misses_away() -> None:
     seconds = Seconds()
     ring = ring_of(SIZE, seconds)
-    spans = EventSpanRecorder(Contexts(NEVER), None, lambda: AT * 1_000_000, ring)
+    spans = EventSpanRecorder(Contexts(NEVER), None, lambda: AT * 1_000_000, ring=ring)
     lost = record(spans, missed=True)
     for _ in range(20_000):
         seconds.now += 1.0
@@ -133,7 +133,7 @@ def test_a_flood_of_successes_does_not_wash_misses_away() -> None:
 
 def test_it_is_searched_by_trace_event_link_and_key() -> None:
     ring = ring_of(SIZE)
-    spans = EventSpanRecorder(Contexts(NEVER), None, lambda: AT * 1_000_000, ring)
+    spans = EventSpanRecorder(Contexts(NEVER), None, lambda: AT * 1_000_000, ring=ring)
     them = [record(spans, missed=missed) for missed in (True, False, True)]
     for it in them:
         event = it.event

@@ -195,7 +195,7 @@ async def test_what_makes_the_library_panic(tmp_path: Path) -> None:
         await it.pair()
         it.whatsapp.refuse(PHONE, 413)
         it.whatsapp.drop(PHONE)
-        await it.grows('roundtrip_worker_exits_total{reason="crashed"}', 1, within=LOAD)
+        await it.grows('roundtrip_worker_exits_total{cause="crashed"}', 1, within=LOAD)
         it.whatsapp.accept(PHONE)
         await it.api.state("connected", within=LOAD)
         await it.until(lambda: it.whatsapp.accounts[PHONE].logins >= 2, within=LOAD)
@@ -230,7 +230,7 @@ async def test_more_deaths_of_a_worker_than_the_limit(tmp_path: Path) -> None:
             await it.until(lambda logins=logins: account.logins > logins, within=LOAD)
         await it.api.state("connected", within=LOAD)
         never_final(it)
-        assert await it.metric('roundtrip_worker_exits_total{reason="killed"}') == 4
+        assert await it.metric('roundtrip_worker_exits_total{cause="killed"}') == 4
 
 
 async def test_another_kind_of_code(tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ async def test_a_worker_that_does_not_answer(tmp_path: Path) -> None:
         assert elapsed(at) < 30
         await it.until(lambda: it.whatsapp.accounts[PHONE].logins == 2, within=LOAD)
         await it.api.state("connected", within=LOAD)
-        assert await it.metric('roundtrip_worker_exits_total{reason="unresponsive"}') == 1
+        assert await it.metric('roundtrip_worker_exits_total{cause="unresponsive"}') == 1
         await it.span("worker", roundtrip_worker_exit="unresponsive")
         never_final(it)
 

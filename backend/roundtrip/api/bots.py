@@ -10,7 +10,16 @@ import msgspec
 
 from roundtrip.api.debug.timeline import Timeline, TraceViewer, find_event, timeline, unknown_event
 from roundtrip.api.routes import Call, Route
-from roundtrip.api.schemas import LedgerPage, LedgerQuery, LinkAccepted, LinkRequest, SimulateRequest, ledger_event
+from roundtrip.api.schemas import (
+    BotList,
+    BotView,
+    LedgerPage,
+    LedgerQuery,
+    LinkAccepted,
+    LinkRequest,
+    SimulateRequest,
+    ledger_event,
+)
 from roundtrip.auth.service_keys import Scope
 from roundtrip.drivers.simulated import SimulateAction
 from roundtrip.identity import BotKey
@@ -65,6 +74,16 @@ class LinkRoutes:
     async def read(self, call: Call) -> msgspec.Struct:
         return await self._with_seq(call, self._links.snapshot(call.key()))
 
+    async def list(self, call: Call) -> msgspec.Struct:
+        user_id = call.user.user_id
+        return BotList(
+            tuple(
+                BotView(view.user_id, view.bot_id, view.link_id, view.state, view.since)
+                for view in self._links.links()
+                if view.user_id == user_id
+            )
+        )
+
     async def log_out(self, call: Call) -> msgspec.Struct:
         return await self._with_seq(call, await self._links.logout(call.key()))
 
@@ -102,6 +121,15 @@ class LinkRoutes:
                     "another_number_linked",
                     "shutting_down",
                 ),
+            ),
+            Route(
+                "GET",
+                "/api/bots",
+                "listBots",
+                "The caller's bots that have a link",
+                self.list,
+                BotList,
+                scope=Scope.LINKS_READ,
             ),
             Route("GET", _LINK, "readLink", "What is true of a link now", self.read, Snapshot, scope=Scope.LINKS_READ),
             Route(

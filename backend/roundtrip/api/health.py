@@ -15,7 +15,7 @@ import structlog
 from aiohttp import web
 
 from roundtrip.api.schemas import ApiModel
-from roundtrip.links.store import LinkStore, StoreError
+from roundtrip.links.storage import LinkStorage, StoreError
 from roundtrip.outbox.base import Outbox, OutboxError
 from roundtrip.telemetry.redaction import message_of
 
@@ -115,7 +115,7 @@ async def run_check(name: str, check: ReadyCheck) -> CheckResult:
 class ReadinessChecks:
     """The checks of this program. `draining` is set when a stop begins, `restore` to the task that restores links."""
 
-    def __init__(self, outbox: Outbox, store: LinkStore, folder: Path) -> None:
+    def __init__(self, outbox: Outbox, store: LinkStorage, folder: Path) -> None:
         """`folder` is of both stores."""
         self._outbox = outbox
         self._store = store

@@ -74,7 +74,7 @@ class HttpHandler(web.RequestHandler):
         old = request._version < HttpVersion10
         request._version = HttpVersion10  # that of the response; `request.version` would keep the unsupported one
         self._malformed("http_version")
-        return _response(Problem("http_version", "HTTP/1.1 is spoken here.", 400 if old else 505), close=True)
+        return _response(Problem("http_version", "Only HTTP/1.1 is supported.", 400 if old else 505), close=True)
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -94,7 +94,7 @@ class HttpHandler(web.RequestHandler):
             return _response(Problem("request_malformed", "This is not a well-formed HTTP request.", 400), close=True)
         if isinstance(exc, Exception):
             return _response(problem_of(exc), close=True)
-        return _response(Problem("request_failed", "The request could not be answered.", status), close=True)
+        return _response(Problem("request_failed", "The request could not be processed.", status), close=True)
 
 
 class _Response(web.Response):
@@ -118,5 +118,5 @@ def _response(problem: Problem, *, close: bool = False) -> web.Response:
 
 def _too_long(error: LineTooLong) -> Problem:
     if str(MAX_LINE) in map(str, error.args[1:]):
-        return Problem("line_too_long", f"A request's first line may have {MAX_LINE} bytes.", 414)
-    return Problem("header_too_long", f"A header may have {MAX_FIELD} bytes.", 431)
+        return Problem("line_too_long", f"A request's first line may have at most {MAX_LINE} bytes.", 414)
+    return Problem("header_too_long", f"A header may have at most {MAX_FIELD} bytes.", 431)

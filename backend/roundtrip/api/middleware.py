@@ -32,8 +32,11 @@ _HEADERS: Final = {
     "X-Frame-Options": "DENY",
 }
 
+_NO_DOCUMENTS: Final = (SOCKET_PATH, "/static/")
+"""Paths whose responses are never a document of their own, so that a policy for documents would be bytes only."""
+
 _ALLOWED_METHODS: Final = "GET, PUT, POST, DELETE"
-_ALLOWED_HEADERS: Final = "Authorization, Content-Type, X-User-Id, X-Api-Key, traceparent"
+_ALLOWED_HEADERS: Final = "Authorization, Content-Type, X-User-Id, X-Api-Key, traceparent, tracestate"
 
 
 class RequestGuard:
@@ -76,7 +79,7 @@ class RequestGuard:
 
     def _check_host(self, request: web.Request) -> None:
         if self._loopback_only and not _names_loopback(request.host):
-            raise Problem("host_not_allowed", "This backend answers under a loopback name only.", 403)
+            raise Problem("host_not_allowed", "In trusted mode the backend accepts loopback host names only.", 403)
 
     def _preflight(self, request: web.Request) -> web.Response:
         if not self._allows(request):
@@ -99,7 +102,7 @@ class RequestGuard:
     async def _prepare(self, request: web.Request, response: web.StreamResponse) -> None:
         headers = response.headers
         headers.popall(hdrs.SERVER, None)
-        if request.path.startswith(SOCKET_PATH):
+        if request.path.startswith(_NO_DOCUMENTS):
             headers.setdefault("X-Content-Type-Options", "nosniff")
             return
         for name, value in _HEADERS.items():

@@ -126,17 +126,17 @@ def problem_of(error: Exception) -> Problem:
             wait = error.retry_after or _RETRY_AFTER.get(error.code)
             return Problem(error.code, error.message, STATUS[error.code], retry_after=wait)
         case web.RequestPayloadError():
-            return Problem("body_invalid", "The body's encoding or framing is broken.", 400)
+            return Problem("body_invalid", "The body's encoding or framing is invalid.", 400)
         case web.HTTPException():
             return _of_aiohttp(error)
         case _:
             log.error("request_failed", exc_info=error)
-            return Problem("internal_error", "Something went wrong here; it has been logged.", 500)
+            return Problem("internal_error", "An internal error occurred; it has been logged.", 500)
 
 
 _AIOHTTP: Final = {
     400: ("request_invalid", "The request cannot be understood."),
-    404: ("not_found", "There is nothing at this address."),
+    404: ("not_found", "No such resource."),
     405: ("method_not_allowed", "This address does not answer to this method."),
     413: ("body_too_large", "The body is too large."),
     417: ("expectation_failed", "Only `Expect: 100-continue` is understood."),

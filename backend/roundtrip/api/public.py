@@ -1,14 +1,9 @@
-"""The public application: the API's routes, the demo page with its libraries, and the middlewares around both.
-
-Of the disk only the files of the page's table are reachable.
-"""
+"""The public application: the API's routes, the demo page with its libraries, and the middlewares around both."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final
 
 import msgspec
 from aiohttp import web
@@ -16,9 +11,8 @@ from aiohttp import web
 from roundtrip.api.admin import FaultRoutes
 from roundtrip.api.bots import EventRoutes, LinkRoutes, Links
 from roundtrip.api.debug.timeline import TraceViewer
-from roundtrip.api.libraries import MISSING, NODE_MODULES, library
 from roundtrip.api.middleware import RequestGuard, SocketRequestGuard
-from roundtrip.api.problems import Problem
+from roundtrip.api.page import Page
 from roundtrip.api.routes import BodyLimits, Call, Dispatcher, Route, Tracer
 from roundtrip.api.schemas import Config, Health
 from roundtrip.auth.authenticators import Authenticator, CallerIdentification
@@ -29,65 +23,6 @@ from roundtrip.limits.addresses import Proxies
 from roundtrip.limits.rates import Limits
 from roundtrip.outbox.base import Outbox
 from roundtrip.settings import Settings
-
-_PACKAGE: Final = Path(__file__).resolve().parents[1]
-WEB: Final = _PACKAGE / "web"
-
-VENDOR: Final = {
-    "socket.io.esm.min.js": "socket.io-client/dist/socket.io.esm.min.js",
-    "socket.io.esm.min.js.map": "socket.io-client/dist/socket.io.esm.min.js.map",
-    "qrcode.mjs": "qrcode-generator/dist/qrcode.mjs",
-}
-"""Libraries of the page by their served name; paths are within `node_modules`."""
-
-_CONTENT_TYPES: Final = {
-    ".css": "text/css; charset=utf-8",
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".map": "application/json",
-    ".mjs": "text/javascript; charset=utf-8",
-    ".png": "image/png",
-    ".svg": "image/svg+xml",
-    ".woff2": "font/woff2",
-}
-
-
-class Page:
-    """Serves the demo page at `/`, its files at `/static/…` and its libraries at `/vendor/…`."""
-
-    def __init__(self, web_folder: Path = WEB, node_modules: Path = NODE_MODULES) -> None:
-        self._files = {
-            path.name: path for path in web_folder.glob("*") if path.suffix in _CONTENT_TYPES and path.is_file()
-        }
-        self._vendor = {name: library(path, node_modules) for name, path in VENDOR.items()}
-
-    def add(self, app: web.Application) -> None:
-        app.router.add_get("/", self._index)
-        app.router.add_get("/static/{name}", self._static)
-        app.router.add_get("/vendor/{name}", self._library)
-
-    async def _index(self, _request: web.Request) -> web.StreamResponse:
-        missing = [path for name, path in VENDOR.items() if name.endswith("js") and not self._vendor[name].is_file()]
-        if missing:
-            return web.Response(text=MISSING.format(names=", ".join(missing)), status=503, content_type="text/html")
-        return _file(self._files.get("index.html"))
-
-    async def _static(self, request: web.Request) -> web.StreamResponse:
-        return _file(self._files.get(request.match_info["name"]))
-
-    async def _library(self, request: web.Request) -> web.StreamResponse:
-        path = self._vendor.get(request.match_info["name"])
-        if path is not None and not path.is_file():
-            raise Problem(
-                "page_libraries_missing", "The page's libraries are not installed: run `make run`, or `npm ci`.", 404
-            )
-        return _file(path)
-
-
-def _file(path: Path | None) -> web.StreamResponse:
-    if path is None:
-        raise Problem("not_found", "There is nothing at this address.", 404)
-    return web.FileResponse(path, headers={"Content-Type": _CONTENT_TYPES[path.suffix], "Cache-Control": "no-cache"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +88,7 @@ def make_public_app(parts: PublicParts) -> web.Application:
     ).install(app)
     SocketRequestGuard(parts.proxies, parts.limits, parts.body_limits.seconds).install(app)
     Dispatcher(parts.callers, parts.tracer, parts.body_limits, on_refused).add(app, public_routes(parts))
-    parts.page.add(app)
+    parts.page.add(app, config_of(parts))
     return app
 
 
@@ -169,14 +104,19 @@ def public_routes(parts: PublicParts) -> tuple[Route, ...]:
     return rows
 
 
-def _process_routes(parts: PublicParts) -> tuple[Route, ...]:
-    """What is known of the process itself: its configuration, and that it answers."""
-    config = Config(
+def config_of(parts: PublicParts) -> Config:
+    """What the page needs to know of the backend it came from."""
+    return Config(
         "trusted" if parts.trusted else "jwt",
         parts.driver,
         parts.trusted and parts.faults.allowed,
         tuple(SimulateAction) if parts.driver == "simulated" else (),
     )
+
+
+def _process_routes(parts: PublicParts) -> tuple[Route, ...]:
+    """What is known of the process itself: its configuration, and that it answers."""
+    config = config_of(parts)
 
     async def read_config(_call: Call) -> msgspec.Struct:
         return config

@@ -22,7 +22,7 @@ from roundtrip.api.problems import Problem, response_to
 from roundtrip.auth.authenticators import Caller, CallerIdentification
 from roundtrip.auth.service_keys import Scope
 from roundtrip.identity import BotKey, IdentityError
-from roundtrip.telemetry.redaction import mask_quoted
+from roundtrip.telemetry.redaction import address_hash, bot_hash, mask_quoted
 
 _T = TypeVar("_T", bound=msgspec.Struct)
 
@@ -121,9 +121,15 @@ class Tracer(Protocol):
     """Makes spans; tests record them without an SDK."""
 
     def span(
-        self, name: str, parent: str | None = None, kind: SpanKind = SpanKind.INTERNAL
+        self,
+        name: str,
+        parent: str | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        *,
+        tracestate: str | None = None,
     ) -> AbstractContextManager[RequestSpan]:
-        """A span around a block. `name` is a template, never an id; `parent` a traceparent, even a wrong one."""
+        """A span around a block. `name` is a template, never an id; `parent` a traceparent and `tracestate` what came
+        with it, even wrong ones."""
 
 
 class Dispatcher:
@@ -151,10 +157,10 @@ class Dispatcher:
     def _handler(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handler(request: web.Request) -> web.StreamResponse:
             with self._span(route, request) as span:
+                if span is not None:
+                    _describe(span, route, request)
                 response = await self._respond(route, request, None if span is None else span.traceparent)
                 if span is not None:
-                    span.set("http.request.method", route.method)
-                    span.set("http.route", route.path)
                     span.set("http.response.status_code", response.status)
                     if response.status >= 500:
                         span.fail(str(response.status))
@@ -166,7 +172,9 @@ class Dispatcher:
         if self._tracer is None or not route.traced:
             return nullcontext()
         name = f"{route.method} {route.path}"
-        return self._tracer.span(name, request.headers.get("traceparent"), SpanKind.SERVER)
+        headers = request.headers
+        state = ",".join(headers.getall("tracestate", ()))
+        return self._tracer.span(name, headers.get("traceparent"), SpanKind.SERVER, tracestate=state or None)
 
     async def _respond(self, route: Route, request: web.Request, traceparent: str | None) -> web.Response:
         try:
@@ -214,7 +222,7 @@ async def read_body(request: web.Request, limits: BodyLimits) -> bytes:
             "slow_request", f"The body must arrive within {limits.seconds:g} s.", 408, headers={"Connection": "close"}
         ) from None
     except (web.RequestPayloadError, ValueError):
-        raise Problem("body_invalid", "The body's encoding or framing is broken.", 400) from None
+        raise Problem("body_invalid", "The body's encoding or framing is invalid.", 400) from None
     return b"".join(chunks)
 
 
@@ -223,7 +231,7 @@ def parse_object(body: bytes, kind: type[_T], limits: BodyLimits) -> _T:
     if not body.strip():
         body = b"{}"
     if nesting(body, limits.depth) > limits.depth:
-        raise Problem("json_too_deep", f"The body may be nested {limits.depth} levels deep.", 400)
+        raise Problem("json_too_deep", f"The body may be nested at most {limits.depth} levels deep.", 400)
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -235,7 +243,7 @@ def parse_query(request: web.Request, kind: type[_T]) -> _T:
     try:
         return msgspec.convert(dict(request.query), kind, strict=False)
     except msgspec.ValidationError as error:
-        raise Problem("query_invalid", f"The query is wrong: {_cause(error)}.", 400) from None
+        raise Problem("query_invalid", f"The query is invalid: {_cause(error)}.", 400) from None
 
 
 def nesting(body: bytes, limit: int) -> int:
@@ -254,6 +262,25 @@ def nesting(body: bytes, limit: int) -> int:
     return deepest
 
 
+def _describe(span: RequestSpan, route: Route, request: web.Request) -> None:
+    """The stable attributes of HTTP. Ids in the path and the peer's address are personal: hashes stand for them. The
+    query and the user agent are left out."""
+    bot_id = request.match_info.get("bot_id")
+    attributes: dict[str, str | int | None] = {
+        "http.request.method": route.method,
+        "http.route": route.path,
+        "url.scheme": request.scheme,
+        "url.path": route.path if bot_id is None else route.path.replace("{bot_id}", bot_hash(bot_id)),
+        "server.address": request.url.host,
+        "server.port": request.url.port,
+        "network.peer.address": None if request.remote is None else address_hash(request.remote),
+        "network.protocol.version": f"{request.version.major}.{request.version.minor}",
+    }
+    for name, value in attributes.items():
+        if value is not None:
+            span.set(name, value)
+
+
 def _decodes(raw_path: str) -> bool:
     """Whether a path is valid percent-encoded UTF-8: the router leaves what is not as it is, and that could be the
     spelling of another id."""
@@ -265,7 +292,9 @@ def _decodes(raw_path: str) -> bool:
 
 
 def _too_large(limits: BodyLimits) -> Problem:
-    return Problem("body_too_large", f"The body may have {limits.size} bytes.", 413, headers={"Connection": "close"})
+    return Problem(
+        "body_too_large", f"The body may have at most {limits.size} bytes.", 413, headers={"Connection": "close"}
+    )
 
 
 def _cause(error: Exception) -> str:

@@ -28,8 +28,24 @@ class LinkRequest(ApiModel, frozen=True):
 
 
 class LinkAccepted(ApiModel, frozen=True):
+    """The link as it is once the command was taken up; what follows comes as events."""
+
     link_id: str | None
     state: LinkState
+
+
+class BotView(ApiModel, frozen=True):
+    """One bot of the caller's that has a link."""
+
+    user_id: str
+    bot_id: str
+    link_id: str
+    state: LinkState
+    since: Time
+
+
+class BotList(ApiModel, frozen=True):
+    bots: tuple[BotView, ...]
 
 
 class SimulateRequest(ApiModel, frozen=True):
@@ -85,6 +101,8 @@ class LedgerEvent(ApiModel, frozen=True, omit_defaults=True):
     id: str
     seq: int
     type: str
+    user_id: str
+    bot_id: str
     link_id: str
     created_at: Time
     outcome: OutcomeName
@@ -152,6 +170,8 @@ def ledger_event(entry: LedgerEntry) -> LedgerEvent:
         entry.id,
         entry.seq,
         entry.type.wire,
+        entry.key.user_id,
+        entry.key.bot_id,
         entry.link_id,
         time_of(entry.created_at),
         outcome_name(entry.outcome),

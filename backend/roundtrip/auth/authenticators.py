@@ -68,6 +68,25 @@ class _Claims(msgspec.Struct):
     azp: str | None = None
 
 
+def _what_is_wrong(error: Exception) -> str:
+    """A sentence on a token that was refused, for the one who has to get another. It repeats nothing of the token."""
+    match error:
+        case jwt.ExpiredSignatureError():
+            return "The token has expired; get a new one."
+        case jwt.InvalidAudienceError():
+            return "The token is for another audience (claim aud)."
+        case jwt.InvalidIssuerError():
+            return "The token is from another issuer (claim iss)."
+        case jwt.ImmatureSignatureError():
+            return "The token is not valid yet (claim nbf or iat)."
+        case jwt.MissingRequiredClaimError():
+            return f"The token lacks the claim {error.claim}."
+        case jwt.InvalidSignatureError():
+            return "The token's signature does not match the issuer's key."
+        case _:
+            return "The token is not valid."
+
+
 class JwtAuthenticator:
     """Verifies tokens: signature, issuer, audience, expiry, and that a claimed user id is the token's subject."""
 
@@ -93,11 +112,11 @@ class JwtAuthenticator:
         try:
             user_id = parse_user_id(claims.sub)
         except IdentityError:
-            raise AuthError("unauthorized", "The token names no usable user.") from None
+            raise AuthError("unauthorized", "The token names no valid user (claim sub).") from None
         if credentials.user_id is not None and credentials.user_id != user_id:
             raise AuthError("forbidden", "The userId given is not the token's own.")
         if not claims.exp <= SYSTEM.wall() + MAX_LIFETIME:
-            raise AuthError("unauthorized", "The token's end is too far away to be meant.")
+            raise AuthError("unauthorized", "The token expires too far in the future.")
         return Principal(user_id, claims.exp)
 
     async def close(self) -> None:
@@ -105,9 +124,9 @@ class JwtAuthenticator:
 
     async def _claims(self, token: object) -> _Claims:
         if not isinstance(token, str) or not token:
-            raise AuthError("unauthorized", "A token is needed.")
+            raise AuthError("unauthorized", "No token was sent.")
         if len(token) > MAX_TOKEN or not token.isascii():
-            raise AuthError("unauthorized", "The token cannot be read.")
+            raise AuthError("unauthorized", "This is not a token that can be read: a JWT is expected.")
         key = await self._key(token)
         try:
             decoded = jwt.decode(
@@ -120,25 +139,25 @@ class JwtAuthenticator:
                 options={"require": ["exp", "sub"], "verify_aud": self._audience is not None},
             )
             claims = msgspec.convert(decoded, _Claims)
-        except jwt.ExpiredSignatureError:
-            raise AuthError("unauthorized", "The token has run out; get a new one.") from None
-        except (jwt.PyJWTError, msgspec.ValidationError, ValueError, TypeError, OverflowError):
-            raise AuthError("unauthorized", "The token is not valid here.") from None
+        except (jwt.PyJWTError, msgspec.ValidationError, ValueError, TypeError, OverflowError) as error:
+            raise AuthError("unauthorized", _what_is_wrong(error)) from None
         if self._parties and claims.azp not in self._parties:
-            raise AuthError("unauthorized", "The token was made for another application.")
+            raise AuthError("unauthorized", "The token is for another application (claim azp).")
         return claims
 
     async def _key(self, token: str) -> VerifyingKey:
         try:
             kid = jwt.get_unverified_header(token).get("kid")
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
-            raise AuthError("unauthorized", "The token cannot be read.") from None
+            raise AuthError("unauthorized", "This is not a token that can be read: a JWT is expected.") from None
         try:
             key = await self._keys.key(kid)
         except KeysUnavailable as error:
-            raise AuthError("unavailable", "Tokens cannot be checked now; try again.", error.retry_after) from None
+            raise AuthError(
+                "unavailable", "Tokens cannot be verified at the moment; try again.", error.retry_after
+            ) from None
         if key is None:
-            raise AuthError("unauthorized", "The token's key is not known here.")
+            raise AuthError("unauthorized", "The token is signed with an unknown key.")
         return key
 
 
@@ -175,7 +194,7 @@ class Caller:
     def require(self, scope: Scope) -> None:
         """Raises `AuthError` with `forbidden`."""
         if scope not in self.scopes:
-            raise AuthError("forbidden", f"This key was not given the scope {scope}.")
+            raise AuthError("forbidden", f"This service key does not have the scope {scope}.")
 
 
 class CallerIdentification:
@@ -197,7 +216,7 @@ class CallerIdentification:
             return self._service(api_key, claimed)
         if self._trusted:
             if claimed is None:
-                raise AuthError("unauthorized", "Say who you are in the header X-User-Id.")
+                raise AuthError("unauthorized", "The header X-User-Id is missing.")
             principal = await self._authenticator.authenticate(Credentials(user_id=claimed))
         else:
             principal = await self._authenticator.authenticate(Credentials(_bearer(request), claimed))
@@ -206,7 +225,7 @@ class CallerIdentification:
     def _service(self, api_key: str, claimed: str | None) -> Caller:
         service = self._services.find(api_key)
         if service is None:
-            raise AuthError("unauthorized", "The service key is not known here.")
+            raise AuthError("unauthorized", "The service key is unknown.")
         return Caller(parse_user_id(claimed), service.scopes, service.name)
 
 

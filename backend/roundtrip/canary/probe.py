@@ -65,10 +65,12 @@ class CanaryProbe:
         self._failures = 0
         self._rounds: asyncio.Task[None] | None = None
 
-    def start(self, own_url: str) -> None:
-        """Begin; the first round is after one interval. `own_url` is the listener's, for want of a `CANARY_URL`."""
+    def start(self, own_url: str, on_done: Callable[[asyncio.Task[None]], None]) -> None:
+        """Begin; the first round is after one interval. `own_url` is the listener's, for want of a `CANARY_URL`;
+        `on_done` is called when the rounds end, which they do by a mistake or by `stop`."""
         if self._interval > 0:
             self._rounds = asyncio.create_task(self._run(URL(self._url or own_url)), name="canary")
+            self._rounds.add_done_callback(on_done)
 
     async def stop(self) -> None:
         """Cancel the round that runs; its connection is closed without waiting for the other side."""

@@ -9,7 +9,7 @@ from typing import Final
 
 from roundtrip.api.libraries import library
 from roundtrip.api.listener import explain
-from roundtrip.api.public import VENDOR
+from roundtrip.api.page import VENDOR
 from roundtrip.auth import jwks
 from roundtrip.commands.arguments import Parser
 from roundtrip.environment import load

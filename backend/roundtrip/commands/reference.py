@@ -15,7 +15,7 @@ GROUPS: Final = {
     "whatsapp_driver": "WhatsApp",
     "start_concurrency": "Links",
     "auth": "Identity",
-    "outbox": "Delivery",
+    "store": "Delivery",
     "forwarded_allow_ips": "Limits",
     "ping_interval": "Heartbeats",
     "faults": "Development and telemetry",

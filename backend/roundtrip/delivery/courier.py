@@ -21,7 +21,7 @@ from roundtrip.delivery.metrics import DeliveryMetrics, DeliverySpans
 from roundtrip.delivery.state import Delivery, DeliveryState
 from roundtrip.delivery.wire import Miss, Socket, Sockets, event_frame
 from roundtrip.errors import IllegalTransitionError
-from roundtrip.events import SUPERSEDES_ALWAYS, SUPERSEDES_UNSEEN, TYPE_OF, EventType, Payload
+from roundtrip.events import SUPERSEDES_ALWAYS, SUPERSEDES_UNSEEN, TYPE_OF, EventType, LinkRow, Payload
 from roundtrip.faults import Faults
 from roundtrip.identity import BotKey
 from roundtrip.outbox.base import Outbox, OutboxError
@@ -115,8 +115,10 @@ class Courier:
         *,
         expires_at: int | None = None,
         traceparent: str | None = None,
+        state: LinkRow | None = None,
     ) -> StoredEvent:
-        """Store an event and emit it; returns once it is committed. `expires_at` is in milliseconds since the epoch.
+        """Store an event, and `state` with it, and emit it; returns once it is committed. `expires_at` is in
+        milliseconds since the epoch.
 
         Raises `OutboxError`, and then nothing was stored or emitted.
         """
@@ -134,11 +136,17 @@ class Courier:
             else:
                 stored.set_result(result)
 
-        self._outbox.append(self._draft(key, link_id, payload, expires_at, traceparent), done)
+        self._outbox.append(self._draft(key, link_id, payload, expires_at, traceparent, state), done)
         return await stored
 
     def _draft(
-        self, key: BotKey, link_id: str, payload: Payload, expires_at: int | None, traceparent: str | None
+        self,
+        key: BotKey,
+        link_id: str,
+        payload: Payload,
+        expires_at: int | None,
+        traceparent: str | None,
+        state: LinkRow | None,
     ) -> Draft:
         now = self._now_ns() // 1_000_000
         end = now + self._ttl_ms
@@ -150,6 +158,7 @@ class Courier:
             end if expires_at is None else min(end, expires_at),
             self._spans.context(traceparent),
             _SUPERSEDES[TYPE_OF[type(payload)], bool(self._sockets.of(key))],
+            state,
         )
 
     def _stored(self, event: StoredEvent | OutboxError) -> None:

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from roundtrip.delivery.state import Delivery
 from roundtrip.identity import BotKey
-from roundtrip.outbox.records import Attempt, MissReason, Outcome, StoredEvent
+from roundtrip.outbox.records import Attempt, MissReason, Mode, Outcome, StoredEvent
 from roundtrip.telemetry.event_spans import interesting
 from roundtrip.telemetry.labels import OVERDUE
 from roundtrip.telemetry.metrics import Exemplar, Metrics
@@ -118,8 +118,8 @@ class DeliveryCounters:
         self._missed = metrics.missed
         self._reasons = metrics.missed_emits
         self._delivery = {
-            Outcome.ACKED: metrics.delivery["acked"],
-            Outcome.RECEIVED: metrics.delivery["received"],
+            mode: {Outcome.ACKED: metrics.delivery[mode]["acked"], Outcome.RECEIVED: metrics.delivery[mode]["received"]}
+            for mode in Mode
         }
 
     def sent(self, delivery: Delivery) -> None:
@@ -129,7 +129,7 @@ class DeliveryCounters:
         event = delivery.event
         self._missed[attempt.mode][event.type].inc()
         if attempt.reason is not None:
-            self._reasons[attempt.reason][event.type].inc(exemplar=self._exemplar_of(event.traceparent, True))
+            self._reasons[attempt.reason][event.type].inc(exemplar=self._exemplar_of(_trace_of(delivery), True))
             # A newer event ends the open attempt of an older one as a timeout too: that one's time was not over
             ended = attempt.reason is MissReason.ACK_TIMEOUT and not delivery.failures
             if attempt.reason in _OVERDUE and not ended and not _counted(delivery.attempts[:-1]):
@@ -138,7 +138,7 @@ class DeliveryCounters:
 
     def delivered(self, delivery: Delivery) -> None:
         event = delivery.event
-        exemplar = self._exemplar_of(event.traceparent, interesting(delivery))
+        exemplar = self._exemplar_of(_trace_of(delivery), interesting(delivery))
         confirmed_ns = delivery.ack_ns or delivery.receipt_ns
         created = event.created_at / 1000
         attempts = delivery.attempts
@@ -146,14 +146,15 @@ class DeliveryCounters:
             self._due.inc()
             if confirmed_ns - max(event.created_at * 1_000_000, delivery.due_ns) > self._timeout_ns:
                 self._overdue[_LATE].inc()
-        self._delivery[delivery.state.outcome][event.type].observe(max(0.0, confirmed_ns / 1e9 - created), exemplar)
+        histogram = self._delivery[delivery.mode][delivery.state.outcome]
+        histogram.observe(max(0.0, confirmed_ns / 1e9 - created), exemplar)
         if delivery.receipt_ns:
             self._metrics.receipt.observe((delivery.receipt_ns - delivery.started_ns) / 1e9, exemplar)
         if delivery.ack_ns:
             self._metrics.ack.observe((delivery.ack_ns - delivery.started_ns) / 1e9, exemplar)
 
     def upgraded(self, delivery: Delivery) -> None:
-        exemplar = self._exemplar_of(delivery.event.traceparent, interesting(delivery))
+        exemplar = self._exemplar_of(_trace_of(delivery), interesting(delivery))
         self._metrics.ack.observe((delivery.ack_ns - delivery.started_ns) / 1e9, exemplar)
 
     def slowed(self) -> None:
@@ -161,6 +162,13 @@ class DeliveryCounters:
 
     def failed(self) -> None:
         self._metrics.task_failures.inc()
+
+
+def _trace_of(delivery: Delivery) -> str:
+    """The traceparent of the trace that the newest attempt's spans are in: that of its replay, or of its event."""
+    if delivery.mode is Mode.REPLAY and delivery.replay_parent is not None:
+        return delivery.replay_parent
+    return delivery.event.traceparent
 
 
 def _counted(attempts: Sequence[Attempt]) -> bool:

@@ -9,14 +9,14 @@ from typing import Protocol
 from roundtrip.backoff import Backoff
 from roundtrip.clock import TimerClock
 from roundtrip.drivers.base import Driver
-from roundtrip.events import Payload
+from roundtrip.events import LinkRow, Payload
 from roundtrip.identity import BotKey
 from roundtrip.links.metrics import LinkMetrics
 from roundtrip.links.phone import canonical
 from roundtrip.links.policy import Bans
 from roundtrip.links.removals import Removals
 from roundtrip.links.session import StartSlots
-from roundtrip.links.store import LinkStore
+from roundtrip.links.storage import LinkStorage
 from roundtrip.settings import Settings
 from roundtrip.telemetry.tracing import OFF, RequestTracer
 
@@ -32,9 +32,16 @@ class Publisher(Protocol):
         """Return when an event could be stored now. Raises `StorageError`."""
 
     async def publish(
-        self, key: BotKey, link_id: str, payload: Payload, *, expires_at: int | None, traceparent: str | None
+        self,
+        key: BotKey,
+        link_id: str,
+        payload: Payload,
+        *,
+        expires_at: int | None,
+        traceparent: str | None,
+        state: LinkRow | None = None,
     ) -> object:
-        """Return once the event is committed. `expires_at` is in milliseconds since the epoch.
+        """Return once the event is committed, and `state` with it. `expires_at` is in milliseconds since the epoch.
 
         Raises `StorageError`, and then nothing was stored.
         """
@@ -46,7 +53,7 @@ class LinkContext:
 
     driver: Driver
     publisher: Publisher
-    store: LinkStore
+    store: LinkStorage
     metrics: LinkMetrics
     settings: Settings
     clock: TimerClock

@@ -27,8 +27,8 @@ class LinkMetrics(Protocol):
     def correction(self) -> None:
         """`roundtrip_link_corrections_total`: the driver's answer contradicted the recorded state."""
 
-    def worker_exit(self, reason: str) -> None:
-        """`roundtrip_worker_exits_total`: a worker ended. `reason` is a value of `drivers.base.Exit`."""
+    def worker_exit(self, cause: str) -> None:
+        """`roundtrip_worker_exits_total`: a worker ended. `cause` is a value of `drivers.base.Exit`."""
 
 
 class LinkCounters:
@@ -52,8 +52,8 @@ class LinkCounters:
     def correction(self) -> None:
         self._metrics.link_corrections.inc()
 
-    def worker_exit(self, reason: str) -> None:
-        self._metrics.worker_exits[reason].inc()
+    def worker_exit(self, cause: str) -> None:
+        self._metrics.worker_exits[cause].inc()
 
 
 class LinkCounts(Protocol):

@@ -21,7 +21,7 @@ from roundtrip.drivers.key_files import KeyFileState
 from roundtrip.links.policy import Bans
 from roundtrip.links.record import DeviceState, Removal
 from roundtrip.links.session import StartSlots
-from roundtrip.links.store import LinkStore, StoreError
+from roundtrip.links.storage import LinkStorage, StoreError
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +52,7 @@ class Removals:
     device was removed.
     """
 
-    def __init__(self, driver: Driver, store: LinkStore, clock: TimerClock, slots: StartSlots, bans: Bans) -> None:
+    def __init__(self, driver: Driver, store: LinkStorage, clock: TimerClock, slots: StartSlots, bans: Bans) -> None:
         self._driver = driver
         self._store = store
         self._clock = clock

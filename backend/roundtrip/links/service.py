@@ -28,7 +28,7 @@ from roundtrip.links.reconciliation import Reconciler
 from roundtrip.links.record import LinkState, Removal, store_name
 from roundtrip.links.removals import Removals
 from roundtrip.links.session import StartSlots
-from roundtrip.links.store import LinkStore
+from roundtrip.links.storage import LinkStorage
 from roundtrip.settings import Settings
 from roundtrip.telemetry import redaction
 from roundtrip.telemetry.tracing import LINK_ID, OFF, RequestTracer
@@ -56,7 +56,7 @@ class LinkService:
         self,
         driver: Driver,
         publisher: Publisher,
-        store: LinkStore,
+        store: LinkStorage,
         settings: Settings,
         metrics: LinkMetrics,
         clock: TimerClock | None = None,
@@ -218,13 +218,13 @@ class LinkService:
         """Have the simulated phone do something; returns once the link has handled it. Raises `LinkError`."""
         driver = self._context.driver
         if not isinstance(driver, SupportsSimulate):
-            raise LinkError("not_simulated", "Only the simulated driver has a phone to play with.")
+            raise LinkError("not_simulated", "Only the simulated driver has a simulated phone.")
         self._check_not_closing()
         link = self._links.get(key)
         if link is None or link.record is None or link.state not in LIVE:
             raise LinkError("link_not_found", "This bot has no running link; start one first.")
         if not await driver.simulate(link.record.link_id, action):
-            raise LinkError("action_impossible", f"The phone cannot do {action.value!r} now.")
+            raise LinkError("action_impossible", f"The action {action.value!r} is not possible in this state.")
         if not link.stalled:
             await link.inbox.join()
         return link.snapshot()
@@ -273,7 +273,7 @@ class LinkService:
             if other.user_id == key.user_id and other != key and (link.state in LIVE or other in self._starting)
         )
         if live >= self._settings.max_links_per_user:
-            raise LinkError("too_many_links", "This user has as many links as allowed; log one out first.")
+            raise LinkError("too_many_links", "This user has the maximum number of links; log one out first.")
 
     def _notify(self, key: BotKey, cause: Input) -> None:
         if (link := self._links.get(key)) is not None and not self._closing:

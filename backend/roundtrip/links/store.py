@@ -17,10 +17,10 @@ import structlog
 
 from roundtrip.drivers import key_files as files
 from roundtrip.drivers.key_files import KeyFileState
-from roundtrip.errors import StorageError
 from roundtrip.identity import BotKey
 from roundtrip.links.policy import Ban
 from roundtrip.links.record import DeviceState, LinkRecord, LinkState, Removal, store_name
+from roundtrip.links.storage import StoreError
 
 log = structlog.get_logger(__name__)
 
@@ -52,13 +52,6 @@ _MIGRATE_1_TO_2: Final = ("ALTER TABLE links ADD COLUMN retry_at REAL", "ALTER T
 _NOT_OPEN: Final = "The links' records are not open."
 
 
-class StoreError(StorageError):
-    """A record could not be read or written: `store_unavailable`. The message holds no path and no value."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__("store_unavailable", message)
-
-
 class LinkStore:
     """`data_dir/links.db` and the folder `data_dir/sessions`, readable by their owner only.
 
@@ -79,6 +72,9 @@ class LinkStore:
     async def save(self, record: LinkRecord) -> None:
         """Commit a record in place of its key's older one."""
         await self._run(self._save, record)
+
+    def row(self, record: LinkRecord) -> None:
+        """As `LinkStorage.row`: events are in another file."""
 
     async def delete(self, key: BotKey) -> None:
         """Delete a key's record."""

@@ -11,12 +11,12 @@ from msgspec.structs import replace
 from roundtrip.backoff import Backoff
 from roundtrip.drivers.key_files import KeyFileState
 from roundtrip.errors import StorageError
-from roundtrip.events import Payload
+from roundtrip.events import LinkRow, Payload
 from roundtrip.links.context import LinkContext
 from roundtrip.links.policy import Ban
 from roundtrip.links.reasons import LinkError
 from roundtrip.links.record import LinkRecord, Removal
-from roundtrip.links.store import StoreError
+from roundtrip.links.storage import StoreError
 
 log = structlog.get_logger(__name__)
 
@@ -51,13 +51,16 @@ class LinkWriter:
         """Commit a new link and its first event. On failure the record is rolled back. Raises `LinkError`."""
         before = self._saved
         if self._context.publisher.full:
-            raise _refusal(StorageError("outbox_full", "There is no room for new events."))
+            raise _refusal(StorageError("outbox_full", "The event store is full."))
+        row = self._context.store.row(record)
         try:
-            await self._save(record)
+            if row is None:
+                await self._save(record)
             try:
-                await self._publish(record, payload, None, traceparent)
+                await self._publish(record, payload, None, traceparent, row)
             except StorageError:
-                await self._roll_back(record, before)
+                if row is None:
+                    await self._roll_back(record, before)
                 raise
         except StorageError as error:
             raise _refusal(error) from error
@@ -74,7 +77,8 @@ class LinkWriter:
         code expires, in seconds since the epoch: an event that expired before it could be stored is dropped.
 
         That WhatsApp accepted new keys is stored before the event: after a crash, keys of an unpaired link are deleted.
-        Everything else is stored after its event, so that a crash between the two publishes it twice rather than never.
+        A store that holds both, records and events, commits the new record in the event's transaction. Elsewhere
+        everything else is stored after its event, so that a crash between the two publishes it twice rather than never.
         """
         attempt = 0
         while True:
@@ -82,7 +86,7 @@ class LinkWriter:
                 if new.paired and not old.paired and (self._saved is None or not self._saved.paired):
                     await self._save(replace(old, paired=True, phone_number=new.phone_number))
                 if payload is not None and (expires_at is None or expires_at > self._context.clock.now()):
-                    await self._publish(new, payload, expires_at, traceparent)
+                    await self._publish(new, payload, expires_at, traceparent, self._context.store.row(new))
                 break
             except StorageError as error:
                 self._stalled = error
@@ -163,12 +167,19 @@ class LinkWriter:
             log.warning("link_record_left", link_id=record.link_id)
 
     async def _publish(
-        self, record: LinkRecord, payload: Payload, expires_at: float | None, traceparent: str | None
+        self,
+        record: LinkRecord,
+        payload: Payload,
+        expires_at: float | None,
+        traceparent: str | None,
+        row: LinkRow | None,
     ) -> None:
         milliseconds = None if expires_at is None else int(expires_at * 1000)
         await self._context.publisher.publish(
-            record.key, record.link_id, payload, expires_at=milliseconds, traceparent=traceparent
+            record.key, record.link_id, payload, expires_at=milliseconds, traceparent=traceparent, state=row
         )
+        if row is not None:
+            self._saved = record
 
 
 def _refusal(error: StorageError | None) -> LinkError:

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from roundtrip.events import TYPE_OF, EventType, Payload
+from roundtrip.events import TYPE_OF, EventType, LinkRow, Payload
 from roundtrip.identity import BotKey
 
 
@@ -111,16 +111,6 @@ def shorten(attempts: list[Attempt]) -> None:
 def omitted(attempts: Iterable[Attempt]) -> int:
     """How many attempts were removed from a list."""
     return sum(attempt.omitted for attempt in attempts)
-
-
-class LinkRow(NamedTuple):
-    """A link's record as a store of both, events and records, commits it with the event that led to it."""
-
-    link_id: str
-    state: str
-    paired: bool
-    record: str
-    """JSON."""
 
 
 class Draft(msgspec.Struct, frozen=True):

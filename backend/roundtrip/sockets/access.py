@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from roundtrip.auth.authenticators import Authenticator, AuthError, Credentials
+from roundtrip.clock import rfc3339
 from roundtrip.delivery.wire import Frame, packet_frame
 from roundtrip.errors import RoundtripError
 from roundtrip.identity import IdentityError, Principal
@@ -184,7 +185,7 @@ class SocketAccess:
             return Renewed(ok=False, code="forbidden", message="The token is another user's.")
         peer.expires_at = principal.expires_at
         self._notified.discard(peer.sid)
-        return Renewed(ok=True, expires_at=principal.expires_at)
+        return Renewed(ok=True, expires_at=None if principal.expires_at is None else rfc3339(principal.expires_at))
 
     async def check_expiry(self, peers: Iterable[Peer]) -> None:
         """Send `auth_expired` once to each socket whose token expired, and close it after the grace.

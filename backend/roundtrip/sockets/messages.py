@@ -47,10 +47,10 @@ class AuthRenewal(WireModel, frozen=True):
 
 
 class Renewed(WireModel, frozen=True):
-    """Answer to `auth`, as its ack: `expiresAt` in seconds since the epoch, or the refusal's code and sentence."""
+    """Answer to `auth`, as its ack: `expiresAt` is when the new token expires, or the refusal's code and sentence."""
 
     ok: bool
-    expires_at: float | None = None
+    expires_at: str | None = None
     code: str | None = None
     message: str | None = None
 
@@ -72,13 +72,13 @@ class RequestRefused(WireModel, frozen=True, omit_defaults=False):
 
 REFUSALS: Final = {
     "bot_id_missing": "No botId was given.",
-    "bot_id_invalid": "The botId is no string of 1 to 128 printable characters.",
-    "user_id_invalid": "The userId is no string of 1 to 128 printable characters.",
-    "too_many_sockets": "This key has as many sockets as allowed.",
-    "unauthorized": "The token is missing, wrong, or has run out.",
+    "bot_id_invalid": "The botId must be a string of 1 to 128 printable characters.",
+    "user_id_invalid": "The userId must be a string of 1 to 128 printable characters.",
+    "too_many_sockets": "This user and bot have the maximum number of sockets.",
+    "unauthorized": "The token is missing, invalid or expired.",
     "forbidden": "The userId given is not the token's own.",
-    "rate_limited": "This user or address connects too often.",
-    "unavailable": "The backend is stopping, or cannot check tokens now; try again.",
+    "rate_limited": "Too many connections from this user or address.",
+    "unavailable": "The backend is stopping, or cannot verify tokens at the moment; try again.",
 }
 """Codes of `err.data.code` in `connect_error`."""
 

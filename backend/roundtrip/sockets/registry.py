@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from roundtrip.clock import rfc3339
 from roundtrip.delivery.wire import Miss
 from roundtrip.identity import BotKey
 from roundtrip.outbox.records import MissReason
@@ -50,10 +51,10 @@ class KeyView(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class MissView(msgspec.Struct, frozen=True, rename="camel"):
-    """One missed attempt; `at` is milliseconds since the epoch, `looked_for` the key that had no socket and
+    """One missed attempt; `at` is RFC 3339 UTC, `looked_for` the key that had no socket and
     `connected` the bot ids under which the same user had some."""
 
-    at: int
+    at: str
     type: str
     reason: MissReason
     event_id: str
@@ -165,7 +166,7 @@ class Registry:
 
     def missed(self, key: BotKey, event: str, event_id: str, miss: Miss) -> None:
         """Keep a missed attempt for the debug page."""
-        now = time.time_ns() // 1_000_000
+        now = rfc3339(time.time_ns() // 1_000_000 / 1000)
         view = MissView(now, event, miss.reason, event_id, (key.user_id, key.bot_id), miss.keys)
         self._misses.appendleft(view)
         self.on_missed(view)

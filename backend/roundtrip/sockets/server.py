@@ -75,6 +75,8 @@ class SocketServer:
         self._lane = Lane(registry, courier, replayer, metrics)
         self.canary: Lane | None = None
         """Serves principals that have a key of their own."""
+        self.on_refused: Callable[[str, str | None, int], None] = lambda _code, _traceparent, _began_ns: None
+        """Called with each refused handshake: its code, its traceparent, and when it began."""
         self._admit = admit
         self._metrics = metrics
         self._on_illegal = metrics.step_failed
@@ -125,20 +127,17 @@ class SocketServer:
     async def _connect(self, sid: str, environ: dict[str, Any], auth: object = None) -> None:
         request: web.Request = environ["aiohttp.request"]
         remote = request.get(ADDRESS) or request.remote or ""  # as seen through trusted proxies
+        handshake, began_ns = parse_handshake(auth, environ, remote), self._clock.wall_ns()
         try:
-            peer, _, lane = await self._accept(sid, parse_handshake(auth, environ, remote))
+            peer, _, lane = await self._accept(sid, handshake)
         except (Refusal, IdentityError) as refusal:
+            self.on_refused(refusal.code, handshake.traceparent, began_ns)
             self._metrics.connected(refusal.code)
             log.info("socket_refused", code=refusal.code)
             raise Refused(refusal.message, {"code": refusal.code}) from None
         lane.metrics.connected("accepted")
-        log.debug(
-            "socket_mapped",
-            key=key_hash(peer.key.user_id, peer.key.bot_id),
-            sid=sid,
-            transport=peer.transport,
-            sockets=len(lane.registry.of(peer.key)),
-        )
+        key, sockets = key_hash(peer.key.user_id, peer.key.bot_id), len(lane.registry.of(peer.key))
+        log.debug("socket_mapped", key=key, sid=sid, transport=peer.transport, sockets=sockets)
 
     async def _accept(self, sid: str, handshake: Handshake) -> tuple[Peer, KeyInFlight, Lane]:
         """Check a handshake and map its socket. Nothing is awaited after the limit is checked, so that it is exact."""
@@ -188,7 +187,7 @@ class SocketServer:
             count = await lane.replayer.run(peer, channel, peer.connect_parent)
         except OutboxError as error:
             log.error("replay_failed", code=error.code, sid=peer.sid)
-            await peer.connection.end("server disconnect")
+            await peer.connection.end("replay_failed")
             return
         log.debug("socket_up_to_date", sid=peer.sid, replayed=count)
 

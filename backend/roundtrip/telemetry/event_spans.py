@@ -49,6 +49,9 @@ ALWAYS_KEPT: Final = frozenset(
 _MAX_PARENTS: Final = 10_000
 """Pending events whose `create` span's parent is remembered. It is not stored: after a restart they are roots."""
 
+_REFUSALS_KEPT: Final = 10
+"""Refused handshakes a second whose spans are kept whatever the head sampler says: nobody reads more."""
+
 _PLAIN_EXEMPLAR_EVERY: Final = 0.05
 """Seconds between two exemplars of plain successes: Prometheus keeps one per bucket and scrape."""
 
@@ -62,10 +65,11 @@ class EventSpanRecorder:
         contexts: Contexts,
         queue: Callable[[SpanRecord], None] | None,
         now_ns: Callable[[], int] = time.time_ns,
+        full: Callable[[], bool] = lambda: False,
         ring: TraceRing | None = None,
     ) -> None:
-        """`queue` takes or drops a record and never waits, `ring` keeps the newest in memory. `now_ns` returns
-        nanoseconds since the epoch."""
+        """`queue` takes a record, or drops it when `full`, and never waits; `ring` keeps the newest in memory. `now_ns`
+        returns nanoseconds since the epoch."""
         self._new = contexts.new
         self._queue = queue
         self._ring = ring
@@ -75,13 +79,16 @@ class EventSpanRecorder:
         """Called with each attempt that missed; set by the console."""
         self.on_late_end: Callable[[str], None] = lambda _event_id: None
         """Called with the id of an event that ended after more than one attempt; set by the console."""
+        self._full = full
         self._debug = debug_on()
         self._connect_parents: dict[str, str | None] = {}
         self._create_parents: dict[str, str] = {}
         self._next_exemplar = 0.0
+        self._refusals = self._refusals_since = 0
 
     def exemplar(self, traceparent: str, interesting: bool) -> Exemplar:
-        """The exemplar that names an event's trace; None if the trace will not be exported, or had one a moment ago."""
+        """The exemplar that names the trace of an attempt; None if its spans will be kept nowhere, or another plain one
+        was made a moment ago."""
         if not self._records:
             return None
         if not interesting or self._queue is None:
@@ -91,6 +98,8 @@ class EventSpanRecorder:
             if now < self._next_exemplar:
                 return None
             self._next_exemplar = now + _PLAIN_EXEMPLAR_EVERY
+        if self._full():
+            return None
         return {"trace_id": traceparent[3:35]}
 
     def context(self, parent: str | None) -> str:
@@ -218,6 +227,23 @@ class EventSpanRecorder:
             self._queue(record)
         if kept and ring is not None:
             ring.connected(record)
+
+    def refused(self, code: str, connect_parent: str | None, started_ns: int) -> None:
+        """A handshake was refused with this code. All are kept but those of a flood, for which the head sampler
+        decides."""
+        if not self._records:
+            return
+        parent = connect_parent if connect_parent is not None and parse(connect_parent) else None
+        context, now = self._new(parent), self._now_ns()
+        if now - self._refusals_since > 1_000_000_000:
+            self._refusals_since, self._refusals = now, 0
+        self._refusals += 1
+        if self._refusals <= _REFUSALS_KEPT or context[-1] == "1":
+            record = Connected(None, parent, context, started_ns, now, 0, code)
+            if self._queue is not None:
+                self._queue(record)
+            if self._ring is not None:
+                self._ring.connected(record)
 
     def _log_settled(self, delivery: DeliveryView) -> None:
         event = delivery.event

@@ -1,7 +1,6 @@
-"""From the event loop to the collector, spans and log records: bounded everywhere, and every loss is counted.
+"""From the event loop to the collector, spans: bounded everywhere, and every loss is counted.
 
     event loop → records (deque) → builder thread → spans → the SDK's batch processor → OTLP exporter
-    a logger → log records → the SDK's batch processor → OTLP exporter
 
 A collector that is slow or gone fills the processor's queue, then the deque; what comes then is dropped, at the cost of
 an addition. Nothing here makes the event loop wait. Loaded only where something is exported.
@@ -9,27 +8,17 @@ an addition. Nothing here makes the event loop wait. Loaded only where something
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-import msgspec
 import structlog
-from opentelemetry import trace
-from opentelemetry._logs import LogRecord, SeverityNumber
-from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
-from opentelemetry.sdk._logs import LoggerProvider, ReadableLogRecord
-from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExporter, LogRecordExportResult
 from opentelemetry.sdk.environment_variables import OTEL_BSP_MAX_QUEUE_SIZE
-from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.semconv.attributes.exception_attributes import EXCEPTION_STACKTRACE
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from roundtrip.telemetry.span_builder import SpanBuilder
 from roundtrip.telemetry.span_records import SpanRecord
@@ -53,19 +42,8 @@ _PAUSE: Final = 0.0002
 _FULL: Final = 0.02
 """Seconds until a full queue is looked at again."""
 
-_QUEUE: Final = 2048
+QUEUE: Final = 2048
 """Log records, and by default spans, that may wait for their export: the SDK's default."""
-
-_SEVERITY: Final = {
-    logging.DEBUG: SeverityNumber.DEBUG,
-    logging.INFO: SeverityNumber.INFO,
-    logging.WARNING: SeverityNumber.WARN,
-    logging.ERROR: SeverityNumber.ERROR,
-    logging.CRITICAL: SeverityNumber.FATAL,
-}
-
-_EXPORT_LOGGERS: Final = ("opentelemetry", "urllib3", "requests", "roundtrip.telemetry.otlp_spans")
-"""Their lines are about the export itself; exporting them would make more of them."""
 
 
 class SpanPipeline:
@@ -86,6 +64,10 @@ class SpanPipeline:
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="span-builder", daemon=True)
         self._thread.start()
+
+    def full(self) -> bool:
+        """Whether `put` would drop a record now."""
+        return len(self._records) >= MAX_RECORDS
 
     def put(self, record: SpanRecord) -> None:
         """Queue a record or drop it; never waits."""
@@ -141,9 +123,14 @@ class BoundedProcessor(SpanProcessor):
     """The SDK's batch processor, which drops its oldest span with nothing but a log line when it is full. It never
     gets more than fits, and what had to be refused is counted."""
 
-    def __init__(self, exporter: SpanExporter, dropped: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        exporter: SpanExporter,
+        dropped: Callable[[float], None],
+        exported: Callable[[float], None] = lambda _count: None,
+    ) -> None:
         self._capacity = _capacity()
-        self._exporter = _CountingSpanExporter(exporter, dropped)
+        self._exporter = _CountingSpanExporter(exporter, dropped, exported)
         self._batches = BatchSpanProcessor(self._exporter, max_queue_size=self._capacity)
         self._dropped = dropped
         self._queued = 0
@@ -175,22 +162,28 @@ class BoundedProcessor(SpanProcessor):
 def _capacity() -> int:
     """`OTEL_BSP_MAX_QUEUE_SIZE`, or the SDK's default."""
     try:
-        return max(1, int(os.environ.get(OTEL_BSP_MAX_QUEUE_SIZE, _QUEUE)))
+        return max(1, int(os.environ.get(OTEL_BSP_MAX_QUEUE_SIZE, QUEUE)))
     except ValueError:
-        return _QUEUE
+        return QUEUE
 
 
 class _CountingSpanExporter(SpanExporter):
-    """Passes spans to an exporter; counts what it took off the queue, and what was lost."""
+    """Passes spans to an exporter; counts what it took off the queue, what arrived, and what was lost."""
 
-    def __init__(self, exporter: SpanExporter, dropped: Callable[[float], None]) -> None:
+    def __init__(
+        self, exporter: SpanExporter, dropped: Callable[[float], None], exported: Callable[[float], None]
+    ) -> None:
         self._exporter = exporter
         self._dropped = dropped
+        self._exported = exported
         self.taken = 0
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         self.taken += len(spans)
-        return _counted(self._exporter.export, spans, SpanExportResult.SUCCESS, self._dropped)
+        result = counted(self._exporter.export, spans, SpanExportResult.SUCCESS, self._dropped)
+        if result is SpanExportResult.SUCCESS:
+            self._exported(len(spans))
+        return result
 
     def shutdown(self) -> None:
         self._exporter.shutdown()
@@ -199,26 +192,7 @@ class _CountingSpanExporter(SpanExporter):
         return self._exporter.force_flush(timeout_millis)
 
 
-class _CountingLogExporter(LogRecordExporter):
-    """The same for log records."""
-
-    def __init__(self, exporter: LogRecordExporter, dropped: Callable[[float], None]) -> None:
-        self._exporter = exporter
-        self._dropped = dropped
-        self.taken = 0
-
-    def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
-        self.taken += len(batch)
-        return _counted(self._exporter.export, batch, LogRecordExportResult.SUCCESS, self._dropped)
-
-    def shutdown(self) -> None:
-        self._exporter.shutdown()  # type: ignore[no-untyped-call]  # published without types
-
-    def force_flush(self, timeout_millis: int = 30000) -> bool:
-        return self._exporter.force_flush(timeout_millis)
-
-
-def _counted(
+def counted(
     export: Callable[[Sequence[_Item]], _Result],
     batch: Sequence[_Item],
     success: _Result,
@@ -233,66 +207,3 @@ def _counted(
     if result is not success:
         dropped(len(batch))
     return result
-
-
-class OtlpLogs(logging.Handler):
-    """Gives each line to the SDK's batch processor; a full queue drops the line and counts it.
-
-    Its formatter renders the line as JSON, see `logging.export_to`: the same fields as on stderr, redacted alike.
-    """
-
-    def __init__(
-        self, resource: Resource, dropped: Callable[[float], None], exporter: LogRecordExporter | None = None
-    ) -> None:
-        super().__init__()
-        self._exporter = _CountingLogExporter(exporter or OTLPLogExporter(), dropped)
-        self._provider = LoggerProvider(resource=resource, shutdown_on_exit=False)
-        self._provider.add_log_record_processor(BatchLogRecordProcessor(self._exporter, max_queue_size=_QUEUE))
-        self._dropped = dropped
-        self._queued = 0
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.name.startswith(_EXPORT_LOGGERS):
-            return
-        if self._queued - self._exporter.taken >= _QUEUE:
-            self._dropped(1)
-            return
-        fields = msgspec.json.decode(self.format(record), type=dict[str, Any])
-        self._queued += 1
-        self._provider.get_logger(record.name).emit(_log_record(record, fields))
-
-    def close(self) -> None:
-        """Export what is queued; a collector that does not answer is waited for two seconds."""
-        end = threading.Thread(target=self._provider.shutdown, name="log-shutdown", daemon=True)
-        end.start()
-        end.join(2.0)
-        super().close()
-
-
-def _log_record(record: logging.LogRecord, fields: dict[str, Any]) -> LogRecord:
-    trace_id, span_id = fields.pop("trace_id", None), fields.pop("span_id", None)
-    exception = fields.pop("exception", None)
-    if exception is not None:
-        fields[EXCEPTION_STACKTRACE] = exception
-    for own in ("timestamp", "level", "logger"):
-        fields.pop(own, None)
-    context = trace.set_span_in_context(trace.INVALID_SPAN)
-    if isinstance(trace_id, str) and isinstance(span_id, str):
-        of = SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=False, trace_flags=TraceFlags(1))
-        context = trace.set_span_in_context(NonRecordingSpan(of))
-    return LogRecord(
-        timestamp=int(record.created * 1e9),
-        context=context,
-        severity_text=record.levelname,
-        severity_number=_SEVERITY.get(record.levelno, SeverityNumber.INFO),
-        body=str(fields.pop("event", "")),
-        attributes={name: _value(value) for name, value in fields.items() if value is not None},
-    )
-
-
-def _value(value: object) -> str | bool | int | float | list[str]:
-    if isinstance(value, (str, bool, int, float)):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [str(part) for part in value]
-    return str(value)

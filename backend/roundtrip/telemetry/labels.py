@@ -49,14 +49,17 @@ class LabelSets:
     )
     disconnect_reasons: tuple[str, ...] = (
         "client disconnect",
-        "server disconnect",
         "transport close",
         "transport error",
         "ping timeout",
+        "server disconnect",
         "queue_full",
         "token_expired",
         "draining",
+        "protocol_error",
+        "replay_failed",
     )
+    """The client left; the network lost it (three); from `server disconnect` on, this program closed it."""
     packet_refusals: tuple[str, ...] = (
         "malformed",
         "packet_type",

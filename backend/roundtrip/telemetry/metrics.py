@@ -58,6 +58,9 @@ _LIFETIME: Final = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 36
 _PAIRING: Final = (1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 60.0, 90.0, 120.0, 180.0, 300.0)
 """A user fetches a phone: the codes of one pairing last about 160 s."""
 
+_REQUEST: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""OpenTelemetry's for HTTP servers. A polling client's request waits for its next packet."""
+
 _LAG: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 _PAUSE: Final = (0.005, 0.01, 0.05, 0.1, 0.5)
@@ -86,7 +89,8 @@ class Metrics:
     key is the label's value. Counters and histograms may be moved from any thread.
     """
 
-    def __init__(self, label_sets: LabelSets, version: str) -> None:
+    def __init__(self, label_sets: LabelSets, version: str, instance: str = "") -> None:
+        """`instance` is the `service.instance.id` of this process's traces and logs."""
         disable_created_metrics()  # type: ignore[no-untyped-call]  # published without types
         self.label_sets = label_sets
         self.registry = registry = CollectorRegistry()
@@ -117,12 +121,16 @@ class Metrics:
         )
         self.overdue: Mapping[str, LoopCounter] = {cause: overdue.labels(cause) for cause in OVERDUE}
         delivery = self._loop_histogram(
-            "delivery", "From an event's creation to its first confirmation, by grade.", _DELIVERY, "type", "grade"
+            "delivery",
+            "From an event's creation to its first confirmation, live or replayed.",
+            _DELIVERY,
+            "mode",
+            "grade",
         )
-        self.delivery: Mapping[str, tuple[LoopHistogram, ...]] = {
-            grade: tuple(delivery.labels(type_, grade) for type_ in types) for grade in GRADES
+        self.delivery: Mapping[str, Mapping[str, LoopHistogram]] = {
+            mode: {grade: delivery.labels(mode, grade) for grade in GRADES} for mode in MODES
         }
-        """By grade, `received` or `acked`, then by type number. Seconds."""
+        """By the mode of the attempt that was confirmed, then by grade, `received` or `acked`. Seconds."""
         self.receipt = self._loop_histogram(
             "receipt", "From an attempt to the transport's receipt.", _ROUND_TRIP
         ).labels()
@@ -196,7 +204,7 @@ class Metrics:
             "links_crashing", "Links whose worker died more often than the limit allows, within the window."
         )
         self.worker_exits = self._family(
-            "worker_exits", "Worker processes that ended, by how.", "reason", label_sets.worker_exits
+            "worker_exits", "Worker processes that ended, by how.", "cause", label_sets.worker_exits
         )
 
         # The canary
@@ -211,6 +219,14 @@ class Metrics:
         )
 
         # The process itself
+        http = LoopHistograms(
+            "http_server_request_duration_seconds",
+            "Requests to both listeners, by how long they took; no websockets.",
+            ("method", "route", "status_class"),
+            buckets=_REQUEST,
+            registry=registry,
+        )
+        self._http_request = http.labels
         self.event_loop_lag = self._histogram(
             "event_loop_lag", "How much later than asked the event loop ran a timer.", _LAG
         )
@@ -227,10 +243,11 @@ class Metrics:
         self.telemetry_dropped = self._family(
             "telemetry_dropped", "Spans and log records that were lost on their way out.", "signal", SIGNALS
         )
+        self.spans_exported = self._counter("spans_exported", "Spans that the collector took.")
         faults = Gauge(f"{PREFIX}_fault_active", "1 while a named fault is switched on.", ["fault"], registry=registry)
         self.fault_active: Mapping[str, Gauge] = {name: faults.labels(name) for name in label_sets.faults}
         Info(f"{PREFIX}_build", "What runs here.", registry=registry).info(
-            {"version": version, "python": platform.python_version()}
+            {"version": version, "python": platform.python_version(), "service_instance_id": instance}
         )
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -252,6 +269,11 @@ class Metrics:
     def transition(self, to: str, reason: str) -> None:
         """Count a link's change of state. A pair outside the set becomes `other`."""
         self._transitions.get((to, reason), self._transitions[_OTHER_TRANSITION]).inc()
+
+    def http_request(self, method: str, route: str, status_class: str, seconds: float) -> None:
+        """Observe a request. All three labels are from fixed sets: the caller sees to it. A series appears with its
+        first request, for most pairs of a route and a status never come."""
+        self._http_request(method, route, status_class).observe(seconds)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"{PREFIX}_{name}_total", text, labels, registry=self.registry)

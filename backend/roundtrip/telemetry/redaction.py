@@ -46,6 +46,16 @@ def key_hash(user_id: str, bot_id: str) -> str:
     return _hash(b"key", user_id, bot_id)
 
 
+def bot_hash(bot_id: str) -> str:
+    """What stands for a bot's id where its user is not known."""
+    return _hash(b"bot", bot_id)
+
+
+def address_hash(address: str) -> str:
+    """What stands for the address of a client."""
+    return _hash(b"address", address)
+
+
 class LookUp(NamedTuple):
     """What an attempt looked for, and what of the same user was connected: hashes of keys, as `key_hash` makes them."""
 
@@ -113,8 +123,8 @@ PRIVATE_FIELDS: Final = frozenset(
 _HASHED_FIELDS: Final[dict[str, Callable[[str], str]]] = {
     "user_id": user_hash,
     "userid": user_hash,
-    "bot_id": lambda bot: _hash(b"bot", bot),
-    "botid": lambda bot: _hash(b"bot", bot),
+    "bot_id": bot_hash,
+    "botid": bot_hash,
 }
 
 

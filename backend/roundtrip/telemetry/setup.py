@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
 
 import structlog
 from opentelemetry.sdk.environment_variables import (
@@ -21,6 +22,7 @@ from opentelemetry.sdk.environment_variables import (
     OTEL_EXPORTER_OTLP_PROTOCOL,
     OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
     OTEL_EXPORTER_OTLP_TRACES_PROTOCOL,
+    OTEL_RESOURCE_ATTRIBUTES,
     OTEL_SDK_DISABLED,
     OTEL_SERVICE_NAME,
 )
@@ -43,15 +45,13 @@ from roundtrip.telemetry.tracing import NEVER, ContextIds, Contexts, HeadSampler
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
-    from roundtrip.telemetry.export import OtlpLogs, SpanPipeline
+    from roundtrip.telemetry.export import SpanPipeline
+    from roundtrip.telemetry.otlp_logs import OtlpLogs
 
 log = structlog.get_logger(__name__)
 
 SERVICE: Final = "roundtrip"
 SCOPE: Final = "roundtrip"
-
-_INSTANCE: Final = str(uuid.uuid4())
-"""Made once: traces and logs of one process name the same instance."""
 
 LAG_INTERVAL: Final = 0.25
 """Seconds between two measurements of the loop's lag: often enough to catch a stall, rare enough to cost nothing."""
@@ -99,24 +99,29 @@ def start(
     level: logging.Level = "INFO",
     format_: logging.Format = "auto",
     hash_key: str | None = None,
+    node_id: str | None = None,
     ring_bytes: int = 0,
     environ: Mapping[str, str] = os.environ,
 ) -> Telemetry:
-    """Start telemetry for this process. `hash_key` is the key of the hashes that stand for ids, `ring_bytes` what the
-    newest traces and their log lines may take in memory, 0 for none."""
+    """Start telemetry for this process. `hash_key` is the key of the hashes that stand for ids; `node_id` names the
+    process in all three signals, unless `OTEL_RESOURCE_ATTRIBUTES` does; `ring_bytes` is what the newest traces and
+    their log lines may take in memory, 0 for none."""
     redaction.configure(hash_key)
     logging.configure(level, format_)
-    metrics = Metrics(label_sets, version)
-    ring = TraceRing(ring_bytes * 7 // 8, resource(version), _scope(version)) if ring_bytes else None
+    instance = instance_id(node_id, environ)
+    metrics = Metrics(label_sets, version, instance)
+    own = resource(version, instance, environ)
+    ring = TraceRing(ring_bytes * 7 // 8, own, _scope(version)) if ring_bytes else None
     lines = LogRing(ring_bytes // 8) if ring_bytes else None
     if lines is not None:
         logging.keep_in(lines)
-    traces = configure_tracing(version, metrics.telemetry_dropped["traces"].inc, environ, ring=ring)
+    dropped, exported = metrics.telemetry_dropped["traces"].inc, metrics.spans_exported.inc
+    traces = configure_tracing(version, dropped, environ, exported=exported, own=own, ring=ring)
     logs: OtlpLogs | None = None
     if has_endpoint(OTEL_EXPORTER_OTLP_LOGS_ENDPOINT, environ):
-        from roundtrip.telemetry.export import OtlpLogs  # loaded only where something is exported
+        from roundtrip.telemetry.otlp_logs import OtlpLogs  # loaded only where something is exported
 
-        logs = OtlpLogs(resource(version), metrics.telemetry_dropped["logs"].inc)
+        logs = OtlpLogs(own, metrics.telemetry_dropped["logs"].inc)
         logging.export_to(logs)
     return Telemetry(metrics, traces, logs, ring, lines)
 
@@ -146,26 +151,31 @@ def configure_tracing(
     exporter: SpanExporter | None = None,
     now_ns: Callable[[], int] = time.time_ns,
     bits: Callable[[int], int] = random.getrandbits,
+    exported: Callable[[float], None] = lambda _count: None,
+    own: Resource | None = None,
     ring: TraceRing | None = None,
 ) -> Tracing:
     """Build the traces of this process. Without an endpoint (or an `exporter`, in tests) nothing is exported; a `ring`
     keeps the newest in memory all the same.
 
-    `dropped(n)` counts lost spans; it may be called from any thread. `now_ns` returns nanoseconds since the epoch,
+    `dropped(n)` counts lost spans, `exported(n)` those that arrived; they may be called from any thread. `own` is the
+    process's resource, made here if None. `now_ns` returns nanoseconds since the epoch,
     `bits(n)` n random bits; tests pass their own.
     """
+    own = own or resource(version, instance_id(None, environ), environ)
     if exporter is None and not has_endpoint(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, environ):
         contexts = Contexts(NEVER, bits)
-        tracer = None if ring is None else _provider(version, contexts, RingProcessor(ring))
-        spans = EventSpanRecorder(contexts, None, now_ns, ring)
+        tracer = None if ring is None else _provider(own, version, contexts, RingProcessor(ring))
+        spans = EventSpanRecorder(contexts, None, now_ns, ring=ring)
         return Tracing(spans, RequestTracer(contexts, tracer, now_ns), None)
     contexts = Contexts(HeadSampler.from_environment(environ), bits)
-    return _exporting(version, dropped, environ, exporter, contexts, now_ns, ring)
+    return _exporting(version, dropped, environ, exporter, contexts, now_ns, exported, own, ring)
 
 
-def _provider(version: str, contexts: Contexts, *processors: SpanProcessor) -> Tracer:
-    """The SDK's tracer, whose finished spans go to these processors."""
-    provider = TracerProvider(ALWAYS_ON, resource(version), shutdown_on_exit=False, id_generator=ContextIds(contexts))
+def _provider(own: Resource, version: str, contexts: Contexts, *processors: SpanProcessor) -> Tracer:
+    """The SDK's tracer, whose finished spans go to these processors. Requests, links and workers are rare and go at a
+    person's pace: what misses later must find where it came from."""
+    provider = TracerProvider(ALWAYS_ON, own, shutdown_on_exit=False, id_generator=ContextIds(contexts))
     for processor in processors:
         provider.add_span_processor(processor)
     return provider.get_tracer(SCOPE, version)
@@ -182,6 +192,8 @@ def _exporting(
     exporter: SpanExporter | None,
     contexts: Contexts,
     now_ns: Callable[[], int],
+    exported: Callable[[float], None],
+    own: Resource,
     ring: TraceRing | None,
 ) -> Tracing:
     # The exporter's libraries take a third of a second to load: only a process that exports pays for them.
@@ -192,12 +204,11 @@ def _exporting(
     protocol = environ.get(OTEL_EXPORTER_OTLP_TRACES_PROTOCOL) or environ.get(OTEL_EXPORTER_OTLP_PROTOCOL)
     if protocol not in {None, "", "http/protobuf"}:
         log.warning("otlp_protocol_not_built_in", protocol=protocol, used="http/protobuf")
-    processor = BoundedProcessor(exporter or PreencodedSpanExporter(), dropped)
+    processor = BoundedProcessor(exporter or PreencodedSpanExporter(), dropped, exported)
     processors = (processor,) if ring is None else (processor, RingProcessor(ring))
-    pipeline = SpanPipeline(SpanBuilder(resource(version), _scope(version)), processor, dropped)
-    # Requests, links and workers are rare and go at a person's pace: what misses later must find where it came from
-    tracer = RequestTracer(contexts, _provider(version, contexts, *processors), now_ns)
-    return Tracing(EventSpanRecorder(contexts, pipeline.put, now_ns, ring), tracer, pipeline)
+    pipeline = SpanPipeline(SpanBuilder(own, _scope(version)), processor, dropped)
+    tracer = RequestTracer(contexts, _provider(own, version, contexts, *processors), now_ns)
+    return Tracing(EventSpanRecorder(contexts, pipeline.put, now_ns, pipeline.full, ring), tracer, pipeline)
 
 
 def has_endpoint(signal_endpoint: str, environ: Mapping[str, str]) -> bool:
@@ -210,11 +221,23 @@ def has_endpoint(signal_endpoint: str, environ: Mapping[str, str]) -> bool:
     return bool(environ.get(signal_endpoint) or environ.get(OTEL_EXPORTER_OTLP_ENDPOINT))
 
 
-def resource(version: str) -> Resource:
-    """The service that is observed: `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` come first."""
-    own = {SERVICE_VERSION: version, SERVICE_INSTANCE_ID: _INSTANCE}
-    named = os.environ.get(OTEL_SERVICE_NAME) or f"{SERVICE_NAME}=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    return Resource.create(own if named else {SERVICE_NAME: SERVICE, **own})
+def instance_id(node_id: str | None, environ: Mapping[str, str] = os.environ) -> str:
+    """What tells this process from others, in every signal: `OTEL_RESOURCE_ATTRIBUTES` comes first, then the setting
+    `NODE_ID`; without either it is made here."""
+    return _resource_attributes(environ).get(SERVICE_INSTANCE_ID) or node_id or str(uuid.uuid4())
+
+
+def resource(version: str, instance: str, environ: Mapping[str, str] = os.environ) -> Resource:
+    """The service that exports. `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` come first. Make it once."""
+    own = {SERVICE_NAME: SERVICE, SERVICE_VERSION: version, SERVICE_INSTANCE_ID: instance}
+    name = environ.get(OTEL_SERVICE_NAME)
+    return Resource.create({**own, **_resource_attributes(environ), **({SERVICE_NAME: name} if name else {})})
+
+
+def _resource_attributes(environ: Mapping[str, str]) -> dict[str, str]:
+    """`OTEL_RESOURCE_ATTRIBUTES` as the SDK reads it: `name=value,…`, values percent-encoded."""
+    pairs = (pair.partition("=") for pair in environ.get(OTEL_RESOURCE_ATTRIBUTES, "").split(","))
+    return {name.strip(): unquote(value.strip()) for name, equals, value in pairs if equals and name.strip()}
 
 
 class LoopLag:

@@ -171,7 +171,11 @@ class SpanBuilder:
             return
         parent = parse(record.parent) if record.parent else None
         connect = _sdk(TraceContext(replay.trace_id, replay.derived(_CONNECT), replay.sampled))
-        attributes = {**_key_attributes(record.key), MAPPED: True, REPLAYED: record.replayed}
+        code = record.refused
+        own = {} if record.key is None else _key_attributes(record.key)
+        result: Attributes = {MAPPED: True, REPLAYED: record.replayed}
+        if code is not None:
+            result = {MAPPED: False, ERROR_TYPE: code}
         yield self._finished(
             "socket connect",
             SpanKind.SERVER,
@@ -180,7 +184,8 @@ class SpanBuilder:
             (),
             record.started_ns,
             record.ended_ns,
-            attributes,
+            {**own, **result},
+            _UNSET if code is None else Status(StatusCode.ERROR, code),
         )
         if record.replayed:
             yield self._finished(
@@ -191,7 +196,7 @@ class SpanBuilder:
                 (),
                 record.started_ns,
                 record.ended_ns,
-                {**_key_attributes(record.key), messaging.MESSAGING_BATCH_MESSAGE_COUNT: record.replayed},
+                {**own, messaging.MESSAGING_BATCH_MESSAGE_COUNT: record.replayed},
             )
 
     def _span(

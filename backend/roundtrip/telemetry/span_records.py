@@ -131,14 +131,18 @@ class Upgraded(NamedTuple):
 
 
 class Connected(NamedTuple):
-    """A socket whose replay is over. `parent` is its handshake's traceparent, `replay` its replay's."""
+    """A socket whose replay is over, or a handshake that was refused. `parent` is its handshake's traceparent, `replay`
+    its replay's."""
 
-    key: Key
+    key: Key | None
+    """None for one that was refused: nobody has proved to be its user."""
     parent: str | None
     replay: str
     started_ns: int
     ended_ns: int
     replayed: int
+    refused: str | None = None
+    """The code that a refused client got."""
 
 
 SpanRecord = Missed | Settled | Upgraded | Connected

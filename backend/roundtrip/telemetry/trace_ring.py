@@ -268,6 +268,7 @@ def _kept_delivery(delivery: DeliveryView) -> DeliveryView:
 
 
 def _matches(note: SpanRecord, wanted: Wanted) -> bool:
+    key: Key | None
     traces: tuple[str, ...]
     if isinstance(note, Connected):
         key, event, traces = note.key, None, (note.replay,)
@@ -281,8 +282,8 @@ def _matches(note: SpanRecord, wanted: Wanted) -> bool:
         (not wanted.trace or wanted.trace in {traceparent[3:35] for traceparent in traces})
         and (not wanted.event or (event is not None and event.id == wanted.event))
         and (not wanted.link or (event is not None and event.link_id == wanted.link))
-        and (not wanted.key or key_hash(key.user_id, key.bot_id) == wanted.key)
-        and (not wanted.user or user_hash(key.user_id) == wanted.user)
+        and (not wanted.key or (key is not None and key_hash(key.user_id, key.bot_id) == wanted.key))
+        and (not wanted.user or (key is not None and user_hash(key.user_id) == wanted.user))
     )
 
 

@@ -22,7 +22,17 @@ from opentelemetry.sdk.environment_variables import OTEL_TRACES_SAMPLER, OTEL_TR
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags, Tracer
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    Tracer,
+    TraceState,
+)
 
 from roundtrip.telemetry import redaction
 
@@ -32,6 +42,9 @@ _GOLDEN: Final = 0x9E3779B97F4A7C15
 
 LINK_ID: Final = "roundtrip.link.id"
 """The attribute that all spans of one link share."""
+
+MAX_TRACESTATE: Final = 512
+"""Characters of a `tracestate` that is passed on: what the specification asks for at least."""
 
 Attribute = str | int | float | bool
 
@@ -165,10 +178,13 @@ class RequestTracer:
         parent: str | None = None,
         kind: SpanKind = SpanKind.INTERNAL,
         attributes: Mapping[str, Attribute] | None = None,
+        *,
+        tracestate: str | None = None,
     ) -> Step:
         """Start a step that outlives the call; its holder ends it. `name` is a template, never an id.
 
-        `parent` is a traceparent, also one from outside: a malformed one is ignored.
+        `parent` is a traceparent, also one from outside, and `tracestate` what came with it: malformed ones are
+        ignored.
         """
         remote = parse(parent) if parent else None
         if self._tracer is None:
@@ -176,7 +192,9 @@ class RequestTracer:
             step = Step(NonRecordingSpan(trace.INVALID_SPAN_CONTEXT if own is None else _sdk(own)), sampled=False)
         else:
             context = (
-                Context() if remote is None else trace.set_span_in_context(NonRecordingSpan(_sdk(remote)), Context())
+                Context()
+                if remote is None
+                else trace.set_span_in_context(NonRecordingSpan(_sdk(remote, tracestate)), Context())
             )
             span = self._tracer.start_span(name, context, kind, start_time=self._now_ns())
             sampled = self._contexts.sampler.samples(span.get_span_context().trace_id, remote)
@@ -192,9 +210,11 @@ class RequestTracer:
         parent: str | None = None,
         kind: SpanKind = SpanKind.INTERNAL,
         attributes: Mapping[str, Attribute] | None = None,
+        *,
+        tracestate: str | None = None,
     ) -> Iterator[Step]:
         """A step around a block: current for its log lines, ended with it; an exception fails it."""
-        step = self.start(name, parent, kind, attributes)
+        step = self.start(name, parent, kind, attributes, tracestate=tracestate)
         try:
             with trace.use_span(step.span, end_on_exit=False, record_exception=False, set_status_on_exception=False):
                 yield step
@@ -212,6 +232,7 @@ OFF: Final = RequestTracer(Contexts(NEVER), None)
 """A tracer that records nothing: the default of parts that may run without telemetry."""
 
 
-def _sdk(context: TraceContext) -> SpanContext:
+def _sdk(context: TraceContext, tracestate: str | None = None) -> SpanContext:
     flags = TraceFlags(TraceFlags.SAMPLED if context.sampled else TraceFlags.DEFAULT)
-    return SpanContext(context.trace_id, context.span_id, is_remote=True, trace_flags=flags)
+    state = None if tracestate is None or len(tracestate) > MAX_TRACESTATE else TraceState.from_header([tracestate])
+    return SpanContext(context.trace_id, context.span_id, is_remote=True, trace_flags=flags, trace_state=state)

@@ -43,6 +43,9 @@ async function call(identity, method, path, body) {
 const bot = (identity) => `/api/bots/${encodeURIComponent(identity.botId)}`;
 
 export const readConfig = () => call(null, "GET", "/api/config");
+export const readBots = (identity) => call(identity, "GET", "/api/bots");
+export const readEvents = (identity, after, limit) =>
+  call(identity, "GET", `${bot(identity)}/events?after=${after}&limit=${limit}`);
 export const startLink = (identity, phoneNumber) =>
   call(identity, "PUT", `${bot(identity)}/link`, phoneNumber ? { phoneNumber } : {});
 export const endLink = (identity) => call(identity, "DELETE", `${bot(identity)}/link`);

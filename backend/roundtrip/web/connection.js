@@ -1,29 +1,48 @@
 // The socket: connects, acknowledges, drops what it has seen, and says how the connection fares.
 
-import { io } from "/vendor/socket.io.esm.min.js";
+import { io } from "./vendor/socket.io.esm.min.js";
 
 const RETRY_AFTER_REFUSAL = 3000; // ms; only for refusals that pass by themselves
 const PASSING = new Set(["too_many_sockets", "unavailable", "rate_limited"]);
 
-/** `status` is one of connecting, connected, reconnecting, offline, refused. */
+/** `status` is one of signed_out, connecting, connected, reconnecting, offline, refused. */
 export class Connection extends EventTarget {
   #socket = null;
   #retry = 0;
   #identity = null;
   #seen = new Set();
+  #held = [];
   status = "connecting";
+  /** When the server was last heard, in ms since the epoch; null before. */
+  heardAt = null;
+
+  /** Whom this connection speaks for, null without one. HTTP uses the same: what is shown and what is done are one
+   * user's. */
+  get identity() {
+    return this.#identity;
+  }
+
+  /** From now on, and what was held so far: events, snapshots and statuses go to the listeners. */
+  release() {
+    const held = this.#held;
+    this.#held = null;
+    for (const [type, detail] of held) this.#tell(type, detail);
+  }
 
   /** Connect under these ids; a connection under others ends. */
   open(identity) {
     this.close();
-    this.#identity = identity;
+    this.#identity = { ...identity };
     this.#seen = new Set();
+    this.heardAt = null;
     const socket = io({
       path: "/socket.io/",
       forceNew: true,
+      transports: ["websocket", "polling"], // one round trip instead of three, and polling where that is blocked
+      tryAllTransports: true,
       reconnectionDelay: 500,
       reconnectionDelayMax: 5000,
-      auth: (send) => send(handshake(identity)),
+      auth: (send) => send(handshake(this.#identity)),
     });
     this.#socket = socket;
     socket.on("connect", () => {
@@ -46,33 +65,39 @@ export class Connection extends EventTarget {
     });
     socket.io.on("reconnect_attempt", (attempt) => this.#say("reconnecting", { attempt }));
     socket.on("whatsapp_connection_event", (event, acknowledge) => {
+      this.heardAt = Date.now();
       acknowledge?.(); // also one seen before: the server asks because it did not hear the first answer
       if (this.#seen.has(event.id)) return;
       this.#seen.add(event.id);
-      this.dispatchEvent(new CustomEvent("event", { detail: event }));
+      this.#tell("event", event);
     });
     socket.on("auth_expired", ({ graceSeconds }) => {
-      this.dispatchEvent(new CustomEvent("expired", { detail: { graceSeconds } }));
+      this.#tell("expired", { graceSeconds });
     });
     socket.on("whatsapp_status_update", (snapshot) => {
-      this.dispatchEvent(new CustomEvent("snapshot", { detail: snapshot }));
+      this.heardAt = Date.now();
+      this.#tell("snapshot", snapshot);
     });
     this.#say("connecting");
   }
 
-  /** Hand in a fresh token of the same user; the socket stays. The answer is `{ok, code?, message?}`. */
+  /** Hand in a fresh token for this connection. The answer is `{ok, code?, message?}`; only if it is ok is the token used. */
   async renew(token) {
-    this.#identity.token = token; // also for the next handshake
-    if (!this.#socket.connected) {
-      this.#socket.connect();
-      return { ok: true };
-    }
-    return this.#socket.timeout(5000).emitWithAck("auth", { token });
+    const socket = this.#socket;
+    const answer = await socket.timeout(5000).emitWithAck("auth", { token });
+    if (answer.ok && socket === this.#socket) this.#identity.token = token; // also for the next handshake
+    return answer;
   }
 
-  /** Whether it speaks for this bot already, so that only the token is new. */
-  servesBot(botId) {
-    return this.#identity?.botId === botId;
+  /** Whether a new token may be meant for this connection: it stands, and is of the same bot. */
+  canRenew(botId) {
+    return this.status === "connected" && this.#identity?.botId === botId;
+  }
+
+  /** Nobody to speak for. */
+  signOut() {
+    this.close();
+    this.#say("signed_out");
   }
 
   /** Leave on purpose; `comeBack` returns under the same ids, and what was seen stays seen. */
@@ -98,6 +123,7 @@ export class Connection extends EventTarget {
     this.#socket?.io.removeAllListeners();
     this.#socket?.disconnect();
     this.#socket = null;
+    this.#identity = null;
   }
 
   #later(ms) {
@@ -108,7 +134,12 @@ export class Connection extends EventTarget {
 
   #say(status, more = {}) {
     this.status = status;
-    this.dispatchEvent(new CustomEvent("status", { detail: { status, transport: this.transport, ...more } }));
+    this.#tell("status", { status, transport: this.transport, ...more });
+  }
+
+  #tell(type, detail) {
+    if (this.#held) this.#held.push([type, detail]);
+    else this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 }
 

@@ -1,9 +1,7 @@
 // Who the page speaks for: two fields, remembered in this browser. A token is never stored.
 
 import { byId, say } from "./dom.js";
-
-const STORE = "roundtrip.identity";
-const DEFAULTS = { userId: "demo", botId: "bot-1" };
+import { remember, remembered } from "./start.js";
 
 export class IdentityForm {
   #panel = byId("identity");
@@ -15,14 +13,13 @@ export class IdentityForm {
     this.#token = mode === "jwt" ? "" : undefined;
     byId("user-field").hidden = mode === "jwt";
     byId("token-field").hidden = mode !== "jwt";
-    const remembered = { ...DEFAULTS, ...load() };
     this.#form.elements.userId.value = remembered.userId;
     this.#form.elements.botId.value = remembered.botId;
     this.#describe();
     this.#form.addEventListener("submit", (event) => {
       event.preventDefault();
       if (mode === "jwt") this.#token = this.#form.elements.token.value.trim();
-      save({ userId: this.#form.elements.userId.value, botId: this.#form.elements.botId.value });
+      remember({ userId: this.#form.elements.userId.value, botId: this.#form.elements.botId.value });
       this.#describe();
       onChange(this.current);
       this.#panel.open = false;
@@ -38,6 +35,12 @@ export class IdentityForm {
       : { token: this.#token, botId: botId.value };
   }
 
+  /** Speak for another bot of the same user. */
+  switchTo(botId) {
+    this.#form.elements.botId.value = botId;
+    this.#form.requestSubmit();
+  }
+
   /** Something is missing that only a person can fill in. */
   ask() {
     this.#panel.open = true;
@@ -47,22 +50,5 @@ export class IdentityForm {
     const { userId, botId } = this.current;
     const text = userId === undefined ? (botId || "no bot id") : `${userId || "no user id"} · ${botId || "no bot id"}`;
     say(byId("who-text"), text);
-  }
-}
-
-function load() {
-  try {
-    const stored = JSON.parse(localStorage.getItem(STORE) ?? "{}");
-    return Object.fromEntries(Object.entries(stored).filter(([, value]) => typeof value === "string"));
-  } catch {
-    return {}; // storage is off, or holds something else: the defaults do
-  }
-}
-
-function save(ids) {
-  try {
-    localStorage.setItem(STORE, JSON.stringify(ids));
-  } catch {
-    // storage is off: the fields keep it until the tab closes
   }
 }

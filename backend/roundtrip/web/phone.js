@@ -45,10 +45,11 @@ export class Phone {
     return actions.map((action) => this.#buttons.get(action)).filter(Boolean);
   }
 
-  /** Dim what makes no sense now. While the page is away it does not know, so everything may be pressed. */
-  render(state, away) {
+  /** Disable what makes no sense now. Offline on purpose the page does not know, so everything may be pressed; with the
+   * backend gone nothing can be. */
+  render(state, connection) {
     for (const [action, button] of this.#buttons) {
-      const sensible = away || (SENSIBLE[action] ?? LIVE).includes(state);
+      const sensible = connection === "offline" || (connection === "connected" && (SENSIBLE[action] ?? LIVE).includes(state));
       button.setAttribute("aria-disabled", String(!sensible));
     }
   }

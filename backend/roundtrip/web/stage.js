@@ -1,7 +1,8 @@
 // The picture beside the words: a code to scan, a code to type, a tick, a sign. Always the same size.
 
-import { h, svg } from "./dom.js";
-import { Countdown, drawQr } from "./qr.js";
+import { now } from "./clock.js";
+import { Countdown } from "./countdown.js";
+import { byId, h, say, svg } from "./dom.js";
 
 const SIGNS = {
   good: ["M30 52.5 44 66l27-31"],
@@ -29,11 +30,23 @@ export class Stage {
   }
 
   #picture(view, kind) {
-    if (kind === "qr" && view.qr) return this.#framed(view, drawQr(view.qr), qrLabel(view));
+    if (kind === "qr" && view.qr) return this.#framed(view, this.#qr(view), qrLabel(view));
     if (kind === "code" && view.pairingCode) return this.#framed(view, codeBlocks(view.pairingCode), "");
     if (kind in SIGNS) return [sign(kind)];
     if (kind === "idle") return [invitation()];
     return [h("div", { class: "spinner", "aria-hidden": "true" })];
+  }
+
+  /** Drawn as soon as the library is there, and announced: a screen reader's user has to fetch the phone in time. */
+  #qr(view) {
+    const place = h("div", { class: "qr-place" });
+    import("./qr.js").then(
+      ({ drawQr }) => place.replaceChildren(drawQr(view.qr)),
+      () => place.replaceChildren(h("p", {}, "The QR code could not be drawn. Reload the page.")),
+    );
+    const seconds = Math.max(0, Math.round((Date.parse(view.expiresAt) - now()) / 1000));
+    say(byId("announcement"), `New QR code${view.total ? `, ${view.index} of ${view.total}` : ""}. Valid for ${seconds} seconds.`);
+    return place;
   }
 
   #framed(view, content, label) {

@@ -25,6 +25,9 @@ export function withEvent(view, event) {
   return next;
 }
 
+/** Whether a link ended before it was ever paired: the person changed their mind, nothing was lost. */
+export const wasCancelled = ({ state, reasonCode }) => state === "logged_out" && reasonCode === "cancelled";
+
 /** The answer to `PUT …/link`: shown until the first event says more. */
 export function withAnswer(view, answer) {
   if (view.linkId === answer.linkId) return view;

@@ -57,7 +57,7 @@ interface Own {
   whatsapp_qr: { qr: string; index: number; total: number; expiresAt: string };
   /** `pairingCode` is a secret, as a QR code is. */
   whatsapp_pairing_code: { pairingCode: string; expiresAt: string };
-  whatsapp_qr_expired: object;
+  whatsapp_qr_expired: unknown;
   whatsapp_paired: { phoneNumber: string };
   whatsapp_connected: { phoneNumber: string; displayName: string; first: boolean; alsoLinkedElsewhere?: boolean };
   whatsapp_degraded: Failure;
@@ -112,7 +112,7 @@ export interface Snapshot {
   reasonCode?: ReasonCode;
   retryable?: boolean;
   userAction?: string;
-  until?: string | null;
+  until?: string;
   retryAt?: string;
   alsoLinkedElsewhere?: boolean;
   deviceRemoved?: boolean;
@@ -133,6 +133,6 @@ export function withEvent(before: Snapshot, event: ConnectionEvent): Snapshot {
   const account = event.linkId === before.linkId && LINKED.has(state)
     ? { phoneNumber: before.phoneNumber, displayName: before.displayName }
     : {};
-  const known = Object.entries(account).filter(([, value]) => value !== undefined);
-  return { ...Object.fromEntries(known), ...fields, state, since: timestamp };
+  const known = Object.entries({ ...account, ...fields }).filter(([, value]) => value !== undefined && value !== null);
+  return { ...Object.fromEntries(known), state, since: timestamp } as Snapshot;
 }

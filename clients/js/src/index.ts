@@ -203,7 +203,7 @@ export class RoundtripClient {
       const answer = await socket.timeout(10_000).emitWithAck("auth", { token });
       if (socket !== this.#socket || token === undefined) return;
       if (answer?.ok) {
-        const expiry = answer.expiresAt === undefined ? expiryOf(token) : answer.expiresAt * 1000;
+        const expiry = answer.expiresAt === undefined ? expiryOf(token) : Date.parse(answer.expiresAt);
         if (expiry !== null && expiry <= (this.#expiry ?? 0)) {
           throw new RoundtripError("token_not_renewed", "The new access token expires no later than the one before.");
         }

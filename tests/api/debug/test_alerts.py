@@ -30,6 +30,8 @@ class Process:
         self.reader = Reader(self.metrics, lambda: self.sockets)
         self.history = History(self.reader.columns, self.reader.bounds)
         self.at = 1_000_000.0
+        for gauge in self.metrics.ready.values():
+            gauge.set(1)
         self.faults: tuple[str, ...] = ()
         self.read()
 
@@ -58,9 +60,9 @@ def test_severity_sentence_and_waiting_time_are_the_same(rule: Rule) -> None:
     theirs = ALERTS[rule.name]
     assert rule.severity == theirs["labels"]["severity"]
     assert rule.summary == theirs["annotations"]["summary"]
-    minutes = re.fullmatch(r"(\d+)m", theirs.get("for", "0m"))
-    assert minutes is not None
-    assert rule.for_ == 60 * int(minutes[1])
+    wait = re.fullmatch(r"(\d+)([sm])", theirs.get("for", "0m"))
+    assert wait is not None
+    assert rule.for_ == int(wait[1]) * {"s": 1, "m": 60}[wait[2]]
     assert (ROOT / "dashboards" / "runbooks" / f"{rule.name}.md").is_file()
 
 
@@ -86,7 +88,8 @@ MOVES: dict[str, Callable[[Process], None]] = {
     "RoundtripUnmappedSockets": lambda p: p.metrics.socket_connects["accepted"].inc(),
     "RoundtripSocketChurn": lambda p: early(p, 5),
     "RoundtripAcksMissing": lambda p: lost(p, "ack_timeout", 3),
-    "RoundtripLinkFlapping": lambda p: p.metrics.link_flaps.inc(3),
+    "RoundtripHandshakesRefused": lambda p: p.metrics.socket_connects["unauthorized"].inc(20),
+    "RoundtripEventLoopStalls": lambda p: p.metrics.event_loop_lag.observe(60.0),
     "RoundtripWorkerCrashes": lambda p: p.metrics.worker_exits["crashed"].inc(6),
     "RoundtripOutboxSlow": lambda p: wrote(p, 0.5),
     "RoundtripOutboxFailing": lambda p: p.metrics.outbox_failures.inc(),
@@ -106,8 +109,8 @@ def test_it_is_about_to_fire_then_fires_then_is_over_with_its_window(process: Pr
     found = {alert.name: alert for alert in seen.look(process.situation)}
     assert name in found, found
     assert found[name].firing is (wait == 0)
-    for _ in range(round(wait / 60)):
-        process.read(60)
+    for _ in range(round(wait / 15)):
+        process.read(15)
         MOVES[name](process)
     process.read()
     assert next(alert.firing for alert in seen.look(process.situation) if alert.name == name)

@@ -21,7 +21,9 @@ def missed(book: MissBook, number: int, reason: MissReason = MissReason.NEVER_CO
     attempt = Attempt(at=now, mode=Mode.LIVE, reason=reason)
     delivery.finish(attempt)
     book.missed(delivery, attempt)
-    book.looked(MissView(now, "whatsapp_qr", reason, event.id, (key.user_id, "looked-for"), ("other",)))
+    book.looked(
+        MissView("2026-01-01T00:00:00.000Z", "whatsapp_qr", reason, event.id, (key.user_id, "looked-for"), ("other",))
+    )
     return delivery
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from roundtrip.api.spec.openapi import DOCS, codes_of, documents, main, openapi,
 from roundtrip.delivery.wire import event_frame
 from roundtrip.events import PAYLOADS, PUBLIC_TYPES, Banned, Connected, Payload, Qr
 from roundtrip.identity import BotKey
+from roundtrip.links.reasons import ADVICE
 from roundtrip.outbox.records import Draft, Mode, StoredEvent, body, key_part
 from tests.support.api import api
+from tests.support.drafts import TRACEPARENT
 
 SPECS = DOCS.parent / "node_modules" / "@asyncapi" / "specs" / "schemas"
 
@@ -53,7 +56,7 @@ def test_the_openapi_document_is_valid() -> None:
 def test_the_asyncapi_document_is_valid() -> None:
     if not SPECS.is_dir():
         pytest.skip("@asyncapi/specs is missing; get it with: npm ci")
-    schema = json.loads((SPECS / "3.0.0-without-$id.json").read_text())
+    schema = json.loads((SPECS / "3.1.0-without-$id.json").read_text())
     jsonschema.Draft7Validator(schema, registry=Registry()).validate(asyncapi())
     assert DRAFT7
 
@@ -92,14 +95,14 @@ async def test_the_document_names_every_api_route_that_is_served() -> None:
         if route.resource is not None and route.method != "HEAD"
     }
     documented = {(method.upper(), path) for path, operations in openapi()["paths"].items() for method in operations}
-    page = {("GET", "/"), ("GET", "/static/{name}"), ("GET", "/vendor/{name}")}
+    page = {("GET", "/"), ("GET", "/static/{path}")}
     assert served - page == documented
 
 
 EXAMPLES: tuple[Payload, ...] = (
     Qr("2@x", 1, 6, "2026-01-01T00:00:20.000Z"),
     Connected("+4915112345678", "Ada", first=True),
-    Banned("temporary_ban", False, "Wait.", None),
+    Banned("banned", False, "Wait.", None),
 )
 
 
@@ -107,7 +110,7 @@ EXAMPLES: tuple[Payload, ...] = (
 def test_an_event_on_the_wire_is_as_the_document_says(payload: Payload) -> None:
     key = BotKey("user", "bot")
     type_ = next(type_ for type_, kind in PAYLOADS.items() if kind is type(payload))
-    draft = Draft(key, "link", payload, 0, 1, "00-0-0-01")
+    draft = Draft(key, "link", payload, 0, 1, TRACEPARENT)
     raw = body(draft, 7, "01a20570-6de3-7def-9099-8556280f0ef3", "2026-01-01T00:00:00.000Z", key_part(key))
     stored = StoredEvent(key, 7, "id", type_, "link", 0, 1, "", raw)
     packet = event_frame(stored, Mode.REPLAY, 2).payload
@@ -119,6 +122,30 @@ def test_an_event_on_the_wire_is_as_the_document_says(payload: Payload) -> None:
     wrong = {**event, "type": "whatsapp_other"}
     assert not validator.is_valid(wrong)
     assert not validator.is_valid({name: value for name, value in event.items() if name != "seq"})
+
+
+@pytest.mark.parametrize("make", [openapi, asyncapi])
+def test_what_generators_need_is_there(make: Any) -> None:
+    document = make()
+    text = json.dumps(document)
+    assert '"default": null' not in text
+    schemas = document["components"]["schemas"]
+    for name, schema in schemas.items():
+        for field, part in schema.get("properties", {}).items():
+            kinds = [part, *part.get("anyOf", ())]
+            if re.search(r"(At|^at|^since|^until|^timestamp)$", field):
+                assert any(kind.get("format") == "date-time" for kind in kinds), (name, field)
+            if field == "id":
+                assert part["format"] == "uuid", name
+            if field in {"botId", "userId"}:
+                assert any("examples" in kind for kind in kinds), (name, field)
+            if field == "reasonCode":
+                assert part == {"$ref": "#/components/schemas/ReasonCode"}, name
+    assert set(schemas["ReasonCode"]["enum"]) == set(ADVICE)
+    union = [part["$ref"].rpartition("/")[2] for part in schemas["ConnectionEvent"]["oneOf"]]
+    types = [schemas[name]["allOf"][-1]["properties"]["type"]["const"] for name in union]
+    assert sorted(types) == schemas["EventType"]["enum"]
+    assert document["info"]["version"] != version("roundtrip"), "the contract has a version of its own"
 
 
 def test_every_event_type_is_a_message() -> None:

@@ -113,4 +113,4 @@ async def test_a_binary_acknowledgement_that_is_no_array_closes_its_socket() -> 
         await client.ws.send_bytes(b"x")
         await client.ended()
         assert s.notes.refused in (["ack"], ["malformed"])
-        assert s.notes.disconnects == ["transport error"]
+        assert s.notes.disconnects == ["protocol_error"]

@@ -24,7 +24,7 @@ def test_only_unsolicited_acknowledgements_count_against_a_client(loop: SteppedL
     assert it.connection.intercept("438[]")
     assert it.server.refused == ["unasked"]
     assert it.wire.end == "aborted"
-    assert it.connection.close_reason == "transport error"
+    assert it.connection.close_reason == "protocol_error"
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_pongs_with_something_behind_them_count_like_others(loop: SteppedLoop) -
     loop.run(it.connection._receive_payload("3x"))
     loop.settle()
     assert it.server.refused == ["unasked"]
-    assert it.server.ended == ["transport error"]
+    assert it.server.ended == ["protocol_error"]
 
 
 def test_a_queue_that_was_polled_is_empty_again(loop: SteppedLoop) -> None:

@@ -111,7 +111,7 @@ def test_a_connection_without_a_socket_is_closed_though_it_answers(loop: Stepped
         loop.run(connection.receive(packet.Packet(packet.PONG)))
     assert not connection.gone
     loop.advance(1.0)
-    assert server.ended == ["transport error"]
+    assert server.ended == ["protocol_error"]
     assert server.refused == ["not_joined"]
 
 

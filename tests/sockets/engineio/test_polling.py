@@ -69,7 +69,7 @@ def test_a_body_may_be_as_large_as_a_packet(loop: SteppedLoop, length: int | Non
 def test_a_body_may_be_no_larger(loop: SteppedLoop, length: int | None) -> None:
     connection, error = posted(loop, b"4" + b"x" * LIMIT, length=length)
     assert error in {exceptions.ContentTooLongError, exceptions.EngineIOError}
-    assert connection.close_reason == "transport error"
+    assert connection.close_reason == "protocol_error"
 
 
 @pytest.mark.parametrize("length", [6, None])
@@ -134,4 +134,4 @@ def test_a_body_that_takes_too_long_ends_its_session_and_is_not_answered(loop: S
     connection = loop.run(run())
     loop.settle()
     assert connection.server.refused == ["second_request"], "counted once"
-    assert connection.server.ended == ["transport error"]
+    assert connection.server.ended == ["protocol_error"]

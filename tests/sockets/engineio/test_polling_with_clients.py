@@ -83,7 +83,7 @@ async def test_a_body_over_the_limit_closes_its_session() -> None:
     async with stage() as s, raw_polling(s.url, connect()) as client:
         await client.until("42")
         assert await client.post("42" + "x" * 70_000) == 400
-        assert s.notes.disconnects == ["transport error"]
+        assert s.notes.disconnects == ["protocol_error"]
 
 
 async def test_a_body_in_pieces_is_read_to_its_end() -> None:
@@ -146,7 +146,7 @@ async def test_a_body_in_chunks_is_a_body() -> None:
         await eventually(lambda: s.notes.settled_)
         async with client.session.post(client.url, data=pieces(*[b"x" * 10_000] * 7)) as answer:
             assert answer.status == 400, "no larger than a body with a length may be"
-        assert s.notes.disconnects == ["transport error"]
+        assert s.notes.disconnects == ["protocol_error"]
 
 
 async def test_answers_are_not_compressed() -> None:

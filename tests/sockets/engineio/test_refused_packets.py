@@ -23,7 +23,7 @@ async def test_a_misplaced_packet_closes_a_websocket(packet: str) -> None:
         await client.send(packet)
         await client.ended()
         await eventually(lambda: not s.server.engine.eio.sockets)
-        assert s.notes.disconnects == ["transport error"]
+        assert s.notes.disconnects == ["protocol_error"]
         assert s.notes.refused in (["packet_type"], ["malformed"])
         assert client.ws.close_code == 1002
 
@@ -34,7 +34,7 @@ async def test_a_misplaced_packet_closes_a_polling_session(packet: str) -> None:
         await client.until("42")
         await client.post(packet, "43", "5")
         await eventually(lambda: s.notes.disconnects)
-        assert s.notes.disconnects == ["transport error"]
+        assert s.notes.disconnects == ["protocol_error"]
         assert (await client.post("3")) == 400
         assert not s.server.engine.eio.sockets
 

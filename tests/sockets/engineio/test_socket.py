@@ -112,7 +112,7 @@ def test_a_client_that_broke_the_protocol_is_closed_with_1002_and_read_no_more(l
     loop.run(connection.end("whatever"))
     assert wire.written[-1] == b"\x88\x02\x03\xea"
     assert (wire.end, connection.dropped) == ("closed", True)
-    assert server.ended == ["transport error"], "the first reason holds"
+    assert server.ended == ["protocol_error"], "the first reason holds"
 
 
 def test_an_abort_writes_a_close_frame_only(loop: SteppedLoop) -> None:

@@ -94,7 +94,7 @@ def test_queued_packets_are_written_first_and_the_end_has_its_reason(loop: Stepp
     noop = [b"\x81\x016"] if polled else []
     expected = [b"\x81\x044one", b"\x82\x03two", *noop, b"\x81\x064three"]
     assert written[: len(expected)] == expected
-    assert connection.server.ended == ["transport error"]
+    assert connection.server.ended == ["protocol_error"]
     assert connection._timer is None
 
 

@@ -58,8 +58,8 @@ def at_least(value: float, threshold: float) -> float | None:
 def missed_ratio(s: Situation, seconds: float) -> float | None:
     """The share of attempts that reached nobody while somebody should be there."""
     h = s.history
-    lost = sum(h.increase(f"missed_{reason}", seconds) for reason in ("just_disconnected", "queue_full", "send_failed"))
-    lost += h.increase("missed_pairing", seconds)
+    reasons = ("just_disconnected", "queue_full", "send_failed", "pairing")
+    lost = sum(h.increase(f"missed_{reason}", seconds) for reason in reasons)
     attempts = h.increase("sent", seconds) + h.increase("missed", seconds)
     return lost / attempts if attempts else None
 
@@ -71,18 +71,13 @@ def early_ratio(s: Situation, seconds: float, least: float) -> float | None:
 
 
 def _missed_emits(s: Situation) -> float | None:
-    enough = s.history.increase("missed", 5 * MINUTE) >= 5
-    return above(missed_ratio(s, 5 * MINUTE), 0.1) if enough else None
+    return above(missed_ratio(s, 5 * MINUTE), 0.1) if s.history.increase("missed", 5 * MINUTE) >= 5 else None
 
 
 def unmapped(s: Situation) -> float:
     """Sockets that are connected and that the socket map cannot find."""
     h = s.history
     return h.now("accepted") - h.now("left") - h.now("sockets")
-
-
-def _unmapped(s: Situation) -> float | None:
-    return above(unmapped(s), 0)
 
 
 def _receipts_missing(s: Situation) -> float | None:
@@ -99,12 +94,23 @@ def pending_age(s: Situation) -> float:
 def _balance(s: Situation) -> float | None:
     h = s.history
     ended = sum(h.now(outcome) for outcome in ("acked", "received", "superseded", "expired", "discarded"))
-    off = h.now("created") - ended - h.now("pending")
-    return off or None
+    return h.now("created") - ended - h.now("pending") or None
 
 
-def _crashes(s: Situation) -> float | None:
-    return above(s.history.increase("crashes", 10 * MINUTE), 5) or above(s.history.now("links_crashing"), 0)
+def _refused(s: Situation) -> float | None:
+    h = s.history
+    refused, all_ = h.increase("refused", 5 * MINUTE), h.increase("handshakes", 5 * MINUTE)
+    return above(refused / all_, 0.9) if refused >= 20 else None
+
+
+def _down(s: Situation) -> float:
+    return s.history.now("links_disconnected") + s.history.now("links_degraded")
+
+
+def _of_links(s: Situation, count: float) -> float | None:
+    """The share of the linked accounts."""
+    linked = sum(s.history.now(f"links_{state}") for state in ("connected", "degraded", "disconnected", "paired"))
+    return count / linked if linked else None
 
 
 RULES: Final = (
@@ -125,7 +131,7 @@ RULES: Final = (
         "RoundtripUnmappedSockets",
         "critical",
         "Sockets are connected that the registry cannot find.",
-        _unmapped,
+        lambda s: above(unmapped(s), 0),
         MINUTE,
     ),
     Rule(
@@ -150,31 +156,64 @@ RULES: Final = (
         MINUTE,
     ),
     Rule(
-        "RoundtripPendingEventsAgeing",
-        "warning",
-        "Events are about to expire unseen.",
-        lambda s: above(pending_age(s), 72_000),
-        5 * MINUTE,
+        "RoundtripHandshakesRefused", "critical", "Nearly every page is refused when it connects.", _refused, 2 * MINUTE
     ),
     Rule(
-        "RoundtripLedgerOutOfBalance",
-        "critical",
-        "Events appeared or vanished without an outcome.",
-        _balance,
+        "RoundtripPendingWithSocket",
+        "warning",
+        "An event waits although a page that it is for is connected.",
+        lambda s: above(s.history.now("with_socket_age"), 60),
         MINUTE,
+    ),
+    Rule(
+        "RoundtripLedgerOutOfBalance", "critical", "Events appeared or vanished without an outcome.", _balance, MINUTE
     ),
     Rule(
         "RoundtripLinkFlapping",
         "warning",
         "WhatsApp links lose their connection again and again.",
-        lambda s: at_least(s.history.increase("flaps", 15 * MINUTE), 3),
+        lambda s: above(_of_links(s, s.history.now("links_flapping")), 0.1),
+        MINUTE,
     ),
-    Rule("RoundtripWorkerCrashes", "warning", "WhatsApp workers die again and again.", _crashes),
+    Rule(
+        "RoundtripLinksDown",
+        "critical",
+        "Many WhatsApp links are down and stay down.",
+        lambda s: above(_of_links(s, _down(s)), 0.2) if _down(s) >= 3 else None,
+        5 * MINUTE,
+    ),
+    Rule(
+        "RoundtripWorkerCrashes",
+        "warning",
+        "WhatsApp workers die again and again.",
+        lambda s: above(s.history.increase("crashes", 10 * MINUTE), 5) or above(s.history.now("links_crashing"), 0),
+    ),
     Rule(
         "RoundtripClientOutdated",
         "critical",
         "WhatsApp refuses this version of the library.",
         lambda s: above(s.history.now("links_client_outdated"), 0),
+    ),
+    Rule(
+        "RoundtripNotReady",
+        "critical",
+        "A backend runs and cannot do its work.",
+        lambda s: above(s.history.now("not_ready"), 0),
+        MINUTE,
+    ),
+    Rule(
+        "RoundtripOutboxStuck",
+        "critical",
+        "The outbox hangs in a commit.",
+        lambda s: above(s.history.now("batch_age"), 10),
+        15.0,
+    ),
+    Rule(
+        "RoundtripEventLoopStalls",
+        "critical",
+        "The event loop stands still again and again.",
+        lambda s: above(s.history.increase("lag_sum", 10 * MINUTE) / (10 * MINUTE), 0.08),
+        2 * MINUTE,
     ),
     Rule(
         "RoundtripOutboxSlow",
@@ -226,6 +265,12 @@ RULES: Final = (
 )
 
 UNSEEN: Final = {
+    "RoundtripCrashLoop": "a process knows its own life only",
+    "RoundtripCollectorLosing": "the collector is another process",
+    "RoundtripObserverDown": "the observers are other processes",
+    "RoundtripWatchdog": "fires always, to show that Prometheus reaches the receiver",
+    "RoundtripAlertsNotSent": "Prometheus and Alertmanager are other processes",
+    "RoundtripRulesFailing": "Prometheus is another process",
     "RoundtripBackendDown": "a process that is down sees nothing",
     "RoundtripCollectorFailing": "the collector is another process",
     "RoundtripDeliveryBurnFast": "looks hours back; the console keeps a quarter of an hour",

@@ -26,6 +26,16 @@ WINDOW: Final = 900.0
 PAIRING_TYPES: Final = frozenset({"whatsapp_qr", "whatsapp_pairing_code", "whatsapp_paired"})
 """Somebody who pairs sits in front of the page: the alert RoundtripMissedEmits has the same."""
 
+REFUSALS: Final = (
+    "unauthorized",
+    "forbidden",
+    "bot_id_missing",
+    "bot_id_invalid",
+    "user_id_invalid",
+    "unavailable",
+)
+"""Refused handshakes that the alert RoundtripHandshakesRefused counts."""
+
 CRASHES: Final = ("crashed", "killed", "unresponsive")
 
 EARLY: Final = 5.0
@@ -47,6 +57,13 @@ class Reader:
             "sockets": sockets,
             "keys": metrics.presence.mapped_keys,
             "accepted": _reader(metrics.socket_connects["accepted"]),
+            "handshakes": _summer(metrics.socket_connects.values()),
+            "refused": _summer(metrics.socket_connects[result] for result in REFUSALS),
+            "with_socket_age": _reader(metrics.pending_with_socket),
+            "batch_age": _reader(metrics.outbox_batch_age),
+            "links_flapping": _reader(metrics.links_flapping),
+            "not_ready": lambda: _sum(_value(g) == 0 for check, g in metrics.ready.items() if check != "draining"),
+            "lag_sum": lambda: _sum_of(metrics.event_loop_lag),
             "left": _summer(metrics.socket_disconnects.values()),
             "outbox_failures": _reader(metrics.outbox_failures),
             "task_failures": _reader(metrics.task_failures),
@@ -66,8 +83,8 @@ class Reader:
         }
         ledger = ("created", "pending", "oldest_at", "size", *sets.outcomes)
         links = (*(f"links_{state}" for state in sets.link_states), "links_crashing")
-        first = next(iter(metrics.delivery.values()))[0]
-        self.bounds: dict[str, tuple[float, ...]] = {"delivery": tuple(first.bounds)}
+        self._delivery = [series for by_grade in metrics.delivery.values() for series in by_grade.values()]
+        self.bounds: dict[str, tuple[float, ...]] = {"delivery": tuple(self._delivery[0].bounds)}
         for name, histogram in self._histograms.items():
             self.bounds[name] = tuple(bound for bound, _ in _buckets(histogram))
         self.columns: dict[str, int] = {}
@@ -92,7 +109,7 @@ class Reader:
         row.extend(float(links.get(state, 0)) for state in metrics.label_sets.link_states)
         row.append(_value(metrics.links_crashing))
         total = 0.0
-        for counts in zip(*(series.counts for row_ in metrics.delivery.values() for series in row_), strict=True):
+        for counts in zip(*(series.counts for series in self._delivery), strict=True):
             total += sum(counts)
             row.append(total)
         for histogram in self._histograms.values():
@@ -258,6 +275,11 @@ def _buckets(histogram: Histogram) -> list[tuple[float, float]]:
     """Bounds and cumulative counts."""
     samples = next(iter(histogram.collect())).samples
     return [(float(sample.labels["le"]), sample.value) for sample in samples if "le" in sample.labels]
+
+
+def _sum_of(histogram: Histogram) -> float:
+    samples = next(iter(histogram.collect())).samples
+    return next(float(sample.value) for sample in samples if sample.name.endswith("_sum"))
 
 
 def _sum(values: Iterable[float]) -> float:

@@ -1,11 +1,12 @@
-"""AsyncAPI 3.0 of the Socket.IO events, from the types that are sent."""
+"""AsyncAPI 3.1 of the Socket.IO events, from the types that are sent."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
+from roundtrip.api.spec.formats import API_VERSION, REF, event_ref, event_schemas, schemas_of
 from roundtrip.events import CONNECTION_EVENT, PAYLOADS, PUBLIC_TYPES, STATUS_UPDATE, EventType
 from roundtrip.links.payloads import Snapshot
 from roundtrip.sockets.messages import (
@@ -18,14 +19,19 @@ from roundtrip.sockets.messages import (
     TokenExpired,
 )
 
-_REF: Final = "#/components/schemas/{name}"
-
 
 def asyncapi() -> dict[str, Any]:
     """The document."""
     payloads = [PAYLOADS[type_] for type_ in PUBLIC_TYPES]
-    kinds = [*payloads, Snapshot, Envelope, HandshakeAuth, AuthRenewal, Renewed, RequestRefused, TokenExpired]
-    _, schemas = msgspec.json.schema_components(kinds, ref_template=_REF)
+    kinds: list[type[msgspec.Struct]] = [
+        *(kind for kind in payloads if kind.__struct_fields__),
+        Snapshot,
+        Envelope,
+        Renewed,
+        RequestRefused,
+    ]
+    schemas = schemas_of([*kinds, TokenExpired], (HandshakeAuth, AuthRenewal)) | event_schemas()
+    schemas["ConnectionEvent"]["discriminator"] = "type"
     messages = {type_.wire: _event(type_) for type_ in PUBLIC_TYPES}
     messages |= {
         STATUS_UPDATE: _message(STATUS_UPDATE, "What is true now: at connect, and on request", _ref("Snapshot")),
@@ -38,16 +44,18 @@ def asyncapi() -> dict[str, Any]:
     }
     sent = [type_.wire for type_ in PUBLIC_TYPES] + [STATUS_UPDATE, "auth_expired", "request_refused"]
     return {
-        "asyncapi": "3.0.0",
+        "asyncapi": "3.1.0",
         "info": {
             "title": "Roundtrip events",
-            "version": "1.0.0",
+            "version": API_VERSION,
             "description": (
                 "Socket.IO v4 (Engine.IO 4) at path /socket.io/, namespace /. Delivery is at least once, in `seq` "
                 "order per user and bot: drop an `id` that was seen. Commands go over HTTP: see openapi.json."
             ),
-            "license": {"name": "Apache-2.0"},
+            "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
+            "tags": [{"name": "links", "description": "What happens to a linked WhatsApp account"}],
         },
+        "defaultContentType": "application/json",
         "servers": {
             "backend": {
                 "host": "localhost:8080",
@@ -55,6 +63,7 @@ def asyncapi() -> dict[str, Any]:
                 "protocol": "socket.io",
                 "protocolVersion": "5",
                 "description": "Handshake: the `auth` object is HandshakeAuth. A refusal is `connect_error`.",
+                "security": [{"$ref": "#/components/securitySchemes/token"}],
             }
         },
         "channels": {
@@ -80,20 +89,28 @@ def asyncapi() -> dict[str, Any]:
                 "messages": [{"$ref": f"#/channels/root/messages/{name}"} for name in ("status", "auth")],
             },
         },
-        "components": {"messages": messages, "schemas": dict(sorted(schemas.items()))},
+        "components": {
+            "messages": messages,
+            "schemas": dict(sorted(schemas.items())),
+            "securitySchemes": {
+                "token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": "A user's token, as `token` of the handshake's `auth` object",
+                }
+            },
+        },
     }
 
 
 def _event(type_: EventType) -> dict[str, Any]:
-    payload = {
-        "allOf": [
-            _ref("Envelope"),
-            _ref(PAYLOADS[type_].__name__),
-            {"type": "object", "properties": {"type": {"const": type_.wire}}},
-        ]
-    }
     text = (PAYLOADS[type_].__doc__ or "").split("\n")[0]
-    return _message(CONNECTION_EVENT, text, payload) | {"title": type_.wire}
+    return _message(CONNECTION_EVENT, text, event_ref(type_.name)) | {
+        "title": type_.wire,
+        "tags": [{"name": "links"}],
+        "x-ack": {"type": "null", "description": "Call it once the event was handled"},
+    }
 
 
 def _message(name: str, summary: str, payload: dict[str, Any], ack: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -106,4 +123,4 @@ def _message(name: str, summary: str, payload: dict[str, Any], ack: dict[str, An
 
 
 def _ref(name: str) -> dict[str, Any]:
-    return {"$ref": _REF.format(name=name)}
+    return {"$ref": REF.format(name=name)}

@@ -20,14 +20,16 @@ from roundtrip.api.problems import CONTENT_TYPE, STATUS, ProblemDocument
 from roundtrip.api.public import PublicParts, public_routes
 from roundtrip.api.routes import NoInput, Route
 from roundtrip.api.spec.asyncapi import asyncapi
+from roundtrip.api.spec.formats import API_VERSION, REF, event_schemas, schemas_of
 from roundtrip.auth.authenticators import CallerIdentification, TrustedAuthenticator
-from roundtrip.auth.service_keys import ServiceKeys
+from roundtrip.auth.service_keys import Scope, ServiceKeys
+from roundtrip.events import PAYLOADS, PUBLIC_TYPES
 from roundtrip.faults import Faults
 from roundtrip.identity import MAX_ID_LENGTH
 from roundtrip.outbox.base import Outbox
+from roundtrip.sockets.messages import Envelope
 
 DOCS: Final = Path(__file__).resolve().parents[4] / "docs"
-REF: Final = "#/components/schemas/{name}"
 
 _CALLER_PROBLEMS: Final = ("unauthorized", "forbidden", "unavailable", "user_id_invalid")
 _BODY_PROBLEMS: Final = ("body_invalid", "body_too_large", "json_too_deep", "slow_request")
@@ -36,7 +38,7 @@ _BOT_PROBLEMS: Final = ("bot_id_missing", "bot_id_invalid")
 _PARAMETERS: Final = {
     "bot_id": {
         "description": "The bot's id, the caller's own choice",
-        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_ID_LENGTH},
+        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_ID_LENGTH, "examples": ["bot-1"]},
     },
     "event_id": {"description": "The event's id, a UUID", "schema": {"type": "string", "format": "uuid"}},
 }
@@ -61,8 +63,10 @@ def openapi(rows: Sequence[Route] | None = None) -> dict[str, Any]:
     """The document."""
     rows = public_rows() if rows is None else rows
     kinds: set[type[msgspec.Struct]] = {kind for row in rows for kind in (row.response, row.body, row.query)}
+    kinds |= {Envelope, *(PAYLOADS[type_] for type_ in PUBLIC_TYPES if PAYLOADS[type_].__struct_fields__)}
     types = sorted((kinds | {ProblemDocument}) - {NoInput}, key=lambda kind: kind.__name__)
-    _, components = msgspec.json.schema_components(types, ref_template=REF)
+    inputs = {kind for row in rows for kind in (row.body, row.query)} - {NoInput}
+    components = schemas_of(types, inputs) | _events()
     paths: dict[str, dict[str, Any]] = defaultdict(dict)
     for row in rows:
         paths[row.path][row.method.lower()] = _operation(row, components)
@@ -73,14 +77,19 @@ def openapi(rows: Sequence[Route] | None = None) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "Roundtrip",
-            "version": "1.0.0",
+            "version": API_VERSION,
             "description": (
                 "Links WhatsApp accounts and proves that the frontend got every event. Events arrive over Socket.IO: "
                 "see asyncapi.json. Errors are problem documents (RFC 9457) with a `code` for programs."
             ),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "servers": [{"url": "/"}],
+        "servers": [{"url": "/", "description": "This backend"}],
+        "tags": [
+            {"name": "links", "description": "Link a WhatsApp account, read its state, log out"},
+            {"name": "events", "description": "What became of each event"},
+            {"name": "backend", "description": "The process itself"},
+        ],
         "paths": paths,
         "components": {
             "schemas": dict(sorted(components.items())),
@@ -103,6 +112,17 @@ def openapi(rows: Sequence[Route] | None = None) -> dict[str, Any]:
     }
 
 
+def _events() -> dict[str, Any]:
+    """The events' schemas, which HTTP does not send: so that one document gives a generator every type."""
+    schemas = event_schemas()
+    mapping = {
+        schemas[part["$ref"].rpartition("/")[2]]["allOf"][-1]["properties"]["type"]["const"]: part["$ref"]
+        for part in schemas["ConnectionEvent"]["oneOf"]
+    }
+    schemas["ConnectionEvent"]["discriminator"] = {"propertyName": "type", "mapping": mapping}
+    return schemas
+
+
 def codes_of(row: Route) -> tuple[str, ...]:
     """Every problem code that a route may respond with."""
     return (
@@ -118,6 +138,7 @@ def _operation(row: Route, components: dict[str, Any]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": row.name,
         "summary": row.summary,
+        "tags": [_tag(row)],
         "parameters": [*_path_parameters(row.path), *_query_parameters(row, components)],
         "responses": {
             str(row.status): {
@@ -137,6 +158,12 @@ def _operation(row: Route, components: dict[str, Any]) -> dict[str, Any]:
             "content": {"application/json": {"schema": {"$ref": REF.format(name=row.body.__name__)}}},
         }
     return operation
+
+
+def _tag(row: Route) -> str:
+    if row.scope is None:
+        return "backend"
+    return "events" if row.scope is Scope.EVENTS_READ else "links"
 
 
 def _path_parameters(path: str) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -25,13 +26,17 @@ from roundtrip.outbox.records import (
 
 log = structlog.get_logger(__name__)
 
-PARAMETERS: Final = 42
+PARAMETERS: Final = 43
 WRITE: Final = f"SELECT * FROM write_batch_1({', '.join(f'${n}' for n in range(1, PARAMETERS + 1))})"  # noqa: S608  # numbers
 
 KEY_LIMIT: Final = 50_000
 """Keys that the cache holds."""
-
 _LARGEST: Final = 1 << 62
+
+
+@functools.cache
+def _mask(types: frozenset[EventType]) -> int:
+    return sum(1 << type_ for type_ in types)
 
 
 class Append(NamedTuple):
@@ -63,8 +68,7 @@ class KnownKey:
 
 class KeyCache(dict[BotKey, KnownKey]):
     def of(self, key: BotKey) -> KnownKey:
-        known = self.get(key)
-        if known is None:
+        if (known := self.get(key)) is None:
             known = self[key] = KnownKey(key)
         return known
 
@@ -98,16 +102,16 @@ class _New(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What a batch reports, in the order of the fields."""
+    """What a batch reports, in order."""
 
     ended_before: Sequence[Ended]
     done: Sequence[tuple[Append, StoredEvent | OutboxError]]
-    """By the store's clock: the caller converts the times."""
+    """Times are by the store's clock."""
     ended_within: Sequence[Ended]
 
 
 class Batch:
-    """Writes that may share a transaction whatever their order: `add` refuses the first one that may not."""
+    """Writes that may share a transaction: `add` refuses the first one that may not."""
 
     def __init__(self, keys: KeyCache, ids: EventIds, times: Timestamps) -> None:
         self._keys = keys
@@ -149,9 +153,7 @@ class Batch:
         if appends is None:
             appends = self._appends[key] = _KeyAppends(known)
         kind = TYPE_OF[type(draft.payload)]
-        mask = 0
-        for type_ in draft.supersedes:
-            mask |= 1 << type_
+        mask = _mask(draft.supersedes)
         appends.count += 1
         if mask:
             appends.clears |= mask
@@ -195,8 +197,7 @@ class Batch:
         appends = [self._appends[key] for key in self._order]
         number = {key: n for n, key in enumerate(self._order, 1)}
         new = self._new
-        drafts = [item.write.draft for item in new]
-        created = Counter(int(item.type) for item in new)
+        drafts, created = [item.write.draft for item in new], self.created()
         supersedes = [(n, m, o) for n, key in enumerate(appends, 1) for m, o in key.supersedes.items()]
         states = {draft.key: draft.state for draft in drafts if draft.state is not None}
         ends = self._resolves.values()
@@ -213,7 +214,7 @@ class Batch:
             [number[draft.key] for draft in drafts],
             [item.ordinal for item in new],
             [item.id for item in new],
-            [int(item.type) for item in new],
+            [item.type for item in new],
             [draft.link_id for draft in drafts],
             [item.write.draft.created_at - item.write.offset for item in new],
             [item.write.draft.expires_at - item.write.offset for item in new],
@@ -227,7 +228,7 @@ class Batch:
             list(self._records.values()),
             [ref[0] for ref in self._resolves],
             [ref[1] for ref in self._resolves],
-            [int(end.outcome) for end in ends],
+            [end.outcome for end in ends],
             [end.at for end in ends],
             [end.attempts for end in ends],
             [ref[0] for ref in self._upgrades],
@@ -242,6 +243,7 @@ class Batch:
             [state.state for state in states.values()],
             [state.paired for state in states.values()],
             [state.record for state in states.values()],
+            [state.version for state in states.values()],
             bool(self.checks),
         )
 
@@ -290,7 +292,6 @@ class Batch:
         )
 
     def created(self) -> Counter[EventType]:
-        """How many events of each type it stores."""
         return Counter(new.type for new in self._new)
 
     def forget(self) -> None:

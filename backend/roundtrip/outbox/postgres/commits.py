@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 import structlog
@@ -21,7 +21,7 @@ import structlog
 from roundtrip.identity import BotKey
 from roundtrip.outbox.base import OutboxError, Record, Resolve, Upgrade
 from roundtrip.outbox.postgres.batch import WRITE, Batch, KeyCache, Results, Write
-from roundtrip.outbox.postgres.connector import Connector, Lost
+from roundtrip.outbox.postgres.connector import FENCED, Connector, Lost
 from roundtrip.outbox.postgres.database import LOST, REFUSED, reason, store_away
 from roundtrip.outbox.postgres.reads import Sums
 
@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 GRACE: Final = 1.0
 """Seconds that callers wait for a lost connection to be replaced before they are refused."""
 
+_LOOK_AGAIN: Final = 0.05
 _LOOK_UP: Final = "SELECT id, key_id, seq FROM events WHERE id = ANY($1::uuid[])"
 _SUPERSEDED: Final = (
     "SELECT key_id, seq FROM events WHERE key_id = ANY($1::bigint[]) AND outcome = 3 AND resolved_at = $2"
@@ -71,6 +72,8 @@ class Committer:
         self._sums = sums
         self._faults = faults
         self._now = now
+        self.while_away: Callable[[], None] = lambda: None
+        """Called now and then while a batch waits for the store to come back: others need not wait with it."""
 
     async def know(self, writes: Sequence[Write]) -> bool:
         """Find the numbers of keys that a change names and the cache has not. Whether the store answered."""
@@ -115,6 +118,8 @@ class Committer:
             return await self._look_up(batch, error)
         except asyncpg.PostgresError as error:
             self._connector.failed(error)
+            if error.sqlstate == FENCED:  # by an earlier connection, or by another node: a new fence tells
+                raise Refusal(store_away("this node's lease has ended"), again=True) from None
             malformed = isinstance(error, asyncpg.DataError | asyncpg.IntegrityConstraintViolationError)
             raise Refusal(store_away(reason(error)), malformed=malformed) from None
         results = batch.results(answer)
@@ -123,12 +128,23 @@ class Committer:
         self._sums.add(batch.created(), ended, answer["o_oldest"])
         return results
 
+    async def _returned(self) -> Any:
+        """A connection, however long it takes. Raises `Lost` when there will be none."""
+        while True:
+            try:
+                return await self._connector.get(GRACE)
+            except Lost:
+                if self._connector.over:
+                    raise
+                self.while_away()
+                await asyncio.sleep(_LOOK_AGAIN)
+
     async def _look_up(self, batch: Batch, error: BaseException) -> Results:
         """The answer was lost: wait for a new connection, which no earlier transaction outlasts, and look."""
         self._connector.failed(error)
         while True:
             try:
-                connection = await self._connector.get(None)
+                connection = await self._returned()
                 ids = batch.ids()
                 rows = {str(id_): (key_id, seq) for id_, key_id, seq in await connection.fetch(_LOOK_UP, ids)}
                 ended = (

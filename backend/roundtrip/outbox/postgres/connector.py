@@ -47,6 +47,11 @@ class Connector:
         """Whether there is a connection, as far as is known."""
         return self._connection is not None
 
+    @property
+    def over(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
     async def get(self, patience: float | None) -> Any:
         """The connection; waits for one up to `patience` seconds, None for as long as it takes. Raises `Lost`."""
         if self._connection is not None and not self._connection.is_closed():

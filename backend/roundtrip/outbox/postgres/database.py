@@ -29,7 +29,6 @@ ANSWER_TIMEOUT: Final = 5.0
 """Seconds until a connection or an answer counts as lost. A network that drops packets says nothing by itself."""
 
 _SESSION: Final = {
-    "application_name": "roundtrip",
     "statement_timeout": "10000",
     "idle_in_transaction_session_timeout": "10000",
     "tcp_keepalives_idle": "5",
@@ -42,6 +41,8 @@ _SESSION: Final = {
     "enable_mergejoin": "off",
     "jit": "off",
 }
+
+_SET: Final = ";".join(f"SET {name} = '{text}'" for name, text in _SESSION.items())
 
 POOLED: Final = (
     "ROUNDTRIP_STORE leads through a proxy that pools transactions (PgBouncer's pool_mode=transaction): LISTEN and the "
@@ -91,22 +92,26 @@ class Database:
     async def connect(self, **options: Any) -> Any:
         """A connection to the server that takes writes. Raises one of `LOST` or an `asyncpg.PostgresError`."""
         async with asyncio.timeout(CONNECT_TIMEOUT):
-            return await asyncpg.connect(
+            connection = await asyncpg.connect(
                 self._dsn,
                 timeout=CONNECT_TIMEOUT,
                 command_timeout=self.answer_timeout,
-                server_settings=_SESSION,
+                server_settings={"application_name": "roundtrip"},
                 target_session_attrs="read-write",
                 **options,
             )
+            try:
+                await connection.execute(_SET)  # not at the start of the session, where PgBouncer refuses them
+            except BaseException:
+                connection.terminate()
+                raise
+            return connection
 
     async def prepare(self) -> int:
         """Check the server and migrate its schema; the schema's version. Raises `StartError`."""
         try:
             connection = await self.connect(statement_cache_size=0)
         except (*LOST, asyncpg.PostgresError, ValueError) as error:
-            if "unsupported startup parameter" in str(error) or _speaks_pgbouncer(error):
-                raise StartError(POOLED, 2) from None
             raise StartError(f"The store {address(self._dsn)} cannot be used: {_told(error)}.") from None
         try:
             await _refuse_pooling(connection, self.connect)
@@ -122,6 +127,8 @@ class Database:
                 raise StartError("The store's database must have the encoding UTF8.", 2)
             return await migrate(connection)
         except (*LOST, asyncpg.PostgresError) as error:
+            if "statement pooling mode" in str(error):
+                raise StartError(POOLED, 2) from None
             raise StartError(f"The store {address(self._dsn)} cannot be used: {_told(error)}.") from None
         finally:
             connection.terminate()
@@ -145,10 +152,6 @@ async def _refuse_pooling(first: Any, connect: Callable[..., Awaitable[Any]]) ->
                 raise StartError(POOLED, 2)
     finally:
         second.terminate()
-
-
-def _speaks_pgbouncer(error: BaseException) -> bool:
-    return isinstance(error, asyncpg.ProtocolViolationError) and "pgbouncer" in str(error).lower()
 
 
 def _told(error: BaseException) -> str:

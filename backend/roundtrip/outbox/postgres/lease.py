@@ -9,6 +9,7 @@ paused process still sends later is refused.
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -24,6 +25,9 @@ log = structlog.get_logger(__name__)
 RENEWALS: Final = 3
 """Renewals within the length of a lease: two may fail."""
 
+MARGIN: Final = 0.2
+"""Share of a lease that is left when this node counts it as ended: what it holds takes a while to end."""
+
 _RETRY: Final = 0.5
 
 
@@ -34,6 +38,7 @@ class NodeLease:
         """`seconds` is how long the lease lasts without a renewal."""
         self.node_id = node_id
         self.seconds = seconds
+        self.session = uuid.uuid4().hex
         self.slot = 0
         self.fence = 0
         self.store_now = 0
@@ -46,6 +51,7 @@ class NodeLease:
         self._told = False
         self._renewed = 0.0
         self._connection: Any = None
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def held(self) -> bool:
@@ -79,7 +85,9 @@ class NodeLease:
         """None when it joined, else who has the store and for how many seconds."""
         sent = self._steady()
         connection = await self._connected()
-        row = await connection.fetchrow("SELECT * FROM join_1($1, $2, true)", self.node_id, self.seconds)
+        row = await connection.fetchrow(
+            "SELECT * FROM join_1($1, $2, $3, true)", self.node_id, self.session, self.seconds
+        )
         if row["o_holder"] is not None:
             return row["o_holder"], float(row["o_left"])
         self.fence, self.slot, self.store_now = row["o_fence"], row["o_slot"], row["o_now"]
@@ -89,7 +97,7 @@ class NodeLease:
     async def refence(self, connection: Any) -> bool:
         """Take a new fence over `connection`, after what an older one had under way has ended. Whether this node is
         still in the store."""
-        row = await connection.fetchrow("SELECT * FROM refence_1($1, $2)", self.node_id, self.fence)
+        row = await connection.fetchrow("SELECT * FROM refence_1($1, $2)", self.node_id, self.session)
         if row["o_fence"] is None:
             return False
         self.fence, self.store_now = row["o_fence"], row["o_now"]
@@ -103,7 +111,9 @@ class NodeLease:
             try:
                 async with asyncio.timeout(self.seconds / RENEWALS):
                     connection = await self._connected()
-                    if await connection.fetchval("SELECT renew_1($1, $2)", self.node_id, self.seconds):
+                    if await connection.fetchval(
+                        "SELECT renew_1($1, $2, $3)", self.node_id, self.session, self.seconds
+                    ):
                         self._renewed_at(sent)
                     else:
                         self._deadline = 0.0
@@ -124,7 +134,11 @@ class NodeLease:
 
     def _renewed_at(self, sent: float) -> None:
         self._renewed = sent
-        self._deadline = sent + self.seconds
+        self._deadline = sent + self.seconds * (1 - MARGIN)
+        if self._timer is not None:
+            self._timer.cancel()
+        delay = max(0.0, self._deadline - self._steady()) + 0.001
+        self._timer = asyncio.get_running_loop().call_later(delay, self._tell)
         self._tell()
 
     def _tell(self) -> None:
@@ -137,15 +151,22 @@ class NodeLease:
     async def leave(self) -> None:
         """Give the place up, so that the next node need not wait. A failure is no error: the lease ends by itself."""
         self._deadline = 0.0
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self.fence:
+            return  # it never joined
         try:
             async with asyncio.timeout(1.0):
                 connection = await self._connected()
                 await connection.execute(
-                    "DELETE FROM nodes WHERE node_id = $1 AND fence = $2", self.node_id, self.fence
+                    "DELETE FROM nodes WHERE node_id = $1 AND session = $2", self.node_id, self.session
                 )
         except (*LOST, asyncpg.PostgresError) as error:
             log.warning("lease_not_given_up", error=reason(error))
         self._drop()
+
+    def _row(self) -> tuple[str, str, float]:
+        return self.node_id, self.session, self.seconds
 
     async def _connected(self) -> Any:
         if self._connection is None or self._connection.is_closed():

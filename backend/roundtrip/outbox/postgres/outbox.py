@@ -8,6 +8,7 @@ on when an event expires.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -84,9 +85,8 @@ class PostgresOutbox:
         self._lease = lease
         self._connector = Connector(database, lease)
         self._pool = Pool(database, READERS)
-        self._writer = Writer(
-            self._connector, Sweep(sweep_every, int(retention * 1000)), self._on_results, self._on_refusal, self._now
-        )
+        sweep = Sweep(sweep_every, int(retention * 1000), lambda: self._offset)
+        self._writer = Writer(self._connector, sweep, self._on_results, self._on_refusal, self._now)
         self._task: asyncio.Task[None] | None = None
         self._open = False
         self.on_ended: Callable[[Sequence[Ended]], None] = lambda _ended: None
@@ -134,6 +134,11 @@ class PostgresOutbox:
                 await self._task
         self._pool.close()
         await self._connector.close()
+
+    def batch_age(self) -> float:
+        """Seconds for which the writer has been at its present round, 0.0 between two."""
+        began = self._writer.round_began
+        return time.monotonic() - began if began else 0.0
 
     @property
     def up(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from roundtrip.identity import BotKey
@@ -19,7 +20,9 @@ _FORGET: Final = "SELECT forget_1($1, $2, $3::uuid, $4, $5)"
 class Sweep:
     """Times are in milliseconds by the store's clock, the interval in seconds."""
 
-    def __init__(self, every: float, retention_ms: int) -> None:
+    def __init__(self, every: float, retention_ms: int, offset: Callable[[], int]) -> None:
+        """`offset` is this machine's clock minus the store's: ids begin with the former."""
+        self._offset = offset
         self._every = every
         self._retention_ms = retention_ms
         self._next = 0.0
@@ -59,7 +62,7 @@ class Sweep:
             rows = await connection.fetch(_EXPIRE, *who, lease.slot, now, SLICE)
             ended = [Ended(BotKey(user_id, bot_id), seq, Outcome.EXPIRED) for user_id, bot_id, seq in rows]
             before = now - self._retention_ms
-            deleted = await connection.fetchval(_FORGET, *who, _first_id(before), before, SLICE)
+            deleted = await connection.fetchval(_FORGET, *who, _first_id(before + self._offset()), before, SLICE)
         self.later()
         if SLICE in (len(ended), deleted):
             self._next = 0.0

@@ -62,9 +62,12 @@ class Writer:
         self._commits = Committer(connector, self._keys, self.sums, self.faults, now)
         self._ids = EventIds()
         self._times = Timestamps()
+        self._commits.while_away = self._refuse_waiting
         self.on_failure: Callable[[], object] = lambda: None
         """Called for each commit that failed."""
         self.alive = True
+        self.round_began = 0.0
+        """When the round under way began, on the monotonic clock; 0.0 between two."""
 
     def put(self, item: Write | Read | Stop) -> None:
         """Queue an item."""
@@ -102,6 +105,7 @@ class Writer:
             except TimeoutError:
                 pass
         self._wake.clear()
+        self.round_began = time.monotonic()
         self._sweep.begin(self._now(), len(self._queue))
         writes: list[Write] = []
         reads: list[Read] = []
@@ -121,6 +125,7 @@ class Writer:
             await self._read(reads)
         if not stops and self._sweep.ready():
             await self._maintain()
+        self.round_began = 0.0
         return stops
 
     # writes
@@ -207,6 +212,19 @@ class Writer:
                 _answer(item.reply, error)
             else:
                 self._refuse([item], error, retry=False)
+
+    def _refuse_waiting(self) -> None:
+        """The store is away and a batch waits for it: refuse what came after."""
+        items, self._queue = self._queue, deque()
+        error = store_away("no connection")
+        self._sweep.processed(len(items))
+        for item in items:
+            if isinstance(item, Stop):
+                self._queue.append(item)
+            elif isinstance(item, Pending | LastSeq | Flush):
+                _answer(item.reply, error)
+            else:
+                self._refuse([item], error)
 
     # reads
 

@@ -1,5 +1,5 @@
 """Replaces parts of `engineio.AsyncServer` (python-engineio 4.15.1) and `socketio.AsyncServer` (python-socketio
-5.18.1).
+5.18.1), over aiohttp 3.14.5.
 
 Why:
 - `EngineServer` makes sockets of our own class, and refuses JSONP. Upstream's `disconnect` waits for clients that are
@@ -7,7 +7,8 @@ Why:
 - `SocketEngine` reports when a client has its CONNECT packet and may be sent events: upstream sends that packet after
   the connect handler, so that an event of the handler would come first. It reports each disconnect, of which upstream
   drops those during a connect handler. It refuses what upstream allows: several sockets a connection, several
-  namespaces, attachments without a limit. A packet that cannot be parsed closes its connection.
+  namespaces, attachments without a limit. A packet that cannot be parsed closes its connection. It lets go of the
+  handshake's headers, which upstream keeps as long as the socket.
 
 Could be deleted when upstream has a class setting for its sockets, hooks after CONNECT and for each disconnect, and
 limits on attachments and sockets a connection.
@@ -15,7 +16,6 @@ limits on attachments and sockets a connection.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -28,8 +28,10 @@ from aiohttp import web
 from engineio import packet
 from engineio.async_drivers import aiohttp as driver
 from engineio.exceptions import EngineIOError
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from roundtrip.sockets.engineio.connection import EngineConnection
+from roundtrip.sockets.engineio.packets import PacketQueue
 from roundtrip.sockets.engineio.websocket import ConnectionWebSocket
 
 log = structlog.get_logger(__name__)
@@ -83,6 +85,9 @@ class Json:
             raise ValueError("not JSON") from error
 
 
+_NO_HEADERS: Final = CIMultiDictProxy(CIMultiDict[str]())
+
+
 class EngineServer(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio publishes no types
     """An Engine.IO server whose sockets are `EngineConnection`s. `send_queue_limit` is in bytes a socket."""
 
@@ -94,8 +99,8 @@ class EngineServer(engineio.AsyncServer):  # type: ignore[misc]  # python-engine
         self.on_refused: Callable[[str], None] = lambda _what: None
         """Called with the label of each packet or request that broke the protocol."""
 
-    def create_queue(self, *args: Any, **kwargs: Any) -> asyncio.Queue[Any]:
-        return asyncio.Queue(*args, **kwargs)
+    def create_queue(self, *args: Any, **kwargs: Any) -> PacketQueue:
+        return PacketQueue()
 
     async def handle_request(self, request: web.Request) -> Any:
         """As upstream's, but JSONP is refused: it runs the response as a script, and only old browsers need it."""
@@ -131,6 +136,16 @@ class EngineServer(engineio.AsyncServer):  # type: ignore[misc]  # python-engine
         for connection in list(self.sockets.values()) if sid is None else [self.sockets.get(sid)]:
             if connection is not None:
                 await connection.close(reason=self.reason.SERVER_DISCONNECT)
+
+
+def release_request(environ: dict[str, Any]) -> None:
+    """Let go what a connection's first request said: nobody asks after the handshake, and a websocket's request lives
+    as long as it does."""
+    request = environ.get("aiohttp.request")
+    environ.clear()
+    if request is not None:
+        request._message = request._message._replace(headers=_NO_HEADERS, raw_headers=())
+        request._headers = _NO_HEADERS
 
 
 class SocketEngine(socketio.AsyncServer):  # type: ignore[misc]  # python-socketio publishes no types
@@ -200,6 +215,7 @@ class SocketEngine(socketio.AsyncServer):  # type: ignore[misc]  # python-socket
         connection.connect_received = True
         await super()._handle_connect(eio_sid, namespace, data)
         if self.manager.is_connected(self.manager.sid_from_eio_sid(eio_sid, "/"), "/"):
+            release_request(self.environ[eio_sid])
             self.on_connected(eio_sid)
 
     async def _handle_disconnect(self, eio_sid: str, namespace: str | None, reason: str | None = None) -> None:

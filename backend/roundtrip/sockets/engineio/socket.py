@@ -42,6 +42,9 @@ PACKET_COST: Final = 200
 GOING_AWAY: Final = "draining"
 """The close reason whose websocket close code is 1001 (RFC 6455 §7.4.1)."""
 
+PROTOCOL_ERROR: Final = "protocol_error"
+"""The close reason of a client that broke the protocol: it is the server that closes, not the transport."""
+
 _FROM_CLIENTS: Final = frozenset({packet.MESSAGE, packet.PONG, packet.CLOSE})
 
 _closing: set[asyncio.Future[None]] = set()  # asyncio itself keeps weak references only
@@ -245,7 +248,7 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
 
     def refuse(self, what: str) -> None:
         """Count a breach of the protocol, once a connection, under this label. The caller closes the connection."""
-        self.close_reason = self.close_reason or self.server.reason.TRANSPORT_ERROR
+        self.close_reason = self.close_reason or PROTOCOL_ERROR
         if not self._refused:
             self._refused = True
             self.server.on_refused(what)

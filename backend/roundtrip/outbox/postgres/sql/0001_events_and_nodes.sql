@@ -6,6 +6,7 @@ CREATE SEQUENCE fences;
 
 CREATE TABLE nodes (  -- programs that use this store; a row without a lease is of a dead one
     node_id text PRIMARY KEY,
+    session text NOT NULL,  -- of one process: a program that starts again under its old name is another
     slot integer NOT NULL UNIQUE,
     fence bigint NOT NULL,
     lease_until timestamptz NOT NULL,
@@ -58,7 +59,7 @@ CREATE FUNCTION now_ms_1() RETURNS bigint LANGUAGE sql VOLATILE AS
 
 -- A node joins. Those whose lease has ended are removed first, once their transactions under way have ended: what they
 -- write later is refused, because their fence is gone. With p_alone, a live node beside it is a refusal.
-CREATE FUNCTION join_1(p_node text, p_lease double precision, p_alone boolean,
+CREATE FUNCTION join_1(p_node text, p_session text, p_lease double precision, p_alone boolean,
     OUT o_fence bigint, OUT o_slot integer, OUT o_now bigint, OUT o_holder text, OUT o_left double precision)
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -78,17 +79,19 @@ BEGIN
     o_fence := nextval('fences');
     SELECT min(s) INTO o_slot FROM generate_series(0, (SELECT count(*) FROM nodes)::integer) s
         WHERE s NOT IN (SELECT slot FROM nodes);
-    INSERT INTO nodes (node_id, slot, fence, lease_until)
-        VALUES (p_node, o_slot, o_fence, clock_timestamp() + make_interval(secs => p_lease));
+    INSERT INTO nodes (node_id, session, slot, fence, lease_until)
+        VALUES (p_node, p_session, o_slot, o_fence, clock_timestamp() + make_interval(secs => p_lease));
 END $$;
 
 -- A connection was lost: what it had under way ends first, what it may still send is refused by the new fence. NULL when
--- the node is no longer in the table.
-CREATE FUNCTION refence_1(p_node text, p_fence bigint, OUT o_fence bigint, OUT o_now bigint)
+-- the node is no longer in the table. Not the old fence but the session tells who asks: the answer to an earlier call may
+-- have been lost.
+CREATE FUNCTION refence_1(p_node text, p_session text, OUT o_fence bigint, OUT o_now bigint)
 LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock(1702, hashtext(p_node));
-    UPDATE nodes SET fence = nextval('fences') WHERE node_id = p_node AND fence = p_fence RETURNING fence INTO o_fence;
+    UPDATE nodes SET fence = nextval('fences') WHERE node_id = p_node AND session = p_session
+        RETURNING fence INTO o_fence;
     o_now := now_ms_1();
 END $$;
 
@@ -102,10 +105,10 @@ BEGIN
 END $$;
 
 -- Renews a lease; the answer is whether the node still had it.
-CREATE FUNCTION renew_1(p_node text, p_lease double precision) RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE FUNCTION renew_1(p_node text, p_session text, p_lease double precision) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE nodes SET lease_until = clock_timestamp() + make_interval(secs => p_lease)
-        WHERE node_id = p_node AND lease_until > clock_timestamp();
+        WHERE node_id = p_node AND session = p_session AND lease_until > clock_timestamp();
     RETURN FOUND;
 END $$;
 
@@ -121,18 +124,21 @@ CREATE TABLE links (
     link_id text NOT NULL UNIQUE,
     state text NOT NULL,
     paired boolean NOT NULL,
-    record text NOT NULL,  -- JSON of the whole record
+    record text NOT NULL,   -- JSON of the whole record
+    version bigint NOT NULL,  -- a late write of a lost connection changes nothing
     PRIMARY KEY (user_id, bot_id)
 );
 
 CREATE FUNCTION save_links_1(l_user text[], l_bot text[], l_link text[], l_state text[], l_paired boolean[],
-    l_record text[]) RETURNS void LANGUAGE sql AS $$
-    INSERT INTO links (user_id, bot_id, link_id, state, paired, record)
-    SELECT u, b, link, state, paired, record
-    FROM unnest(l_user, l_bot, l_link, l_state, l_paired, l_record) AS r (u, b, link, state, paired, record)
+    l_record text[], l_version bigint[]) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO links (user_id, bot_id, link_id, state, paired, record, version)
+    SELECT u, b, link, state, paired, record, version
+    FROM unnest(l_user, l_bot, l_link, l_state, l_paired, l_record, l_version)
+        AS r (u, b, link, state, paired, record, version)
     ORDER BY u, b
     ON CONFLICT (user_id, bot_id) DO UPDATE SET link_id = excluded.link_id, state = excluded.state,
-        paired = excluded.paired, record = excluded.record
+        paired = excluded.paired, record = excluded.record, version = excluded.version
+    WHERE links.version < excluded.version
 $$;
 
 -- One batch, in one transaction: attempts, ends, upgrades, then new events (their keys sorted, each once), then what
@@ -147,7 +153,7 @@ CREATE FUNCTION write_batch_1(
     x_key bigint[], x_seq bigint[], x_outcome integer[], x_at bigint[], x_attempts text[],
     u_key bigint[], u_seq bigint[], u_at bigint[],
     c_types integer[], c_counts bigint[], p_created integer,  -- of the new events: sums, and a bit for each type
-    l_user text[], l_bot text[], l_link text[], l_state text[], l_paired boolean[], l_record text[],
+    l_user text[], l_bot text[], l_link text[], l_state text[], l_paired boolean[], l_record text[], l_version bigint[],
     p_check boolean,
     OUT o_keys bigint[], OUT o_last bigint[], OUT o_may integer[],
     OUT o_types integer[], OUT o_outcomes integer[], OUT o_counts bigint[],
@@ -220,7 +226,7 @@ BEGIN
         END IF;
     END IF;
     IF cardinality(l_user) > 0 THEN
-        PERFORM save_links_1(l_user, l_bot, l_link, l_state, l_paired, l_record);
+        PERFORM save_links_1(l_user, l_bot, l_link, l_state, l_paired, l_record, l_version);
     END IF;
     IF o_types IS NOT NULL THEN
         PERFORM add_totals_1(p_slot, o_types, o_outcomes, o_counts);
