@@ -58,7 +58,7 @@ node_modules/installed node_modules/installed-dev:
 	@echo "npm is missing: everything runs but the page and the JavaScript tests. Get it with: apt-get install npm"
 endif
 
-run: .venv/installed node_modules/installed ## install what running needs; start the backend with a simulated phone on http://127.0.0.1:8080
+run: .venv/installed node_modules/installed ## install what running needs; start the backend with a simulated phone: page on http://127.0.0.1:8080, console on http://127.0.0.1:9464
 	exec $(BIN)/roundtrip demo
 
 test: install ## pass the tests: those that wait side by side, the quick ones, then the slow; ARGS="tests/x -k y" runs just those

@@ -202,6 +202,11 @@ async def hashed(s: Scene) -> None:
     await until(lambda: expected in s.program.text())
 
 
+async def no_ring(s: Scene) -> None:
+    async with s.session.get(f"{s.program.admin_url}/debug/traces") as answer:
+        assert await answer.json() == {"traces": [], "kept": 0, "ring": False}
+
+
 async def named(s: Scene) -> None:
     assert any('service_instance_id="node-7"' in name for name in await s.user.metrics())
 
@@ -228,6 +233,7 @@ PLACE = {
     "node_id": Row("node-7", named),
     "pii_hash_key": Row(HASH_KEY, hashed),
     "trace_url_template": Row("https://traces.example/{trace_id}", trace_links),
+    "trace_ring_bytes": Row(0, no_ring),
 }
 
 

@@ -14,7 +14,7 @@ stack; a stop, or a start that fails half way, unwinds the stack, so that the la
 | _start_links     | WhatsApp driver, link store, link service                       | workers ended                 |
 | _start_faults    | what follows the switches: gauges, outbox, flapping links       | flapping ended                |
 | _start_sockets   | identity, limits, replay, Socket.IO server                      | sockets closed                |
-| _start_admin     | readiness; listener of metrics, health and debug pages          | listener closed               |
+| _start_admin     | readiness; listener of metrics, health and the console          | listener closed               |
 | _start_public    | listener of the API, the page and Socket.IO                     | clients drained, then workers |
 | _start_tasks     | restore of links, sweep of sockets, readiness gauge, canary     | tasks cancelled               |
 """
@@ -29,6 +29,7 @@ import structlog
 from aiohttp import web
 
 from roundtrip.api.admin import ADMIN_CONNECTIONS, AdminParts, make_admin_app
+from roundtrip.api.debug.console import Console, ConsoleParts
 from roundtrip.api.durations import observe_durations
 from roundtrip.api.health import Readiness, ReadinessChecks
 from roundtrip.api.listener import listen, url_of
@@ -119,6 +120,7 @@ class Backend:
             format_=settings.log_format,
             hash_key=None if hash_key is None else hash_key.get_secret_value(),
             node_id=settings.node_id,
+            ring_bytes=settings.trace_ring_bytes,
         )
         stack.push_async_callback(self.telemetry.close)
         stack.callback(log.info, "stopped")
@@ -230,6 +232,8 @@ class Backend:
         settings, metrics = self.settings, self.telemetry.metrics
         self.checks = ReadinessChecks(self.outbox, self.stores.links, settings.data_dir)
         self.readiness = Readiness(self.checks.all(), lambda check, ok: metrics.ready[check].set(ok))
+        looks_at = self.telemetry, self.registry, self.links, self.outbox, self.faults, self.readiness
+        self.console = stack.enter_context(Console(ConsoleParts(settings, *looks_at)))
         app = self._admin_app()
         observe_durations(app, metrics.http_request, SYSTEM.monotonic)
         limits = ConnectionLimits(ADMIN_CONNECTIONS, None, metrics.count_refusal, metrics.count_malformed)
@@ -238,10 +242,7 @@ class Backend:
         self.admin_url = url_of(runner)
 
     def _admin_app(self) -> web.Application:
-        settings, registry = self.settings, self.telemetry.metrics.registry
-        return make_admin_app(
-            AdminParts.of(settings, registry, self.registry, self.links, self.outbox, self.faults, self.readiness)
-        )
+        return make_admin_app(AdminParts.of(self.console))
 
     async def _start_public(self, stack: AsyncExitStack) -> None:
         settings, metrics = self.settings, self.telemetry.metrics

@@ -214,6 +214,7 @@ class Settings(BaseSettings):
     allow_faults: bool = Field(False, description="Allow faults with jwt too; trusted always does")
     pii_hash_key: SecretStr | None = Field(None, description="HMAC key for user ids in logs and traces")
     trace_url_template: str | None = Field(None, description="URL of a trace in your viewer, with {trace_id} in it")
+    trace_ring_bytes: int = Field(8 << 20, ge=0, le=1 << 30, description="Bytes of newest traces in memory, 0 for none")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Minimum level of log lines")
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else JSON")
 

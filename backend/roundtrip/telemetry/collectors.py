@@ -42,11 +42,11 @@ class LoopCounter:
 class LoopHistogram:
     """One series of a histogram."""
 
-    __slots__ = ("_bounds", "counts", "exemplars", "sum")
+    __slots__ = ("bounds", "counts", "exemplars", "sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         """`bounds` are the buckets' upper bounds, ascending, the last one infinite."""
-        self._bounds = bounds
+        self.bounds = bounds
         self.counts = [0] * len(bounds)
         """Observations of each bucket alone."""
         self.exemplars: list[Exemplar | None] = [None] * len(bounds)
@@ -54,7 +54,7 @@ class LoopHistogram:
 
     def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
         self.sum += amount
-        bucket = bisect_left(self._bounds, amount)
+        bucket = bisect_left(self.bounds, amount)
         self.counts[bucket] += 1
         if exemplar is not None:
             self.exemplars[bucket] = Exemplar(exemplar, amount, time.time())

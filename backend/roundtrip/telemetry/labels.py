@@ -19,6 +19,7 @@ SPREAD: Final = ("mean", "max")
 """Of what there are several, without a series for each."""
 
 SIGNALS: Final = ("traces", "logs")
+ADMIN_LOGINS: Final = ("accepted", "refused", "limited")
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ from roundtrip.telemetry.collectors import (
     PresenceCollector,
     WorkersCollector,
 )
-from roundtrip.telemetry.labels import GRADES, MODES, OTHER, OVERDUE, SIGNALS, LabelSets
+from roundtrip.telemetry.labels import ADMIN_LOGINS, GRADES, MODES, OTHER, OVERDUE, SIGNALS, LabelSets
 
 _ROUND_TRIP: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """From loopback to `ACK_TIMEOUT`."""
@@ -178,6 +178,9 @@ class Metrics:
             label_sets.packet_refusals,
         )
         self.rate_limited = self._family("rate_limited", "Refusals for exceeding a limit.", "limit", label_sets.limits)
+        self.admin_logins = self._family(
+            "admin_logins", "Logins to the console with the admin key, by how they ended.", "result", ADMIN_LOGINS
+        )
         self.malformed_requests = self._family(
             "malformed_requests", "HTTP requests that could not be taken, by why.", "reason", label_sets.malformed
         )
