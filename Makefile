@@ -5,10 +5,10 @@ BIN := .venv/bin
 NPM := $(shell command -v npm)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test model coverage mutate lint contract sbom format bench soak dashboards stack lock clean
+.PHONY: help install run test model coverage mutate lint contract sbom format bench bench-links soak dashboards stack lock clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 install: .venv/installed node_modules/installed ## make .venv and node_modules with everything
 
@@ -77,6 +77,9 @@ dashboards: install ## write the Grafana dashboards' JSON from dashboards/builde
 
 stack: install ## start backend, collector, Tempo, Loki, Prometheus, Alertmanager, Grafana (needs docker)
 	$(BIN)/python -m dashboards.stack
+
+bench-links: install ## what 1, 32, 256 and 1,000 linked accounts cost, with the real library: memory, CPU, time to come back
+	$(BIN)/python -m tests.bench.links $(ARGS)
 
 soak: install ## kill -9 the backend two hundred times in a stream of events
 	ROUNDTRIP_SOAK_ROUNDS=$${ROUNDTRIP_SOAK_ROUNDS:-200} $(BIN)/python -m pytest tests/acceptance/test_crash.py -s -k kills
