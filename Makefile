@@ -5,7 +5,7 @@ BIN := .venv/bin
 NPM := $(shell command -v npm)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test model coverage mutate lint contract sbom format bench soak dashboards stack stack-small tour docs package lock clean
+.PHONY: help install run test model coverage mutate lint contract sbom format bench bench-links soak dashboards stack stack-small tour docs package lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -123,6 +123,9 @@ package: install ## build the source distribution and the wheel, with the page's
 	$(BIN)/python -c "from setuptools import build_meta; build_meta.build_sdist('dist')" >/dev/null
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w dist dist/roundtrip-*.tar.gz
 	@ls dist
+
+bench-links: install ## what 1, 32, 256 and 1,000 linked accounts cost, with the real library: memory, CPU, time to come back
+	$(BIN)/python -m tests.bench.links $(ARGS)
 
 soak: install ## kill -9 the backend two hundred times in a stream of events
 	ROUNDTRIP_SOAK_ROUNDS=$${ROUNDTRIP_SOAK_ROUNDS:-200} $(BIN)/python -m pytest tests/acceptance/test_crash.py -s -k kills

@@ -51,7 +51,12 @@ def kept(store: Path) -> tuple[int, int]:
 async def test_an_ordinary_past_is_downloaded_and_its_memory_given_back(tmp_path: Path) -> None:
     async with stand_in() as whatsapp:
         environment = {"PATH": os.environ["PATH"], **whatsapp.environment}
-        driver = NeonizeDriver(whatsapp.proxy_url, worker_command=whatsapp.worker_command, environment=environment)
+        driver = NeonizeDriver(  # in a worker of its own, so that its memory is this one account's
+            whatsapp.proxy_url,
+            worker_command=whatsapp.worker_command,
+            environment=environment,
+            sessions_per_worker=1,
+        )
         account = whatsapp.account(PHONE, "Ada")
         account.past = Past()
         try:

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from roundtrip.drivers import base as d
-from roundtrip.drivers.neonize import pipe
+from roundtrip.drivers.neonize import footprint, pipe
 from roundtrip.drivers.neonize.host import LOCK_TIMEOUT, START_TURN, STOP_TIMEOUT, Host, OwnThreads
 from roundtrip.drivers.neonize.key_lock import KeyLock
 from roundtrip.drivers.neonize.library_events import READERS
@@ -240,6 +240,25 @@ def test_beats_come_as_often_as_was_asked_for_and_measure_now_and_then(host: Pro
     beats = host.said(pipe.Heartbeat)
     assert len(beats) == 4
     assert [beat.memory is not None for beat in beats] == [True, False, False, True]
+
+
+def test_memory_is_released_after_the_newest_start_and_again_later(
+    host: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at: list[float] = []
+    monkeypatch.setattr(footprint, "release_memory", lambda: at.append(host.loop.time()))
+    host.open(1)
+    host.loop.advance(1.0)
+    host.open(2)
+    started = host.loop.time()
+    pauses = (2, 15, 60, 180, 900, 900)
+    for times, pause in enumerate(pauses):
+        host.loop.advance(pause - 0.5)
+        assert len(at) == times
+        host.loop.advance(0.5)
+        host.settle()
+        assert len(at) == times + 1, "once, not once per session"
+    assert at[-1] - started == pytest.approx(sum(pauses), abs=0.1)
 
 
 def test_every_call_has_a_thread_of_its_own() -> None:

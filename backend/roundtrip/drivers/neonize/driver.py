@@ -24,9 +24,10 @@ INHERITED: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR", "PATH", "HOME", "TZ", "LANG
 RUNTIME_LIMITS: Final = {"MALLOC_ARENA_MAX": "2", "GOGC": "50"}
 """Sessions are idle most of the time: these trade some CPU for less memory."""
 MEGABYTE: Final = 1024 * 1024
-GO_SHARE: Final = 4
-"""Go's soft limit is this part of a worker's: above it, which accounts' histories exceed for some seconds, Go collects
-more often (with half of a core at most) and returns what it can."""
+GO_BASE: Final = 24 * MEGABYTE
+GO_PER_SESSION: Final = MEGABYTE
+"""Go's soft limit of a worker: above it, which accounts' histories exceed for some seconds, Go collects more often
+(with half of a core at most) and returns what it can."""
 
 
 class NeonizeDriver:
@@ -50,7 +51,8 @@ class NeonizeDriver:
         devices shows; it counts when a device is paired. `memory_limit` is in bytes, for one worker."""
         self._proxy = proxy
         self._command = tuple(worker_command)
-        limits = RUNTIME_LIMITS | {"GOMEMLIMIT": str(memory_limit // GO_SHARE)}
+        go_limit = min(GO_BASE + GO_PER_SESSION * sessions_per_worker, memory_limit // 2)
+        limits = RUNTIME_LIMITS | {"GOMEMLIMIT": str(go_limit)}
         self._environment = limits | {name: environment[name] for name in INHERITED if name in environment}
         self._code_life = code_life
         self._device_name = device_name

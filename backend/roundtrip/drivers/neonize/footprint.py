@@ -35,7 +35,7 @@ MIN_MAPPING: Final = 512 * 1024
 """Bytes from which a mapping is worth the call."""
 
 RELEASE_AFTER: Final = 2.0
-"""Seconds from the first Connected until memory that only the start needed is released."""
+"""Seconds from the newest session's start until memory that only starts needed is released."""
 RELEASE_LATER: Final = (15.0, 60.0, 180.0)
 """Seconds between the next times: the phone sends its history of the account in the first minutes."""
 RELEASE_INTERVAL: Final = 900.0

@@ -21,9 +21,9 @@ from roundtrip.drivers.neonize import footprint, pipe
 from roundtrip.drivers.neonize.key_lock import KeyLock
 from roundtrip.drivers.neonize.session import WorkerSession
 
-START_TURN: Final = 0.1
+START_TURN: Final = 1.0
 """Seconds after which a session that still dials has certainly been registered by the library: that comes first, and
-takes milliseconds."""
+takes milliseconds, and some tenths of a second where there is no CPU to spare."""
 STOP_TIMEOUT: Final = 3.0
 """Seconds that the sessions may take to end together, when the process ends."""
 LOCK_TIMEOUT: Final = 5.0
@@ -78,6 +78,7 @@ class Host:
         """What was asked of a session that still waits for its key file."""
         self._others: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
+        self._releasing: asyncio.Task[None] | None = None
         self._last = False
         """Whether the process ends with the session that is over."""
 
@@ -161,6 +162,12 @@ class Host:
             if self._last:
                 self._exit(0)
 
+    def _release_later(self) -> None:
+        """Give memory back to the system some seconds after this start, and in the minutes in which histories come."""
+        if self._releasing is not None:
+            self._releasing.cancel()
+        self._releasing = asyncio.create_task(footprint.release_memory_repeatedly())
+
     def _closes_early(self, seat: int) -> bool:
         return isinstance(self._early.get(seat), pipe.Close)
 
@@ -187,6 +194,7 @@ class Host:
             running = asyncio.create_task(session.run())
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(session.registered(), START_TURN)
+        self._release_later()
         await running
         if session.paired and not session.handed_over:
             await session.end_library()
