@@ -13,12 +13,16 @@ help: ## this list
 install: .venv/installed-dev node_modules/installed-dev ## make .venv and node_modules with everything
 
 # What running needs, and what tests and tools need beside it. Each marker stands for the lock that was installed last.
-.venv/installed: requirements.lock pyproject.toml | .venv/bin/pip
-	@if [ -e .venv/installed-dev ]; then $(MAKE) --no-print-directory .venv/installed-dev; else \
-		echo "Installing what running needs into .venv (a minute the first time)"; \
-		$(BIN)/pip install --disable-pip-version-check --progress-bar on --require-hashes -r requirements.lock && \
-		$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .; fi
+ifneq ($(wildcard .venv/installed-dev),)
+.venv/installed: .venv/installed-dev
 	@touch $@
+else
+.venv/installed: requirements.lock pyproject.toml | .venv/bin/pip
+	@echo "Installing what running needs into .venv (a minute the first time)"
+	$(BIN)/pip install --disable-pip-version-check --progress-bar on --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+endif
 
 .venv/installed-dev: requirements-dev.lock pyproject.toml | .venv/bin/pip
 	@echo "Installing what tests and tools need into .venv (some minutes the first time)"
@@ -34,14 +38,19 @@ install: .venv/installed-dev node_modules/installed-dev ## make .venv and node_m
 	$(PYTHON) -m venv .venv
 
 ifdef NPM
-node_modules/installed: package-lock.json
-	@if [ -e node_modules/installed-dev ]; then $(MAKE) --no-print-directory node_modules/installed-dev; else \
-		echo "Installing the page's libraries into node_modules"; npm ci --omit=dev --no-audit --no-fund --loglevel=error; fi
+ifneq ($(wildcard node_modules/installed-dev),)
+node_modules/installed: node_modules/installed-dev
 	@touch $@
+else
+node_modules/installed: package-lock.json
+	@echo "Installing the page's libraries into node_modules"
+	npm ci --omit=dev --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+endif
 
 node_modules/installed-dev: package-lock.json
 	@echo "Installing the page's libraries and what its tests need into node_modules"
-	npm ci --no-audit --no-fund --loglevel=error
+	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 else
 .PHONY: node_modules/installed node_modules/installed-dev
@@ -49,7 +58,7 @@ node_modules/installed node_modules/installed-dev:
 	@echo "npm is missing: everything runs but the page and the JavaScript tests. Get it with: apt-get install npm"
 endif
 
-run: .venv/installed node_modules/installed ## install what running needs; start the backend with a simulated phone on http://127.0.0.1:8080
+run: .venv/installed node_modules/installed ## install what running needs; start the backend with a simulated phone: page on http://127.0.0.1:8080, console on http://127.0.0.1:9464
 	exec $(BIN)/roundtrip demo
 
 test: install ## pass the tests: those that wait side by side, the quick ones, then the slow; ARGS="tests/x -k y" runs just those

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from roundtrip.api.admin import AdminKey
+from roundtrip.api.debug.sessions import Sessions
 from roundtrip.environment import load
 from roundtrip.settings import PREFIX, Settings, SettingsError
 
@@ -93,4 +93,4 @@ def test_an_admin_listener_that_others_reach_never_starts_without_a_key(monkeypa
 
 def test_an_empty_admin_key_opens_nothing_however_it_comes() -> None:
     with pytest.raises(ValueError, match="empty key"):
-        AdminKey("", free=())
+        Sessions("", lambda _result: None)

@@ -202,6 +202,11 @@ async def hashed(s: Scene) -> None:
     await until(lambda: expected in s.program.text())
 
 
+async def no_ring(s: Scene) -> None:
+    async with s.session.get(f"{s.program.admin_url}/debug/traces") as answer:
+        assert await answer.json() == {"traces": [], "kept": 0, "ring": False}
+
+
 async def named(s: Scene) -> None:
     assert any('service_instance_id="node-7"' in name for name in await s.user.metrics())
 
@@ -228,6 +233,7 @@ PLACE = {
     "node_id": Row("node-7", named),
     "pii_hash_key": Row(HASH_KEY, hashed),
     "trace_url_template": Row("https://traces.example/{trace_id}", trace_links),
+    "trace_ring_bytes": Row(0, no_ring),
 }
 
 
@@ -292,14 +298,14 @@ async def proxies(s: Scene) -> None:
 async def handshakes_by_user(s: Scene) -> None:
     refusals = [await s.connect("shakes", f"bot{number}") for number in range(4)]
     assert [isinstance(client, PyClient) for client in refusals] == [True, True, True, False]
-    assert refusals[3] == "You connect too often."
+    assert refusals[3] == "Too many new sockets of this user; wait a moment."
 
 
 async def rate_of_a_user(s: Scene) -> None:
     for number in range(3):
         assert isinstance(await s.connect("shakes-slowly", f"bot{number}"), PyClient)
     await asyncio.sleep(0.2)  # by default, many more would be allowed by now
-    assert await s.connect("shakes-slowly", "bot3") == "You connect too often."
+    assert await s.connect("shakes-slowly", "bot3") == "Too many new sockets of this user; wait a moment."
 
 
 async def sockets_per_key(s: Scene) -> None:
@@ -802,7 +808,6 @@ ON_ITS_OWN: dict[str, Any] = {
     "admin_key": ADMIN_KEY,
     "store": "postgresql://127.0.0.1:1/none",
     "lease": 100.0,
-    "node_id": "first",
     "outbox_max_bytes": 1 << 20,
     "jwks_url": "http://127.0.0.1:1/keys",
     "jwks_outage": 1.0,
@@ -810,8 +815,11 @@ ON_ITS_OWN: dict[str, Any] = {
     "restore_concurrency": 2,
     "canary_interval": 0.1,
     "canary_url": "http://127.0.0.1:1",
+    "sessions_per_worker": 2,
+    "worker_memory_limit": 64,
 }
-"""Rows with a test of their own below; `device_name` is told to the stand-in in tests/whatsapp/test_bad_minutes.py."""
+"""Rows with a test of their own below; `device_name` is told to the stand-in in tests/whatsapp/test_bad_minutes.py,
+`worker_memory_limit` is passed in tests/whatsapp/test_hosts.py."""
 
 
 @pytest.mark.parametrize("name", GROUPS)
@@ -923,6 +931,19 @@ async def test_outbox_max_bytes(tmp_path: Path) -> None:
                 return got == status and (status == 202 or problem["code"] == "outbox_full")
 
             await seen(answered)
+
+
+async def test_sessions_per_worker(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"sessions_per_worker": 2, "simulated_scan_after": 0, "simulated_speed": 20}
+    async with running(tmp_path, **settings) as program, api(program) as user:
+        for number in range(3):
+            await user.link(f"bot.{number}")
+            await user.state("connected", f"bot.{number}")
+        metrics = await user.metrics()
+        assert metrics["roundtrip_workers"] == 2
+        assert metrics['roundtrip_worker_sessions{stat="max"}'] == 2
+        workers = [link["workerId"] for link in (await user.admin("/debug/links"))["links"]]
+        assert len(set(workers)) == 2
 
 
 async def test_restore_concurrency(tmp_path: Path) -> None:

@@ -33,13 +33,14 @@ def test_a_module_is_short_enough_to_read(path: Path) -> None:
 
 
 MOST = {
-    "": 104,
+    "": 112,
     "commands": 8,
     "outbox/postgres": 10,
     "cluster": 20,
     "canary": 4,
     "drivers/neonize": 16,
     "api/debug": 16,
+    "api/spec": 6,
 }
 """Modules at most: of each part that may grow on its own, and of all the others together ("")."""
 

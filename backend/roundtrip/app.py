@@ -14,7 +14,7 @@ stack; a stop, or a start that fails half way, unwinds the stack, so that the la
 | _start_links     | WhatsApp driver, link store, link service                       | workers ended                 |
 | _start_faults    | what follows the switches: gauges, outbox, flapping links       | flapping ended                |
 | _start_sockets   | identity, limits, replay, Socket.IO server                      | sockets closed                |
-| _start_admin     | readiness; listener of metrics, health and debug pages          | listener closed               |
+| _start_admin     | readiness; listener of metrics, health and the console          | listener closed               |
 | _start_public    | listener of the API, the page and Socket.IO                     | clients drained, then workers |
 | _start_tasks     | restore of links, sweep of sockets, readiness gauge, canary     | tasks cancelled               |
 """
@@ -29,10 +29,13 @@ import structlog
 from aiohttp import web
 
 from roundtrip.api.admin import ADMIN_CONNECTIONS, AdminParts, make_admin_app
+from roundtrip.api.debug.console import Console, ConsoleParts
 from roundtrip.api.durations import observe_durations
 from roundtrip.api.health import Readiness, ReadinessChecks
 from roundtrip.api.listener import listen, url_of
 from roundtrip.api.public import PublicParts, make_public_app
+from roundtrip.api.reference import Reference
+from roundtrip.api.spec.openapi import documents
 from roundtrip.auth.authenticators import make_authenticator
 from roundtrip.backoff import Backoff
 from roundtrip.canary.probe import CanaryProbe
@@ -40,10 +43,11 @@ from roundtrip.clock import SYSTEM, WatchedClock
 from roundtrip.delivery.courier import Courier
 from roundtrip.delivery.metrics import DeliveryCounters
 from roundtrip.delivery.replay import Replayer
-from roundtrip.drivers.base import Driver
+from roundtrip.drivers.base import Driver, observe
 from roundtrip.drivers.neonize.driver import NeonizeDriver
 from roundtrip.drivers.simulated.driver import SimulatedDriver
 from roundtrip.drivers.simulated.flapper import Flapper
+from roundtrip.drivers.simulated.hosts import HostKiller
 from roundtrip.errors import StartError, StorageError
 from roundtrip.faults import FaultError, Faults
 from roundtrip.label_sets import label_sets
@@ -66,10 +70,8 @@ log = structlog.get_logger(__name__)
 
 MAX_RETRY_DELAY: Final = 60.0
 """Most seconds between two attempts at a client that does not acknowledge."""
-
 ACK_GRACE: Final = 2.0
 """Seconds that a stop waits for acknowledgements that are under way."""
-
 DRAIN_TIME: Final = 2.0
 """Seconds over which a stop closes its clients."""
 
@@ -100,8 +102,8 @@ class Backend:
                 self._stack = stack.pop_all()
         except (StorageError, FaultError, OSError) as error:
             raise StartError(str(error)) from error
-        driver, auth = self.settings.whatsapp_driver, self.settings.auth
-        log.info("started", url=self.url, admin=self.admin_url, driver=driver, auth=auth)
+        driver = self.settings.whatsapp_driver
+        log.info("started", url=self.url, admin=self.admin_url, driver=driver, auth=self.settings.auth)
 
     async def stop(self) -> None:
         """End every part, the listeners first and telemetry last."""
@@ -118,6 +120,7 @@ class Backend:
             format_=settings.log_format,
             hash_key=None if hash_key is None else hash_key.get_secret_value(),
             node_id=settings.node_id,
+            ring_bytes=settings.trace_ring_bytes,
         )
         stack.push_async_callback(self.telemetry.close)
         stack.callback(log.info, "stopped")
@@ -160,13 +163,16 @@ class Backend:
 
     async def _start_links(self, stack: AsyncExitStack) -> None:
         settings, metrics = self.settings, self.telemetry.metrics
+        driver = self._driver = self._driver or make_driver(settings)
+        metrics.workers.read = observe(driver, self.telemetry.tracer, metrics.worker_exit)
         self.links = LinkService(
-            self.stores.bind(self._driver or make_driver(settings)),
+            self.stores.bind(driver),
             self.courier,
             self.stores.links,
             settings,
             LinkCounters(metrics),
             tracer=self.telemetry.tracer,
+            watched=lambda key: bool(self.registry.of(key)),
         )
         stack.push_async_callback(self.links.close)
         await self.links.open()
@@ -179,6 +185,7 @@ class Backend:
         self.flapper = Flapper(self.faults, self.links)
         stack.callback(self.flapper.stop)
         self.faults.subscribe(self.flapper.switched)
+        stack.callback(HostKiller(self.faults, self._driver).stop)
         self.faults.apply(self.settings.faults)
 
     def _apply_outbox_faults(self, _name: str, _active: bool) -> None:
@@ -225,6 +232,8 @@ class Backend:
         settings, metrics = self.settings, self.telemetry.metrics
         self.checks = ReadinessChecks(self.outbox, self.stores.links, settings.data_dir)
         self.readiness = Readiness(self.checks.all(), lambda check, ok: metrics.ready[check].set(ok))
+        looks_at = self.telemetry, self.registry, self.links, self.outbox, self.faults, self.readiness
+        self.console = stack.enter_context(Console(ConsoleParts(settings, *looks_at)))
         app = self._admin_app()
         observe_durations(app, metrics.http_request, SYSTEM.monotonic)
         limits = ConnectionLimits(ADMIN_CONNECTIONS, None, metrics.count_refusal, metrics.count_malformed)
@@ -233,10 +242,7 @@ class Backend:
         self.admin_url = url_of(runner)
 
     def _admin_app(self) -> web.Application:
-        settings, registry = self.settings, self.telemetry.metrics.registry
-        return make_admin_app(
-            AdminParts.of(settings, registry, self.registry, self.links, self.outbox, self.faults, self.readiness)
-        )
+        return make_admin_app(AdminParts.of(self.console))
 
     async def _start_public(self, stack: AsyncExitStack) -> None:
         settings, metrics = self.settings, self.telemetry.metrics
@@ -245,6 +251,7 @@ class Backend:
         app = make_public_app(
             PublicParts.of(settings, self.links, self.outbox, self.identity, self.faults, tracer, self.limits, proxies)
         )
+        Reference(documents).add(app)
         self.sockets.attach(app)
         observe_durations(app, self.telemetry.metrics.http_request, SYSTEM.monotonic)
         rules = ConnectionRules.of(settings, connection_capacity(settings.max_connections))
@@ -267,7 +274,6 @@ class Backend:
         await self.sockets.drain(DRAIN_TIME if len(self.registry) > 1 else 0.0)
 
     def _start_tasks(self, stack: AsyncExitStack) -> None:
-        """Run what runs until the stop."""
         create = asyncio.create_task
         self.checks.restore = restore = create(self.links.restore(), name="restore")
         sweep = create(self.sockets.sweep(), name="socket-sweep")
@@ -286,7 +292,4 @@ class Backend:
 
 def make_driver(settings: Settings) -> Driver:
     """The driver that the settings name."""
-    if settings.whatsapp_driver == "simulated":
-        return SimulatedDriver(settings.simulated_speed, settings.simulated_scan_after)
-    proxy = None if settings.whatsapp_proxy is None else settings.whatsapp_proxy.get_secret_value()
-    return NeonizeDriver(proxy, code_life=settings.pairing_timeout, device_name=settings.device_name)
+    return SimulatedDriver.of(settings) if settings.whatsapp_driver == "simulated" else NeonizeDriver.of(settings)

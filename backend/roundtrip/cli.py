@@ -81,7 +81,8 @@ def _demo(arguments: list[str]) -> int:
 def greet(backend: Backend) -> None:
     """What somebody who just started the demo does next."""
     print(  # noqa: T201  # for the person at the terminal; programs read the log's line `started`
-        f'roundtrip: open {backend.url} in a browser and press "Link WhatsApp"; Ctrl-C stops the backend',
+        f'roundtrip: open {backend.url} in a browser and press "Link WhatsApp"; Ctrl-C stops the backend\n'
+        f"roundtrip: {backend.admin_url} is the console: what reached its page, what did not, and why",
         file=sys.stderr,
     )
 

@@ -118,7 +118,7 @@ class Degraded(Failure, frozen=True):
 
     reason_code: str = "keepalive_lost"
     retryable: bool = True
-    user_action: str = "Nothing to do: the connection to WhatsApp does not answer; it is being restored by itself."
+    user_action: str = "Nothing to do: the connection to WhatsApp does not answer; it is being restored automatically."
 
 
 class Disconnected(Failure, frozen=True):

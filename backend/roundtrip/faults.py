@@ -90,6 +90,14 @@ FAULTS: Final = (
         default=5.0,
         maximum=3_600.0,
     ),
+    Fault(
+        "host_death",
+        "The worker process with the most accounts dies, again and again; its accounts are back a moment later.",
+        "worker_exits_total{cause=killed} and link_flaps_total rise, workers wavers; no account needs a person.",
+        unit="seconds",
+        default=20.0,
+        maximum=3_600.0,
+    ),
 )
 """Every switch, in the order in which they are documented."""
 
@@ -129,6 +137,8 @@ class Faults:
         self.slow_outbox: float | None = None
         """Seconds."""
         self.whatsapp_flap: float | None = None
+        """Seconds."""
+        self.host_death: float | None = None
         """Seconds."""
         self._observers: list[Callable[[str, bool], None]] = []
 

@@ -67,6 +67,8 @@ class Settings(BaseSettings):
         pattern=r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$",
         description="Name of this server in the phone's list of linked devices, as of the time of linking",
     )
+    sessions_per_worker: int = Field(32, ge=1, le=500, description="Paired accounts that share a worker process")
+    worker_memory_limit: int = Field(512, ge=64, description="MB of a worker, above which its accounts leave it")
     simulated_scan_after: float | None = Field(
         None,
         ge=0,
@@ -81,7 +83,7 @@ class Settings(BaseSettings):
         description="WhatsApp sessions that may be starting at once",
         json_schema_extra={"default": "half of the cores"},  # what the reference says, on whatever machine it is made
     )
-    restore_concurrency: int = Field(3, ge=1, description="Links brought back at once after a restart")
+    restore_concurrency: int = Field(8, ge=1, description="Paired links that may be logging in at once")
     max_links_per_user: int = Field(20, ge=1, description="Links that one user may have at once")
     pairing_timeout: float = Field(160.0, gt=0, description="Seconds until a pairing code expires")
     pairing_patience: float = Field(1800.0, gt=0, description="Seconds after which a link that was never paired ends")
@@ -212,6 +214,7 @@ class Settings(BaseSettings):
     allow_faults: bool = Field(False, description="Allow faults with jwt too; trusted always does")
     pii_hash_key: SecretStr | None = Field(None, description="HMAC key for user ids in logs and traces")
     trace_url_template: str | None = Field(None, description="URL of a trace in your viewer, with {trace_id} in it")
+    trace_ring_bytes: int = Field(8 << 20, ge=0, le=1 << 30, description="Bytes of newest traces in memory, 0 for none")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Minimum level of log lines")
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else JSON")
 

@@ -161,6 +161,20 @@ def _readiness(board: dashboard.Dashboard) -> None:
             size=(8, 7),
         )
     )
+    board.with_panel(
+        graph(
+            "Logins to the console",
+            About(
+                "Logins with the admin key, by how they ended.",
+                "Any `refused` in a row, or `limited`: somebody tries keys.",
+                "Change ROUNDTRIP_ADMIN_KEY, and see who can reach the admin listener.",
+            ),
+            [Query(f"{total(increase(series('admin_logins_total')), 'result')} > 0", "{{result}}")],
+            bars=True,
+            stacked=True,
+            size=(8, 7),
+        )
+    )
 
 
 def _canary(board: dashboard.Dashboard) -> None:

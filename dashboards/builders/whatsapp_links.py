@@ -53,6 +53,7 @@ def build() -> dashboard.Dashboard:
     _now(board)
     _pairing(board)
     _staying(board)
+    _workers(board)
     return board
 
 
@@ -219,8 +220,8 @@ def _staying(board: dashboard.Dashboard) -> None:
             About(
                 "Sessions started again by the backend, worker processes that ended, by how, and links whose worker "
                 "keeps dying.",
-                "crashed or killed: the library or the memory limit. unresponsive: a hung session. One link that keeps "
-                "crashing: its account; all of them: the library.",
+                "panicked or crashed: the library. killed or memory: want of memory. unresponsive: a hung session. One "
+                "link that keeps crashing: its account; all of them: the library.",
                 "The worker's last log lines carry the link's id.",
                 ("RoundtripLinkFlapping", "RoundtripWorkerCrashes"),
             ),
@@ -259,5 +260,64 @@ def _staying(board: dashboard.Dashboard) -> None:
             rename={"Value": "transitions"},
             sort="transitions",
             size=(24, 8),
+        )
+    )
+
+
+def _workers(board: dashboard.Dashboard) -> None:
+    board.with_row(dashboard.Row("The processes that accounts share"))
+    board.with_panel(
+        graph(
+            "Workers",
+            About(
+                "Worker processes: hosts of linked accounts, and one for each link that is being paired.",
+                "Falls and rises together with worker exits: hosts die, and others take their accounts over.",
+                "See which cause, and the log's worker_ended lines.",
+                ("RoundtripHostDies",),
+            ),
+            [Query(total(series("workers")), "workers")],
+            size=(6, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Sessions in one worker",
+            About(
+                "How many accounts share a worker: the mean, and the most.",
+                "The mean far below the most: small groups, as after a death that nothing explains.",
+                "They fill up again after ten minutes; ROUNDTRIP_SESSIONS_PER_WORKER is the limit.",
+                ("RoundtripHostDies",),
+            ),
+            [Query(f"max by (stat) ({series('worker_sessions')})", "{{stat}}")],
+            size=(6, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Memory of one worker",
+            About(
+                "Proportional set size of the workers: the mean, and the most.",
+                "The most comes near ROUNDTRIP_WORKER_MEMORY_LIMIT: its accounts are about to be moved out.",
+                "One account with a large history, or many: see docs/whatsapp.md.",
+                ("RoundtripHostDies",),
+            ),
+            [Query(f"max by (stat) ({series('worker_memory_bytes')})", "{{stat}}")],
+            unit="bytes",
+            size=(6, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Workers that ended",
+            About(
+                "Worker processes that ended, by cause.",
+                "Anything but stopped and exited: killed, panicked, crashed, unresponsive, or over the memory limit.",
+                "The runbook has a cure for each; a trace of a move shows how long an account was away.",
+                ("RoundtripHostDies", "RoundtripWorkerCrashes"),
+            ),
+            [Query(f"{total(increase(series('worker_exits_total')), 'cause')} > 0", "{{cause}}")],
+            bars=True,
+            size=(6, 7),
+            links=[traces_link("Traces of moves", '{ name = "worker move" }')],
         )
     )

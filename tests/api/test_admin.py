@@ -80,7 +80,7 @@ async def test_faults_over_http() -> None:
         status, data, _ = await served.call("DELETE", path, admin=True)
         assert (status, data["active"]) == (200, False)
         status, data, _ = await served.call("GET", "/debug/faults", admin=True)
-        assert len(data["faults"]) == 8
+        assert len(data["faults"]) == 9
         for method in ("GET", "PUT", "DELETE"):
             status, data, _ = await served.call(method, "/debug/faults/nothing", admin=True)
             assert (status, data["code"]) == (404, "fault_unknown")

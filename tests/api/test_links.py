@@ -126,3 +126,12 @@ async def test_what_decodes_is_taken_as_it_is(served: Api) -> None:
         async with served.session.put(url, headers={"X-User-Id": "ada"}) as response:
             assert response.status == 202
     assert [key.bot_id for _, key, _ in served.links.commands] == ["%FF", "ä", "a/b", "100%"]
+
+
+async def test_a_caller_sees_the_bots_that_are_linked_and_nobody_elses(served: Api) -> None:
+    assert (await served.call("GET", "/api/bots"))[1] == {"bots": []}
+    served.links.states = {KEY: LinkState.CONNECTED, BotKey("bob", "other"): LinkState.CONNECTED}
+    status, data, _ = await served.call("GET", "/api/bots")
+    assert status == 200
+    (bot,) = data["bots"]
+    assert (bot["userId"], bot["botId"], bot["state"]) == ("ada", "bot", "connected")

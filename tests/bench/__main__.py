@@ -31,6 +31,10 @@ class Variant:
     env: Mapping[str, str] = field(default_factory=dict)
 
 
+RING: Final = {"BENCH_RING_BYTES": str(8 << 20)}
+"""What ships."""
+
+
 def variants(otlp: str) -> list[Variant]:
     """All of them; those on Node only where it is. `otlp` is the endpoint that takes the spans."""
     on = {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
@@ -43,6 +47,9 @@ def variants(otlp: str) -> list[Variant]:
         same = [node, str(PEERS / "guaranteed.mjs")]
         found += [Variant(f"Node, equal guarantees, {level}", same, env=env) for level, env in levels.items()]
     found += [
+        Variant("Roundtrip, console closed", python("roundtrip"), env={"BENCH_CONSOLE": "closed"}),
+        Variant("Roundtrip, console closed, trace ring", python("roundtrip"), env=RING | {"BENCH_CONSOLE": "closed"}),
+        Variant("Roundtrip, one console open, trace ring", python("roundtrip"), env=RING | {"BENCH_CONSOLE": "open"}),
         Variant("Roundtrip, no limits", python("roundtrip"), env={"BENCH_LIMITS": "off"}),
         Variant("Roundtrip, no receipts", python("roundtrip"), env={"BENCH_RECEIPTS": "never"}),
         Variant("Roundtrip, a receipt for each event", python("roundtrip"), env={"BENCH_RECEIPTS": "each"}),

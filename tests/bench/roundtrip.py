@@ -12,12 +12,15 @@ import os
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
 import uvloop
 from aiohttp import web
 
+from roundtrip.api.debug.console import Console, ConsoleParts
+from roundtrip.api.health import Readiness
 from roundtrip.api.listener import listen
 from roundtrip.backoff import Backoff
 from roundtrip.delivery.courier import Courier
@@ -26,9 +29,11 @@ from roundtrip.delivery.replay import Replayer
 from roundtrip.delivery.state import Delivery
 from roundtrip.events import Connected
 from roundtrip.faults import Faults
+from roundtrip.identity import BotKey
 from roundtrip.label_sets import label_sets
 from roundtrip.limits.connections import ConnectionLimits, ConnectionRules
 from roundtrip.limits.rates import Limits, Rules
+from roundtrip.links.payloads import LinkView, Snapshot
 from roundtrip.outbox.sqlite.outbox import SqliteOutbox
 from roundtrip.runtime import GarbageCollection
 from roundtrip.settings import Settings
@@ -68,10 +73,31 @@ def choose_receipts(which: str) -> None:
         setattr(peer.Peer, "confirm", lambda *_: None)  # noqa: B010  # for this comparison
 
 
+class NoLinks:
+    """The console's view of a process without links."""
+
+    def links(self) -> list[LinkView]:
+        return []
+
+    def snapshot(self, key: BotKey) -> Snapshot:
+        raise LookupError(key)
+
+
+def look(which: str, stack: ExitStack, parts: ConsoleParts) -> None:
+    """`closed` takes the console's readings, `open` has one listener besides, as a browser's tab is one."""
+    if which == "off":
+        return
+    console = stack.enter_context(Console(parts))
+    if which == "open":
+        listener: asyncio.Queue[bytes | None] = asyncio.Queue()
+        console.hub.add(listener)
+
+
 async def main(sockets: int, seconds: float) -> None:
     limited = os.environ.get("BENCH_LIMITS", "on") == "on"
     choose_receipts(os.environ.get("BENCH_RECEIPTS", "spared"))
-    telemetry = setup.start(label_sets(), "bench", level="WARNING")
+    ring_bytes = int(os.environ.get("BENCH_RING_BYTES", "0"))
+    telemetry = setup.start(label_sets(), "bench", level="WARNING", ring_bytes=ring_bytes)
     with tempfile.TemporaryDirectory(prefix="roundtrip-bench-") as folder:
         outbox = SqliteOutbox(Path(folder))
         await outbox.start()
@@ -115,6 +141,9 @@ async def main(sockets: int, seconds: float) -> None:
             await web.TCPSite(runner, "127.0.0.1", 0).start()
         collector = GarbageCollection(lambda _seconds: None)
         collector.start()
+        settings = Settings(auth="trusted", data_dir=Path(folder))
+        parts = ConsoleParts(settings, telemetry, registry, NoLinks(), outbox, faults, Readiness({}))
+        look(os.environ.get("BENCH_CONSOLE", "off"), looking := ExitStack(), parts)
         print(runner.addresses[0][1], flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
         assert len(registry) == sockets, (len(registry), sockets)
@@ -126,6 +155,7 @@ async def main(sockets: int, seconds: float) -> None:
         rate = Counter.count / (time.perf_counter() - start)
         print(json.dumps({"rate": rate}), flush=True)
         Counter.running = False
+        looking.close()
         await server.close()
         courier.close()
         await runner.cleanup()

@@ -214,6 +214,14 @@ async def test_check_says_that_the_store_is_another_programs(tmp_path: Path) -> 
     assert found["ports"][0] == "ok"
 
 
+def test_check_says_that_a_shared_store_is_unreachable_without_its_password(tmp_path: Path) -> None:
+    done = run(tmp_path, "check", auth="trusted", store="postgresql://user:canary@127.0.0.1:1/none")
+    assert done.returncode == 1
+    assert rows(done)["store"][0] == "FAIL"
+    assert "ROUNDTRIP_STORE" in rows(done)["store"][1]
+    assert "canary" not in done.stdout + done.stderr
+
+
 async def test_check_asks_the_issuer_for_its_keys(tmp_path: Path) -> None:
     answers = [(500, ""), (200, json.dumps({"keys": []}))]
     app = aiohttp.web.Application()

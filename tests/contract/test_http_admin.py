@@ -21,6 +21,7 @@ FAULTS = {
     "slow_outbox",
     "outbox_down",
     "whatsapp_flap",
+    "host_death",
 }
 
 
@@ -107,7 +108,7 @@ async def test_every_named_fault_is_listed_with_what_to_expect(program: Inside) 
 
 @pytest.mark.parametrize("name", sorted(FAULTS))
 async def test_a_fault_is_switched_on_and_off(program: Inside, name: str) -> None:
-    parameter = {"early_disconnect": 100, "slow_outbox": 0.01, "whatsapp_flap": 1}.get(name)
+    parameter = {"early_disconnect": 100, "slow_outbox": 0.01, "whatsapp_flap": 1, "host_death": 1}.get(name)
     await program.fault(name, parameter=parameter)
     _, shown, _ = await program.admin("GET", f"/debug/faults/{name}")
     assert (shown["active"], shown["parameter"]) == (True, parameter)

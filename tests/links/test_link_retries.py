@@ -206,9 +206,9 @@ async def test_each_workers_end_is_counted_once_and_by_its_kind(tmp_path: Path) 
         await stage.report(ONLINE)
         stage.session().is_alive = True
         await stage.service.logout(KEY)
-        assert stage.metrics.exits == ["killed", "crashed", "exited", "unresponsive", "stopped"]
+        assert stage.exits == ["killed", "crashed", "exited", "unresponsive", "stopped"]
         assert len(stage.driver.sessions) == 5
         stage.driver.start_fails = True
         await stage.start()
         await stage.clock.advance(0.1)
-        assert stage.metrics.exits[5:] == ["crashed"]
+        assert stage.exits[5:] == ["crashed"]

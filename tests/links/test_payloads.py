@@ -36,6 +36,7 @@ CAUSES = {
     "client_outdated": (Input.OUTDATED,),
     "connect_failure": (Input.CONNECT_FAILED, Input.REFUSED),
     "worker_crashed": (Input.WORKER_CRASHES, Input.WORKER_KEEPS_DYING),
+    "session_crashes": (Input.SESSION_CRASHES,),
     "unreachable": (Input.UNREACHED, Input.UNREACHABLE_FOR_LONG, Input.PATIENCE_OVER),
     "store_missing": (Input.KEYS_REJECTED, Input.STORE_MISSING),
     "store_corrupt": (Input.STORE_CORRUPT,),

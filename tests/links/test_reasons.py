@@ -38,6 +38,7 @@ RETRYABLE = {
     "connect_failure",
     "pairing_code_refused",
     "worker_crashed",
+    "session_crashes",
     "pairing_incomplete",
     "store_missing",
     "store_corrupt",

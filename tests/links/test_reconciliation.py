@@ -271,4 +271,4 @@ async def test_a_session_that_never_answers_delays_the_others_no_longer_than_the
             await stage.service.reconcile()
         await stage.clock.advance(1.1)
         assert len(stage.driver.sessions) == 2
-        assert stage.metrics.exits == ["unresponsive"]
+        assert stage.exits == ["unresponsive"]

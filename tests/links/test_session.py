@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from roundtrip.drivers.base import Report, SessionSpec
 from roundtrip.links.session import SessionRunner, StartSlots
 from roundtrip.telemetry.tracing import OFF, RequestTracer
-from tests.support.links import FakeClock, FakeDriver, FakeSession, RecordingMetrics
+from tests.support.links import FakeClock, FakeDriver, FakeSession
 
 SPEC = SessionSpec("lnk_1", Path("keys"), None)
 
@@ -44,14 +44,11 @@ class SlowDriver(FakeDriver):
 class Bench:
     def __init__(self) -> None:
         self.driver = SlowDriver()
-        self.metrics = RecordingMetrics()
         self.spans = InMemorySpanExporter()
         provider = TracerProvider()
         provider.add_span_processor(SimpleSpanProcessor(self.spans))
         tracer = RequestTracer(OFF._contexts, provider.get_tracer("test"))
-        self.runner = SessionRunner(
-            self.driver, StartSlots(1), "user-1", FakeClock(), lambda _: None, self.metrics, tracer
-        )
+        self.runner = SessionRunner(self.driver, StartSlots(1), "user-1", FakeClock(), lambda _: None, tracer)
 
     @property
     def session(self) -> SlowSession:
@@ -66,8 +63,10 @@ class Bench:
         return stop
 
     def ended_once(self) -> None:
-        assert self.metrics.exits == ["stopped"]
-        assert [span.name for span in self.spans.get_finished_spans()] == ["worker"]
+        (span,) = self.spans.get_finished_spans()
+        assert span.name == "worker"
+        assert span.attributes is not None
+        assert span.attributes["roundtrip.worker.exit"] == "stopped"
 
 
 async def moments() -> None:

@@ -52,6 +52,7 @@ TRY_AGAIN            . *
 GRACE_OVER           .           .           .           .           disconnected! disconnected! .
 WORKER_HUNG          ./RETRY     connecting!/RETRY connecting!/RETRY ./RETRY     ./RETRY+GRACE ./RETRY+GRACE ./RETRY
 WORKER_CRASHES       failed!/STOP *
+SESSION_CRASHES      failed!/STOP *
 WORKER_KEEPS_DYING   away!/RETRY away!/RETRY away!/RETRY away!/RETRY away!/RETRY away!/RETRY away?/RETRY
 UNREACHABLE_FOR_LONG away!/RETRY away!/RETRY away!/RETRY away!/RETRY away!/RETRY away!/RETRY away?/RETRY
 STORE_MISSING        failed!/STOP *
@@ -112,7 +113,8 @@ ILLEGAL = {
     "ended": """
         QR PAIRING_CODE CODES_USED_UP PAIRED ONLINE KEEPALIVE_LOST KEEPALIVE_RESTORED OFFLINE LOGGED_OUT REPLACED BANNED
         OUTDATED CONNECT_FAILED REFUSED KEYS_REJECTED STREAM_FAILED UNREACHABLE UNREACHABLE_FOR_LONG WORKER_DIED
-        WORKER_HUNG WORKER_CRASHES WORKER_KEEPS_DYING STORE_MISSING STORE_CORRUPT FOUND_ONLINE FOUND_OFFLINE
+        WORKER_HUNG WORKER_CRASHES SESSION_CRASHES WORKER_KEEPS_DYING STORE_MISSING STORE_CORRUPT FOUND_ONLINE
+        FOUND_OFFLINE
     """,
     "idle": "SHARED DEVICE_REMOVED DEVICE_KEPT",
     "all but connecting qr pairing_code disconnected": "CHANGE PATIENCE_OVER",
@@ -172,6 +174,7 @@ WHY = {
     Input.GRACE_OVER: "connection_lost",
     Input.WORKER_HUNG: "worker_hung",
     Input.WORKER_CRASHES: "worker_crashes",
+    Input.SESSION_CRASHES: "session_crashes",
     Input.WORKER_KEEPS_DYING: "worker_crashes",
     Input.UNREACHABLE_FOR_LONG: "unreachable",
     Input.STORE_MISSING: "store_missing",

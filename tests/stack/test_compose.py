@@ -283,7 +283,7 @@ def test_the_small_stack_is_one_container_with_the_full_ones_provisioning(
         if volume["type"] == "bind" and volume["source"].endswith(".json")
     }
     rules = {ROOT / "dashboards/prometheus" / name for name in ("recording.yaml", "alerts.yaml")}
-    assert boards | rules | {ROOT / "otel-collector.yaml", ROOT / "dashboards/runbooks"} <= mounted
+    assert boards | rules | {ROOT / "otel-collector.yaml", ROOT / "dashboards/grafana/runbooks"} <= mounted
     for service in small.values():
         assert {port["host_ip"] for port in service.get("ports", [])} <= {"127.0.0.1"}
         assert all(volume["read_only"] for volume in service["volumes"] if volume["type"] == "bind")

@@ -265,6 +265,29 @@ async def whatsapp_flap(it: House) -> str:
     return "RoundtripLinkFlapping"
 
 
+async def host_death(it: House) -> str:
+    people = [it.newcomer() for _ in range(3)]
+    async with AsyncExitStack() as stack:
+        for who in people:
+            await stack.enter_async_context(it.page(who))
+            await who.link()
+            await who.state("qr")
+            await who.simulate("scan")
+            await who.state("connected")
+        began = time.time()
+        await it.switch("host_death", on=True, parameter=2.0)
+        await it.fires("RoundtripHostDies")
+        await it.shows("whatsapp-links", "Workers that ended", lambda shown: count(shown) >= 3)
+        # Each gap is too short to be told; that they do not end is told once, and that event has an exemplar
+        await it.explained(
+            'roundtrip_delivery_seconds_bucket{type="whatsapp_degraded"}',
+            began,
+            lambda span: span.name == "worker move",
+        )
+        await it.switch("host_death", on=False)
+    return "RoundtripHostDies"
+
+
 FAULTS: dict[str, Callable[[House], Awaitable[str]]] = {
     fault.__name__: fault
     for fault in (
@@ -276,6 +299,7 @@ FAULTS: dict[str, Callable[[House], Awaitable[str]]] = {
         slow_outbox,
         outbox_down,
         whatsapp_flap,
+        host_death,
     )
 }
 
@@ -312,8 +336,10 @@ NOTHING_IS_WRONG = {
     "whatsapp-links: Links that need a person": "all links are well",
     "whatsapp-links: Restarts and worker exits [1]": "no worker ended",
     "whatsapp-links: Restarts and worker exits [2]": "no link keeps crashing",
+    "whatsapp-links: Workers that ended": "no worker ended",
     "backend: Faults switched on": "no fault is on",
     "backend: Requests that are none": "nobody sends what is no HTTP request",
+    "backend: Logins to the console": "the key is asked for beyond loopback only",
     "backend: Collector: spans in and out [1]": "the collector counts refusals when there are some",
     "backend: Collector: spans in and out [3]": "the collector counts failures when there are some",
     "backend: Span durations": "needs a Prometheus with an OTLP receiver; see test_collector",

@@ -212,6 +212,7 @@ NOT_FOR_REAL: Final = {
     "RoundtripDeliveryBurnSlow": "the windows of days, promtool has them",
     "RoundtripPendingWithSocket": "a minute of the program's own time; tests/contract/test_metrics.py moves its metric",
     "RoundtripWorkerCrashes": "the WhatsApp driver's workers; tests/whatsapp/test_bad_minutes.py moves its metric",
+    "RoundtripHostDies": "three deaths, some seconds apart; tests/whatsapp/test_hosts.py moves its metric",
     "RoundtripOutboxFull": "a gibibyte, or the smallest limit and hours; its metrics are the outbox's own",
     "RoundtripTelemetryDropped": "tests/telemetry/test_export.py moves its metric",
     "RoundtripCollectorLosing": "a collector at its memory limit, beyond what a test may take",

@@ -11,6 +11,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
 from roundtrip.drivers.base import Driver, Online, PairSucceeded, QrShown, Report, SessionSpec
 from roundtrip.errors import StorageError
 from roundtrip.events import LinkRow, Payload
@@ -20,6 +24,7 @@ from roundtrip.links.record import LinkState
 from roundtrip.links.service import LinkService
 from roundtrip.links.store import LinkStore
 from roundtrip.settings import Settings
+from roundtrip.telemetry.tracing import NEVER, Contexts, RequestTracer
 
 _T = TypeVar("_T")
 
@@ -206,7 +211,6 @@ class RecordingMetrics:
         self.restarts = 0
         self.flaps = 0
         self.corrections = 0
-        self.exits: list[str] = []
 
     def transition(self, to: LinkState, reason: str) -> None:
         self.transitions.append((to.value, str(reason)))
@@ -222,9 +226,6 @@ class RecordingMetrics:
 
     def correction(self) -> None:
         self.corrections += 1
-
-    def worker_exit(self, reason: str) -> None:
-        self.exits.append(reason)
 
 
 def settings(data_dir: Path, **changes: Any) -> Settings:
@@ -242,8 +243,20 @@ class Stage:
         self.settings = settings(data_dir, **changes)
         self.store = CountingStore(data_dir)
         self.service = LinkService(
-            driver or self.driver, self.publisher, self.store, self.settings, self.metrics, self.clock
+            driver or self.driver, self.publisher, self.store, self.settings, self.metrics, self.clock, self._tracer()
         )
+
+    def _tracer(self) -> RequestTracer:
+        self.spans = InMemorySpanExporter()
+        provider = TracerProvider()
+        provider.add_span_processor(SimpleSpanProcessor(self.spans))
+        return RequestTracer(Contexts(NEVER), provider.get_tracer("test"))
+
+    @property
+    def exits(self) -> list[str]:
+        """How the sessions ended so far, by their spans."""
+        ended = (span.attributes or {} for span in self.spans.get_finished_spans() if span.name == "worker")
+        return [str(attributes["roundtrip.worker.exit"]) for attributes in ended]
 
     def session(self, key: BotKey = KEY) -> FakeSession:
         link_id = self.service.snapshot(key).link_id

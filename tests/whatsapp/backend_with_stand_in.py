@@ -24,14 +24,7 @@ from tests.whatsapp.stand_in import patched_worker
 def main() -> None:
     settings = load()
     noise_root, ca_file = sys.argv[1:]
-    proxy = settings.whatsapp_proxy
-    driver = NeonizeDriver(
-        None if proxy is None else proxy.get_secret_value(),
-        worker_command=patched_worker(noise_root),
-        environment={**os.environ, "SSL_CERT_FILE": ca_file},
-        code_life=settings.pairing_timeout,
-        device_name=settings.device_name,
-    )
+    driver = NeonizeDriver.of(settings, patched_worker(noise_root), {**os.environ, "SSL_CERT_FILE": ca_file})
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings, lambda settings: Backend(settings, driver)))
 

@@ -18,7 +18,7 @@ import aiohttp
 import psutil
 import pytest
 
-from roundtrip.drivers.neonize.driver import HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT
+from roundtrip.drivers.neonize.process import HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT
 from tests.whatsapp.scenario import NUMBER, PHONE, Scenario, elapsed, scenario
 from tests.whatsapp.schema import companion_reg
 from tests.whatsapp.troubles import How, Stage
@@ -195,11 +195,11 @@ async def test_what_makes_the_library_panic(tmp_path: Path) -> None:
         await it.pair()
         it.whatsapp.refuse(PHONE, 413)
         it.whatsapp.drop(PHONE)
-        await it.grows('roundtrip_worker_exits_total{cause="crashed"}', 1, within=LOAD)
+        await it.grows('roundtrip_worker_exits_total{cause="panicked"}', 1, within=LOAD)
         it.whatsapp.accept(PHONE)
         await it.api.state("connected", within=LOAD)
         await it.until(lambda: it.whatsapp.accounts[PHONE].logins >= 2, within=LOAD)
-        await it.span("worker", roundtrip_worker_exit="crashed")
+        await it.span("worker move", roundtrip_worker_exit="panicked")
         never_final(it)
 
 
@@ -291,7 +291,7 @@ async def test_a_worker_that_does_not_answer(tmp_path: Path) -> None:
         await it.until(lambda: it.whatsapp.accounts[PHONE].logins == 2, within=LOAD)
         await it.api.state("connected", within=LOAD)
         assert await it.metric('roundtrip_worker_exits_total{cause="unresponsive"}') == 1
-        await it.span("worker", roundtrip_worker_exit="unresponsive")
+        await it.span("worker move", roundtrip_worker_exit="unresponsive")
         never_final(it)
 
 

@@ -8,8 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from roundtrip.api.debug.timeline import Timeline, TraceViewer, timeline
-from roundtrip.api.problems import Problem
+from roundtrip.api.debug.timeline import Timeline, TraceViewer, find_event, timeline, unknown_event
 from roundtrip.api.routes import Call, Route
 from roundtrip.api.schemas import (
     BotList,
@@ -27,7 +26,6 @@ from roundtrip.identity import BotKey
 from roundtrip.limits.rates import Limits
 from roundtrip.links.payloads import LinkView, Snapshot, without_codes
 from roundtrip.outbox.base import Outbox
-from roundtrip.outbox.records import LedgerEntry
 
 _LINK = "/api/bots/{bot_id}/link"
 
@@ -160,9 +158,6 @@ class LinkRoutes:
         )
 
 
-_ID_LENGTH = 36
-
-
 class EventRoutes:
     def __init__(self, outbox: Outbox, viewer: TraceViewer) -> None:
         self._outbox = outbox
@@ -205,15 +200,3 @@ class EventRoutes:
                 problems=("event_not_found", "outbox_unavailable"),
             ),
         )
-
-
-async def find_event(outbox: Outbox, event_id: str) -> LedgerEntry:
-    """Raises `Problem` with `event_not_found`."""
-    entry = await outbox.find(event_id.lower()) if len(event_id) == _ID_LENGTH and event_id.isascii() else None
-    if entry is None:
-        raise unknown_event()
-    return entry
-
-
-def unknown_event() -> Problem:
-    return Problem("event_not_found", "There is no such event.", 404)

@@ -57,6 +57,8 @@ class Readiness:
         self._on_result = on_result
         self._running: asyncio.Task[ReadinessReport] | None = None
         self._failing: set[str] = set()
+        self.last: ReadinessReport | None = None
+        """Of the newest run."""
 
     async def check(self) -> ReadinessReport:
         if self._running is None:
@@ -74,7 +76,9 @@ class Readiness:
                 self._failing ^= {name}
                 level = logging.INFO if result.ok else logging.WARNING
                 log.log(level, "ready_changed", check=name, ok=result.ok, detail=result.detail)
-        return ReadinessReport(all(result.ok for result in results), dict(zip(self._checks, results, strict=True)))
+        by_check = dict(zip(self._checks, results, strict=True))
+        self.last = ReadinessReport(all(result.ok for result in results), by_check)
+        return self.last
 
     async def poll(self) -> None:
         """Run for ever, so that the gauge is current without probes."""

@@ -1,7 +1,6 @@
 """The route table: one row is served, documented and tested alike.
 
-The dispatcher identifies the caller, checks the scope, and reads query and body, bounded in bytes, nesting and time,
-into the row's types before its handler runs. A handler never sees unchecked input.
+Caller, scope, query and body (bounded in bytes, nesting and time) are checked before a row's handler runs.
 """
 
 from __future__ import annotations
@@ -292,9 +291,8 @@ def _decodes(raw_path: str) -> bool:
 
 
 def _too_large(limits: BodyLimits) -> Problem:
-    return Problem(
-        "body_too_large", f"The body may have at most {limits.size} bytes.", 413, headers={"Connection": "close"}
-    )
+    detail = f"The body may have at most {limits.size} bytes."
+    return Problem("body_too_large", detail, 413, headers={"Connection": "close"})
 
 
 def _cause(error: Exception) -> str:

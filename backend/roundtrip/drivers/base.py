@@ -7,11 +7,13 @@ To add a driver:
    passed to the `report` callback: on the event loop, one report per occurrence, in order. The usual order is
    `QrShown`* or `PairingCodeShown`, `PairSucceeded`, `Online`, then `Offline`/`Online` as the connection changes.
    `CodesUsedUp`, `LoggedOutByPhone`, `StreamReplaced`, `TemporaryBan`, `Outdated`, `ConnectFailed`, `Unreachable` and
-   `WorkerDied` are a session's last report: the link stops it, and decides whether to start another one.
+   `WorkerDied` and `SessionCrashes` are a session's last report: the link stops it, and decides whether to start
+   another one.
    What each report does to a link is the table of `links/machine.py`.
 3. The account's keys live at `SessionSpec.store` as one SQLite file (`key_files.py` says which are usable), readable by
    its owner only. `stop` keeps it; `logout` deletes it, or raises `DeviceNotRemovedError` and keeps it.
-4. A session that runs in a process of its own has an attribute `pid`, which is shown to the operator. A driver whose
+4. A session that runs in a worker process has the attributes `pid` and `worker` (its name), which are shown to the
+   operator, and its driver implements `HasWorkers`. A driver whose
    phones can be operated by hand implements `simulated.SupportsSimulate` besides.
 5. Name it in `Settings.whatsapp_driver` and build it in `app.make_driver`.
 """
@@ -19,11 +21,14 @@ To add a driver:
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 import msgspec
+
+if TYPE_CHECKING:  # a worker imports this module, and needs no telemetry
+    from roundtrip.telemetry.tracing import RequestTracer
 
 _SIGKILL: Final = -9
 
@@ -137,9 +142,14 @@ class WorkerDied(Report, frozen=True):
     unresponsive: bool = False
 
 
+class SessionCrashes(Report, frozen=True):
+    """The session's process dies again and again though no other session is in it: it is not started any more."""
+
+
 class SessionSpec(msgspec.Struct, frozen=True, rename="camel"):
     """What a session needs. `store` is the file of the account's keys; missing means not paired yet. With
-    `phone_number`, a pairing code is requested in place of QR codes. `traceparent` is the link's trace context."""
+    `phone_number`, a pairing code is requested in place of QR codes. `traceparent` is the link's trace context.
+    `account` is the number of a paired account, where it is known: sessions of one account keep apart."""
 
     link_id: str
     store: Path
@@ -147,6 +157,7 @@ class SessionSpec(msgspec.Struct, frozen=True, rename="camel"):
     traceparent: str | None = None
     seed: str = ""
     """The same for the same bot, and unrelated to it: for a driver that makes its accounts up."""
+    account: str | None = None
 
 
 class DeviceNotRemovedError(OSError):
@@ -183,21 +194,75 @@ class Driver(Protocol):
 
 
 class Exit(enum.StrEnum):
-    """Why a worker exited: the label of `roundtrip_worker_exits_total`."""
+    """Why a worker process exited: the label of `roundtrip_worker_exits_total`."""
 
     STOPPED = "stopped"
     """The driver stopped it."""
     EXITED = "exited"
     """By itself, with status 0."""
     CRASHED = "crashed"
+    PANICKED = "panicked"
+    """The Go library ended the process."""
     KILLED = "killed"
     """By SIGKILL: from the kernel when memory ran out, or from an operator."""
     UNRESPONSIVE = "unresponsive"
     """The driver killed it, because its heartbeats had stopped."""
+    MEMORY = "memory"
+    """The driver ended it, because it used more memory than it may."""
 
 
-def exit_of(status: int) -> Exit:
-    """The cause for an exit status, which is negative for a signal, as in `subprocess`."""
+UNEXPLAINED: Final = frozenset({Exit.CRASHED, Exit.PANICKED, Exit.UNRESPONSIVE})
+"""Deaths for which a session of that worker may be the reason."""
+
+DEATHS: Final = UNEXPLAINED | {Exit.KILLED, Exit.MEMORY}
+"""Ends that nobody asked for."""
+
+
+def exit_of(status: int, *, panicked: bool = False) -> Exit:
+    """The cause for an exit status, which is negative for a signal, as in `subprocess`. `panicked`: the Go runtime said
+    so."""
     if status == 0:
         return Exit.EXITED
-    return Exit.KILLED if status == _SIGKILL else Exit.CRASHED
+    if status == _SIGKILL:
+        return Exit.KILLED
+    return Exit.PANICKED if panicked else Exit.CRASHED
+
+
+class MoveCause(enum.StrEnum):
+    """Why a session goes on in another worker."""
+
+    PAIRED = "paired"
+    BALANCE = "balance"
+    """Its worker is to end, for the good of another session: one that cannot be stopped in any other way."""
+    MEMORY = "memory"
+    DEATH = "death"
+
+
+class WorkerView(msgspec.Struct, frozen=True, rename="camel"):
+    """One worker process for the operator. `memory` is in bytes, None while it is not known."""
+
+    id: str
+    pid: int | None
+    sessions: int
+    memory: int | None
+
+
+@runtime_checkable
+class HasWorkers(Protocol):
+    """A driver whose sessions run in worker processes."""
+
+    def observe(self, tracer: RequestTracer, on_exit: Callable[[Exit], None]) -> None:
+        """Trace the moves of sessions, and call `on_exit` for each worker that exits."""
+
+    def workers(self) -> Sequence[WorkerView]:
+        """The workers that run now."""
+
+
+def observe(
+    driver: Driver, tracer: RequestTracer, on_exit: Callable[[Exit], None]
+) -> Callable[[], Sequence[WorkerView]]:
+    """Trace and count what becomes of a driver's workers, and return what lists them; a driver may have none."""
+    if not isinstance(driver, HasWorkers):
+        return tuple
+    driver.observe(tracer, on_exit)
+    return driver.workers

@@ -133,7 +133,7 @@ class Limits:
 
     def handshake_of(self, user_id: str) -> None:
         """A handshake was authenticated as this user. Raises `Limited`."""
-        self._take(self._user, user_id, "handshakes_per_user", "You connect too often.")
+        self._take(self._user, user_id, "handshakes_per_user", "Too many new sockets of this user; wait a moment.")
 
     def pairing(self, user_id: str) -> None:
         """A user starts to link an account. Raises `Limited`."""

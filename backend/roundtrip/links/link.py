@@ -16,7 +16,7 @@ from roundtrip.links import payloads, startup
 from roundtrip.links.context import LinkContext
 from roundtrip.links.machine import ENDED, Input, Timer
 from roundtrip.links.payloads import LinkView, Snapshot
-from roundtrip.links.policy import RETRY_CHECK, log_report, normalize
+from roundtrip.links.policy import log_report, normalize
 from roundtrip.links.queue import CheckResult, Command, ExpiredTimer, ExternalInput, InputQueue, Item, Order
 from roundtrip.links.reasons import LinkError
 from roundtrip.links.record import LinkRecord, LinkState
@@ -79,6 +79,10 @@ class Link:
     @property
     def worker_pid(self) -> int | None:
         return self.lifecycle.runner.pid
+
+    @property
+    def worker_id(self) -> str | None:
+        return self.lifecycle.runner.worker
 
     @property
     def flaps(self) -> int:
@@ -256,7 +260,7 @@ class Link:
                 if await self._may_try_again():
                     await lifecycle.handle(Input.TRY_AGAIN, None)
                 elif not lifecycle.keys_rejected:
-                    lifecycle.timers.arm(timer, RETRY_CHECK)
+                    lifecycle.rearm(timer)
             case _ if timer in _INPUT_OF_TIMER:
                 await lifecycle.handle(_INPUT_OF_TIMER[timer], None)
 

@@ -46,6 +46,8 @@ class Input(enum.Enum):
     """Died more often than the limit allows, and not paired."""
     WORKER_KEEPS_DYING = enum.auto()
     """The same for a paired link, which goes on trying."""
+    SESSION_CRASHES = enum.auto()
+    """Its worker dies again and again, with no other session in it."""
     # commands
     START = enum.auto()
     LOGOUT = enum.auto()
@@ -106,6 +108,7 @@ class Reason(enum.StrEnum):
     WORKER_DIED = "worker_died"
     WORKER_HUNG = "worker_hung"
     WORKER_CRASHES = "worker_crashes"
+    SESSION_CRASHES = "session_crashes"
     PAIRING_INCOMPLETE = "pairing_incomplete"
     STORE_MISSING = "store_missing"
     STORE_CORRUPT = "store_corrupt"

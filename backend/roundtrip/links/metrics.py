@@ -27,9 +27,6 @@ class LinkMetrics(Protocol):
     def correction(self) -> None:
         """`roundtrip_link_corrections_total`: the driver's answer contradicted the recorded state."""
 
-    def worker_exit(self, cause: str) -> None:
-        """`roundtrip_worker_exits_total`: a worker ended. `cause` is a value of `drivers.base.Exit`."""
-
 
 class LinkCounters:
     """`LinkMetrics` over the metrics catalogue."""
@@ -51,9 +48,6 @@ class LinkCounters:
 
     def correction(self) -> None:
         self._metrics.link_corrections.inc()
-
-    def worker_exit(self, cause: str) -> None:
-        self._metrics.worker_exits[cause].inc()
 
 
 class LinkCounts(Protocol):

@@ -70,6 +70,8 @@ class LinkView(msgspec.Struct, frozen=True, rename="camel"):
     retry_at: str | None = None
     """When a banned account is tried again."""
     also_linked_elsewhere: bool = False
+    worker_id: str | None = None
+    """The worker process that its session is in, as logs and traces name it."""
 
 
 class LinkInternals(Protocol):
@@ -79,6 +81,8 @@ class LinkInternals(Protocol):
     def restarts(self) -> int: ...
     @property
     def worker_pid(self) -> int | None: ...
+    @property
+    def worker_id(self) -> str | None: ...
     @property
     def flaps(self) -> int: ...
     @property
@@ -124,6 +128,7 @@ _REASON_CODES: Final = {
     Input.REFUSED: "connect_failure",
     Input.WORKER_CRASHES: "worker_crashed",
     Input.WORKER_KEEPS_DYING: "worker_crashed",
+    Input.SESSION_CRASHES: "session_crashes",
     Input.UNREACHED: "unreachable",
     Input.UNREACHABLE_FOR_LONG: "unreachable",
     Input.PATIENCE_OVER: "unreachable",
@@ -263,4 +268,5 @@ def view(record: LinkRecord, link: LinkInternals) -> LinkView:
         link.deadlines,
         rfc3339(record.retry_at) if record.state is LinkState.BANNED and record.retry_at is not None else None,
         link.shared,
+        link.worker_id,
     )

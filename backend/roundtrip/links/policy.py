@@ -30,6 +30,8 @@ NEXT_CODE_SLACK: Final = 10.0
 """How long after the expiry of a code the next may come."""
 LAST_CODE_SLACK: Final = 1.0
 """The same after the last: the library may report the end itself."""
+CRASHES_RETRY: Final = 3600.0
+"""Between two attempts at an account that brings its worker down."""
 AFTER_BAN: Final = 1.0
 LONGEST_BAN: Final = 366 * 86400.0
 
@@ -55,6 +57,7 @@ INPUT_OF: Final[dict[type[d.Report], Input]] = {
     d.StreamFailed: Input.STREAM_FAILED,
     d.Unreachable: Input.UNREACHABLE,
     d.WorkerDied: Input.WORKER_DIED,
+    d.SessionCrashes: Input.SESSION_CRASHES,
 }
 
 LOSSES: Final = frozenset(
@@ -112,8 +115,11 @@ def code_slack(index: int | None, total: int | None) -> float:
     return LAST_CODE_SLACK if last else NEXT_CODE_SLACK
 
 
-def timer_duration(timer: Timer, settings: Settings, *, reconnecting: bool, ban_left: float) -> float:
-    """How long a timer runs. `reconnecting`: the library was connected and tries again by itself, in its own time."""
+def timer_duration(
+    timer: Timer, settings: Settings, *, reconnecting: bool, ban_left: float, crashes: bool = False
+) -> float:
+    """How long a timer runs. `reconnecting`: the library was connected and tries again by itself, in its own time.
+    `crashes`: the account brought its worker down again and again."""
     return {
         Timer.PAIRING: settings.pairing_timeout,
         Timer.PATIENCE: settings.pairing_patience,
@@ -125,7 +131,7 @@ def timer_duration(timer: Timer, settings: Settings, *, reconnecting: bool, ban_
         Timer.SILENT: settings.degraded_timeout,
         Timer.CALM: settings.flap_calm,
         Timer.BAN: ban_left + AFTER_BAN,
-        Timer.AGAIN: RETRY_CHECK,
+        Timer.AGAIN: CRASHES_RETRY if crashes else RETRY_CHECK,
     }[timer]
 
 

@@ -28,21 +28,19 @@ class LinkError(RoundtripError):
 
 
 _AGAIN: Final = "Press “Link WhatsApp” to link this account again."
-_AUTOMATIC: Final = "Nothing to do: this is tried again by itself."
+_AUTOMATIC: Final = "Nothing to do: this is retried automatically."
 _ON_THE_PHONE: Final = "on the phone, under “Linked devices”"
 
 ADVICE: Final[dict[str, Advice]] = {
     # degraded
     "keepalive_lost": Advice(
-        True, "Nothing to do: the connection to WhatsApp does not answer; it is being restored by itself."
+        True, "Nothing to do: the connection to WhatsApp does not answer; it is being restored automatically."
     ),
-    "flapping": Advice(True, "The connection to WhatsApp comes and goes. Check the phone's and the server's network."),
+    "flapping": Advice(True, "The connection to WhatsApp is unstable. Check the phone's and the server's network."),
     # disconnected
-    "connection_lost": Advice(True, "Nothing to do: the connection to WhatsApp is being restored by itself."),
+    "connection_lost": Advice(True, "Nothing to do: the connection to WhatsApp is being restored automatically."),
     "unreachable": Advice(True, "WhatsApp could not be reached. Check the network and the proxy; try again later."),
-    "rate_limited": Advice(
-        True, f"{_AUTOMATIC} WhatsApp asks for a pause; the next attempt comes after a few minutes."
-    ),
+    "rate_limited": Advice(True, f"{_AUTOMATIC} WhatsApp limits the rate; the next attempt follows in a few minutes."),
     # logged out
     "requested": Advice(True, f"You logged out. {_AGAIN} If the phone still lists this device, remove it there."),
     "cancelled": Advice(True, f"Linking was cancelled. {_AGAIN}"),
@@ -81,11 +79,14 @@ ADVICE: Final[dict[str, Advice]] = {
     "pairing_code_refused": Advice(
         True, "WhatsApp gave no code for this phone number. Check the number, wait a few minutes, or scan a QR code."
     ),
-    "worker_crashed": Advice(True, f"The connection's process failed again and again. {_AGAIN}"),
-    "pairing_incomplete": Advice(True, f"The phone accepted, but WhatsApp did not let the device in. {_AGAIN}"),
+    "worker_crashed": Advice(True, f"The connection's process failed repeatedly. {_AGAIN}"),
+    "session_crashes": Advice(
+        True, f"This account makes its connection's process fail; it is retried once an hour. To retry now: {_AGAIN}"
+    ),
+    "pairing_incomplete": Advice(True, f"The phone accepted, but WhatsApp did not complete the login. {_AGAIN}"),
     "store_missing": Advice(True, f"This account's keys are no longer on the server. {_AGAIN}"),
     "store_corrupt": Advice(True, f"This account's keys on the server cannot be read. {_AGAIN}"),
-    "internal_error": Advice(True, f"Something went wrong on the server. {_AGAIN}"),
+    "internal_error": Advice(True, f"An internal error occurred on the server. {_AGAIN}"),
     # on the snapshot only
     "also_linked_elsewhere": Advice(
         True,
@@ -100,8 +101,10 @@ RETRYING_ADVICE: Final[dict[str, Advice]] = {
         True, f"{_AUTOMATIC} WhatsApp cannot be reached; if it stays so, check the network and the proxy."
     ),
     "connect_failure": Advice(True, f"{_AUTOMATIC} WhatsApp refuses the connection at the moment."),
-    "worker_crashed": Advice(True, f"{_AUTOMATIC} The connection's process failed again and again."),
-    "pairing_incomplete": Advice(True, f"{_AUTOMATIC} The phone accepted, but WhatsApp has not let the device in yet."),
+    "worker_crashed": Advice(True, f"{_AUTOMATIC} The connection's process failed repeatedly."),
+    "pairing_incomplete": Advice(
+        True, f"{_AUTOMATIC} The phone accepted, but WhatsApp has not completed the login yet."
+    ),
 }
 """In place of `ADVICE` while the backend retries the link without the user."""
 

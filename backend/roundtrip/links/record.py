@@ -66,6 +66,11 @@ class LinkRecord(msgspec.Struct, frozen=True):
     device: DeviceState | None = None
 
     @property
+    def crashes(self) -> bool:
+        """Whether its session brought its worker down again and again, and is not started with others any more."""
+        return self.reason_code == "session_crashes"
+
+    @property
     def store_name(self) -> str:
         """Name of the key file in the sessions folder."""
         return store_name(self.link_id)

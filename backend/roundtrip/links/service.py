@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
@@ -61,7 +61,9 @@ class LinkService:
         metrics: LinkMetrics,
         clock: TimerClock | None = None,
         tracer: RequestTracer = OFF,
+        watched: Callable[[BotKey], bool] = lambda _key: False,
     ) -> None:
+        self._watched = watched  # whether a page of a key is open now: those links are restored first
         self._clock = clock or LoopClock()
         self._context = LinkContext(
             driver,
@@ -70,7 +72,7 @@ class LinkService:
             metrics,
             settings,
             self._clock,
-            start_slots := StartSlots(settings.start_concurrency),
+            start_slots := StartSlots(settings.start_concurrency, settings.restore_concurrency),
             Backoff(settings.retry_first, settings.retry_cap),
             self._request_check,
             lambda key: self._notify(key, Input.SHARED),
@@ -95,11 +97,9 @@ class LinkService:
         records = await context.store.open()
         for number, ban in (await context.store.bans(self._clock.now())).items():
             context.bans.add(number, ban)
-        removals = await context.store.removals()
-        context.removals.load(removals)
-        for record in records:
-            link = Link(record.key, self._context, record)
-            self._links[record.key] = link
+        context.removals.load(removals := await context.store.removals())
+        for record in sorted(records, key=lambda one: (one.state is LinkState.CONNECTED, one.since), reverse=True):
+            link = self._links[record.key] = Link(record.key, self._context, record)
             if record.paired and record.phone_number is not None:
                 self._context.claim(record.phone_number, record.key)
             if link.state in LIVE or self._logout_interrupted(link):
@@ -113,27 +113,29 @@ class LinkService:
         self._spawn(self._reconcile_periodically(), "links-reconciliation")
 
     async def restore(self) -> None:
-        """Restore each link that a restart interrupted, `restore_concurrency` at a time. Returns when all attempts are
-        over. A link that fails does not hinder the others."""
-        limit = asyncio.Semaphore(self._settings.restore_concurrency)
+        """Restore each link that a restart interrupted, some at a time. Returns when all attempts are over."""
+        waiting, self._interrupted = self._interrupted, []
 
-        async def restore_one(link: Link) -> None:
-            async with limit:
-                try:
-                    await link.order(Order.LOGOUT if self._logout_interrupted(link) else Order.RESTORE)
-                    await link.leaves(LinkState.CONNECTING, RESTORE_TIMEOUT)
-                except Exception as error:  # noqa: BLE001  one link's failure must not keep the others away
-                    log.error("link_not_restored", link_id=link.snapshot().link_id, error=redaction.message_of(error))
-                total, done, finished = self._restoring
-                self._restoring = RestoreProgress(total, done + 1, finished)
-                log.info("link_restored", state=link.state, done=done + 1, of=total)
+        async def restore_some() -> None:
+            while waiting:  # whose page is open now goes first; else the last connected
+                link = next((one for one in waiting if self._watched(one.key)), waiting[0])
+                waiting.remove(link)
+                await self._restore_one(link)
 
-        interrupted, self._interrupted = self._interrupted, []
-        await asyncio.gather(*(restore_one(link) for link in interrupted))
+        await asyncio.gather(*(restore_some() for _ in range(self._settings.restore_concurrency)))
         self._restoring = self._restoring._replace(finished=True)
         self._context.removals.resume()
         states = {state.value: count for state, count in self.counts().items() if count}
         log.info("restore_finished", links=self._restoring.total, states=states)
+
+    async def _restore_one(self, link: Link) -> None:
+        try:
+            await link.order(Order.LOGOUT if self._logout_interrupted(link) else Order.RESTORE)
+            await link.leaves(LinkState.CONNECTING, RESTORE_TIMEOUT)
+        except Exception as error:  # noqa: BLE001  one link's failure must not keep the others away
+            log.error("link_not_restored", link_id=link.snapshot().link_id, error=redaction.message_of(error))
+        self._restoring = self._restoring._replace(done=self._restoring.done + 1)
+        log.info("link_restored", state=link.state, done=self._restoring.done, of=self._restoring.total)
 
     @property
     def restoring(self) -> RestoreProgress:

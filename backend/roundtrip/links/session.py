@@ -14,7 +14,6 @@ import structlog
 
 from roundtrip.clock import TimerClock
 from roundtrip.drivers.base import Driver, Exit, Report, Session, SessionSpec, WorkerDied, exit_of
-from roundtrip.links.metrics import LinkMetrics
 from roundtrip.telemetry.tracing import LINK_ID, OFF, RequestTracer
 
 log = structlog.get_logger(__name__)
@@ -34,15 +33,21 @@ _EXIT_CODE: Final = "process.exit.code"
 class StartSlots:
     """`limit` starts at once, and one more for a user that has none under way: no user waits behind another's flood."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, logins: int | None = None) -> None:
+        """`logins` is the limit of paired accounts, which start at less cost: they are counted apart."""
         self._limit = limit
+        self._logins = None if logins is None else StartSlots(logins)
         self._held: Counter[str] = Counter()
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
         """By user, in the order in which it is their turn."""
 
     @asynccontextmanager
-    async def slot(self, user: str) -> AsyncIterator[None]:
+    async def slot(self, user: str, *, paired: bool = False) -> AsyncIterator[None]:
         """Wait for a slot and hold it for as long as the block lasts."""
+        if paired and self._logins is not None:
+            async with self._logins.slot(user):
+                yield
+            return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(user, deque()).append(waiter)
         self._grant()
@@ -111,7 +116,6 @@ class SessionRunner:
         user: str,
         clock: TimerClock,
         deliver: Callable[[Report], None],
-        meter: LinkMetrics,
         tracer: RequestTracer = OFF,
     ) -> None:
         self._driver = driver
@@ -119,7 +123,6 @@ class SessionRunner:
         self._user = user
         self._clock = clock
         self._deliver = deliver
-        self._meter = meter
         self._tracer = tracer
         self._span: WorkerSpan | None = None
         self._generation = 0
@@ -137,7 +140,13 @@ class SessionRunner:
     def pid(self) -> int | None:
         """The worker's process id, where the driver has one."""
         pid = getattr(self.session, "pid", None)
-        return pid if isinstance(pid, int) else None
+        return pid if isinstance(pid, int) and pid else None
+
+    @property
+    def worker(self) -> str | None:
+        """The worker's name, where the driver has one."""
+        name = getattr(self.session, "worker", None)
+        return name if isinstance(name, str) else None
 
     async def is_connected(self, link_id: str, within: float) -> bool | None:
         """The session's own answer; None when there is none within that many seconds."""
@@ -162,8 +171,8 @@ class SessionRunner:
     ) -> None:
         if delay:
             await self._clock.sleep(delay)
-        async with self._slots.slot(self._user):
-            span = WorkerSpan(self._tracer, self._meter, spec)
+        async with self._slots.slot(self._user, paired=spec.account is not None):
+            span = WorkerSpan(self._tracer, spec)
             self._span = span
             await self._run(generation, msgspec.structs.replace(spec, traceparent=span.traceparent), first_report, span)
 
@@ -192,6 +201,8 @@ class SessionRunner:
             await _within(session.stop, spec.link_id)
             return
         self.session = session
+        if self.worker is not None:
+            span.runs_in(self.worker)
         # The start costs until the session reports something: hold the slot, but not for ever.
         handle = self._clock.call_later(SLOT_HOLD, first_report.set)
         try:
@@ -237,7 +248,10 @@ class SessionRunner:
             await asyncio.wait([task])
             self._task = None
         self.phase = Phase.IDLE
+        worker = self.worker
         session, self.session = self.session, None
+        if self._span is not None and worker is not None:
+            self._span.runs_in(worker)
         span, self._span = self._span, None
         return span, session
 
@@ -255,11 +269,15 @@ async def _within(work: Callable[[], Awaitable[None]], link_id: str) -> bool:
 class WorkerSpan:
     """The span of one session, from now to its first end. The worker's own spans are children of `traceparent`."""
 
-    def __init__(self, tracer: RequestTracer, meter: LinkMetrics, spec: SessionSpec) -> None:
-        self._meter = meter
+    def __init__(self, tracer: RequestTracer, spec: SessionSpec) -> None:
         self._span = tracer.start("worker", spec.traceparent, attributes={LINK_ID: spec.link_id})
         self._over = False
         self.traceparent = self._span.traceparent
+
+    def runs_in(self, worker: str) -> None:
+        """The worker that the session is in, the last one when it was moved."""
+        if not self._over:
+            self._span.set("roundtrip.worker.id", worker)
 
     def died(self, status: int, unresponsive: bool = False) -> None:
         """It ended by itself, or the driver ended it because it no longer answered."""
@@ -276,4 +294,3 @@ class WorkerSpan:
         if how in (Exit.CRASHED, Exit.KILLED, Exit.UNRESPONSIVE):
             self._span.fail(f"worker_{how.value}")
         self._span.end()
-        self._meter.worker_exit(how.value)

@@ -84,7 +84,7 @@ def begins_pairing(lifecycle: Lifecycle, phone_number: str | None) -> bool:
 
 def restorable(record: LinkRecord) -> bool:
     """Whether a restart of the backend starts the link's session again."""
-    if not record.paired or record.reason_code in _KEYS_LOST:
+    if not record.paired or record.crashes or record.reason_code in _KEYS_LOST:
         return False
     return step(record.state, Input.RESTORE).to is LinkState.CONNECTING
 

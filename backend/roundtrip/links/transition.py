@@ -54,7 +54,7 @@ class Lifecycle:
         self.code: LinkingCode | None = None
         self.timers = Timers(context.clock, on_expired)
         self.runner = SessionRunner(
-            context.driver, context.start_slots, key.user_id, context.clock, report, context.metrics, context.tracer
+            context.driver, context.start_slots, key.user_id, context.clock, report, context.tracer
         )
         self.policy = RetryPolicy(context.settings, context.retries)
         self.damper = FlapDamper(context.settings.flap_limit, context.settings.flap_window)
@@ -97,7 +97,8 @@ class Lifecycle:
             self.timers.arm(Timer.UNREACHED, self._context.settings.unreachable_after)
         phone = None if record.paired else self.phone_wanted
         path = self._context.store.key_file(record.link_id)
-        self.runner.start(d.SessionSpec(record.link_id, path, phone, self.traceparent, self._seed), delay)
+        account = record.phone_number if record.paired else None
+        self.runner.start(d.SessionSpec(record.link_id, path, phone, self.traceparent, self._seed, account), delay)
 
     async def handle(self, cause: Input, report: Report | None) -> None:
         """Make the transition for one input. Raises `IllegalTransitionError`, and then nothing was changed."""
@@ -267,7 +268,9 @@ class Lifecycle:
         """Set a timer for as long as it has in the present state, in place of the one before."""
         reconnecting = self.state is LinkState.DISCONNECTED and self.runner.reported
         ban = self.ban_left() if timer is Timer.BAN else 0.0
-        self.timers.arm(timer, timer_duration(timer, self._context.settings, reconnecting=reconnecting, ban_left=ban))
+        crashes, settings = self.record is not None and self.record.crashes, self._context.settings
+        seconds = timer_duration(timer, settings, reconnecting=reconnecting, ban_left=ban, crashes=crashes)
+        self.timers.arm(timer, seconds)
 
     def resume_timers(self) -> None:
         """After a restart of the program: arm the timers of an ended link that tries again by itself."""

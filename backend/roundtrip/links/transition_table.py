@@ -135,6 +135,7 @@ def _build() -> _Table:
         on(SHOWING, cause, Transition(_S.CONNECTING, reason, _E.CONNECTING, Effect.RETRY))
         stay(UP, cause, Effect.RETRY, Timer.GRACE)
     failed(LIVE, Input.WORKER_CRASHES, Reason.WORKER_CRASHES)
+    failed(LIVE, Input.SESSION_CRASHES, Reason.SESSION_CRASHES)
     retried(LIVE, Input.WORKER_KEEPS_DYING, Reason.WORKER_CRASHES)
     retried(LIVE, Input.UNREACHABLE_FOR_LONG, Reason.UNREACHABLE)
     failed(LIVE, Input.STORE_MISSING, Reason.STORE_MISSING)

@@ -72,7 +72,7 @@ CHECK_TIMEOUT: Final = 5.0
 REFUSAL_INTERVAL: Final = 1.0
 """Seconds between two `request_refused` events to one client."""
 
-RATE_LIMITED: Final = RequestRefused(False, "rate_limited", "You ask too often; wait a moment.")
+RATE_LIMITED: Final = RequestRefused(False, "rate_limited", "Too many requests; wait a moment.")
 
 _REQUEST: Final = re.compile(r"2([0-9]{0,15})\[")
 """A Socket.IO EVENT packet, with its ack id if it asks for an acknowledgement."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -89,6 +89,10 @@ class Registry:
         self._left: OrderedDict[BotKey, float] = OrderedDict()
         self._misses: deque[MissView] = deque(maxlen=REMEMBERED_MISSES)
         self._count = 0
+        self.on_missed: Callable[[MissView], None] = lambda _miss: None
+        """Called with each missed attempt; set by the console, as is `on_changed`."""
+        self.on_changed: Callable[[Peer, bool], None] = lambda _peer, _mapped: None
+        """Called when a socket was mapped or unmapped."""
 
     def __len__(self) -> int:
         return self._count
@@ -101,6 +105,7 @@ class Registry:
         peers[peer.sid] = peer
         self._bots.setdefault(key.user_id, set()).add(key.bot_id)
         self._left.pop(key, None)
+        self.on_changed(peer, True)
 
     def remove(self, peer: Peer) -> bool:
         """Unmap this very socket, and no other of the same sid; False if it is not mapped."""
@@ -117,6 +122,7 @@ class Registry:
             if not bots:
                 del self._bots[key.user_id]
             self._remember(key)
+        self.on_changed(peer, False)
         return True
 
     def of(self, key: BotKey) -> Collection[Peer]:
@@ -160,33 +166,34 @@ class Registry:
 
     def missed(self, key: BotKey, event: str, event_id: str, miss: Miss) -> None:
         """Keep a missed attempt for the debug page."""
-        self._misses.appendleft(
-            MissView(
-                rfc3339(time.time_ns() // 1_000_000 / 1000),
-                event,
-                miss.reason,
-                event_id,
-                (key.user_id, key.bot_id),
-                miss.keys,
-            )
+        now = rfc3339(time.time_ns() // 1_000_000 / 1000)
+        view = MissView(now, event, miss.reason, event_id, (key.user_id, key.bot_id), miss.keys)
+        self._misses.appendleft(view)
+        self.on_missed(view)
+
+    def mapped(self) -> Iterable[BotKey]:
+        """The keys that have a socket, the longest mapped first."""
+        return self._peers
+
+    @property
+    def totals(self) -> Totals:
+        return Totals(self._count, len(self._peers), len(self._bots), len(self._left))
+
+    def key_view(self, key: BotKey) -> KeyView:
+        """One key's sockets; none when it has none."""
+        now = self._clock()
+        return KeyView(
+            key.user_id,
+            key.bot_id,
+            tuple(
+                SocketView(p.sid, p.transport, round(now - p.connected_at, 3), p.must_ack, p.live, p.backlog)
+                for p in self.of(key)
+            ),
         )
 
     def view(self) -> RegistryView:
         """A copy for the debug page and `/debug/sockets`."""
-        now = self._clock()
-        keys = tuple(
-            KeyView(
-                key.user_id,
-                key.bot_id,
-                tuple(
-                    SocketView(p.sid, p.transport, round(now - p.connected_at, 3), p.must_ack, p.live, p.backlog)
-                    for p in peers.values()
-                ),
-            )
-            for key, peers in self._peers.items()
-        )
-        totals = Totals(self._count, len(self._peers), len(self._bots), len(self._left))
-        return RegistryView(totals, keys, tuple(self._misses))
+        return RegistryView(self.totals, tuple(map(self.key_view, self._peers)), tuple(self._misses))
 
     def _remember(self, key: BotKey) -> None:
         """Keep when a key's last socket disconnected; the oldest are dropped by age and by number."""

@@ -10,14 +10,14 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, Exemplar, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from roundtrip.telemetry.labels import LabelSets
+from roundtrip.telemetry.labels import SPREAD, LabelSets
 
 PREFIX: Final = "roundtrip"
 """Of every metric's name."""
@@ -42,11 +42,11 @@ class LoopCounter:
 class LoopHistogram:
     """One series of a histogram."""
 
-    __slots__ = ("_bounds", "counts", "exemplars", "sum")
+    __slots__ = ("bounds", "counts", "exemplars", "sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         """`bounds` are the buckets' upper bounds, ascending, the last one infinite."""
-        self._bounds = bounds
+        self.bounds = bounds
         self.counts = [0] * len(bounds)
         """Observations of each bucket alone."""
         self.exemplars: list[Exemplar | None] = [None] * len(bounds)
@@ -54,7 +54,7 @@ class LoopHistogram:
 
     def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
         self.sum += amount
-        bucket = bisect_left(self._bounds, amount)
+        bucket = bisect_left(self.bounds, amount)
         self.counts[bucket] += 1
         if exemplar is not None:
             self.exemplars[bucket] = Exemplar(exemplar, amount, time.time())
@@ -202,7 +202,40 @@ class PresenceCollector(Collector):
         return self.collect()
 
 
-def _gauge(name: str, text: str, label: str, values: Iterable[str], reading: Mapping[str, int]) -> Metric:
+class WorkersReading(Protocol):
+    """One worker process, as far as it is measured: `drivers.base.WorkerView`."""
+
+    @property
+    def sessions(self) -> int: ...
+    @property
+    def memory(self) -> int | None: ...
+
+
+class WorkersCollector(Collector):
+    """The worker processes that run now, as the driver knows them. No series per worker: their mean and the largest."""
+
+    def __init__(self) -> None:
+        self.read: Callable[[], Sequence[WorkersReading]] = tuple
+        """Set by the program, where the driver has workers."""
+
+    def collect(self) -> Iterable[Metric]:
+        workers = self.read()
+        yield GaugeMetricFamily(f"{PREFIX}_workers", "Worker processes that run.", len(workers))
+        sessions = _spread([worker.sessions for worker in workers])
+        yield _gauge("worker_sessions", "Sessions in one worker: the mean, and the most.", "stat", SPREAD, sessions)
+        memory = _spread([worker.memory for worker in workers if worker.memory is not None])
+        text = "Memory of one worker (PSS): the mean, and the most."
+        yield _gauge("worker_memory_bytes", text, "stat", SPREAD, memory)
+
+    def describe(self) -> Iterable[Metric]:
+        return self.collect()
+
+
+def _spread(values: Sequence[int]) -> dict[str, float]:
+    return {"mean": sum(values) / len(values), "max": max(values)} if values else {}
+
+
+def _gauge(name: str, text: str, label: str, values: Iterable[str], reading: Mapping[str, float]) -> Metric:
     gauge = GaugeMetricFamily(f"{PREFIX}_{name}", text, labels=[label])
     for value in values:
         gauge.add_metric([value], reading.get(value, 0))

@@ -26,6 +26,7 @@ from roundtrip.telemetry.span_records import (
     SpanRecord,
     Upgraded,
 )
+from roundtrip.telemetry.trace_ring import TraceRing
 from roundtrip.telemetry.tracing import Contexts, parse
 
 log = structlog.get_logger(__name__)
@@ -56,7 +57,8 @@ _PLAIN_EXEMPLAR_EVERY: Final = 0.05
 
 
 class EventSpanRecorder:
-    """Implements delivery's `DeliverySpans`. Without a queue nothing is recorded, and no context is sampled."""
+    """Implements delivery's `DeliverySpans`. Without a queue and a ring nothing is recorded; without a queue no context
+    is sampled."""
 
     def __init__(
         self,
@@ -64,12 +66,19 @@ class EventSpanRecorder:
         queue: Callable[[SpanRecord], None] | None,
         now_ns: Callable[[], int] = time.time_ns,
         full: Callable[[], bool] = lambda: False,
+        ring: TraceRing | None = None,
     ) -> None:
-        """`queue` takes a record, or drops it when `full`, and never waits. `now_ns` returns nanoseconds since the
-        epoch."""
+        """`queue` takes a record, or drops it when `full`, and never waits; `ring` keeps the newest in memory. `now_ns`
+        returns nanoseconds since the epoch."""
         self._new = contexts.new
         self._queue = queue
+        self._ring = ring
+        self._records = queue is not None or ring is not None
         self._now_ns = now_ns
+        self.on_missed: Callable[[DeliveryView, AttemptView], None] = lambda _delivery, _attempt: None
+        """Called with each attempt that missed; set by the console."""
+        self.on_late_end: Callable[[str], None] = lambda _event_id: None
+        """Called with the id of an event that ended after more than one attempt; set by the console."""
         self._full = full
         self._debug = debug_on()
         self._connect_parents: dict[str, str | None] = {}
@@ -78,12 +87,12 @@ class EventSpanRecorder:
         self._refusals = self._refusals_since = 0
 
     def exemplar(self, traceparent: str, interesting: bool) -> Exemplar:
-        """The exemplar that names the trace of an attempt; None if its spans will not be exported, or another plain one
+        """The exemplar that names the trace of an attempt; None if its spans will be kept nowhere, or another plain one
         was made a moment ago."""
-        if self._queue is None:
+        if not self._records:
             return None
-        if not interesting:
-            if traceparent[-1] != "1":
+        if not interesting or self._queue is None:
+            if traceparent[-1] != "1" and not interesting:
                 return None
             now = time.monotonic()
             if now < self._next_exemplar:
@@ -96,7 +105,7 @@ class EventSpanRecorder:
     def context(self, parent: str | None) -> str:
         """The traceparent of a new `create` span, child of `parent` or a root."""
         context = self._new(parent)
-        if parent is not None and self._queue is not None:
+        if parent is not None and self._records:
             parents = self._create_parents
             parents[context] = parent
             if len(parents) > _MAX_PARENTS:  # of events whose end was never recorded; the oldest go first
@@ -105,20 +114,24 @@ class EventSpanRecorder:
 
     def attempted(self, delivery: DeliveryView, attempt: AttemptView) -> None:
         """An attempt ended as a miss, while its event stays pending."""
+        self.on_missed(delivery, attempt)
+        if not self._records:
+            return
+        record = Missed(
+            delivery.event,
+            attempt,
+            delivery.tried,
+            delivery.stored_ns,
+            delivery.started_ns,
+            delivery.receipt_ns,
+            self._now_ns(),
+            delivery.replay_parent,
+            self._create_parents.pop(delivery.event.traceparent, None),
+        )
         if self._queue is not None:
-            self._queue(
-                Missed(
-                    delivery.event,
-                    attempt,
-                    delivery.tried,
-                    delivery.stored_ns,
-                    delivery.started_ns,
-                    delivery.receipt_ns,
-                    self._now_ns(),
-                    delivery.replay_parent,
-                    self._create_parents.pop(delivery.event.traceparent, None),
-                )
-            )
+            self._queue(record)
+        if self._ring is not None:
+            self._ring.missed(record)
 
     def round_missed(self, misses: MissesView) -> None:
         """One line, however many attempts of a key missed together."""
@@ -164,21 +177,35 @@ class EventSpanRecorder:
         """The event ended with `delivery.outcome`."""
         if self._debug:
             self._log_settled(delivery)
-        if self._queue is None:
+        if delivery.tried > 1:
+            self.on_late_end(delivery.event.id)
+        if not self._records:
             return
         traceparent = delivery.event.traceparent
         parent = self._create_parents.pop(traceparent, None) if self._create_parents else None
-        if traceparent[-1] == "1" or interesting(delivery):
+        kept = interesting(delivery)
+        exported = self._queue is not None and (kept or traceparent[-1] == "1")
+        if exported and self._queue is not None:
             self._queue(Settled(delivery, parent))
+        ring = self._ring
+        if ring is not None and (kept or ((exported or self._queue is None) and ring.admits())):
+            ring.settled(delivery, parent, plain=not kept)
 
     def upgraded(self, delivery: DeliveryView) -> None:
         """An acknowledgement came for an event that had ended by a receipt."""
-        if self._queue is not None and (delivery.event.traceparent[-1] == "1" or interesting(delivery)):
+        if not self._records:
+            return
+        kept = interesting(delivery)
+        exported = self._queue is not None and (kept or delivery.event.traceparent[-1] == "1")
+        if exported and self._queue is not None:
             self._queue(Upgraded(delivery, delivery.ack_ns))
+        ring = self._ring
+        if ring is not None and (kept or ((exported or self._queue is None) and ring.admits())):
+            ring.upgraded(delivery, plain=not kept)
 
     def replay(self, key: Key, sid: str, connect_parent: str | None) -> str | None:
         """A socket's replay begins; the traceparent for its attempts, None when nothing is traced."""
-        if self._queue is None:
+        if not self._records:
             return None
         parent = connect_parent if connect_parent is not None and parse(connect_parent) else None
         context = self._new(parent)
@@ -187,16 +214,24 @@ class EventSpanRecorder:
 
     def replayed(self, key: Key, replay_parent: str | None, started_ns: int, count: int) -> None:
         """A socket's replay is over; `count` events were sent. With none the head sampler decides."""
-        if self._queue is None or replay_parent is None:
+        if replay_parent is None:
             return
         parent = self._connect_parents.pop(replay_parent, None)
-        if count or replay_parent[-1] == "1":
-            self._queue(Connected(key, parent, replay_parent, started_ns, self._now_ns(), count))
+        exported = self._queue is not None and (count > 0 or replay_parent[-1] == "1")
+        ring = self._ring
+        kept = ring is not None and (count > 0 or ((exported or self._queue is None) and ring.admits()))
+        if not exported and not kept:
+            return
+        record = Connected(key, parent, replay_parent, started_ns, self._now_ns(), count)
+        if exported and self._queue is not None:
+            self._queue(record)
+        if kept and ring is not None:
+            ring.connected(record)
 
     def refused(self, code: str, connect_parent: str | None, started_ns: int) -> None:
         """A handshake was refused with this code. All are kept but those of a flood, for which the head sampler
         decides."""
-        if self._queue is None:
+        if not self._records:
             return
         parent = connect_parent if connect_parent is not None and parse(connect_parent) else None
         context, now = self._new(parent), self._now_ns()
@@ -204,7 +239,11 @@ class EventSpanRecorder:
             self._refusals_since, self._refusals = now, 0
         self._refusals += 1
         if self._refusals <= _REFUSALS_KEPT or context[-1] == "1":
-            self._queue(Connected(None, parent, context, started_ns, now, 0, code))
+            record = Connected(None, parent, context, started_ns, now, 0, code)
+            if self._queue is not None:
+                self._queue(record)
+            if self._ring is not None:
+                self._ring.connected(record)
 
     def _log_settled(self, delivery: DeliveryView) -> None:
         event = delivery.event

@@ -15,8 +15,11 @@ GRADES: Final = ("received", "acked")
 OVERDUE: Final = ("key_mismatch", "queue_full", "send_failed", "ack_timeout", "late")
 """Why an event whose key had a socket was not confirmed in time: the reason of the attempt that failed first, or `late`
 where none did. Absent people are none of them."""
+SPREAD: Final = ("mean", "max")
+"""Of what there are several, without a series for each."""
 
 SIGNALS: Final = ("traces", "logs")
+ADMIN_LOGINS: Final = ("accepted", "refused", "limited")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +84,17 @@ class LabelSets:
         "slow_outbox",
         "outbox_down",
         "whatsapp_flap",
+        "host_death",
     )
-    worker_exits: tuple[str, ...] = ("stopped", "exited", "crashed", "killed", "unresponsive")
+    worker_exits: tuple[str, ...] = (
+        "stopped",
+        "exited",
+        "crashed",
+        "panicked",
+        "killed",
+        "unresponsive",
+        "memory",
+    )
     limits: tuple[str, ...] = (
         "handshakes_per_address",
         "handshakes_per_user",

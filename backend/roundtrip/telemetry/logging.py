@@ -93,6 +93,11 @@ def export_to(handler: logging.Handler) -> None:
     logging.getLogger().addHandler(handler)
 
 
+def keep_in(handler: logging.Handler) -> None:
+    """Give every line to one more handler as it is: its fields, redacted, not rendered."""
+    logging.getLogger().addHandler(handler)
+
+
 def _shared() -> list[structlog.typing.Processor]:
     """The processors of every line, a dependency's as well."""
     return [

@@ -40,8 +40,9 @@ from roundtrip.telemetry.collectors import (
     LoopHistogram,
     LoopHistograms,
     PresenceCollector,
+    WorkersCollector,
 )
-from roundtrip.telemetry.labels import GRADES, MODES, OTHER, OVERDUE, SIGNALS, LabelSets
+from roundtrip.telemetry.labels import ADMIN_LOGINS, GRADES, MODES, OTHER, OVERDUE, SIGNALS, LabelSets
 
 _ROUND_TRIP: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """From loopback to `ACK_TIMEOUT`."""
@@ -177,6 +178,9 @@ class Metrics:
             label_sets.packet_refusals,
         )
         self.rate_limited = self._family("rate_limited", "Refusals for exceeding a limit.", "limit", label_sets.limits)
+        self.admin_logins = self._family(
+            "admin_logins", "Logins to the console with the admin key, by how they ended.", "result", ADMIN_LOGINS
+        )
         self.malformed_requests = self._family(
             "malformed_requests", "HTTP requests that could not be taken, by why.", "reason", label_sets.malformed
         )
@@ -195,15 +199,16 @@ class Metrics:
         self.links_flapping = self._gauge(
             "links_flapping", "Links whose connection comes and goes more often than FLAP_LIMIT allows."
         )
-        self.links_restoring = self._gauge(
-            "links_restoring", "Links that a restart interrupted and that are not back yet."
-        )
+        self.links_restoring = self._gauge("links_restoring", "Links that a restart interrupted, not back yet.")
         self.links_crashing = self._gauge(
             "links_crashing", "Links whose worker died more often than the limit allows, within the window."
         )
         self.worker_exits = self._family(
             "worker_exits", "Worker processes that ended, by how.", "cause", label_sets.worker_exits
         )
+        self.workers = WorkersCollector()
+        """Reads the driver's workers; set its `read`."""
+        registry.register(self.workers)
 
         # The canary
         self.canary_delivery = self._histogram(
@@ -212,10 +217,7 @@ class Metrics:
         self.canary_failures = self._family(
             "canary_failures", "Rounds of the canary that failed, by the stage.", "stage", label_sets.canary_stages
         )
-        self.canary_failing = Gauge(
-            f"{PREFIX}_canary_failing", "Rounds of the canary that failed in a row, up to now.", registry=registry
-        )
-
+        self.canary_failing = self._gauge("canary_failing", "Rounds of the canary that failed in a row, up to now.")
         # The process itself
         http = LoopHistograms(
             "http_server_request_duration_seconds",
@@ -272,6 +274,10 @@ class Metrics:
         """Observe a request. All three labels are from fixed sets: the caller sees to it. A series appears with its
         first request, for most pairs of a route and a status never come."""
         self._http_request(method, route, status_class).observe(seconds)
+
+    def worker_exit(self, cause: str) -> None:
+        """Count a worker that ended."""
+        self.worker_exits[cause].inc()
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"{PREFIX}_{name}_total", text, labels, registry=self.registry)

@@ -26,17 +26,23 @@ from opentelemetry.sdk.environment_variables import (
     OTEL_SDK_DISABLED,
     OTEL_SERVICE_NAME,
 )
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.semconv.attributes.service_attributes import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION
+from opentelemetry.trace import Tracer
 from prometheus_client import Histogram
 
 from roundtrip.telemetry import logging, redaction
 from roundtrip.telemetry.event_spans import EventSpanRecorder
 from roundtrip.telemetry.labels import LabelSets
+from roundtrip.telemetry.log_ring import LogRing
 from roundtrip.telemetry.metrics import Metrics
+from roundtrip.telemetry.trace_ring import RingProcessor, TraceRing
 from roundtrip.telemetry.tracing import NEVER, ContextIds, Contexts, HeadSampler, RequestTracer
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace.export import SpanExporter
 
     from roundtrip.telemetry.export import SpanPipeline
@@ -54,10 +60,21 @@ LAG_INTERVAL: Final = 0.25
 class Telemetry:
     """What the program's parts get: `metrics`, `event_spans` for events, `tracer` for requests and links."""
 
-    def __init__(self, metrics: Metrics, traces: Tracing, logs: OtlpLogs | None) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        traces: Tracing,
+        logs: OtlpLogs | None,
+        ring: TraceRing | None = None,
+        lines: LogRing | None = None,
+    ) -> None:
         self.metrics = metrics
+        self.ring = ring
+        self.lines = lines
         self.event_spans = traces.event_spans
         self.tracer = traces.tracer
+        self.exporting = traces.exporting
+        """Whether spans go to a collector."""
         self._traces = traces
         self._logs = logs
         self._lag = LoopLag(metrics.event_loop_lag)
@@ -83,26 +100,30 @@ def start(
     format_: logging.Format = "auto",
     hash_key: str | None = None,
     node_id: str | None = None,
+    ring_bytes: int = 0,
     environ: Mapping[str, str] = os.environ,
 ) -> Telemetry:
     """Start telemetry for this process. `hash_key` is the key of the hashes that stand for ids; `node_id` names the
-    process in all three signals, unless `OTEL_RESOURCE_ATTRIBUTES` does."""
+    process in all three signals, unless `OTEL_RESOURCE_ATTRIBUTES` does; `ring_bytes` is what the newest traces and
+    their log lines may take in memory, 0 for none."""
     redaction.configure(hash_key)
     logging.configure(level, format_)
     instance = instance_id(node_id, environ)
     metrics = Metrics(label_sets, version, instance)
-    exports_logs = has_endpoint(OTEL_EXPORTER_OTLP_LOGS_ENDPOINT, environ)
-    exports = exports_logs or has_endpoint(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, environ)
-    own = resource(version, instance, environ) if exports else None
+    own = resource(version, instance, environ)
+    ring = TraceRing(ring_bytes * 7 // 8, own, _scope(version)) if ring_bytes else None
+    lines = LogRing(ring_bytes // 8) if ring_bytes else None
+    if lines is not None:
+        logging.keep_in(lines)
     dropped, exported = metrics.telemetry_dropped["traces"].inc, metrics.spans_exported.inc
-    traces = configure_tracing(version, dropped, environ, exported=exported, own=own)
+    traces = configure_tracing(version, dropped, environ, exported=exported, own=own, ring=ring)
     logs: OtlpLogs | None = None
-    if exports_logs and own is not None:
+    if has_endpoint(OTEL_EXPORTER_OTLP_LOGS_ENDPOINT, environ):
         from roundtrip.telemetry.otlp_logs import OtlpLogs  # loaded only where something is exported
 
         logs = OtlpLogs(own, metrics.telemetry_dropped["logs"].inc)
         logging.export_to(logs)
-    return Telemetry(metrics, traces, logs)
+    return Telemetry(metrics, traces, logs, ring, lines)
 
 
 class Tracing:
@@ -112,6 +133,10 @@ class Tracing:
         self.event_spans = event_spans
         self.tracer = tracer
         self._pipeline = pipeline
+
+    @property
+    def exporting(self) -> bool:
+        return self._pipeline is not None
 
     def close(self, timeout: float = 3.0) -> None:
         """Export what is queued, within `timeout` seconds. Blocks: call it off the event loop."""
@@ -128,19 +153,36 @@ def configure_tracing(
     bits: Callable[[int], int] = random.getrandbits,
     exported: Callable[[float], None] = lambda _count: None,
     own: Resource | None = None,
+    ring: TraceRing | None = None,
 ) -> Tracing:
-    """Build the traces of this process. Without an endpoint (or an `exporter`, in tests) nothing is exported.
+    """Build the traces of this process. Without an endpoint (or an `exporter`, in tests) nothing is exported; a `ring`
+    keeps the newest in memory all the same.
 
     `dropped(n)` counts lost spans, `exported(n)` those that arrived; they may be called from any thread. `own` is the
     process's resource, made here if None. `now_ns` returns nanoseconds since the epoch,
     `bits(n)` n random bits; tests pass their own.
     """
+    own = own or resource(version, instance_id(None, environ), environ)
     if exporter is None and not has_endpoint(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, environ):
         contexts = Contexts(NEVER, bits)
-        return Tracing(EventSpanRecorder(contexts, None), RequestTracer(contexts, None), None)
+        tracer = None if ring is None else _provider(own, version, contexts, RingProcessor(ring))
+        spans = EventSpanRecorder(contexts, None, now_ns, ring=ring)
+        return Tracing(spans, RequestTracer(contexts, tracer, now_ns), None)
     contexts = Contexts(HeadSampler.from_environment(environ), bits)
-    own = own or resource(version, instance_id(None, environ), environ)
-    return _exporting(version, dropped, environ, exporter, contexts, now_ns, exported, own)
+    return _exporting(version, dropped, environ, exporter, contexts, now_ns, exported, own, ring)
+
+
+def _provider(own: Resource, version: str, contexts: Contexts, *processors: SpanProcessor) -> Tracer:
+    """The SDK's tracer, whose finished spans go to these processors. Requests, links and workers are rare and go at a
+    person's pace: what misses later must find where it came from."""
+    provider = TracerProvider(ALWAYS_ON, own, shutdown_on_exit=False, id_generator=ContextIds(contexts))
+    for processor in processors:
+        provider.add_span_processor(processor)
+    return provider.get_tracer(SCOPE, version)
+
+
+def _scope(version: str) -> InstrumentationScope:
+    return InstrumentationScope(SCOPE, version)
 
 
 def _exporting(
@@ -152,12 +194,9 @@ def _exporting(
     now_ns: Callable[[], int],
     exported: Callable[[float], None],
     own: Resource,
+    ring: TraceRing | None,
 ) -> Tracing:
     # The exporter's libraries take a third of a second to load: only a process that exports pays for them.
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-
     from roundtrip.telemetry.export import BoundedProcessor, SpanPipeline
     from roundtrip.telemetry.otlp_spans import PreencodedSpanExporter
     from roundtrip.telemetry.span_builder import SpanBuilder
@@ -166,12 +205,10 @@ def _exporting(
     if protocol not in {None, "", "http/protobuf"}:
         log.warning("otlp_protocol_not_built_in", protocol=protocol, used="http/protobuf")
     processor = BoundedProcessor(exporter or PreencodedSpanExporter(), dropped, exported)
-    # Requests, links and workers are rare and go at a person's pace: what misses later must find where it came from
-    provider = TracerProvider(ALWAYS_ON, own, shutdown_on_exit=False, id_generator=ContextIds(contexts))
-    provider.add_span_processor(processor)
-    pipeline = SpanPipeline(SpanBuilder(own, InstrumentationScope(SCOPE, version)), processor, dropped)
-    tracer = RequestTracer(contexts, provider.get_tracer(SCOPE, version), now_ns)
-    return Tracing(EventSpanRecorder(contexts, pipeline.put, now_ns, pipeline.full), tracer, pipeline)
+    processors = (processor,) if ring is None else (processor, RingProcessor(ring))
+    pipeline = SpanPipeline(SpanBuilder(own, _scope(version)), processor, dropped)
+    tracer = RequestTracer(contexts, _provider(own, version, contexts, *processors), now_ns)
+    return Tracing(EventSpanRecorder(contexts, pipeline.put, now_ns, pipeline.full, ring), tracer, pipeline)
 
 
 def has_endpoint(signal_endpoint: str, environ: Mapping[str, str]) -> bool:
@@ -192,8 +229,6 @@ def instance_id(node_id: str | None, environ: Mapping[str, str] = os.environ) ->
 
 def resource(version: str, instance: str, environ: Mapping[str, str] = os.environ) -> Resource:
     """The service that exports. `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` come first. Make it once."""
-    from opentelemetry.sdk.resources import Resource  # loaded only where something is exported
-
     own = {SERVICE_NAME: SERVICE, SERVICE_VERSION: version, SERVICE_INSTANCE_ID: instance}
     name = environ.get(OTEL_SERVICE_NAME)
     return Resource.create({**own, **_resource_attributes(environ), **({SERVICE_NAME: name} if name else {})})

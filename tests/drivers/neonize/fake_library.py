@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import os
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
-
-import msgspec
 
 from roundtrip.drivers import base as d
 from roundtrip.drivers.neonize import pipe
@@ -18,6 +15,7 @@ from roundtrip.drivers.neonize.session import WorkerSession
 from tests.support.stepped_loop import SteppedLoop
 
 PHONE = "447441395830"
+SEAT = 7
 LOST = d.Unreachable("the connection was lost before a phone was paired")
 
 
@@ -73,41 +71,33 @@ class FakeClient:
 
 
 class Worker:
-    """A session that runs, and what it wrote until its process would have exited."""
+    """A session that runs, and what it wrote until it was over."""
 
     def __init__(self, loop: SteppedLoop, **begin: Any) -> None:
         self.loop = loop
         self.client = FakeClient()
         self.written: list[Any] = []
-        self.heartbeats = 0
-        self.ended: int | None = None
-        """The exit code."""
         self.log_callback: Callable[[bytes], None]
         self.pairing: bool
         self.pair_code: Any = "ABCD-EFGH"
         self.requested_for: list[str] = []
         self.pair_takes = 0.0
-        self.commands, self._parent = os.pipe()
         library = SimpleNamespace(
             ProxySettings=lambda address: ("proxy", address),
             EVENTS={name: name for name in (*READERS, "Connected")},
             read_log=self._read_log,
             pair_phone=self._pair_phone,
+            is_running=lambda _client: True,
         )
-        begin_message = pipe.Begin("one", "/nowhere/one.db", **begin)
-        output: Any = SimpleNamespace(write=self._write)
-        self.session = WorkerSession(output, self.commands, begin_message, self.client, library)
+        proxy = begin.pop("proxy", None)
+        begin_message = pipe.Open(SEAT, "one", "one.db", **begin)
+        self.session = WorkerSession(self._write, begin_message, self.client, library, proxy)
         self.task = loop.create_task(self.session.run())
         loop.settle()
         loop.settle()
 
     def _write(self, message: Any) -> None:
-        if self.ended is not None:
-            return
-        if isinstance(message, pipe.Heartbeat):
-            self.heartbeats += 1
-        else:
-            self.written.append(message)
+        self.written.append(message)
 
     def _read_log(self, callback: Callable[[bytes], None], *, pairing: bool) -> None:
         self.log_callback, self.pairing = callback, pairing
@@ -119,10 +109,10 @@ class Worker:
             raise self.pair_code
         return str(self.pair_code)
 
-    def exit(self, code: int) -> None:
-        if self.ended is None:
-            self.ended = code
-            raise asyncio.CancelledError
+    @property
+    def ended(self) -> bool:
+        """Whether the session is over."""
+        return self.task.done()
 
     def settle(self) -> None:
         for _ in range(3):
@@ -151,28 +141,29 @@ class Worker:
     def online(self) -> None:
         self.event("Connected")
 
-    def command(self, *commands: msgspec.Struct) -> None:
-        for command in commands:
-            os.write(self._parent, pipe.encode(command))
+    def ask(self, *numbers: int) -> None:
+        """Ask whether it is connected."""
+        for number in numbers:
+            self.loop.call_soon(self.session.answer_alive, number)
         self.settle()
 
-    def close_pipe(self) -> None:
-        """The parent is gone."""
-        os.close(self._parent)
-        self._parent = -1
+    def log_out(self) -> None:
+        self.leaving = self.loop.create_task(self.session.log_out())
         self.settle()
 
     def paired(self) -> None:
-        self.event("PairStatus", ID=SimpleNamespace(User=PHONE), Error="", Status=2, DESCRIPTOR=None)
+        self.event("PairStatus", ID=SimpleNamespace(User=PHONE), Error="", Status=2, DESCRIPTOR=_status())
 
     def advance(self, seconds: float, step: float = 0.1) -> None:
         """Let time pass in small steps, as it does."""
         for _ in range(round(seconds / step)):
             self.loop.advance(step)
 
-    def close(self) -> None:
-        if self._parent >= 0:
-            os.close(self._parent)
+
+def _status() -> Any:
+    """As much of a message's description as names its status."""
+    success = SimpleNamespace(values_by_number={2: SimpleNamespace(name="SUCCESS")})
+    return SimpleNamespace(fields_by_name={"Status": SimpleNamespace(enum_type=success)})
 
 
 ONLINE = d.Online(f"+{PHONE}", "Ada")

@@ -6,11 +6,13 @@ import asyncio
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from roundtrip.drivers import base as d
-from roundtrip.drivers.neonize.driver import NeonizeDriver, NeonizeSession
+from roundtrip.drivers.neonize.driver import NeonizeDriver
+from roundtrip.drivers.neonize.driver_session import NeonizeSession
 from tests.support.reports import ReportRecorder
 from tests.whatsapp.accounts import Account
 from tests.whatsapp.stand_in import StandIn
@@ -28,12 +30,13 @@ class Bench:
         self.whatsapp = whatsapp
         self.driver = self.make()
 
-    def make(self, proxy: str | None = None, code_life: float = 160.0) -> NeonizeDriver:
+    def make(self, proxy: str | None = None, code_life: float = 160.0, **more: Any) -> NeonizeDriver:
         return NeonizeDriver(
             proxy or self.whatsapp.proxy_url,
             worker_command=self.whatsapp.worker_command,
             environment={"PATH": os.environ["PATH"], "ROUNDTRIP_API_KEYS": "hidden", **self.whatsapp.environment},
             code_life=code_life,
+            **more,
         )
 
     def spec(self, name: str = "one", phone_number: str | None = None) -> d.SessionSpec:

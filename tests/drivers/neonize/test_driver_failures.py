@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 
 import pytest
 
 from roundtrip.drivers import base as d
 from roundtrip.drivers.base import ConnectStage
-from roundtrip.drivers.neonize import driver as neonize_driver
+from roundtrip.drivers.neonize import driver_session
+from roundtrip.drivers.neonize.suspects import ALONE_LIMIT
+from roundtrip.telemetry.tracing import OFF
 from tests.drivers.neonize.helpers import NAME, NUMBER, PHONE, Bench, gone
 from tests.support.reports import ReportRecorder
 from tests.whatsapp.troubles import How, Stage
@@ -121,19 +122,20 @@ async def test_every_ban_is_a_ban(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("reason", [413, 414])
-async def test_a_panic_of_the_library_is_reported_as_an_exit(bench: Bench, reason: int) -> None:
+async def test_a_session_that_makes_the_library_panic_is_given_up_and_its_keys_kept(bench: Bench, reason: int) -> None:
     session, _, _ = await bench.linked()
     await session.stop()
-    (died,) = (await login(bench, reason)).all
-    assert isinstance(died, d.WorkerDied)
-    assert died.exit_status in (2, -signal.SIGABRT), "how Go ends a process, and how C does when Go asks it to"
+    exits: list[str] = []
+    bench.driver.observe(OFF, exits.append)
+    assert (await login(bench, reason)).all == [d.SessionCrashes()]
+    assert exits == ["panicked"] * ALONE_LIMIT
     bench.whatsapp.accept(PHONE)
     again = ReportRecorder()
     await bench.driver.start(bench.spec(), again)
     await again.next(d.Online)
 
 
-async def stays(session: neonize_driver.NeonizeSession, seconds: float, *allowed: bool | None) -> None:
+async def stays(session: driver_session.NeonizeSession, seconds: float, *allowed: bool | None) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         assert await session.alive() in allowed
@@ -159,7 +161,7 @@ async def test_a_connection_that_was_never_authenticated_is_not_alive(bench: Ben
 
 
 async def test_asking_while_the_library_dials_blocks_nobody(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neonize_driver, "ALIVE_TIMEOUT", 2.0)
+    monkeypatch.setattr(driver_session, "ALIVE_TIMEOUT", 2.0)
     session, reports, _ = await bench.linked()
     bench.whatsapp.fail(Stage.PROXY, How.HANG)
     bench.whatsapp.drop(PHONE)

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from roundtrip.drivers import base as d
-from roundtrip.drivers.neonize import driver as neonize_driver
+from roundtrip.drivers.neonize import driver_session
 from tests.drivers.neonize.helpers import PHONE, Bench, gone
 from tests.support.reports import ReportRecorder
 from tests.whatsapp.troubles import Stage
@@ -68,8 +68,8 @@ async def test_stopping_before_anybody_scanned(bench: Bench) -> None:
 
 
 async def test_stopping_one_that_hangs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("roundtrip.drivers.neonize.driver.STOP_TIMEOUT", 0.3)
-    monkeypatch.setattr("roundtrip.drivers.neonize.driver.ALIVE_TIMEOUT", 0.3)
+    monkeypatch.setattr("roundtrip.drivers.neonize.driver_session.STOP_TIMEOUT", 0.3)
+    monkeypatch.setattr("roundtrip.drivers.neonize.driver_session.ALIVE_TIMEOUT", 0.3)
     session, reports, _ = await bench.linked()
     os.kill(session.pid, signal.SIGSTOP)
     assert await session.alive() is None
@@ -108,7 +108,7 @@ async def test_a_logout_that_whatsapp_refuses_keeps_the_keys(bench: Bench) -> No
 
 
 async def test_a_logout_with_no_answer_is_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neonize_driver, "LOGOUT_TIMEOUT", 3.0)
+    monkeypatch.setattr(driver_session, "LOGOUT_TIMEOUT", 3.0)
     session, _, _ = await bench.linked()
     bench.whatsapp.unwell(PHONE, "md", delay=60)
     started = time.monotonic()
@@ -118,13 +118,13 @@ async def test_a_logout_with_no_answer_is_bounded(bench: Bench, monkeypatch: pyt
     assert bench.spec().store.is_file()
 
 
-async def test_a_logout_of_a_session_whose_worker_died_keeps_the_keys(bench: Bench) -> None:
-    session, reports, _ = await bench.linked()
+async def test_a_logout_of_a_session_whose_worker_died_waits_for_the_next_one(bench: Bench) -> None:
+    session, reports, account = await bench.linked()
     os.kill(session.pid, signal.SIGKILL)
-    await reports.next(d.WorkerDied)
-    with pytest.raises(d.DeviceNotRemovedError):
-        await session.logout()
-    assert bench.spec().store.is_file()
+    await reports.next(d.Offline)
+    await session.logout()
+    assert account.device_key == b""
+    assert list(bench.spec().store.parent.iterdir()) == []
 
 
 async def test_a_logout_while_the_phone_removes_the_device(bench: Bench) -> None:

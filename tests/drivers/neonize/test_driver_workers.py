@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from roundtrip.drivers import base as d
-from roundtrip.drivers.neonize import driver as neonize_driver
+from roundtrip.drivers.neonize import process as neonize_process
 from roundtrip.drivers.neonize.driver import NeonizeDriver
 from roundtrip.environment import load
 from roundtrip.settings import SettingsError
@@ -21,17 +21,29 @@ from tests.drivers.neonize.helpers import NAME, PHONE, Bench, gone
 from tests.support.reports import ReportRecorder
 from tests.whatsapp.troubles import How, Stage
 
+OFFLINE = '{"type": "Reported", "seat": 1, "report": {"type": "Offline"}}'
 ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-async def test_a_worker_that_crashes_is_noticed_within_a_second(bench: Bench, number: signal.Signals) -> None:
+async def test_a_worker_that_crashes_is_noticed_within_a_second_and_replaced(
+    bench: Bench, number: signal.Signals
+) -> None:
     session, reports, _ = await bench.linked()
-    os.kill(session.pid, number)
-    assert (await reports.next(d.WorkerDied, within=1.0)).exit_status in (
-        -number,
-        2,
-    )  # Go answers SIGSEGV with status 2
+    before = session.pid
+    os.kill(before, number)
+    await reports.next(d.Offline, within=1.0)
+    await reports.next(d.Online, within=10.0)
+    assert session.pid != before
+    assert await session.alive() is True
+
+
+async def test_a_worker_that_crashes_before_its_phone_has_paired_is_reported(bench: Bench) -> None:
+    reports = ReportRecorder()
+    session = await bench.driver.start(bench.spec(), reports)
+    await reports.next(d.QrShown)
+    os.kill(session.pid, signal.SIGKILL)
+    assert await reports.next(d.WorkerDied, within=1.0) == d.WorkerDied(-signal.SIGKILL)
     assert await session.alive() is None
 
 
@@ -113,7 +125,7 @@ def fake_worker(script: str) -> tuple[str, ...]:
     [
         "while True: print('panic: nonsense', flush=True)",
         "while True: print('x' * 200000, flush=True)",
-        'while True: print(\'{"type": "Offline"}\', flush=True)',
+        f"while True: print({OFFLINE!r}, flush=True)",
     ],
     ids=["garbage", "endless lines", "a flood"],
 )
@@ -130,7 +142,7 @@ async def test_garbage_among_reports_does_not_end_a_session(tmp_path: Path, monk
     monkeypatch.setattr("roundtrip.drivers.neonize.driver.STOP_TIMEOUT", 0.3)
     reports = ReportRecorder()
     driver = NeonizeDriver(
-        worker_command=fake_worker("""print('?'); print('{"type": "Offline"}', flush=True); time.sleep(30)""")
+        worker_command=fake_worker(f"""print('?'); print({OFFLINE!r}, flush=True); time.sleep(30)""")
     )
     await driver.start(d.SessionSpec("x", tmp_path / "x", None), reports)
     await reports.next(d.Offline)
@@ -166,17 +178,19 @@ async def test_closing_the_driver_ends_every_worker(bench: Bench) -> None:
 
 @pytest.fixture
 def quick_watch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neonize_driver, "HEARTBEAT_INTERVAL", 0.3)
-    monkeypatch.setattr(neonize_driver, "HEARTBEAT_TIMEOUT", 1.0)
+    monkeypatch.setattr(neonize_process, "HEARTBEAT_INTERVAL", 0.3)
+    monkeypatch.setattr(neonize_process, "HEARTBEAT_TIMEOUT", 1.0)
 
 
 @pytest.mark.usefixtures("quick_watch")
 async def test_a_worker_that_hangs_is_killed_and_reported(bench: Bench) -> None:
-    session, reports, _ = await bench.linked()
-    os.kill(session.pid, signal.SIGSTOP)
-    died = await reports.next(d.WorkerDied, within=5)
-    assert died == d.WorkerDied(-signal.SIGKILL, unresponsive=True)
-    await gone(session.pid)
+    session, reports, account = await bench.linked()
+    before = session.pid
+    os.kill(before, signal.SIGSTOP)
+    await reports.next(d.Offline, within=5)
+    await gone(before)
+    await reports.next(d.Online, within=10)
+    assert account.logins == 2
 
 
 @pytest.mark.usefixtures("quick_watch")
@@ -202,8 +216,8 @@ async def test_a_parent_that_was_suspended_kills_no_worker(bench: Bench) -> None
 
 
 async def test_a_worker_that_never_sends_anything_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neonize_driver, "HEARTBEAT_INTERVAL", 0.2)
-    monkeypatch.setattr(neonize_driver, "FIRST_HEARTBEAT_TIMEOUT", 0.6)
+    monkeypatch.setattr(neonize_process, "HEARTBEAT_INTERVAL", 0.2)
+    monkeypatch.setattr(neonize_process, "FIRST_HEARTBEAT_TIMEOUT", 0.6)
     reports = ReportRecorder()
     driver = NeonizeDriver(worker_command=(sys.executable, "-c", "import time; time.sleep(60)"))
     await driver.start(d.SessionSpec("x", tmp_path / "x", None), reports)
@@ -212,7 +226,7 @@ async def test_a_worker_that_never_sends_anything_is_killed(tmp_path: Path, monk
 
 
 def test_a_hung_worker_is_noticed_within_half_a_minute() -> None:
-    assert neonize_driver.HEARTBEAT_TIMEOUT + 3 * neonize_driver.HEARTBEAT_INTERVAL <= 30
+    assert neonize_process.HEARTBEAT_TIMEOUT + 3 * neonize_process.HEARTBEAT_INTERVAL <= 30
 
 
 @pytest.mark.parametrize("name", ["", "   ", "two\nlines", "x" * 65])

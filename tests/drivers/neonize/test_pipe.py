@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from roundtrip.drivers import base as d
 from roundtrip.drivers.neonize import pipe
 
-EVERY_REPORT = [
+EVERY_REPORT: list[pipe.WorkerReport] = [
     d.QrShown("2@a,b,c,d", 1, 6, 60.0),
     d.PairingCodeShown("ABCD-EFGH", 159.0),
     d.CodesUsedUp(),
@@ -43,12 +43,15 @@ def reader(data: bytes, limit: int = pipe.LIMIT) -> asyncio.StreamReader:
 @pytest.mark.parametrize(
     "message",
     [
-        *EVERY_REPORT,
+        *(pipe.Reported(1, report) for report in EVERY_REPORT),
         pipe.AliveReply(3, None),
         pipe.AliveReply(4, True),
         pipe.Heartbeat(),
+        pipe.Heartbeat(80_000_000),
+        pipe.Closed(3),
+        pipe.Closed(3, handed_over=True),
         pipe.HandledError("KeyError"),
-        pipe.LoggedOut(True),
+        pipe.LoggedOut(3, True),
     ],
 )
 async def test_messages_of_a_worker_are_read_as_written(message: pipe.FromWorker) -> None:
@@ -59,7 +62,15 @@ async def test_messages_of_a_worker_are_read_as_written(message: pipe.FromWorker
 
 @pytest.mark.parametrize(
     "command",
-    [pipe.Begin("id", "/x.db", "+447441395830", "http://127.0.0.1:1"), pipe.AliveQuery(1), pipe.Stop(), pipe.LogOut()],
+    [
+        pipe.Begin("/folder", "http://127.0.0.1:1"),
+        pipe.Open(1, "id", "x.db", "+447441395830", code_life=20.0, hand_over=True),
+        pipe.Open(2, "id", "x.db", paired=True),
+        pipe.AliveQuery(1, 9),
+        pipe.Close(1),
+        pipe.LogOut(1),
+        pipe.End(),
+    ],
 )
 async def test_commands_of_the_driver_are_read_as_written(command: pipe.Command) -> None:
     assert await pipe.from_driver(reader(pipe.encode(command))).next() == command
@@ -72,8 +83,9 @@ async def test_commands_of_the_driver_are_read_as_written(command: pipe.Command)
         (b"\x00\xff\xfe\n", "not_json"),
         (b"\n", "not_json"),
         (b'{"type": "Nonsense"}\n', "unknown"),
-        (b'{"type": "QrShown", "qr": 5}\n', "unknown"),
-        (b'{"type": "WorkerDied", "exitStatus": 0}\n', "unknown"),
+        (b'{"type": "Reported", "seat": 1, "report": {"type": "QrShown", "qr": 5}}\n', "unknown"),
+        (b'{"type": "Reported", "seat": 1, "report": {"type": "WorkerDied", "exitStatus": 0}}\n', "unknown"),
+        (b'{"type": "Offline"}\n', "unknown"),
         (b"[1, 2]\n", "unknown"),
         (b'{"type": "Offline"}', "unfinished"),
         (b"x" * 5000 + b"\n", "too_long"),
@@ -87,10 +99,10 @@ async def test_an_invalid_line_has_a_code_and_its_text_is_not_kept(line: bytes, 
 
 
 async def test_what_follows_garbage_is_read() -> None:
-    lines = pipe.from_worker(reader(b"x" * 9000 + b"\n" + b"??\n" + pipe.encode(d.Offline()), limit=1024))
+    lines = pipe.from_worker(reader(b"x" * 9000 + b"\n" + b"??\n" + pipe.encode(pipe.Closed(1)), limit=1024))
     assert isinstance(await lines.next(), pipe.InvalidLine)
     assert isinstance(await lines.next(), pipe.InvalidLine)
-    assert await lines.next() == d.Offline()
+    assert await lines.next() == pipe.Closed(1)
 
 
 @given(st.lists(st.binary(max_size=300), max_size=8), st.booleans())
@@ -104,7 +116,7 @@ async def test_no_bytes_break_the_reader(parts: list[bytes], ended: bool) -> Non
 
 
 def test_the_first_line_of_a_worker() -> None:
-    begin = pipe.Begin("id", "/x.db")
+    begin = pipe.Begin("/folder")
     assert pipe.decode_begin(pipe.encode(begin)) == begin
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from roundtrip.drivers import base as d
@@ -34,7 +36,7 @@ def test_the_codes_are_used_up_by_the_clock_when_the_library_is_silent(worker: M
     it.loop.advance(0.2)
     it.settle()
     assert it.written[-1] == d.CodesUsedUp()
-    assert it.ended == 0
+    assert it.ended
 
 
 def test_the_clock_ends_no_session_that_was_paired_meanwhile(worker: Make) -> None:
@@ -43,7 +45,7 @@ def test_the_clock_ends_no_session_that_was_paired_meanwhile(worker: Make) -> No
     it.online()
     it.loop.advance(60)
     it.settle()
-    assert it.ended is None
+    assert not it.ended
     assert d.CodesUsedUp() not in it.written
 
 
@@ -61,7 +63,7 @@ def test_how_the_codes_ended(worker: Make, log: bytes, status: bytes, end: d.Rep
     it.code()
     it.status(status)
     assert it.written[-1] == end
-    assert it.ended == 0
+    assert it.ended
 
 
 @pytest.mark.parametrize(("early", "end"), [(0.5, d.CodesUsedUp()), (1.5, LOST)])
@@ -90,14 +92,14 @@ def test_a_connection_lost_before_the_first_code_is_a_loss(worker: Make) -> None
     it = worker()
     it.status(b"timeout")
     assert it.written == [LOST]
-    assert it.ended == 0
+    assert it.ended
 
 
 def test_another_login_status_ends_nothing(worker: Make) -> None:
     it = worker()
     it.code()
     it.status(b"success")
-    assert it.ended is None
+    assert not it.ended
 
 
 def test_a_pairing_code_is_shown_in_place_of_codes_to_scan(worker: Make) -> None:
@@ -117,4 +119,42 @@ def test_a_pairing_code_that_is_refused_ends_the_session_without_its_text(worker
     it.code()
     it.loop.settle()
     assert it.written == [pipe.HandledError("ValueError"), d.ConnectFailed("pairing_code_refused")]
-    assert it.ended == 0
+    assert it.ended
+
+
+@pytest.mark.parametrize("asked_first", [False, True])
+def test_a_session_that_has_paired_leaves_the_login_to_another_worker(
+    worker: Make, asked_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """WhatsApp asks for the login with a 515; the library is held there while the pairing is told."""
+    held: list[float] = []
+    monkeypatch.setattr("roundtrip.drivers.neonize.session.time.sleep", held.append)
+    it = worker(hand_over=True)
+    it.code()
+    steps: list[Callable[[], None]] = [it.paired, lambda: it.log(b"Got 515 code, reconnecting...")]
+    for step in reversed(steps) if asked_first else steps:
+        assert not it.ended
+        step()
+    assert held == [5.0]
+    assert it.ended
+    assert it.session.handed_over
+    assert it.written[-1] == d.PairSucceeded(f"+{PHONE}")
+
+
+def test_a_session_that_logs_in_all_the_same_is_handed_over_then(worker: Make) -> None:
+    it = worker(hand_over=True)
+    it.code()
+    it.paired()
+    it.online()
+    assert it.session.handed_over
+    assert it.written[-1] == d.PairSucceeded(f"+{PHONE}")
+
+
+def test_a_session_that_stays_where_it_paired_logs_in_there(worker: Make) -> None:
+    it = worker()
+    it.code()
+    it.paired()
+    it.log(b"Got 515 code, reconnecting...")
+    it.online()
+    assert not it.ended
+    assert it.written[-1] == ONLINE

@@ -17,6 +17,7 @@ from roundtrip.links.payloads import Snapshot
 from roundtrip.links.record import LinkState
 from roundtrip.links.service import LinkService
 from roundtrip.links.store import LinkStore
+from roundtrip.telemetry.tracing import OFF
 from tests.support.links import KEY, FakePublisher, RecordingMetrics, settings
 from tests.whatsapp.stand_in import StandIn, stand_in
 
@@ -35,6 +36,8 @@ class Program:
             worker_command=whatsapp.worker_command,
             environment={"PATH": os.environ["PATH"], **whatsapp.environment},
         )
+        self.exits: list[str] = []
+        driver.observe(OFF, lambda cause: None if cause == "stopped" else self.exits.append(cause))
         self.service = LinkService(driver, self.publisher, self.store, settings(data_dir, **changes), self.metrics)
 
     async def until(self, condition: Callable[[Snapshot], object], within: float = 30.0) -> Snapshot:
@@ -74,17 +77,17 @@ async def test_the_link_service_with_the_real_library(tmp_path: Path) -> None:
             assert PHONE not in store.name
 
             for blow in (signal.SIGKILL, signal.SIGSTOP):
-                before, exits = one.pid, len(one.metrics.exits)
+                before, exits = one.pid, len(one.exits)
                 assert before is not None
                 os.kill(before, blow)
                 async with asyncio.timeout(30):
-                    while len(one.metrics.exits) == exits or one.pid in (None, before):
+                    while len(one.exits) == exits or one.pid in (None, before):
                         await asyncio.sleep(0.02)
                 async with asyncio.timeout(30):  # believed to be connected all along: the new worker has to be in too
                     while not one.service._links[KEY].lifecycle.damper.online:
                         await asyncio.sleep(0.02)
                 await one.until(lambda s: s.state is LinkState.CONNECTED)  # a slow machine outlasts the grace period
-            assert one.metrics.exits == ["killed", "unresponsive"]
+            assert one.exits == ["killed", "unresponsive"]
             assert one.publisher.types()[:4] == ["Connecting", "Qr", "Paired", "Connected"]
 
         async with program(tmp_path, whatsapp) as two:

@@ -39,7 +39,7 @@ def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_the_first_line_is_read_and_no_byte_of_the_next(lines: tuple[int, int]) -> None:
-    begin = pipe.Begin("one", "/nowhere/one.db", "+447441395830")
+    begin = pipe.Begin("/nowhere", "http://localhost:1")
     os.write(lines[1], pipe.encode(begin) + b"next")
     os.close(lines[1])
     assert worker.read_begin(lines[0]) == begin

@@ -16,7 +16,8 @@ from roundtrip.drivers.simulated import (
     pairing_code,
     qr_text,
 )
-from roundtrip.drivers.simulated.driver import SimulatedDriver, SimulatedSession
+from roundtrip.drivers.simulated.driver import SimulatedDriver
+from roundtrip.drivers.simulated.phone import SimulatedSession
 
 ADA = SimulatedAccount("+14155550142", "Ada Costa")
 

@@ -11,8 +11,9 @@ from roundtrip.drivers import base as d
 from roundtrip.drivers import simulated
 from roundtrip.drivers.base import SessionSpec
 from roundtrip.drivers.simulated import SimulateAction, SimulatedAccount, made_up_account
-from roundtrip.drivers.simulated import driver as driver_module
-from roundtrip.drivers.simulated.driver import SimulatedDriver, SimulatedSession
+from roundtrip.drivers.simulated import phone as phone_module
+from roundtrip.drivers.simulated.driver import SimulatedDriver
+from roundtrip.drivers.simulated.phone import SimulatedSession
 from tests.support.links import FakeClock
 
 A = SimulateAction
@@ -276,5 +277,5 @@ async def test_keys_that_cannot_be_kept_cost_the_pairing(tmp_path: Path) -> None
 
 
 def test_the_times_are_whatsmeows() -> None:
-    assert (driver_module.FIRST_CODE_TTL, driver_module.LATER_CODE_TTL, driver_module.CODES) == (60.0, 20.0, 6)
+    assert (phone_module.FIRST_CODE_TTL, phone_module.LATER_CODE_TTL, phone_module.CODES) == (60.0, 20.0, 6)
     assert SimulatedDriver().name == "simulated"

@@ -7,8 +7,12 @@ from collections.abc import Iterator
 
 import msgspec
 
+from roundtrip.api.problems import Problem
 from roundtrip.api.schemas import ApiModel, AttemptView, OutcomeName, Time, attempt_view, outcome_name, time_of
+from roundtrip.outbox.base import Outbox
 from roundtrip.outbox.records import Attempt, LedgerEntry, MissReason, Outcome, omitted
+
+_ID_LENGTH = 36
 
 
 class StepKind(enum.StrEnum):
@@ -86,6 +90,18 @@ def timeline(entry: LedgerEntry, viewer: TraceViewer) -> Timeline:
         viewer.url(trace_id),
         omitted(entry.attempts),
     )
+
+
+async def find_event(outbox: Outbox, event_id: str) -> LedgerEntry:
+    """Raises `Problem` with `event_not_found`."""
+    entry = await outbox.find(event_id.lower()) if len(event_id) == _ID_LENGTH and event_id.isascii() else None
+    if entry is None:
+        raise unknown_event()
+    return entry
+
+
+def unknown_event() -> Problem:
+    return Problem("event_not_found", "There is no such event.", 404)
 
 
 def trace_id_of(traceparent: str) -> str | None:

@@ -61,6 +61,11 @@ def make_client(store: str, session: str, device_name: str) -> NewAClient:
     return NewAClient(store, props=props, uuid=session)
 
 
+def is_running(client: NewAClient) -> bool:
+    """Whether the library has registered the client for good: it hands its device over first of all."""
+    return client.me is not None
+
+
 async def pair_phone(client: NewAClient, digits: str) -> str:
     """The code to type into the phone of that number. WhatsApp accepts only a browser as the kind of client in this
     request; it is not what the list of devices shows."""
@@ -79,4 +84,4 @@ def read_log(callback: Callable[[bytes], None], *, pairing: bool) -> None:
     client_module.log_whatsmeow = on_line
 
 
-__all__ = ["EVENTS", "NewAClient", "ProxySettings", "make_client", "pair_phone", "read_log"]
+__all__ = ["EVENTS", "NewAClient", "ProxySettings", "is_running", "make_client", "pair_phone", "read_log"]

@@ -182,6 +182,7 @@ _CODE: Final = b"<ref>"
 _RAN_OUT: Final = b"Ran out of QR codes"
 _LOST: Final = b"Failed to reconnect after 515 code: "
 _LOST_LIMIT: Final = 2048
+_LOGIN_DUE: Final = b"Got 515 code"
 
 
 class LibraryLog:
@@ -191,8 +192,10 @@ class LibraryLog:
     515 (after a scan, or when WhatsApp asks for it): the library tries once and raises no event.
     """
 
-    def __init__(self, on_lost: Callable[[str], None]) -> None:
+    def __init__(self, on_lost: Callable[[str], None], on_login_due: Callable[[], None] = lambda: None) -> None:
+        """`on_login_due` is called, in the library's thread, before the library connects again after a pairing."""
         self._on_lost = on_lost
+        self._on_login_due = on_login_due
         self.codes: int | None = None
         """How many codes WhatsApp gave out for this pairing."""
         self.ran_out = False
@@ -209,6 +212,8 @@ class LibraryLog:
             self.codes = entry.count(_CODE) or None
         elif _RAN_OUT in entry:
             self.ran_out = True
+        elif _LOGIN_DUE in entry:
+            self._on_login_due()
         elif (at := entry.find(_LOST)) >= 0:
             self._on_lost(entry[at + len(_LOST) :][:_LOST_LIMIT].decode(errors="replace"))
 

@@ -1,7 +1,8 @@
 """The protocol between the driver and a worker: tagged structs, one JSON line each, bounded in size.
 
-Reports are `drivers.base`'s structs; the other messages are here. Both ends run the same code, so a message of an
-unknown kind is a fault.
+A worker holds one session or many; each has a *seat*, a number that the driver gives and never uses again for the same
+process. Reports are `drivers.base`'s structs, wrapped in `Reported`; the other messages are here. Both ends run the
+same code, so a message of an unknown kind is a fault.
 """
 
 from __future__ import annotations
@@ -26,38 +27,59 @@ _CHUNK: Final = 16 * 1024
 
 
 class Begin(msgspec.Struct, frozen=True, tag=True):
-    """The first message to a worker.
+    """The first message to a worker: what all its sessions have in common.
 
-    `paired`: the store holds a device. `code_life` is in seconds, for all codes of the session together; `heartbeat` is
-    the time between two `Heartbeat`, in seconds. `device_name` is what the phone's list of linked devices shows.
+    `folder` holds their key files. `heartbeat` is the time between two `Heartbeat`, in seconds. `device_name` is what
+    the phone's list of linked devices shows.
     """
 
-    session: str
-    store: str
-    phone_number: str | None = None
+    folder: str
     proxy: str | None = None
-    code_life: float = 160.0
     niceness: int = 10
-    paired: bool = False
     device_name: str = "Roundtrip"
     heartbeat: float = 5.0
+
+
+class Open(msgspec.Struct, frozen=True, tag=True):
+    """Start a session in a seat. `name` is its key file's, in the worker's folder.
+
+    `paired`: the file holds a device. `code_life` is in seconds, for all codes of the session together. `hand_over`: a
+    session that pairs ends before it logs in, so that the login is another worker's.
+    """
+
+    seat: int
+    session: str
+    name: str
+    phone_number: str | None = None
+    paired: bool = False
+    code_life: float = 160.0
+    hand_over: bool = False
 
 
 class AliveQuery(msgspec.Struct, frozen=True, tag=True):
     """Asks whether an authenticated connection stands. `number` identifies the query."""
 
+    seat: int
     number: int
 
 
-class Stop(msgspec.Struct, frozen=True, tag=True):
-    """End the session, keep the account's keys."""
+class Close(msgspec.Struct, frozen=True, tag=True):
+    """End the session in a seat, keep the account's keys."""
+
+    seat: int
 
 
 class LogOut(msgspec.Struct, frozen=True, tag=True):
     """Remove the device from the account and end the session."""
 
+    seat: int
 
-Command = Begin | AliveQuery | Stop | LogOut
+
+class End(msgspec.Struct, frozen=True, tag=True):
+    """End every session, keep the keys, and exit."""
+
+
+Command = Begin | Open | AliveQuery | Close | LogOut | End
 
 
 # from the worker to the driver
@@ -71,8 +93,10 @@ class AliveReply(msgspec.Struct, frozen=True, tag=True):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag=True):
-    """The worker's event loop runs. Nothing is implied about the library, which may wait for the network for
-    minutes."""
+    """The worker's event loop runs. Nothing is implied about the library, which may wait for the network for minutes.
+    `memory` is the process' share of memory (PSS) in bytes, None when it was not measured with this beat."""
+
+    memory: int | None = None
 
 
 class HandledError(msgspec.Struct, frozen=True, tag=True):
@@ -81,9 +105,18 @@ class HandledError(msgspec.Struct, frozen=True, tag=True):
     kind: str
 
 
+class Closed(msgspec.Struct, frozen=True, tag=True):
+    """The session in a seat is over, and its key file is free. `handed_over`: it has paired, and the login is left to
+    another worker."""
+
+    seat: int
+    handed_over: bool = False
+
+
 class LoggedOut(msgspec.Struct, frozen=True, tag=True):
     """The result of `LogOut`: whether WhatsApp confirmed that the device is removed. The session ends either way."""
 
+    seat: int
     removed: bool
 
 
@@ -104,9 +137,17 @@ WorkerReport = Union[  # noqa: UP007 -- msgspec wants the classes, and so does a
     d.StreamFailed,
     d.Unreachable,
 ]
-"""What a worker can report: all but `WorkerDied`, which is the driver's."""
+"""What a session can report: all but `WorkerDied` and `SessionCrashes`, which are the driver's."""
 
-FromWorker = WorkerReport | AliveReply | Heartbeat | HandledError | LoggedOut
+
+class Reported(msgspec.Struct, frozen=True, tag=True):
+    """A report of the session in a seat."""
+
+    seat: int
+    report: WorkerReport
+
+
+FromWorker = Reported | AliveReply | Heartbeat | HandledError | LoggedOut | Closed
 
 
 # reading and writing

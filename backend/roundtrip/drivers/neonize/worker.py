@@ -1,6 +1,7 @@
-"""The start of a worker: `python -m roundtrip.drivers.neonize.worker`, which the driver runs, one process per account.
+"""The start of a worker: `python -m roundtrip.drivers.neonize.worker`, which the driver runs for a session that pairs,
+and for each group of paired ones.
 
-A process each, because the library ends its whole process when it panics, and because a session that is not paired yet
+Processes, because the library ends its whole process when it panics, and because a session that is not paired yet
 cannot be stopped in any other way. Commands are read from what was stdin, reports are written to what was stdout;
 neonize prints (QR codes too) to stdout and stderr, so both lead to the parent, which counts the lines and drops them.
 
@@ -82,7 +83,7 @@ def lower_priority(niceness: int) -> None:
 
 
 def main(before_connect: Callable[[], None] = lambda: None) -> None:
-    """Run one session until the process ends; never returns. `before_connect` is called once the library is loaded."""
+    """Run sessions until the process ends; never returns. `before_connect` is called once the library is loaded."""
     commands, reports = move_pipes()
     footprint.block_unused()
     exit_with_parent()
@@ -95,15 +96,12 @@ def main(before_connect: Callable[[], None] = lambda: None) -> None:
     import asyncio
 
     from roundtrip.drivers.neonize import library, pipe
-    from roundtrip.drivers.neonize.session import WorkerSession
+    from roundtrip.drivers.neonize.host import Host
 
     before_connect()
-    # The library puts the path into a URI unescaped: so it gets the bare name, in its folder.
-    folder, name = os.path.split(begin.store)
-    os.chdir(folder)
-    client = library.make_client(name, begin.session, begin.device_name)
+    os.chdir(begin.folder)
     try:
-        asyncio.run(WorkerSession(pipe.MessageWriter(reports), commands, begin, client, library).run())
+        asyncio.run(Host(pipe.MessageWriter(reports), commands, begin, library).run())
     finally:
         os._exit(1)
 
