@@ -102,7 +102,12 @@ UPSTREAM = {upstream for _, upstream in PRIVATE_NAMES}
 OWN_NAMES = {"_body", "_loop", "_start", "_state", "_status"}
 """Names of our own, which some class of upstream has as well that has nothing to do with them."""
 
-OWN_NAMES_IN = {"roundtrip.api.spec.asyncapi": {"_message"}}
+OWN_NAMES_IN = {
+    "roundtrip.api.spec.asyncapi": {"_message"},
+    "roundtrip.api.reference": {"_messages"},
+    "roundtrip.api.debug.console": {"_reader"},
+    "roundtrip.api.debug.misses": {"_waiting"},
+}
 """The same, in one module only: elsewhere the name is upstream's."""
 
 UNDOCUMENTED_NAMES: dict[type, set[str]] = {

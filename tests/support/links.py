@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from roundtrip.drivers.base import Driver, Online, PairSucceeded, QrShown, Report, SessionSpec
 from roundtrip.errors import StorageError
@@ -248,7 +249,7 @@ class Stage:
 
     def _tracer(self) -> RequestTracer:
         self.spans = InMemorySpanExporter()
-        provider = TracerProvider()
+        provider = TracerProvider(ALWAYS_ON)  # as the program's: what is rare is always recorded
         provider.add_span_processor(SimpleSpanProcessor(self.spans))
         return RequestTracer(Contexts(NEVER), provider.get_tracer("test"))
 

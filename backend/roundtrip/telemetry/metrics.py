@@ -196,16 +196,13 @@ class Metrics:
         self.link_corrections = self._counter(
             "link_corrections", "Times that the library's own word contradicted a link's believed state."
         )
-        self.links_flapping = self._gauge(
-            "links_flapping", "Links whose connection comes and goes more often than FLAP_LIMIT allows."
-        )
+        text = "Links whose connection comes and goes more often than FLAP_LIMIT allows."
+        self.links_flapping = self._gauge("links_flapping", text)
         self.links_restoring = self._gauge("links_restoring", "Links that a restart interrupted, not back yet.")
-        self.links_crashing = self._gauge(
-            "links_crashing", "Links whose worker died more often than the limit allows, within the window."
-        )
-        self.worker_exits = self._family(
-            "worker_exits", "Worker processes that ended, by how.", "cause", label_sets.worker_exits
-        )
+        text = "Links whose worker died more often than the limit allows, within the window."
+        self.links_crashing = self._gauge("links_crashing", text)
+        text = "Worker processes that ended, by how."
+        self.worker_exits = self._family("worker_exits", text, "cause", label_sets.worker_exits)
         self.workers = WorkersCollector()
         """Reads the driver's workers; set its `read`."""
         registry.register(self.workers)

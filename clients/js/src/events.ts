@@ -42,6 +42,7 @@ export type ReasonCode =
   | "store_corrupt"
   | "store_missing"
   | "unreachable"
+  | "session_crashes"
   | "worker_crashed";
 
 /** What every failure says: a code for programs, whether a retry can help, and a sentence for the user. */

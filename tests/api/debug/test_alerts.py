@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from roundtrip.api.debug import alerts
-from roundtrip.api.debug.alerts import RULES, UNSEEN, Alerts, Rule, Situation
+from roundtrip.api.debug.active import Alerts
+from roundtrip.api.debug.alerts import RULES, UNSEEN, Rule, Situation
 from roundtrip.api.debug.readings import INTERVAL, WINDOW, History, Reader
 from roundtrip.label_sets import label_sets
 from roundtrip.telemetry.metrics import Metrics

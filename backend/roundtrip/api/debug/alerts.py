@@ -2,14 +2,13 @@
 
 Names, severities, thresholds and windows are those of that file; `tests/api/debug/test_alerts.py` compares the two.
 What a process cannot know of itself (that it is down, what was hours ago) is in `UNSEEN`, each with its reason.
+Which of them hold at present: `active.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Final, NamedTuple
-
-import msgspec
 
 from roundtrip.api.debug.readings import EARLY, History
 
@@ -34,17 +33,6 @@ class Rule(NamedTuple):
     summary: str
     value: Callable[[Situation], float | None]
     for_: float = 0.0
-
-
-class ActiveAlert(msgspec.Struct, frozen=True, rename="camel"):
-    """An alert whose condition holds. `since` is in seconds since the epoch; it fires once its time is over."""
-
-    name: str
-    severity: str
-    summary: str
-    value: float
-    since: float
-    firing: bool
 
 
 def above(value: float | None, threshold: float) -> float | None:
@@ -189,6 +177,12 @@ RULES: Final = (
         lambda s: above(s.history.increase("crashes", 10 * MINUTE), 5) or above(s.history.now("links_crashing"), 0),
     ),
     Rule(
+        "RoundtripHostDies",
+        "warning",
+        "A host of WhatsApp accounts died three times in ten minutes.",
+        lambda s: above(s.history.increase("crashes", 10 * MINUTE), 2.5),
+    ),
+    Rule(
         "RoundtripClientOutdated",
         "critical",
         "WhatsApp refuses this version of the library.",
@@ -277,24 +271,3 @@ UNSEEN: Final = {
     "RoundtripDeliveryBurnSlow": "looks days back; the console keeps a quarter of an hour",
 }
 """Alerts that only Prometheus can give."""
-
-
-class Alerts:
-    """Which alerts hold, and since when."""
-
-    def __init__(self) -> None:
-        self._since: dict[str, float] = {}
-
-    def look(self, situation: Situation) -> tuple[ActiveAlert, ...]:
-        """To be called with each reading: the alerts whose condition holds, by severity."""
-        at = situation.history.at
-        active = []
-        for rule in RULES:
-            value = rule.value(situation)
-            if value is None:
-                self._since.pop(rule.name, None)
-                continue
-            since = self._since.setdefault(rule.name, at)
-            firing = at - since >= rule.for_
-            active.append(ActiveAlert(rule.name, rule.severity, rule.summary, round(value, 4), since, firing))
-        return tuple(sorted(active, key=lambda alert: ("critical", "warning", "info").index(alert.severity)))

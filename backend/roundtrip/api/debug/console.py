@@ -15,7 +15,8 @@ import structlog
 from pydantic import SecretStr
 
 from roundtrip.api.debug import verdict
-from roundtrip.api.debug.alerts import UNSEEN, ActiveAlert, Alerts, Situation, pending_age
+from roundtrip.api.debug.active import ActiveAlert, Alerts
+from roundtrip.api.debug.alerts import UNSEEN, Situation, pending_age
 from roundtrip.api.debug.misses import MissBook
 from roundtrip.api.debug.readings import CHARTS, INTERVAL, WINDOW, History, Reader
 from roundtrip.api.debug.stories import Stories

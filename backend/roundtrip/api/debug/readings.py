@@ -36,7 +36,7 @@ REFUSALS: Final = (
 )
 """Refused handshakes that the alert RoundtripHandshakesRefused counts."""
 
-CRASHES: Final = ("crashed", "killed", "unresponsive")
+CRASHES: Final = ("crashed", "panicked", "killed", "unresponsive", "memory")
 
 EARLY: Final = 5.0
 """Seconds of life below which a socket left too early."""

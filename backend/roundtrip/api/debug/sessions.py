@@ -121,7 +121,7 @@ class Sessions:
         given = request.headers.get(TOKEN_HEADER, "")
         known = cookie if self.knows(cookie) else None
         if not hmac.compare_digest(given.encode(errors="surrogatepass"), self.token(known).encode()):
-            raise Problem("forbidden", "The console's token is missing or has run out; reload the page.", 403)
+            raise Problem("forbidden", "The console's token is missing or expired; reload the page.", 403)
 
 
 class AdminAccess:
