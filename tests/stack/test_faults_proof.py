@@ -280,7 +280,7 @@ async def host_death(it: House) -> str:
         await it.shows("whatsapp-links", "Workers that ended", lambda shown: count(shown) >= 3)
         # Each gap is too short to be told; that they do not end is told once, and that event has an exemplar
         await it.explained(
-            'roundtrip_delivery_seconds_bucket{type="whatsapp_degraded"}',
+            'roundtrip_delivery_seconds_bucket{mode="live"}',
             began,
             lambda span: span.name == "worker move",
         )
