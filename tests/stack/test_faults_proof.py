@@ -291,6 +291,7 @@ async def host_death(it: House) -> str:
 FAULTS: dict[str, Callable[[House], Awaitable[str]]] = {
     fault.__name__: fault
     for fault in (
+        host_death,  # its links flap, which takes longest to be over
         key_mismatch,
         stale_cleanup,
         drop_receipts,
@@ -299,7 +300,6 @@ FAULTS: dict[str, Callable[[House], Awaitable[str]]] = {
         slow_outbox,
         outbox_down,
         whatsapp_flap,
-        host_death,
     )
 }
 
