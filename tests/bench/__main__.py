@@ -67,10 +67,10 @@ def node_with_peers() -> str | None:
     return node
 
 
-TO_BARE: Final = dict(zip(LEVELS, (2.0, 2.0, 1.5), strict=True))
+TO_BARE: Final = dict(zip(LEVELS, (2.4, 2.2, 1.4), strict=True))
 """Least ratio to bare python-socketio."""
 
-TO_NODE: Final = dict(zip(LEVELS, (1.0, 1.0, 1.0), strict=True))
+TO_NODE: Final = dict(zip(LEVELS, (1.3, 1.4, 1.0), strict=True))
 """Least ratio to Node with equal guarantees, at the same share of traces kept."""
 
 RECEIPTS: Final = 0.85

@@ -243,6 +243,9 @@ class Peer:
             return False
         self._acks_promptly = True
         self._confirmations.acked(self, seq)
+        batch = self._batch
+        while batch and not batch[0].waiting:  # kept until the timer, they would crowd the processor's caches
+            del batch[0]
         return True
 
     def received(self, marker: object) -> None:
