@@ -39,7 +39,8 @@ class MigrationError(Exception):
 
 
 def run(arguments: list[str]) -> int:
-    """Exit status 0 when all is moved, 1 when it failed (the store may then hold a part: empty it), 2 for a wrong argument."""
+    """Exit status 0 when all is moved, 1 when it failed, 2 for a wrong argument. After a failure the store may hold a
+    part: empty it."""
     parser = Parser("migrate-store", f"{SUMMARY[0].upper()}{SUMMARY[1:]}. Stop the backend before.")
     parser.add_argument("--from", dest="source", required=True, metavar="sqlite:DIR", help="the node's DATA_DIR")
     parser.add_argument("--to", dest="target", required=True, metavar="postgresql://…", help="an empty store")
