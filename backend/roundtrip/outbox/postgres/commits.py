@@ -20,6 +20,7 @@ import structlog
 
 from roundtrip.identity import BotKey
 from roundtrip.outbox.base import OutboxError, Record, Resolve, Upgrade
+from roundtrip.outbox.batched import CommitFaults
 from roundtrip.outbox.postgres.batch import WRITE, Batch, KeyCache, Results, Write
 from roundtrip.outbox.postgres.connector import FENCED, Connector, Lost
 from roundtrip.outbox.postgres.database import LOST, REFUSED, reason, store_away
@@ -41,15 +42,6 @@ _FIND_KEYS: Final = (
 )
 
 
-class Faults:
-    """Faults that can be injected into every commit."""
-
-    delay = 0.0
-    """Seconds that a commit takes longer."""
-    down = False
-    """Whether commits fail."""
-
-
 class Refusal(Exception):  # noqa: N818  # an answer of this module to itself
     """Nothing was written. `again`: it may be tried at once; `malformed`: one of the writes is at fault."""
 
@@ -64,7 +56,7 @@ class Committer:
     """Used by the writer's task alone."""
 
     def __init__(
-        self, connector: Connector, keys: KeyCache, sums: Sums, faults: Faults, now: Callable[[], int]
+        self, connector: Connector, keys: KeyCache, sums: Sums, faults: CommitFaults, now: Callable[[], int]
     ) -> None:
         """`now` is in milliseconds by the store's clock."""
         self._connector = connector

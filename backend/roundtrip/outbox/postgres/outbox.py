@@ -8,7 +8,6 @@ on when an event expires.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -19,7 +18,6 @@ from roundtrip.clock import SYSTEM, Clock, SteppedOffset
 from roundtrip.identity import BotKey
 from roundtrip.outbox.base import (
     AppendCallback,
-    Check,
     OutboxError,
     Record,
     Resolve,
@@ -27,8 +25,9 @@ from roundtrip.outbox.base import (
     Upgrade,
     outbox_closed,
 )
+from roundtrip.outbox.batched import WEEK, BatchedOutbox
 from roundtrip.outbox.postgres import reads
-from roundtrip.outbox.postgres.batch import Append, Change, Results
+from roundtrip.outbox.postgres.batch import Append, Results
 from roundtrip.outbox.postgres.connector import Connector
 from roundtrip.outbox.postgres.database import LOST, Database, Pool, reason, store_away
 from roundtrip.outbox.postgres.lease import NodeLease
@@ -38,7 +37,6 @@ from roundtrip.outbox.postgres.writer import Writer
 from roundtrip.outbox.records import (
     Attempt,
     Draft,
-    Ended,
     LedgerEntry,
     Outcome,
     Resolution,
@@ -48,8 +46,6 @@ from roundtrip.outbox.records import (
 )
 
 log = structlog.get_logger(__name__)
-
-WEEK: Final = 7 * 86400.0
 
 SAME_CLOCK: Final = 500
 """Milliseconds by which two clocks may differ and count as one: what measuring over a network can tell."""
@@ -63,8 +59,10 @@ READERS: Final = 4
 _ID_LENGTH: Final = 36
 
 
-class PostgresOutbox:
+class PostgresOutbox(BatchedOutbox):
     """An `Outbox`. Create it with a lease that has joined, set `on_ended` and `on_write`, then `start`."""
+
+    _writer: Writer
 
     def __init__(
         self,
@@ -78,6 +76,7 @@ class PostgresOutbox:
     ) -> None:
         """`retention` is how many seconds a resolved event stays in the ledger, `sweep_every` is in seconds.
         `store_clock` stands for the database's clock in tests: milliseconds since the epoch."""
+        super().__init__()
         self._clock = clock
         self._store_clock = store_clock
         self._frame = SteppedOffset(clock)
@@ -88,16 +87,6 @@ class PostgresOutbox:
         sweep = Sweep(sweep_every, int(retention * 1000), lambda: self._offset)
         self._writer = Writer(self._connector, sweep, self._on_results, self._on_refusal, self._now)
         self._task: asyncio.Task[None] | None = None
-        self._open = False
-        self.on_ended: Callable[[Sequence[Ended]], None] = lambda _ended: None
-        self.on_write: Callable[[float], None] = lambda _seconds: None
-        """Called with the seconds that each committed batch took."""
-        self.on_error: Callable[[], object] = lambda: None
-        """Called when a callback raised."""
-
-    def count_failures(self, count: Callable[[], object]) -> None:
-        """Have each failed commit counted."""
-        self._writer.on_failure = count
 
     def watch(self, on_change: Callable[[bool], None]) -> None:
         """Have it reported when the store is reached, and when it no longer is."""
@@ -135,11 +124,6 @@ class PostgresOutbox:
         self._pool.close()
         await self._connector.close()
 
-    def batch_age(self) -> float:
-        """Seconds for which the writer has been at its present round, 0.0 between two."""
-        began = self._writer.round_began
-        return time.monotonic() - began if began else 0.0
-
     @property
     def up(self) -> bool:
         """Whether the store is reached, as far as is known."""
@@ -149,24 +133,6 @@ class PostgresOutbox:
     def full(self) -> bool:
         """As `Outbox.full`: never, the room is the database's to watch; a full disk refuses each write."""
         return False
-
-    @property
-    def fault_delay(self) -> float:
-        """Fault: seconds that every commit takes longer."""
-        return self._writer.faults.delay
-
-    @fault_delay.setter
-    def fault_delay(self, seconds: float) -> None:
-        self._writer.faults.delay = seconds
-
-    @property
-    def fault_down(self) -> bool:
-        """Fault: commits fail."""
-        return self._writer.faults.down
-
-    @fault_down.setter
-    def fault_down(self, down: bool) -> None:
-        self._writer.faults.down = down
 
     # writes
 
@@ -197,20 +163,8 @@ class PostgresOutbox:
         self._offset += ns // 1_000_000
         self._frame.apply_step(ns)
 
-    def _put(self, write: Change) -> None:
-        if self._open:
-            self._writer.put(write)
-        else:
-            log.warning("outbox_write_after_close", kind=type(write).__name__)
-
     def _encoded(self, attempts: Sequence[Attempt]) -> str:
         return encode_attempts(reads.moved(attempts, -self._offset) if self._offset else attempts)
-
-    async def check(self) -> None:
-        """As `Outbox.check`."""
-        reply: asyncio.Future[None] = self._new_reply()
-        self._writer.put(Check(reply))
-        await reply
 
     # reads: each may raise `OutboxError`
 
@@ -254,11 +208,6 @@ class PostgresOutbox:
         """As `Outbox.totals`: this node's commits at once, those of others within a sweep's interval."""
         return self._writer.sums.totals(self._offset)
 
-    def _new_reply(self) -> asyncio.Future[Any]:
-        if not self._open:
-            raise outbox_closed()
-        return asyncio.get_running_loop().create_future()
-
     # times and results
 
     def _now(self) -> int:
@@ -277,10 +226,3 @@ class PostgresOutbox:
 
     def _on_refusal(self, append: Append, error: OutboxError) -> None:
         self._call(append.done, error)
-
-    def _call(self, callback: Callable[[Any], None], argument: object) -> None:
-        try:
-            callback(argument)
-        except Exception:  # the other callbacks must still be called
-            log.exception("outbox_callback_failed")
-            self.on_error()

@@ -15,10 +15,11 @@ import asyncpg
 import structlog
 
 from roundtrip.identity import BotKey
-from roundtrip.outbox.base import Check, OutboxError, Record, Resolve, Stop, Upgrade
+from roundtrip.outbox.base import Check, OutboxError, Record, Resolve, Stop, Upgrade, resolve_reply
+from roundtrip.outbox.batched import CommitFaults
 from roundtrip.outbox.postgres import reads as queries
 from roundtrip.outbox.postgres.batch import Append, Batch, KeyCache, Results, Write
-from roundtrip.outbox.postgres.commits import GRACE, Committer, Faults, Refusal
+from roundtrip.outbox.postgres.commits import GRACE, Committer, Refusal
 from roundtrip.outbox.postgres.connector import Connector, Lost
 from roundtrip.outbox.postgres.database import LOST, reason, store_away
 from roundtrip.outbox.postgres.reads import Flush, LastSeq, Pending, Read, Sums
@@ -58,7 +59,7 @@ class Writer:
         self._retries = RetryQueue()
         self._keys = KeyCache()
         self.sums = Sums()
-        self.faults = Faults()
+        self.faults = CommitFaults()
         self._commits = Committer(connector, self._keys, self.sums, self.faults, now)
         self._ids = EventIds()
         self._times = Timestamps()
@@ -94,7 +95,7 @@ class Writer:
             if self._retries:
                 log.error("outbox_closed_with_unwritten", count=len(self._retries))
             for stop in stops:
-                _answer(stop.reply, None)
+                resolve_reply(stop.reply, None)
             self._refuse_queued()
 
     async def _round(self) -> list[Stop]:
@@ -163,7 +164,7 @@ class Writer:
                 self._refuse_append(append, error)
             self._report(results, time.perf_counter() - started)
             for check in batch.checks:
-                _answer(check.reply, None)
+                resolve_reply(check.reply, None)
 
     def _taken(self) -> list[Record | Resolve | Upgrade]:
         return [write for write in self._retries.take() if isinstance(write, Record | Resolve | Upgrade)]
@@ -200,16 +201,16 @@ class Writer:
             if isinstance(write, Append):
                 self._refuse_append(write, error)
             elif isinstance(write, Check):
-                _answer(write.reply, error)
+                resolve_reply(write.reply, error)
 
     def _refuse_queued(self) -> None:
         items, self._queue = self._queue, deque()
         error = OutboxError("outbox_unavailable", "The event store has stopped.")
         for item in items:
             if isinstance(item, Stop):
-                _answer(item.reply, None)
+                resolve_reply(item.reply, None)
             elif isinstance(item, Pending | LastSeq | Flush):
-                _answer(item.reply, error)
+                resolve_reply(item.reply, error)
             else:
                 self._refuse([item], error, retry=False)
 
@@ -222,7 +223,7 @@ class Writer:
             if isinstance(item, Stop):
                 self._queue.append(item)
             elif isinstance(item, Pending | LastSeq | Flush):
-                _answer(item.reply, error)
+                resolve_reply(item.reply, error)
             else:
                 self._refuse([item], error)
 
@@ -249,10 +250,10 @@ class Writer:
             answers = [refusal] * (len(pages) + len(seqs))
         replies: list[asyncio.Future[Any]] = [*(read.reply for read in pages), *(read.reply for read in seqs)]
         for reply, answer in zip(replies, answers, strict=True):
-            _answer(reply, answer)
+            resolve_reply(reply, answer)
         for flush in reads:
             if isinstance(flush, Flush):
-                _answer(flush.reply, None)
+                resolve_reply(flush.reply, None)
 
     # maintenance
 
@@ -278,12 +279,3 @@ class Writer:
 
 def _could_not() -> OutboxError:
     return store_away("it could not write a moment ago")
-
-
-def _answer(reply: asyncio.Future[Any], result: object) -> None:
-    if reply.done():
-        return
-    if isinstance(result, Exception):
-        reply.set_exception(result)
-    else:
-        reply.set_result(result)

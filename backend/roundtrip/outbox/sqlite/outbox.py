@@ -6,19 +6,15 @@ Every call queues an item for the thread (`writer.py`); every batch comes back a
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
-
-import structlog
+from typing import Final, TypeVar
 
 from roundtrip.clock import SYSTEM, Clock, SteppedOffset
 from roundtrip.identity import BotKey
 from roundtrip.outbox.base import (
     Append,
     AppendCallback,
-    Check,
     Record,
     Resolve,
     Stop,
@@ -26,10 +22,10 @@ from roundtrip.outbox.base import (
     outbox_closed,
     resolve_reply,
 )
+from roundtrip.outbox.batched import WEEK, BatchedOutbox
 from roundtrip.outbox.records import (
     Attempt,
     Draft,
-    Ended,
     LedgerEntry,
     Outcome,
     Resolution,
@@ -37,20 +33,19 @@ from roundtrip.outbox.records import (
     Totals,
     encode_attempts,
 )
-from roundtrip.outbox.sqlite.batch import ClockStep, CommitResults, Retriable
+from roundtrip.outbox.sqlite.batch import ClockStep, CommitResults
 from roundtrip.outbox.sqlite.reads import Read, Reader
 from roundtrip.outbox.sqlite.writer import Writer
 
-log = structlog.get_logger(__name__)
-
-WEEK: Final = 7 * 86400.0
 GIBIBYTE: Final = 1 << 30
 
 _T = TypeVar("_T")
 
 
-class SqliteOutbox:
+class SqliteOutbox(BatchedOutbox):
     """An `Outbox` in `folder/outbox.db`. Create it, set `on_ended` and `on_write`, then `start`."""
+
+    _writer: Writer
 
     def __init__(
         self,
@@ -64,21 +59,12 @@ class SqliteOutbox:
         """`retention` is how many seconds a resolved event stays in the ledger; `max_bytes` is what the file may
         take before the oldest of them are deleted earlier, and before `full` is true when that does not help.
         `sweep_every` is in seconds; `clock` is read on the writer thread too. `moved` must be called when it is set."""
+        super().__init__()
         self._clock = clock
         self._writer = Writer(
             folder, retention=retention, max_bytes=max_bytes, sweep_every=sweep_every, frame=SteppedOffset(clock)
         )
         self._stepped_ns = 0
-        self._open = False
-        self.on_ended: Callable[[Sequence[Ended]], None] = lambda _ended: None
-        self.on_write: Callable[[float], None] = lambda _seconds: None
-        """Called with the seconds that each committed batch took."""
-        self.on_error: Callable[[], object] = lambda: None
-        """Called when a callback raised."""
-
-    def count_failures(self, count: Callable[[], object]) -> None:
-        """Have each failed commit counted; `count` is called on the writer thread."""
-        self._writer.on_failure = count
 
     async def start(self) -> None:
         """As `Outbox.start`."""
@@ -94,12 +80,6 @@ class SqliteOutbox:
             self._writer.put(Stop(stopped))
             await stopped
 
-    def batch_age(self) -> float:
-        """Seconds for which the writer thread has been at its present round, 0.0 between two: whatever is to be
-        committed has waited as long. May be called from any thread."""
-        began = self._writer.round_began
-        return time.monotonic() - began if began else 0.0
-
     @property
     def up(self) -> bool:
         """Whether the writer thread runs."""
@@ -109,24 +89,6 @@ class SqliteOutbox:
     def full(self) -> bool:
         """As `Outbox.full`: the file is over its bound and nothing resolved is left to delete."""
         return self._writer.full
-
-    @property
-    def fault_delay(self) -> float:
-        """Fault: seconds that every commit takes longer."""
-        return self._writer.faults.delay
-
-    @fault_delay.setter
-    def fault_delay(self, seconds: float) -> None:
-        self._writer.faults.delay = seconds
-
-    @property
-    def fault_down(self) -> bool:
-        """Fault: commits fail."""
-        return self._writer.faults.down
-
-    @fault_down.setter
-    def fault_down(self, down: bool) -> None:
-        self._writer.faults.down = down
 
     # writes
 
@@ -156,18 +118,6 @@ class SqliteOutbox:
         """As `Outbox.moved`."""
         self._stepped_ns += ns
         self._put(ClockStep(ns, SteppedOffset(self._clock).offset))
-
-    def _put(self, write: Retriable) -> None:
-        if self._open:
-            self._writer.put(write)
-        else:
-            log.warning("outbox_write_after_close", kind=type(write).__name__)
-
-    async def check(self) -> None:
-        """As `Outbox.check`."""
-        reply: asyncio.Future[None] = self._new_reply()
-        self._writer.put(Check(reply))
-        await reply
 
     # reads: each may raise `OutboxError`
 
@@ -201,11 +151,6 @@ class SqliteOutbox:
         self._writer.put(Read(query, reply))
         return await reply
 
-    def _new_reply(self) -> asyncio.Future[Any]:
-        if not self._open:
-            raise outbox_closed()
-        return self._loop.create_future()
-
     # results
 
     def _on_results(self, results: CommitResults) -> None:
@@ -221,10 +166,3 @@ class SqliteOutbox:
             self._call(self.on_write, results.seconds)
         for reply, result in results.replies:
             resolve_reply(reply, result)
-
-    def _call(self, callback: Callable[[Any], None], argument: object) -> None:
-        try:
-            callback(argument)
-        except Exception:  # the other callbacks must still be called
-            log.exception("outbox_callback_failed")
-            self.on_error()

@@ -20,6 +20,7 @@ from typing import Any, Final
 import structlog
 
 from roundtrip.outbox.base import OutboxError
+from roundtrip.outbox.batched import CommitFaults
 
 log = structlog.get_logger(__name__)
 
@@ -145,16 +146,6 @@ def pragma(db: sqlite3.Connection, name: str) -> int:
     """The value of a setting that is a number."""
     value: int = db.execute(f"PRAGMA {name}").fetchone()[0]
     return value
-
-
-class CommitFaults:
-    """Faults that can be injected into every commit, from any thread."""
-
-    def __init__(self) -> None:
-        self.delay = 0.0
-        """Seconds that a commit takes longer."""
-        self.down = False
-        """Whether commits fail."""
 
 
 @contextmanager

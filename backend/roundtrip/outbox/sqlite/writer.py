@@ -18,12 +18,13 @@ import structlog
 
 from roundtrip.clock import SteppedOffset
 from roundtrip.outbox.base import Append, Check, OutboxError, Reply, Stop
+from roundtrip.outbox.batched import CommitFaults
 from roundtrip.outbox.records import EventIds, Timestamps, Totals
 from roundtrip.outbox.sqlite.batch import Batch, CommitResults, Retriable, Write
 from roundtrip.outbox.sqlite.inbox import BATCH_LIMIT, Inbox
 from roundtrip.outbox.sqlite.maintenance import SLICE, Maintenance, RetryQueue
 from roundtrip.outbox.sqlite.reads import KeyCache, LedgerSums, Read, Reader, SumChanges
-from roundtrip.outbox.sqlite.schema import CommitFaults, FolderLock, open_database, transaction
+from roundtrip.outbox.sqlite.schema import FolderLock, open_database, transaction
 
 log = structlog.get_logger(__name__)
 
