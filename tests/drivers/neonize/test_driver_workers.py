@@ -38,6 +38,24 @@ async def test_a_worker_that_crashes_is_noticed_within_a_second_and_replaced(
     assert await session.alive() is True
 
 
+async def test_a_session_between_two_workers_is_offline_and_not_silent(bench: Bench) -> None:
+    session, reports, _ = await bench.linked()
+    answers: list[bool | None] = []
+
+    async def ask() -> None:
+        while True:
+            answers.append(await session.alive())
+            await asyncio.sleep(0.01)
+
+    asking = asyncio.create_task(ask())
+    os.kill(session.pid, signal.SIGSTOP)  # so that a question waits when the worker dies
+    await asyncio.sleep(0.05)
+    os.kill(session.pid, signal.SIGKILL)
+    await reports.next(d.Online, within=10.0)
+    asking.cancel()
+    assert set(answers) <= {True, False}, "None says that a worker hangs, which has it killed"
+
+
 async def test_a_worker_that_crashes_before_its_phone_has_paired_is_reported(bench: Bench) -> None:
     reports = ReportRecorder()
     session = await bench.driver.start(bench.spec(), reports)

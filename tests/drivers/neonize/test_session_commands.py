@@ -23,7 +23,7 @@ def test_a_query_is_answered_by_the_library_only_while_authenticated(worker: Mak
     it.event("Disconnected", status=True)
     it.ask(6)
     answers = [one for one in it.written if isinstance(one, pipe.AliveReply)]
-    assert [one.connected for one in answers] == [None, True, False, False, None, False]
+    assert [one.connected for one in answers] == [False, True, False, False, None, False]
     assert [one.number for one in answers] == [1, 2, 3, 4, 5, 6]
 
 

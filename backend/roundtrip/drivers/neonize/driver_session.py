@@ -263,7 +263,12 @@ class NeonizeSession:
         files.remove(self.store)
 
     async def alive(self) -> bool | None:
-        """Whether an authenticated connection stands; None when the worker does not reply in `ALIVE_TIMEOUT`."""
-        if self._seat is None:
-            return None
-        return await self._seat.process.alive(self._seat.number, ALIVE_TIMEOUT)
+        """Whether an authenticated connection stands; False as well while it is between two workers.
+
+        None when the worker does not reply in `ALIVE_TIMEOUT`, and after the session's end.
+        """
+        if (seat := self._seat) is not None:
+            answer = await seat.process.alive(seat.number, ALIVE_TIMEOUT)
+            if answer is not None or seat is self._seat:
+                return answer
+        return False if self.wanted else None

@@ -114,7 +114,7 @@ class Host:
                     if (session := self._sessions.get(seat)) is not None:
                         session.answer_alive(number)
                     else:
-                        self._output.write(pipe.AliveReply(number, None))
+                        self._output.write(pipe.AliveReply(number, False))  # its start still waits its turn
                 case pipe.Close(seat):
                     self._close(seat)
                 case pipe.LogOut(seat):

@@ -241,7 +241,7 @@ class WorkerSession:
         """The library is asked only while authenticated, and by one call at a time: a call waits for the library's
         lock, which it holds while it dials, and takes a thread meanwhile."""
         if not self._authenticated.is_set():
-            self.write(pipe.AliveReply(number, None if self._connection is Connection.UNREGISTERED else False))
+            self.write(pipe.AliveReply(number, False))
             return
         if self._alive_check is None or self._alive_check.done():
             self._alive_check = asyncio.create_task(self._check_alive())
