@@ -156,6 +156,7 @@ class Backend:
             clock=self.clock,
         )
         stack.callback(self.courier.close)
+        await self.stores.share(self.registry, self.courier, stack)
         metrics.pending_with_socket.set_function(self.courier.longest_wait)
         self.clock.on_step += [self.outbox.moved, self.courier.moved, lambda _ns: metrics.clock_steps.inc()]
         self.clock.start()
@@ -199,7 +200,8 @@ class Backend:
         self.limits = Limits(Rules.of(settings), self.telemetry.metrics.count_refusal)
         admission = Admission(self.identity, self.limits)
         snapshot, metrics = self.links.snapshot_at, self.telemetry.metrics
-        self.canary = CanaryProbe(settings, self.outbox, self.faults, snapshot, admission, metrics, self.clock)
+        canary = settings, self.outbox, self.faults, snapshot, admission, metrics, self.clock
+        self.canary = CanaryProbe(*canary, node=self.stores.node)
         replayer = Replayer(
             self.outbox,
             self.courier,

@@ -7,18 +7,29 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from contextlib import AsyncExitStack
+from typing import Final
 
+import asyncpg
 import structlog
 
 from roundtrip.clock import SYSTEM
 from roundtrip.cluster.fenced_driver import FencedDriver, fenced
 from roundtrip.cluster.link_store import PostgresLinkStore
+from roundtrip.cluster.presence import Presence
+from roundtrip.cluster.routing import Router
+from roundtrip.cluster.signals import Signals
+from roundtrip.delivery.courier import Courier
 from roundtrip.drivers.base import Driver
 from roundtrip.errors import StartError
-from roundtrip.outbox.postgres.database import LOST, Database, reason
+from roundtrip.outbox.postgres.database import LOST, Database, Pool, reason
 from roundtrip.outbox.postgres.lease import NodeLease
 from roundtrip.outbox.postgres.outbox import PostgresOutbox
 from roundtrip.settings import Settings
+from roundtrip.sockets.registry import Registry
+
+CONNECTIONS: Final = 2
+"""For presence and routing together."""
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +44,11 @@ class SharedStore:
         self.lease = NodeLease(self._database, settings.node_id or uuid.uuid4().hex, settings.lease)
         self.outbox = PostgresOutbox(self._database, self.lease, retention=settings.outbox_retention, clock=SYSTEM)
         self.links = PostgresLinkStore(self._database, self.lease, settings.data_dir)
+        self.signals = Signals(self._database, self.lease.node_id)
+        self._pool = Pool(self._database, CONNECTIONS)
+        self._presence: Presence | None = None
+        self.router: Router | None = None
+        """Once other nodes are told of this one's sockets."""
         self._driver: FencedDriver | None = None
         self._holding: asyncio.Task[None] | None = None
         self.lease.on_change = self._lease_changed
@@ -51,7 +67,32 @@ class SharedStore:
         self._driver = fenced(driver, self.lease)
         return self._driver
 
+    async def share(self, registry: Registry, courier: Courier, stack: AsyncExitStack) -> None:
+        """Tell the other nodes of this one's sockets, and exchange events with them, until the stack ends. Raises
+        `StartError`."""
+        presence = self._presence = Presence(self._pool, self.lease, registry)
+        router = Router(self._pool, self.signals, presence, self.outbox.endings, lambda: SYSTEM.wall_ns() // 1_000_000)
+        self.router = router
+        arrivals = courier.share(router, registry.why_missing)
+        stack.callback(arrivals.endings.close)
+        router.attach(arrivals)
+        registry.on_count = presence.changed
+        courier.present = presence.committed
+        self.outbox.on_commit = router.committed
+        stack.callback(self._pool.close)
+        stack.push_async_callback(self.signals.close)
+        try:
+            await self.signals.start()
+        except (*LOST, asyncpg.PostgresError) as error:
+            raise StartError(f"The store cannot be used: {reason(error)}.") from None
+        presence.rewrite()
+        for work in (presence.run, router.announce_all, router.answer_all, router.receive_all, arrivals.run):
+            task = asyncio.create_task(work(), name=f"cluster-{work.__qualname__}")
+            stack.push_async_callback(_ended, task)
+
     def _lease_changed(self, held: bool) -> None:
+        if held and self._presence is not None:
+            self._presence.rewrite()
         if self._driver is not None:
             self._driver.lease_changed(held)
 
@@ -61,3 +102,8 @@ class SharedStore:
             self._holding.cancel()
             await asyncio.wait((self._holding,))
         await self.lease.leave()
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from roundtrip.clock import rfc3339
-from roundtrip.delivery.wire import Miss
+from roundtrip.delivery.wire import NOWHERE, Miss, Whereabouts
 from roundtrip.identity import BotKey
 from roundtrip.outbox.records import MissReason
 from roundtrip.sockets.peer import Peer
@@ -93,6 +93,8 @@ class Registry:
         """Called with each missed attempt; set by the console, as is `on_changed`."""
         self.on_changed: Callable[[Peer, bool], None] = lambda _peer, _mapped: None
         """Called when a socket was mapped or unmapped."""
+        self.on_count: Callable[[BotKey], None] = lambda _key: None
+        """Called when the number of a key's sockets changed; set where other nodes are to know."""
 
     def __len__(self) -> int:
         return self._count
@@ -106,6 +108,7 @@ class Registry:
         self._bots.setdefault(key.user_id, set()).add(key.bot_id)
         self._left.pop(key, None)
         self.on_changed(peer, True)
+        self.on_count(key)
 
     def remove(self, peer: Peer) -> bool:
         """Unmap this very socket, and no other of the same sid; False if it is not mapped."""
@@ -123,6 +126,7 @@ class Registry:
                 del self._bots[key.user_id]
             self._remember(key)
         self.on_changed(peer, False)
+        self.on_count(key)
         return True
 
     def of(self, key: BotKey) -> Collection[Peer]:
@@ -144,16 +148,19 @@ class Registry:
         """Connected sockets by transport."""
         return Counter(peer.transport for peer in self.all())
 
-    def why_missing(self, key: BotKey) -> Miss:
-        """Why a key has no socket. A user who is connected under another bot id comes first: that may be a bug."""
-        others = tuple(bot for bot in self.keys_of(key.user_id) if bot != key.bot_id)
+    def why_missing(self, key: BotKey, elsewhere: Whereabouts = NOWHERE) -> Miss:
+        """Why a key has no socket, here or on another node. A user who is connected under another bot id comes first:
+        that may be a bug."""
+        bots = sorted({*self.keys_of(key.user_id), *elsewhere.bots})
+        others = tuple(bot for bot in bots if bot != key.bot_id)
         if others:
             wrong = self._built_wrongly(key, others)
             return Miss(MissReason.KEY_MISMATCH if wrong else MissReason.OTHER_BOT_CONNECTED, others[:NAMED_KEYS])
         left = self._left.get(key)
-        if left is None:
-            return Miss(MissReason.NEVER_CONNECTED)
-        age = self._clock() - left
+        ages = [] if left is None else [self._clock() - left]
+        if elsewhere.left is not None:
+            ages.append(elsewhere.left)
+        age = min(ages, default=KEY_RETENTION + 1)
         if age > KEY_RETENTION:
             return Miss(MissReason.NEVER_CONNECTED)
         return Miss(MissReason.JUST_DISCONNECTED if age <= JUST_DISCONNECTED else MissReason.DISCONNECTED)
