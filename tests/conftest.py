@@ -15,8 +15,11 @@ from tools import run_tests
 peer.STRICT = True
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A part collects only the files that name its marker: a test that got one from elsewhere would run nowhere."""
+    """What waits longest begins first, else it ends last, with nothing left beside it. And a part collects only the
+    files that name its marker: a test that got one from elsewhere would run nowhere."""
+    items.sort(key=lambda item: -max((mark.args[0] for mark in item.iter_markers("waits") if mark.args), default=0))
     named: dict[Path, set[str]] = {}
     for item in items:
         if item.path not in named:

@@ -63,9 +63,28 @@ def test_a_test_that_no_part_would_run_as_it_says_is_refused(
 ) -> None:
     path = tmp_path / "test_it.py"
     path.write_text(f"from pytest import mark\n{text}")
-    item = SimpleNamespace(path=path, nodeid="test_it", iter_markers=lambda: [SimpleNamespace(name=it) for it in marks])
+    item = _item(path, *(SimpleNamespace(name=name, args=()) for name in marks))
     with nullcontext() if said is None else pytest.raises(pytest.UsageError, match=said):
-        pytest_collection_modifyitems([cast("pytest.Item", item)])
+        pytest_collection_modifyitems([item])
+
+
+def _item(path: Path, *marks: SimpleNamespace) -> pytest.Item:
+    def iter_markers(name: str = "") -> list[SimpleNamespace]:
+        return [mark for mark in marks if not name or mark.name == name]
+
+    return cast("pytest.Item", SimpleNamespace(path=path, nodeid="test_it", iter_markers=iter_markers))
+
+
+def test_what_waits_longest_begins_first(tmp_path: Path) -> None:
+    path = tmp_path / "test_it.py"
+    path.write_text("pytest.mark.waits")
+    short, plain, long, middle = (
+        _item(path, *(SimpleNamespace(name="waits", args=args) for args in marks))
+        for marks in ([()], [], [(20,), (150,)], [(20,)])
+    )
+    items = [short, plain, long, middle]
+    pytest_collection_modifyitems(items)
+    assert items == [long, middle, short, plain], "and the rest in the order of chance"
 
 
 def test_the_closing_line_counts_all_parts(tmp_path: Path) -> None:
