@@ -130,6 +130,7 @@ class Backend:
         settings, metrics, event_spans = self.settings, self.telemetry.metrics, self.telemetry.event_spans
         self.faults = Faults(allowed=settings.faults_allowed)
         self.stores = await open_stores(settings, stack)
+        self.stores.observe(metrics.cluster)
         self.outbox = self.stores.outbox
         self.clock = WatchedClock(SYSTEM)
         self.outbox.on_write = metrics.outbox_write.observe
