@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 
 
 class Stores(NamedTuple):
-    """`outbox` and `links` are not opened yet. `bind` makes a driver whose sessions this node may have."""
+    """`outbox` and `links` are not opened yet. `bind` makes a driver whose sessions this node may have, `node` is its
+    name in a shared store."""
 
     outbox: AnyOutbox
     links: LinkStorage
     bind: Callable[[Driver], Driver]
     observe: Callable[[ClusterCollector], None]
     """Have the gauges of the cluster read."""
+    node: str | None = None
 
 
 async def open_stores(settings: Settings, stack: AsyncExitStack) -> Stores:
@@ -42,4 +44,4 @@ async def open_stores(settings: Settings, stack: AsyncExitStack) -> Stores:
     shared = SharedStore(settings)
     stack.push_async_callback(shared.leave)
     await shared.join()
-    return Stores(shared.outbox, shared.links, shared.driver, shared.observe)
+    return Stores(shared.outbox, shared.links, shared.driver, shared.observe, shared.lease.node_id)
