@@ -14,6 +14,7 @@ from roundtrip.links.store import LinkStore
 from roundtrip.outbox.sqlite.outbox import SqliteOutbox
 from roundtrip.settings import Settings
 from roundtrip.sockets.registry import Registry
+from roundtrip.telemetry.collectors import ClusterCollector
 
 if TYPE_CHECKING:
     from roundtrip.outbox.postgres.outbox import PostgresOutbox
@@ -22,14 +23,16 @@ if TYPE_CHECKING:
 
 
 class Stores(NamedTuple):
-    """`outbox` and `links` are not opened yet. `bind` makes a driver whose sessions this node may have; `share` tells
-    other nodes of sockets and events until the stack ends; `node` is this one's name."""
+    """`outbox` and `links` are not opened yet. `bind` makes a driver whose sessions this node may have, `share` tells
+    other nodes of sockets and events until the stack ends, `node` is this one's name in a shared store."""
 
     outbox: AnyOutbox
     links: LinkStorage
     bind: Callable[[Driver], Driver]
     share: Callable[[Registry, Courier, AsyncExitStack], Awaitable[None]]
-    node: str = "node"
+    observe: Callable[[ClusterCollector], None]
+    """Have the gauges of the cluster read."""
+    node: str | None = None
 
 
 async def open_stores(settings: Settings, stack: AsyncExitStack) -> Stores:
@@ -38,13 +41,13 @@ async def open_stores(settings: Settings, stack: AsyncExitStack) -> Stores:
         outbox = SqliteOutbox(
             settings.data_dir, retention=settings.outbox_retention, max_bytes=settings.outbox_max_bytes
         )
-        return Stores(outbox, LinkStore(settings.data_dir), lambda driver: driver, _alone)
+        return Stores(outbox, LinkStore(settings.data_dir), lambda driver: driver, _alone, lambda _: None)
     from roundtrip.cluster.shared_store import SharedStore
 
     shared = SharedStore(settings)
     stack.push_async_callback(shared.leave)
     await shared.join()
-    return Stores(shared.outbox, shared.links, shared.driver, shared.share, shared.lease.node_id)
+    return Stores(shared.outbox, shared.links, shared.driver, shared.share, shared.observe, shared.lease.node_id)
 
 
 async def _alone(_registry: Registry, _courier: Courier, _stack: AsyncExitStack) -> None:

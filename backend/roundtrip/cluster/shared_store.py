@@ -27,6 +27,7 @@ from roundtrip.outbox.postgres.lease import NodeLease
 from roundtrip.outbox.postgres.outbox import PostgresOutbox
 from roundtrip.settings import Settings
 from roundtrip.sockets.registry import Registry
+from roundtrip.telemetry.collectors import ClusterCollector
 
 CONNECTIONS: Final = 2
 """For presence and routing together."""
@@ -89,6 +90,11 @@ class SharedStore:
         for work in (presence.run, router.announce_all, router.answer_all, router.receive_all, arrivals.run):
             task = asyncio.create_task(work(), name=f"cluster-{work.__qualname__}")
             stack.push_async_callback(_ended, task)
+
+    def observe(self, collector: ClusterCollector) -> None:
+        """Have the gauges of the cluster read from here."""
+        collector.nodes = lambda: self.lease.nodes
+        collector.lease_age = lambda: self.lease.age
 
     def _lease_changed(self, held: bool) -> None:
         if held and self._presence is not None:
