@@ -71,7 +71,7 @@ class Router:
         self._presence = presence
         self._endings = endings
         self._wall_ms = wall_ms
-        self._node = signals.node_id
+        self.node = signals.node_id
         self._others = False
         self._others_until = 0.0
         self._remembers_until = 0.0
@@ -150,7 +150,7 @@ class Router:
 
     async def _route(self, keys: list[BotKey], here: list[bool]) -> list[Whereabouts]:
         users, bots = [key.user_id for key in keys], [key.bot_id for key in keys]
-        rows = await self._fetch(_ROUTE, self._node, users, bots, here)
+        rows = await self._fetch(_ROUTE, self.node, users, bots, here)
         found = [Whereabouts(tuple(nodes or ()), tuple(others or ()), left) for nodes, others, left in rows]
         self._signals.send({node for whereabouts in found for node in whereabouts.nodes}, TOPIC)
         if len(self._seen) + len(keys) > REMEMBERED:
@@ -172,7 +172,7 @@ class Router:
                     log.warning("endings_not_read", error=reason(error), events=len(events))
                     endings = [None] * len(events)
                 for tolds, ending in zip(asking, endings, strict=True):
-                    answer = None if ending is None else Ending(ending[0], ending[1] == self._node)
+                    answer = None if ending is None else Ending(ending[0], ending[1] == self.node)
                     for told in tolds:
                         _call(told, answer)
 
@@ -217,14 +217,14 @@ class Router:
                 self._to_look.set()
 
     async def _take(self) -> None:
-        for user_id, bot_id, last_seq, shared in await self._fetch(_TAKE, self._node):
+        for user_id, bot_id, last_seq, shared in await self._fetch(_TAKE, self.node):
             if self._arrivals is not None:
                 self._arrivals.look(BotKey(user_id, bot_id), last_seq, shared=shared)
 
     async def _poll(self) -> None:
         """What signals should have told. Nothing while this node is alone."""
         now = asyncio.get_running_loop().time()
-        ((others,),) = await self._fetch(_ALIVE, self._node)
+        ((others,),) = await self._fetch(_ALIVE, self.node)
         if others:
             self._others_until = now + AFTERWARDS
         self.committed(others)

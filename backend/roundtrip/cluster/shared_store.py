@@ -19,6 +19,7 @@ from roundtrip.cluster.link_store import PostgresLinkStore
 from roundtrip.cluster.presence import Presence
 from roundtrip.cluster.routing import Router
 from roundtrip.cluster.signals import Signals
+from roundtrip.cluster.turns import Turns
 from roundtrip.delivery.courier import Courier
 from roundtrip.drivers.base import Driver
 from roundtrip.errors import StartError
@@ -78,6 +79,7 @@ class SharedStore:
         stack.callback(arrivals.endings.close)
         router.attach(arrivals)
         registry.on_count = presence.changed
+        registry.others = Turns(self._pool, presence, router, registry).of
         courier.present = presence.committed
         self.outbox.on_commit = router.committed
         stack.callback(self._pool.close)

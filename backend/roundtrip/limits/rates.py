@@ -69,8 +69,9 @@ class Slots:
         self.limit = limit
         self._held: Counter[str] = Counter()
 
-    def acquire(self, caller: str) -> bool:
-        if self._held[caller] >= self.limit:
+    def acquire(self, caller: str, elsewhere: int = 0) -> bool:
+        """Take one, unless the caller holds as many as it may with those that it holds `elsewhere`."""
+        if self._held[caller] + elsewhere >= self.limit:
             return False
         self._held[caller] += 1
         return True
@@ -139,9 +140,10 @@ class Limits:
         """A user starts to link an account. Raises `Limited`."""
         self._take(self._pairings, user_id, "pairings_per_hour", "You start too many pairings; WhatsApp would mind.")
 
-    def socket(self, user_id: str) -> None:
-        """Take a slot for a socket of this user, freed with `sockets.release`. Raises `Limited`."""
-        if not self.sockets.acquire(user_id):
+    def socket(self, user_id: str, elsewhere: int = 0) -> None:
+        """Take a slot for a socket of this user, freed with `sockets.release`; so many are on other nodes. Raises
+        `Limited`."""
+        if not self.sockets.acquire(user_id, elsewhere):
             self.refused("connections_per_user")
             raise Limited("connections_per_user", f"You have {self.sockets.limit} sockets already; close one.", None)
 

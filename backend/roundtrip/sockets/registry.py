@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Final
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -77,6 +78,13 @@ class RegistryView(msgspec.Struct, frozen=True, rename="camel"):
     misses: tuple[MissView, ...]
 
 
+class Others(NamedTuple):
+    """How many sockets other nodes have: of one key, and of its user."""
+
+    of_key: int = 0
+    of_user: int = 0
+
+
 class Registry:
     """Maps a key to the set of its sockets. Not thread-safe: it lives on the event loop."""
 
@@ -95,6 +103,8 @@ class Registry:
         """Called when a socket was mapped or unmapped."""
         self.on_count: Callable[[BotKey], None] = lambda _key: None
         """Called when the number of a key's sockets changed; set where other nodes are to know."""
+        self.others: Callable[[BotKey], AbstractAsyncContextManager[Others]] = lambda _key: nullcontext(Others())
+        """What other nodes have, while no other socket of the user is mapped here; set where there are others."""
 
     def __len__(self) -> int:
         return self._count
