@@ -107,6 +107,7 @@ class Delivery:
         "due_ns",
         "event",
         "failures",
+        "foreign",
         "mode",
         "receipt_ns",
         "replay_parent",
@@ -139,6 +140,8 @@ class Delivery:
         self.ack_ns = 0
         self.sockets = 0
         self.sids: tuple[str, ...] = ()
+        self.foreign = False
+        """Whether another node stored the event."""
         self.failures = 0
         """Attempts in a row that nobody acknowledged in time."""
 

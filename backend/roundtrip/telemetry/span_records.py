@@ -84,6 +84,9 @@ class DeliveryView(Protocol):
     def ack_ns(self) -> int: ...
     @property
     def replay_parent(self) -> str | None: ...
+    @property
+    def foreign(self) -> bool:
+        """Whether another node stored the event, and tells of its creation."""
 
 
 class MissesView(Protocol):
@@ -120,7 +123,7 @@ class Settled(NamedTuple):
 
     delivery: DeliveryView
     create_parent: str | None
-    """The parent of its `create` span; None after a restart, for it is not stored."""
+    """The parent of its `create` span; None after a restart, for it is not stored; "" if another node makes it."""
 
 
 class Upgraded(NamedTuple):

@@ -97,6 +97,7 @@ class _KeptDelivery(NamedTuple):
     receipt_ns: int
     ack_ns: int
     replay_parent: str | None
+    foreign: bool = False
 
 
 class _Part(Generic[_Item]):
