@@ -15,6 +15,7 @@ from roundtrip.outbox.records import MissReason, Mode, Outcome
 from tests.cluster.nodes import CONNECTED, KEY, Node, nodes
 from tests.outbox.contract.base import until
 from tests.outbox.postgres.helpers import value
+from tests.support.drafts import assert_balanced
 
 CONNECTING = Connecting()
 QR = Qr("secret", 1, 6, "2023-11-14T22:13:20.000Z")
@@ -142,6 +143,18 @@ async def test_an_event_that_two_nodes_confirm_is_counted_once(two: list[Node]) 
         await node.outbox.check()
     await until(lambda: sum(a.outbox.totals().resolved.values()) == 30)
     assert sum(a.outbox.totals().pending.values()) == 0
+
+
+async def test_nothing_is_resolved_that_was_not_created(two: list[Node]) -> None:
+    """B ends what A created before it has read so."""
+    a, b = two
+    await b.join()
+    b.outbox._writer._sweep._next = float("inf")
+    await a.publish()
+    await until(lambda: sum(b.outbox.totals().resolved.values()) == 1)
+    totals = b.outbox.totals()
+    assert_balanced(totals)
+    assert min(totals.pending.values()) == 0
 
 
 def shared(node: Node) -> bool:
