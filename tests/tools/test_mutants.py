@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -136,14 +137,18 @@ def test_what_a_red_test_might_have_noticed_is_not_held_against_the_others(
 
 
 def test_trials_run_side_by_side(tmp_path: Path) -> None:
-    def work() -> int:
-        time.sleep(0.3)
+    def meet(number: int) -> int:
+        """0 once all four are there at the same time."""
+        (tmp_path / f"{number}.here").touch()
+        until = time.monotonic() + 20
+        while len(list(tmp_path.glob("*.here"))) < 4:
+            if time.monotonic() > until:
+                return 1
+            time.sleep(0.01)
         return 0
 
-    begin = time.monotonic()
-    names = {name for name, _ in forks.run((forks.Job(n, work, 30) for n in range(4)), 4, tmp_path / "log")}
-    assert names == {0, 1, 2, 3}
-    assert time.monotonic() - begin < 1.1
+    jobs = (forks.Job(n, partial(meet, n), 30) for n in range(4))
+    assert sorted(forks.run(jobs, 4, tmp_path / "log")) == [(n, 0) for n in range(4)]
 
 
 def test_a_small_sample_fails_only_where_chance_does_not_explain_it() -> None:

@@ -63,6 +63,7 @@ async def program(data_dir: Path, whatsapp: StandIn, **changes: float) -> AsyncI
 
 
 @pytest.mark.slow
+@pytest.mark.waits
 async def test_the_link_service_with_the_real_library(tmp_path: Path) -> None:
     async with stand_in() as whatsapp:
         async with program(tmp_path, whatsapp, truth_interval=0.5, truth_misses=1, retry_first=0.1) as one:
