@@ -116,7 +116,7 @@ def test_tests_that_take_all_the_time_say_nothing(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(coverage_map, "WORK", tmp_path)
     monkeypatch.setattr(coverage_map, "_measuring", lambda *_: _sleeping)
     with pytest.raises(coverage_map.NoTimeError):
-        coverage_map.measure(load(), 2, time.monotonic() + 0.2)
+        coverage_map.measure(load(), 2, time.monotonic() + 0.2, coverage_map.Cache(load(), tmp_path))
 
 
 def test_what_a_red_test_might_have_noticed_is_not_held_against_the_others(
