@@ -103,6 +103,15 @@ def test_a_trial_ends_in_time_whatever_it_does(
     assert children() <= before
 
 
+def test_a_trial_that_has_not_even_begun_ends_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine its deadline may come before it has a process group of its own."""
+    before, begin = children(), time.monotonic()
+    monkeypatch.setattr(forks, "_end_with_parent", _sleeping)
+    assert list(forks.run([forks.Job("it", lambda: 0, 0.2)], 1, tmp_path / "log")) == [("it", forks.LATE)]
+    assert time.monotonic() - begin < 30
+    assert children() <= before
+
+
 def test_no_trial_goes_on_past_the_end_of_the_run(tmp_path: Path) -> None:
     """However long its own limit is; it was not judged."""
     before, begin = children(), time.monotonic()
