@@ -87,7 +87,7 @@ class Scene:
         self.extra.setdefault("clients", []).append(client)
         return client
 
-    async def raw(self, sent: bytes, source: str = "127.0.0.1", within: float = 8) -> tuple[bytes, float]:
+    async def raw(self, sent: bytes, source: str = "127.0.0.1", within: float = 15) -> tuple[bytes, float]:
         """What a connection from an address gets until it is closed, and the seconds that took."""
         url = URL(self.program.url)
         reader, writer = await asyncio.open_connection(url.host, url.port, local_addr=(source, 0))
@@ -112,14 +112,14 @@ class Scene:
         return [event["type"].removeprefix("whatsapp_") for event in await self.user.ledger(bot)]
 
 
-async def until(condition: Callable[[], Any], within: float = 8) -> Any:
+async def until(condition: Callable[[], Any], within: float = 15) -> Any:
     async with asyncio.timeout(within):
         while not (found := condition()):
             await asyncio.sleep(0.02)
     return found
 
 
-async def seen(condition: Callable[[], Awaitable[Any]], within: float = 8) -> Any:
+async def seen(condition: Callable[[], Awaitable[Any]], within: float = 15) -> Any:
     async with asyncio.timeout(within):
         while not (found := await condition()):
             await asyncio.sleep(0.03)
