@@ -126,10 +126,13 @@ class Delivery:
         """When its commit, or its reading from the outbox, was known."""
         self.replay_parent = replay_parent
         """The traceparent of the replay that the newest attempt belongs to."""
-        self.attempts: list[Attempt] = list(event.attempts)
-        shorten(self.attempts)
-        self.tried = len(self.attempts) + omitted(self.attempts)
+        self.attempts: list[Attempt] = []
+        self.tried = 0
         """How many attempts are finished, also those that are not kept."""
+        if event.attempts:
+            self.attempts += event.attempts
+            shorten(self.attempts)
+            self.tried = len(self.attempts) + omitted(self.attempts)
         self.state = DeliveryState.QUEUED
         """Read it; it is written by `change`."""
         self.due_ns = 0

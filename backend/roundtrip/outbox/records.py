@@ -164,7 +164,7 @@ class LedgerEntry(msgspec.Struct, frozen=True):
     attempts: tuple[Attempt, ...]
 
 
-class Resolution(NamedTuple):
+class Resolution(msgspec.Struct, frozen=True):
     """The end of one event. Only one is applied, the first; for receipt and ack see `Outbox.upgrade`."""
 
     key: BotKey
