@@ -559,7 +559,7 @@ def _telemetry(board: dashboard.Dashboard) -> None:
             "Spans that pages sent",
             About(
                 "What became of spans that pages sent of the events they handled (BROWSER_TRACES).",
-                "Refusals, by their reason: a frontend sends what is not its own, or wrong. not_sampled is the sampler's.",
+                "Refusals, by their reason: a frontend sends what is not its own, or wrong. not_sampled is no refusal.",
                 "The log's page_spans_refused; docs/frontend.md says what a span needs.",
             ),
             [Query(total(increase(series("page_spans_total")), "result"), "{{result}}")],
