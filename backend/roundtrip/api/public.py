@@ -46,6 +46,7 @@ class PublicParts:
     page: Page = field(default_factory=Page)
     page_traces: PageTraces | None = None
     """Takes spans of pages; None takes none."""
+    shared_store: bool = False
 
     @classmethod
     def of(
@@ -78,6 +79,7 @@ class PublicParts:
             limits,
             proxies,
             page_traces=page_traces,
+            shared_store=settings.store is not None,
         )
 
 
@@ -118,6 +120,7 @@ def config_of(parts: PublicParts) -> Config:
         parts.trusted and parts.faults.allowed,
         tuple(SimulateAction) if parts.driver == "simulated" else (),
         parts.page_traces is not None and parts.page_traces.on,
+        parts.shared_store,
     )
 
 

@@ -123,7 +123,8 @@ class FaultParameter(ApiModel, frozen=True):
 
 
 class Config(ApiModel, frozen=True):
-    """What the page needs to know of the backend it came from."""
+    """What the page needs to know of the backend it came from. `sharedStore`: it is one of several nodes, or may be;
+    a socket's request `node` tells which."""
 
     auth: str
     driver: str
@@ -131,6 +132,7 @@ class Config(ApiModel, frozen=True):
     actions: tuple[SimulateAction, ...]
     browser_traces: bool = False
     """Whether the page should send a span for each event that it handled."""
+    shared_store: bool = False
 
 
 class Health(ApiModel, frozen=True):
