@@ -112,7 +112,7 @@ class SpanBuilder:
             extra: Attributes = {SOCKETS_FOUND: last.sockets, ATTEMPT: delivery.tried, MODE: str(last.mode)}
             extra[OUTCOME] = outcome
             yield self._span("emit", tree, context, parent, start, ack_ns or receipt_ns, extra)
-        if receipt_ns and (last.reason is None or outcome == "received"):  # else it was reported with its miss
+        if receipt_ns and (last.reason is None or delivery.receipt_late):  # else it was reported with its miss
             yield self._settle("receipt", tree, delivery.tried, context, start, receipt_ns)
         if ack_ns:
             yield self._settle("ack", tree, delivery.tried, context, start, ack_ns)

@@ -81,6 +81,10 @@ class DeliveryView(Protocol):
     @property
     def receipt_ns(self) -> int: ...
     @property
+    def receipt_late(self) -> bool:
+        """Whether the receipt came when the attempt had been given up, and reported as a miss without it."""
+
+    @property
     def ack_ns(self) -> int: ...
     @property
     def replay_parent(self) -> str | None: ...
@@ -199,6 +203,7 @@ class _CopiedDelivery(NamedTuple):
     stored_ns: int
     started_ns: int
     receipt_ns: int
+    receipt_late: bool
     ack_ns: int
     replay_parent: str | None
 
@@ -233,6 +238,7 @@ def copied_delivery(delivery: DeliveryView) -> DeliveryView:
         delivery.stored_ns,
         delivery.started_ns,
         delivery.receipt_ns,
+        delivery.receipt_late,
         delivery.ack_ns,
         delivery.replay_parent,
     )
