@@ -200,6 +200,10 @@ async def no_ring(s: Scene) -> None:
         assert await answer.json() == {"traces": [], "kept": 0, "ring": False}
 
 
+async def spans_of_pages(s: Scene) -> None:
+    assert await s.ask("POST", "/otlp/v1/traces", "user", {}) == (200, {})
+
+
 async def named(s: Scene) -> None:
     assert any('service_instance_id="node-7"' in name for name in await s.user.metrics())
 
@@ -227,6 +231,7 @@ PLACE = {
     "pii_hash_key": Row(HASH_KEY, hashed),
     "trace_url_template": Row("https://traces.example/{trace_id}", trace_links),
     "trace_ring_bytes": Row(0, no_ring),
+    "browser_traces": Row("true", spans_of_pages),
 }
 
 

@@ -33,6 +33,7 @@ from roundtrip.api.debug.console import Console, ConsoleParts
 from roundtrip.api.durations import observe_durations
 from roundtrip.api.health import Readiness, ReadinessChecks
 from roundtrip.api.listener import listen, url_of
+from roundtrip.api.page_traces import PageTraces
 from roundtrip.api.public import PublicParts, make_public_app
 from roundtrip.api.reference import Reference
 from roundtrip.api.spec.openapi import documents
@@ -165,7 +166,7 @@ class Backend:
     async def _start_links(self, stack: AsyncExitStack) -> None:
         settings, metrics = self.settings, self.telemetry.metrics
         driver = self._driver = self._driver or make_driver(settings)
-        metrics.workers.read = observe(driver, self.telemetry.tracer, metrics.worker_exit)
+        metrics.workers.read = observe(driver, self.telemetry.tracer, lambda cause: metrics.worker_exits[cause].inc())
         self.links = LinkService(
             self.stores.bind(driver),
             self.courier,
@@ -250,10 +251,10 @@ class Backend:
     async def _start_public(self, stack: AsyncExitStack) -> None:
         settings, metrics = self.settings, self.telemetry.metrics
         proxies = Proxies(settings.forwarded_allow_ips)
-        tracer = self.telemetry.tracer
-        app = make_public_app(
-            PublicParts.of(settings, self.links, self.outbox, self.identity, self.faults, tracer, self.limits, proxies)
-        )
+        looks_at = self.links, self.outbox, self.identity, self.faults, self.telemetry.tracer, self.limits, proxies
+        to = self.telemetry.event_spans if settings.browser_traces else None
+        spans = PageTraces(self.outbox, to, metrics.count_page_spans, self.limits, proxies)
+        app = make_public_app(PublicParts.of(settings, *looks_at, spans))
         Reference(documents).add(app)
         self.sockets.attach(app)
         observe_durations(app, self.telemetry.metrics.http_request, SYSTEM.monotonic)

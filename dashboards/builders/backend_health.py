@@ -572,6 +572,19 @@ def _telemetry(board: dashboard.Dashboard) -> None:
     )
     board.with_panel(
         graph(
+            "Spans that pages sent",
+            About(
+                "What became of spans that pages sent of the events they handled (BROWSER_TRACES).",
+                "Refusals, by their reason: a frontend sends what is not its own, or wrong. not_sampled is no refusal.",
+                "The log's page_spans_refused; docs/frontend.md says what a span needs.",
+            ),
+            [Query(total(increase(series("page_spans_total")), "result"), "{{result}}")],
+            colors={"accepted": GREEN},
+            size=(24, 6),
+        )
+    )
+    board.with_panel(
+        graph(
             "Span durations",
             About(
                 "p99 by span, made by the collector from every span that the backend kept.",

@@ -108,6 +108,7 @@ class Delivery:
         "event",
         "failures",
         "mode",
+        "receipt_late",
         "receipt_ns",
         "replay_parent",
         "sids",
@@ -139,6 +140,8 @@ class Delivery:
         """Since when the key has had a socket, of an event that is older than that."""
         self.started_ns = 0
         self.receipt_ns = 0
+        self.receipt_late = False
+        """Whether the receipt came when the attempt had been given up, and reported as a miss without it."""
         self.ack_ns = 0
         self.sockets = 0
         self.sids: tuple[str, ...] = ()
