@@ -59,7 +59,7 @@ from roundtrip.outbox.base import ledger_reading
 from roundtrip.runtime import connection_capacity, program_version
 from roundtrip.settings import Settings
 from roundtrip.sockets.access import Admission, SocketAccess
-from roundtrip.sockets.messages import SocketCounters
+from roundtrip.sockets.messages import SocketCounters, node_answer
 from roundtrip.sockets.registry import Registry
 from roundtrip.sockets.server import SocketServer
 from roundtrip.stores import open_stores
@@ -226,6 +226,8 @@ class Backend:
             door=SocketAccess(admission.identify, self.limits, settings.token_grace),
         )
         self.sockets.canary = self.canary.lane.sockets
+        if self.stores.node is not None:
+            self.sockets.engine.on("node", node_answer(self.stores.node))
         self.sockets.on_refused = self.telemetry.event_spans.refused
         stack.push_async_callback(self.sockets.close)
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 class Stores(NamedTuple):
-    """`outbox` and `links` are not opened yet. `bind` makes a driver whose sessions this node may have, and `service`
-    the link service, from the arguments of `LinkService`."""
+    """`outbox` and `links` are not opened yet. `bind` makes a driver whose sessions this node may have, `service` the
+    link service, from the arguments of `LinkService`. `node` is this node's name in a shared store."""
 
     outbox: AnyOutbox
     links: LinkStorage
@@ -33,6 +33,7 @@ class Stores(NamedTuple):
     """Have the gauges of the cluster read."""
     limit_pairing: Callable[[Callable[[str], None]], None]
     """Have pairings counted that other nodes' callers begin on links of this one."""
+    node: str | None = None
 
 
 async def open_stores(settings: Settings, stack: AsyncExitStack) -> Stores:
@@ -48,4 +49,12 @@ async def open_stores(settings: Settings, stack: AsyncExitStack) -> Stores:
     shared = SharedStore(settings)
     stack.push_async_callback(shared.leave)
     await shared.join()
-    return Stores(shared.outbox, shared.links, shared.driver, shared.service, shared.observe, shared.limit_pairing)
+    return Stores(
+        shared.outbox,
+        shared.links,
+        shared.driver,
+        shared.service,
+        shared.observe,
+        shared.limit_pairing,
+        shared.lease.node_id,
+    )
