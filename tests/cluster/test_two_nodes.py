@@ -3,43 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
-import pytest
-
+from tests.cluster.nodes import nodes, owner
 from tests.outbox.postgres.helpers import value
-from tests.support.program import Api, Program, api, running
-
-FAST: dict[str, Any] = {"lease": 2, "simulated_speed": 20}
-
-
-class Node:
-    """A running program, and its API as one user."""
-
-    def __init__(self, program: Program, user: Api) -> None:
-        self.program = program
-        self.user = user
-
-
-@asynccontextmanager
-async def nodes(folder: Path, database: str, *names: str, **settings: Any) -> AsyncIterator[list[Node]]:
-    """Programs on one store, each with a disk of its own."""
-    async with AsyncExitStack() as stack:
-
-        async def node(name: str) -> Node:
-            own = {**FAST, **settings, "store": database, "node_id": name}
-            program = await stack.enter_async_context(running(folder / name, **own))
-            return Node(program, await stack.enter_async_context(api(program)))
-
-        yield [await node(name) for name in names]
-
-
-async def owner(database: str, bot: str = "bot") -> str | None:
-    name: str | None = await value(database, "SELECT owner FROM links WHERE bot_id = $1", bot)
-    return name
 
 
 async def test_commands_and_views_are_the_same_on_both(tmp_path: Path, database: str) -> None:
@@ -93,12 +60,18 @@ async def test_a_dead_nodes_links_are_taken_over_without_a_scan(tmp_path: Path, 
         assert metrics["roundtrip_nodes"] == 1
 
 
-@pytest.mark.parametrize("bots", [1, 4])
-async def test_two_starts_at_once_on_two_nodes_are_one_link(tmp_path: Path, database: str, bots: int) -> None:
-    async with nodes(tmp_path, database, "a", "b") as (a, b):
-        for bot in (f"bot{number}" for number in range(bots)):
+async def test_starts_at_once_on_two_nodes(tmp_path: Path, database: str) -> None:
+    """Of one bot they are one link; of several, no more are linked than one user may have."""
+    async with nodes(tmp_path, database, "a", "b", max_links_per_user=4) as (a, b):
+        for bot in ("bot0", "bot1", "bot2"):
             answers = await asyncio.gather(*(node.user.call("PUT", f"/api/bots/{bot}/link") for node in (a, b, a, b)))
             assert {status for status, _ in answers} == {202}
             assert len({answer["linkId"] for _, answer in answers}) == 1
             kinds = [event["type"] for event in await a.user.ledger(bot)]
             assert kinds.count("whatsapp_connecting") == 1
+        answers = await asyncio.gather(
+            *(node.user.call("PUT", f"/api/bots/more{n}/link") for n, node in enumerate((a, b, a, b)))
+        )
+        assert sorted(status for status, _ in answers) == [202, 429, 429, 429]
+        assert {answer["code"] for status, answer in answers if status == 429} == {"too_many_links"}
+        assert await value(database, "SELECT count(*) FROM links") == 4  # nothing is left of what was refused

@@ -74,15 +74,17 @@ class HandOver:
             return False
         target = min(self._loads, key=lambda node: (self._loads[node], node))
         self._loads[target] += 1
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         fence = await self._service.drop(key)
         if not await self._claims.release(key, fence, target):
             return False
         self._signals.send([target], TOPIC)
-        loop = asyncio.get_running_loop()
-        ends = min(ends, loop.time() + LONGEST)
+        ends = min(ends, began + LONGEST)
         while loop.time() < ends:
             await asyncio.sleep(_LOOK_AGAIN)
             if await self._claims.settled(key):
+                log.info("link_handed_over", to=target, seconds=round(loop.time() - began, 2))
                 return True
-        log.warning("hand_over_late", target=target)
+        log.warning("link_released", to=target, seconds=round(loop.time() - began, 2))
         return False
