@@ -56,6 +56,7 @@ class SharedStore:
         """Have the gauges of the cluster read from here."""
         collector.nodes = lambda: self.lease.nodes
         collector.lease_age = lambda: self.lease.age
+        collector.lease = self.lease.seconds
 
     def _lease_changed(self, held: bool) -> None:
         if self._driver is not None:

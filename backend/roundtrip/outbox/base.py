@@ -157,6 +157,7 @@ def ledger_reading(outbox: Outbox) -> Callable[[], LedgerReading]:
             {int(type_): count for type_, count in totals.pending.items()},
             totals.oldest_pending_at,
             totals.size_bytes,
+            totals.exported,
         )
 
     return read
