@@ -19,12 +19,13 @@ import asyncpg
 import structlog
 
 from roundtrip.identity import BotKey
-from roundtrip.outbox.base import OutboxError, Record, Resolve, Upgrade
+from roundtrip.outbox.base import Check, OutboxError
 from roundtrip.outbox.batched import CommitFaults
-from roundtrip.outbox.postgres.batch import WRITE, Batch, KeyCache, Results, Write
+from roundtrip.outbox.postgres.arguments import WRITE
+from roundtrip.outbox.postgres.batch import Append, Batch, Results, Write
 from roundtrip.outbox.postgres.connector import FENCED, Connector, Lost
 from roundtrip.outbox.postgres.database import LOST, REFUSED, reason, store_away
-from roundtrip.outbox.postgres.reads import Sums
+from roundtrip.outbox.postgres.reads import KeyCache, Sums
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +37,7 @@ _LOOK_UP: Final = "SELECT id, key_id, seq FROM events WHERE id = ANY($1::uuid[])
 _SUPERSEDED: Final = (
     "SELECT key_id, seq FROM events WHERE key_id = ANY($1::bigint[]) AND outcome = 3 AND resolved_at = $2"
 )
+_NO_CHANGE: Final = (Append, Check)
 _FIND_KEYS: Final = (
     "SELECT k.user_id, k.bot_id, k.key_id, k.last_seq, k.may_be_pending "
     "FROM unnest($1::text[], $2::text[]) AS r (u, b) JOIN keys k ON k.user_id = r.u AND k.bot_id = r.b"
@@ -69,7 +71,7 @@ class Committer:
 
     async def know(self, writes: Sequence[Write]) -> bool:
         """Find the numbers of keys that a change names and the cache has not. Whether the store answered."""
-        unknown = list({w.key for w in writes if isinstance(w, Record | Resolve | Upgrade) and w.key not in self._keys})
+        unknown = list({w.key for w in writes if not isinstance(w, _NO_CHANGE) and w.key not in self._keys})
         if not unknown:
             return True
         try:
@@ -98,8 +100,8 @@ class Committer:
             raise Refusal(store_away(str(error))) from None
         lease = self._connector.lease
         now = self._now()
-        values = batch.arguments(lease.node_id, lease.fence, lease.slot, now, self._sums.oldest(now))
         try:
+            values = batch.arguments(lease.node_id, lease.fence, lease.slot, now, self._sums.oldest(now))
             answer = await connection.fetchrow(WRITE, *values)
         except (ValueError, TypeError, OverflowError) as error:  # of this client: not sent
             refusal = OutboxError("outbox_unavailable", f"The event store could not write: {type(error).__name__}.")

@@ -1,4 +1,5 @@
-"""What is read from the store: many pending pages and newest numbers in one query each, the ledger, and the sums.
+"""What is read from the store: many pending pages and newest numbers in one query each, the ledger, and the sums; and
+what is remembered of keys.
 
 Times are by the store's clock; the outbox converts them.
 """
@@ -14,7 +15,16 @@ import structlog
 
 from roundtrip.events import EventType
 from roundtrip.identity import BotKey
-from roundtrip.outbox.records import Attempt, LedgerEntry, Outcome, StoredEvent, Totals, decode_attempts, whole_body
+from roundtrip.outbox.records import (
+    Attempt,
+    LedgerEntry,
+    Outcome,
+    StoredEvent,
+    Totals,
+    decode_attempts,
+    key_part,
+    whole_body,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +55,37 @@ _SUMS: Final = (
     "(SELECT node_id FROM nodes WHERE lease_until > clock_timestamp() ORDER BY started_at, node_id LIMIT 1) AS first"
 )
 _COUNT: Final = "SELECT type, count(*) AS n FROM events WHERE outcome = 0 GROUP BY type"
+
+
+KEY_LIMIT: Final = 50_000
+"""Keys that the cache holds."""
+
+
+class KnownKey:
+    """What is remembered of a key. Other nodes may have moved it on: only `key_id` is certain.
+
+    `may` has a bit for each type of which an event may be pending, and decides nothing but which writes share a batch.
+    """
+
+    __slots__ = ("json", "key_id", "last_seq", "may")
+
+    def __init__(self, key: BotKey) -> None:
+        self.key_id: int | None = None
+        self.last_seq = 0
+        self.may = -1
+        self.json = key_part(key)
+
+
+class KeyCache(dict[BotKey, KnownKey]):
+    def of(self, key: BotKey) -> KnownKey:
+        if (known := self.get(key)) is None:
+            known = self[key] = KnownKey(key)
+        return known
+
+    def trim(self) -> None:
+        """Between two batches: forget all when there are too many."""
+        if len(self) > KEY_LIMIT:
+            self.clear()
 
 
 class Pending(NamedTuple):

@@ -18,11 +18,11 @@ from roundtrip.identity import BotKey
 from roundtrip.outbox.base import Check, OutboxError, Record, Resolve, Stop, Upgrade, resolve_reply
 from roundtrip.outbox.batched import CommitFaults
 from roundtrip.outbox.postgres import reads as queries
-from roundtrip.outbox.postgres.batch import Append, Batch, KeyCache, Results, Write
+from roundtrip.outbox.postgres.batch import Append, Batch, Results, Write
 from roundtrip.outbox.postgres.commits import GRACE, Committer, Refusal
 from roundtrip.outbox.postgres.connector import Connector, Lost
 from roundtrip.outbox.postgres.database import LOST, reason, store_away
-from roundtrip.outbox.postgres.reads import Flush, LastSeq, Pending, Read, Sums
+from roundtrip.outbox.postgres.reads import Flush, KeyCache, LastSeq, Pending, Read, Sums
 from roundtrip.outbox.postgres.sweep import Sweep
 from roundtrip.outbox.records import EventIds, Timestamps
 from roundtrip.outbox.sqlite.maintenance import RetryQueue
@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 
 BATCH_LIMIT: Final = 2000
 """Most writes in one round, so that a flood is answered in pieces."""
+
+_READS: Final = (Pending, LastSeq, Flush)
 
 TRIES: Final = 3
 """Of one batch that conflicts, or whose connection is lost, before its callers are refused."""
@@ -113,10 +115,10 @@ class Writer:
         stops: list[Stop] = []
         while self._queue and len(writes) < BATCH_LIMIT and not stops:
             item = self._queue.popleft()
-            if isinstance(item, Stop):
-                stops.append(item)
-            elif isinstance(item, Pending | LastSeq | Flush):
+            if isinstance(item, _READS):
                 reads.append(item)
+            elif isinstance(item, Stop):
+                stops.append(item)
             else:
                 writes.append(item)
         self._sweep.processed(len(writes) + len(reads) + len(stops))

@@ -1,0 +1,2 @@
+-- What nodes tell each other of their sockets.
+SELECT 1;

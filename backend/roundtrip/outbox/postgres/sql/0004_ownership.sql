@@ -1,0 +1,2 @@
+-- Which node owns which link.
+SELECT 1;
