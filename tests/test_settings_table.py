@@ -801,6 +801,7 @@ ON_ITS_OWN: dict[str, Any] = {
     "admin_key": ADMIN_KEY,
     "store": "postgresql://127.0.0.1:1/none",
     "lease": 100.0,
+    "hand_over_time": 0.0,
     "outbox_max_bytes": 1 << 20,
     "jwks_url": "http://127.0.0.1:1/keys",
     "jwks_outage": 1.0,
@@ -811,7 +812,8 @@ ON_ITS_OWN: dict[str, Any] = {
     "sessions_per_worker": 2,
     "worker_memory_limit": 64,
 }
-"""Rows with a test of their own below; `device_name` is told to the stand-in in tests/whatsapp/test_bad_minutes.py,
+"""Rows with a test of their own below; `hand_over_time` is used in tests/cluster/test_rolling.py,
+`device_name` is told to the stand-in in tests/whatsapp/test_bad_minutes.py,
 `worker_memory_limit` is passed in tests/whatsapp/test_hosts.py."""
 
 

@@ -55,7 +55,6 @@ from roundtrip.limits.addresses import Proxies
 from roundtrip.limits.connections import ConnectionLimits, ConnectionRules
 from roundtrip.limits.rates import Limits, Rules
 from roundtrip.links.metrics import LinkCounters, read_links
-from roundtrip.links.service import LinkService
 from roundtrip.outbox.base import ledger_reading
 from roundtrip.runtime import connection_capacity, program_version
 from roundtrip.settings import Settings
@@ -166,7 +165,7 @@ class Backend:
         settings, metrics = self.settings, self.telemetry.metrics
         driver = self._driver = self._driver or make_driver(settings)
         metrics.workers.read = observe(driver, self.telemetry.tracer, metrics.worker_exit)
-        self.links = LinkService(
+        self.links = self.stores.service(
             self.stores.bind(driver),
             self.courier,
             self.stores.links,
@@ -198,6 +197,7 @@ class Backend:
         self.identity = make_authenticator(settings)
         stack.push_async_callback(self.identity.close)
         self.limits = Limits(Rules.of(settings), self.telemetry.metrics.count_refusal)
+        self.stores.limit_pairing(self.limits.pairing)
         admission = Admission(self.identity, self.limits)
         snapshot, metrics = self.links.snapshot_at, self.telemetry.metrics
         self.canary = CanaryProbe(settings, self.outbox, self.faults, snapshot, admission, metrics, self.clock)

@@ -80,7 +80,7 @@ class CanaryLane:
         key: BotKey,
         outbox: Outbox,
         faults: Faults,
-        snapshot: Callable[[BotKey, int], msgspec.Struct],
+        snapshot: Callable[[BotKey, int], Awaitable[msgspec.Struct]],
         failed: Callable[[], None],
         *,
         timeout: float,
