@@ -216,6 +216,10 @@ NOT_FOR_REAL: Final = {
     "RoundtripOutboxFull": "a gibibyte, or the smallest limit and hours; its metrics are the outbox's own",
     "RoundtripTelemetryDropped": "tests/telemetry/test_export.py moves its metric",
     "RoundtripCollectorLosing": "a collector at its memory limit, beyond what a test may take",
+    "RoundtripStoreDown": "a database that goes; tests/cluster/test_program.py moves its metric",
+    "RoundtripNodeLeaseOld": "minutes of late renewals; tests/cluster/test_nodes.py moves its metric",
+    "RoundtripNodeLost": "a node that goes; tests/cluster/test_nodes.py moves its metrics",
+    "RoundtripTakeoversFlapping": "half an hour of it, promtool has it",
     "RoundtripRulesFailing": "rules that fail: those of this repository do not",
 }
 """Alerts that no test makes fire for real, with the reason."""

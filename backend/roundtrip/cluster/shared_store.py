@@ -82,6 +82,7 @@ class SharedStore:
         self._collector = collector
         collector.nodes = lambda: self.lease.nodes
         collector.lease_age = lambda: self.lease.age
+        collector.lease = self.lease.seconds
 
     def _lease_changed(self, held: bool) -> None:
         if self._service is not None:

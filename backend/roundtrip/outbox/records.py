@@ -191,6 +191,8 @@ class Totals(NamedTuple):
     pending: Mapping[EventType, int]
     oldest_pending_at: int | None
     size_bytes: int
+    exported: bool = True
+    """Whether this node tells them to Prometheus: of the nodes of a shared store exactly one does."""
 
 
 _encode = msgspec.json.Encoder().encode

@@ -206,7 +206,8 @@ class PostgresOutbox(BatchedOutbox):
 
     def totals(self) -> Totals:
         """As `Outbox.totals`: this node's commits at once, those of others within a sweep's interval."""
-        return self._writer.sums.totals(self._offset)
+        sums, lease = self._writer.sums, self._lease
+        return sums.totals(self._offset)._replace(exported=lease.held and sums.first == lease.node_id)
 
     # times and results
 
