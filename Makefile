@@ -5,7 +5,7 @@ BIN := .venv/bin
 NPM := $(shell command -v npm)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test model coverage mutate lint contract sbom format bench bench-links soak dashboards stack stack-small tour docs package lock clean
+.PHONY: help install run test model coverage mutate lint contract sbom format bench bench-cluster bench-links soak dashboards cluster stack stack-small stack-scale tour docs package lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -60,6 +60,9 @@ endif
 
 run: .venv/installed node_modules/installed ## install what running needs; start the backend with a simulated phone: page on http://127.0.0.1:8080, console on http://127.0.0.1:9464
 	exec $(BIN)/roundtrip demo
+
+cluster: .venv/installed node_modules/installed ## three nodes on a PostgreSQL of their own behind one address, without containers: page on http://127.0.0.1:8080
+	exec $(BIN)/python -m tools.cluster $(ARGS)
 
 test: install ## pass the tests: those that wait side by side, the quick ones, then the slow; ARGS="tests/x -k y" runs just those
 	$(BIN)/python -m tools.run_tests $(ARGS)

@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import json
 import re
-import socket
 import sqlite3
 import sys
 import time
@@ -30,6 +29,7 @@ from yarl import URL
 
 from roundtrip.settings import Settings
 from tests.support.api import serving
+from tests.support.ports import free_port
 from tests.support.program import BACKEND, Api, Program, api, running
 from tests.support.py_client import PyClient
 from tests.support.tokens import ISSUER, USER, jwk, jwks, private_key, public_pem, token
@@ -136,13 +136,6 @@ class Row:
 
 
 # where it is reached, what it says
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.2", 0))
-        number: int = probe.getsockname()[1]
-        return number
 
 
 async def host(s: Scene) -> None:

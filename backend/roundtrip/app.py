@@ -60,7 +60,7 @@ from roundtrip.outbox.base import ledger_reading
 from roundtrip.runtime import connection_capacity, program_version
 from roundtrip.settings import Settings
 from roundtrip.sockets.access import Admission, SocketAccess
-from roundtrip.sockets.messages import SocketCounters
+from roundtrip.sockets.messages import SocketCounters, node_answer
 from roundtrip.sockets.registry import Registry
 from roundtrip.sockets.server import SocketServer
 from roundtrip.stores import open_stores
@@ -130,6 +130,7 @@ class Backend:
         settings, metrics, event_spans = self.settings, self.telemetry.metrics, self.telemetry.event_spans
         self.faults = Faults(allowed=settings.faults_allowed)
         self.stores = await open_stores(settings, stack)
+        self.stores.observe(metrics.cluster)
         self.outbox = self.stores.outbox
         self.clock = WatchedClock(SYSTEM)
         self.outbox.on_write = metrics.outbox_write.observe
@@ -225,6 +226,8 @@ class Backend:
             door=SocketAccess(admission.identify, self.limits, settings.token_grace),
         )
         self.sockets.canary = self.canary.lane.sockets
+        if self.stores.node is not None:
+            self.sockets.engine.on("node", node_answer(self.stores.node))
         self.sockets.on_refused = self.telemetry.event_spans.refused
         stack.push_async_callback(self.sockets.close)
 

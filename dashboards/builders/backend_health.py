@@ -376,6 +376,22 @@ def _loop_and_outbox(board: dashboard.Dashboard) -> None:
             size=(8, 7),
         )
     )
+    board.with_panel(
+        graph(
+            "Nodes and take-overs",
+            About(
+                "Live nodes on one store, the age of each one's lease, and links that nodes took over.",
+                "Fewer nodes than were started, a lease older than half of LEASE, or take-overs without a deployment.",
+                "The log says `link_claimed` with why, and `lease_not_renewed` with what failed.",
+            ),
+            [
+                Query(f"max({series('nodes')})", "nodes"),
+                Query(f"max by (instance) ({series('node_lease_age_seconds')})", "lease age {{instance}}"),
+                Query(f"sum by (reason) ({increase(series('link_takeovers_total'))})", "{{reason}}"),
+            ],
+            size=(24, 7),
+        )
+    )
 
 
 def _http(board: dashboard.Dashboard) -> None:

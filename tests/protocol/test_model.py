@@ -25,7 +25,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.acceptance.test_crash import free_port
+from tests.support.ports import free_port
 from tests.support.program import Program, running
 from tests.support.protocol_model import ALGORITHM, Model
 from tests.support.publishing import COMMAND

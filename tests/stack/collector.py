@@ -5,18 +5,18 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
+from tests.support.ports import free_ports
 from tests.support.programs import require
 
 CONFIG: Final = Path(__file__).parents[2] / "otel-collector.yaml"
@@ -86,15 +86,6 @@ def build() -> Path:
             assert done.returncode == 0, done.stderr[-4000:]
         (folder / "unfinished").rename(binary)
     return binary
-
-
-def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody had a moment ago."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 class Collector:

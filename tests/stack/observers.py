@@ -20,7 +20,7 @@ import yaml
 from aiohttp import web
 
 from tests.dashboards.boards import ROOT, Panel, substituted
-from tests.stack.collector import free_ports
+from tests.support.ports import free_ports
 from tests.support.programs import require
 
 SPEED: Final = 30

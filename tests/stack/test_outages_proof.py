@@ -21,13 +21,13 @@ import yaml
 from socketio.exceptions import ConnectionError as ConnectionRefused
 
 from tests.dashboards.boards import ROOT
-from tests.stack.collector import free_ports
 from tests.stack.observers import WATCHDOG, Prometheus, Webhook, observing
 from tests.stack.test_faults_proof import FAULTS
+from tests.support.ports import free_ports
 from tests.support.program import Api, Program, running
 from tests.support.py_client import py_client
 
-pytestmark = [pytest.mark.slow, pytest.mark.waits, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.waits(85), pytest.mark.timeout(300)]
 
 
 class Scene:

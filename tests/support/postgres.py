@@ -11,7 +11,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +21,8 @@ from typing import Any, Final
 
 import asyncpg
 import pytest
+
+from tests.support.ports import free_port
 
 PACKAGE: Final = "apt-get install postgresql"
 START: Final = 30.0
@@ -51,13 +52,6 @@ def ordinary_user() -> dict[str, Any]:
         return {}
     user = pwd.getpwnam("postgres")
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 class Postgres:

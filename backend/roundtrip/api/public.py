@@ -43,6 +43,7 @@ class PublicParts:
     limits: Limits | None = None
     proxies: Proxies = field(default_factory=Proxies)
     page: Page = field(default_factory=Page)
+    shared_store: bool = False
 
     @classmethod
     def of(
@@ -73,6 +74,7 @@ class PublicParts:
             BodyLimits(settings.max_body, settings.max_json_depth, settings.body_timeout),
             limits,
             proxies,
+            shared_store=settings.store is not None,
         )
 
 
@@ -111,6 +113,7 @@ def config_of(parts: PublicParts) -> Config:
         parts.driver,
         parts.trusted and parts.faults.allowed,
         tuple(SimulateAction) if parts.driver == "simulated" else (),
+        parts.shared_store,
     )
 
 

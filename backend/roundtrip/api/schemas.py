@@ -123,12 +123,14 @@ class FaultParameter(ApiModel, frozen=True):
 
 
 class Config(ApiModel, frozen=True):
-    """What the page needs to know of the backend it came from."""
+    """What the page needs to know of the backend it came from. `sharedStore`: it is one of several nodes, or may be;
+    a socket's request `node` tells which."""
 
     auth: str
     driver: str
     faults_allowed: bool
     actions: tuple[SimulateAction, ...]
+    shared_store: bool = False
 
 
 class Health(ApiModel, frozen=True):

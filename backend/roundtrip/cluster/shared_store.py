@@ -19,6 +19,7 @@ from roundtrip.outbox.postgres.database import LOST, Database, reason
 from roundtrip.outbox.postgres.lease import NodeLease
 from roundtrip.outbox.postgres.outbox import PostgresOutbox
 from roundtrip.settings import Settings
+from roundtrip.telemetry.collectors import ClusterCollector
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +51,11 @@ class SharedStore:
         """The driver, its sessions bound to the lease."""
         self._driver = fenced(driver, self.lease)
         return self._driver
+
+    def observe(self, collector: ClusterCollector) -> None:
+        """Have the gauges of the cluster read from here."""
+        collector.nodes = lambda: self.lease.nodes
+        collector.lease_age = lambda: self.lease.age
 
     def _lease_changed(self, held: bool) -> None:
         if self._driver is not None:

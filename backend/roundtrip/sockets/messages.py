@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 import msgspec
@@ -53,6 +54,21 @@ class Renewed(WireModel, frozen=True):
     expires_at: str | None = None
     code: str | None = None
     message: str | None = None
+
+
+class ServingNode(WireModel, frozen=True):
+    """Answer to `node`, as its ack: the node that holds this socket. Only nodes of a shared store answer."""
+
+    node: str
+
+
+def node_answer(node: str) -> Callable[..., Awaitable[object]]:
+    """The handler of the request `node`."""
+
+    async def answer(_sid: str, *_data: object) -> object:
+        return {"node": node}
+
+    return answer
 
 
 class TokenExpired(WireModel, frozen=True):

@@ -17,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, Exemplar, GaugeMetricFam
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from roundtrip.telemetry.labels import SPREAD, LabelSets
+from roundtrip.telemetry.labels import SPREAD, TAKEOVERS, LabelSets
 
 PREFIX: Final = "roundtrip"
 """Of every metric's name."""
@@ -197,6 +197,31 @@ class PresenceCollector(Collector):
         yield _gauge("sockets", "Connected sockets.", "transport", self._labels.transports, self.sockets())
         yield GaugeMetricFamily(f"{PREFIX}_mapped_keys", "Keys that have at least one socket.", self.mapped_keys())
         yield _gauge("links", "WhatsApp links.", "state", self._labels.link_states, self.links())
+
+    def describe(self) -> Iterable[Metric]:
+        return self.collect()
+
+
+class ClusterCollector(Collector):
+    """This node among those that share its store. Every node exports `nodes` by its own count: take the maximum."""
+
+    def __init__(self) -> None:
+        self.nodes: Callable[[], int] = lambda: 1
+        """Live nodes of the store, this one included; set where the store is shared, as is `lease_age`."""
+        self.lease_age: Callable[[], float] = lambda: 0.0
+        self.takeovers = dict.fromkeys(TAKEOVERS, 0)
+        """Links that this node took, by why."""
+
+    def collect(self) -> Iterable[Metric]:
+        text = "Live nodes on the same store, this one included."
+        yield GaugeMetricFamily(f"{PREFIX}_nodes", text, self.nodes())
+        text = "Age of the node's newest lease that the store confirmed, 0 without a shared store."
+        yield GaugeMetricFamily(f"{PREFIX}_node_lease_age_seconds", text, self.lease_age(), unit="seconds")
+        text = "Links that this node took over, by why."
+        family = CounterMetricFamily(f"{PREFIX}_link_takeovers", text, labels=["reason"])
+        for reason, count in self.takeovers.items():
+            family.add_metric([reason], count)
+        yield family
 
     def describe(self) -> Iterable[Metric]:
         return self.collect()

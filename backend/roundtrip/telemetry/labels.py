@@ -19,6 +19,8 @@ SPREAD: Final = ("mean", "max")
 """Of what there are several, without a series for each."""
 
 SIGNALS: Final = ("traces", "logs")
+TAKEOVERS: Final = ("started", "node_lost", "handed_over")
+"""Why a node has a link: nobody had it when it looked, its node's lease ended, or its node gave it away."""
 ADMIN_LOGINS: Final = ("accepted", "refused", "limited")
 
 

@@ -34,6 +34,7 @@ from prometheus_client import (
 
 from roundtrip.telemetry.collectors import (
     PREFIX,
+    ClusterCollector,
     LedgerCollector,
     LoopCounter,
     LoopCounters,
@@ -66,7 +67,6 @@ _LAG: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0
 
 _PAUSE: Final = (0.005, 0.01, 0.05, 0.1, 0.5)
 """50 ms is what a collection may take at the most; an event waits as long."""
-
 
 _OTHER_TRANSITION: Final = (OTHER, OTHER)
 
@@ -144,7 +144,6 @@ class Metrics:
         self.outbox_batch_age = self._gauge(
             "outbox_oldest_batch_age_seconds", "For how long the oldest batch of the outbox has waited for its commit."
         )
-        """Read from the outbox: give it a function, as all gauges that have no labels."""
         self.store_up = self._gauge("store_up", "Whether the event store is reached: 1, or 0 while it is away.")
         self.outbox_limit = self._gauge("outbox_limit_bytes", "Size of the outbox past which new links are refused.")
         self.outbox_failures = self._counter("outbox_failures", "Commits that the outbox could not make.")
@@ -162,7 +161,7 @@ class Metrics:
 
         # Sockets
         self.presence = PresenceCollector(label_sets)
-        """Reads the registry's and the link service's present state; set its `sockets`, `mapped_keys` and `links`."""
+        """Set its `sockets`, `mapped_keys` and `links`, which read the registry and the link service."""
         registry.register(self.presence)
         self.socket_connects = self._family(
             "socket_connects", "Handshakes, by how they ended.", "result", label_sets.connect_results
@@ -196,16 +195,17 @@ class Metrics:
         self.link_corrections = self._counter(
             "link_corrections", "Times that the library's own word contradicted a link's believed state."
         )
-        text = "Links whose connection comes and goes more often than FLAP_LIMIT allows."
-        self.links_flapping = self._gauge("links_flapping", text)
+        flapping = "Links whose connection comes and goes more often than FLAP_LIMIT allows."
+        self.links_flapping = self._gauge("links_flapping", flapping)
         self.links_restoring = self._gauge("links_restoring", "Links that a restart interrupted, not back yet.")
-        text = "Links whose worker died more often than the limit allows, within the window."
-        self.links_crashing = self._gauge("links_crashing", text)
-        text = "Worker processes that ended, by how."
-        self.worker_exits = self._family("worker_exits", text, "cause", label_sets.worker_exits)
+        crashing = "Links whose worker died more often than the limit allows, within the window."
+        self.links_crashing = self._gauge("links_crashing", crashing)
+        exits = label_sets.worker_exits
+        self.worker_exits = self._family("worker_exits", "Worker processes that ended, by how.", "cause", exits)
         self.workers = WorkersCollector()
-        """Reads the driver's workers; set its `read`."""
         registry.register(self.workers)
+        self.cluster = ClusterCollector()
+        registry.register(self.cluster)
 
         # The canary
         self.canary_delivery = self._histogram(

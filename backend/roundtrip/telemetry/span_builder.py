@@ -59,7 +59,8 @@ _OPERATION_TYPE: Final = {
     "receipt": messaging.MessagingOperationTypeValues.SETTLE.value,
     "ack": messaging.MessagingOperationTypeValues.SETTLE.value,
 }
-_EMIT, _RECEIPT, _ACK = 1, 2, 3
+EMIT, RECEIPT, ACK = 1, 2, 3
+"""What a span's id derives from, beside four times the number of its attempt."""
 _CONNECT: Final = 1
 
 Attributes = dict[str, str | int | bool | tuple[str, ...]]
@@ -161,7 +162,7 @@ class SpanBuilder:
         self, what: str, tree: _SpanTree, number: int, emit: SpanContext, started_ns: int, at_ns: int
     ) -> ReadableSpan:
         """A receipt or an acknowledgement of an attempt: from the attempt's start to its arrival."""
-        span_id = tree.create.derived(number * 4 + (_RECEIPT if what == "receipt" else _ACK))
+        span_id = tree.create.derived(number * 4 + (RECEIPT if what == "receipt" else ACK))
         context = SpanContext(emit.trace_id, span_id, is_remote=False, trace_flags=_SAMPLED)
         return self._span(what, tree, context, emit, started_ns, at_ns, {})
 
@@ -287,7 +288,7 @@ def _attempt(tree: _SpanTree, number: int, mode: str, replay_parent: str | None)
     """The contexts of an attempt's span and of its parent."""
     replay = parse(replay_parent) if replay_parent is not None and mode == "replay" else None
     parent = tree.sdk if replay is None else _sdk(replay)
-    span_id = tree.create.derived(number * 4 + _EMIT)
+    span_id = tree.create.derived(number * 4 + EMIT)
     return SpanContext(parent.trace_id, span_id, is_remote=False, trace_flags=_SAMPLED), parent
 
 

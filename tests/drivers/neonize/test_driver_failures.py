@@ -48,7 +48,7 @@ async def test_a_start_that_fails_names_its_stage_and_ends_nothing(bench: Bench)
 
 
 @pytest.mark.slow
-@pytest.mark.waits
+@pytest.mark.waits(20)
 @pytest.mark.parametrize("how", [How.HANG, How.REFUSE])
 async def test_a_handshake_without_an_answer_is_no_refusal(bench: Bench, how: How) -> None:
     session, _, _ = await bench.linked()

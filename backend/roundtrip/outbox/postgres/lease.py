@@ -29,6 +29,7 @@ MARGIN: Final = 0.2
 """Share of a lease that is left when this node counts it as ended: what it holds takes a while to end."""
 
 _RETRY: Final = 0.5
+_NODES: Final = "SELECT count(*)::integer FROM nodes WHERE lease_until > clock_timestamp()"
 
 
 class NodeLease:
@@ -41,6 +42,8 @@ class NodeLease:
         self.session = uuid.uuid4().hex
         self.slot = 0
         self.fence = 0
+        self.nodes = 1
+        """Live nodes of the store, this one included, when the lease was renewed last."""
         self.store_now = 0
         """The database's clock when the fence was set, in milliseconds since the epoch."""
         self.on_change: Callable[[bool], None] = lambda _held: None
@@ -115,6 +118,7 @@ class NodeLease:
                         "SELECT renew_1($1, $2, $3)", self.node_id, self.session, self.seconds
                     ):
                         self._renewed_at(sent)
+                        self.nodes = await connection.fetchval(_NODES)
                     else:
                         self._deadline = 0.0
                         self._tell()
