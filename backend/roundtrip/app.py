@@ -157,6 +157,7 @@ class Backend:
             clock=self.clock,
         )
         stack.callback(self.courier.close)
+        await self.stores.share(self.registry, self.courier, stack)
         metrics.pending_with_socket.set_function(self.courier.longest_wait)
         self.clock.on_step += [self.outbox.moved, self.courier.moved, lambda _ns: metrics.clock_steps.inc()]
         self.clock.start()
@@ -199,9 +200,10 @@ class Backend:
         stack.push_async_callback(self.identity.close)
         self.limits = Limits(Rules.of(settings), self.telemetry.metrics.count_refusal)
         self.stores.limit_pairing(self.limits.pairing)
-        admission = Admission(self.identity, self.limits)
-        snapshot, metrics = self.links.snapshot_at, self.telemetry.metrics
-        self.canary = CanaryProbe(settings, self.outbox, self.faults, snapshot, admission, metrics, self.clock)
+        admission, metrics = Admission(self.identity, self.limits), self.telemetry.metrics
+        snapshot = self.links.snapshot_at
+        canary = settings, self.outbox, self.faults, snapshot, admission, metrics, self.clock
+        self.canary = CanaryProbe(*canary, node=self.stores.node or "node")
         replayer = Replayer(
             self.outbox,
             self.courier,
@@ -249,8 +251,7 @@ class Backend:
         return make_admin_app(AdminParts.of(self.console))
 
     async def _start_public(self, stack: AsyncExitStack) -> None:
-        settings, metrics = self.settings, self.telemetry.metrics
-        proxies = Proxies(settings.forwarded_allow_ips)
+        settings, metrics, proxies = self.settings, self.telemetry.metrics, Proxies(self.settings.forwarded_allow_ips)
         looks_at = self.links, self.outbox, self.identity, self.faults, self.telemetry.tracer, self.limits, proxies
         to = self.telemetry.event_spans if settings.browser_traces else None
         spans = PageTraces(self.outbox, to, metrics.count_page_spans, self.limits, proxies)

@@ -178,6 +178,10 @@ class Delivery:
         if self.tried > FIRST_ATTEMPTS + LAST_ATTEMPTS:
             shorten(self.attempts)
 
+    def end_elsewhere(self, outcome: Outcome) -> None:
+        """Another node confirmed the event, whatever this one was about to do with it."""
+        self.state = ENDED[outcome]
+
     def moved(self, ns: int) -> None:
         """The clock was set by `ns` nanoseconds: shift all times by as much."""
         ms = ns // 1_000_000
