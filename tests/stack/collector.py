@@ -124,7 +124,7 @@ def running(backends: str, log: Path, *more: str) -> Iterator[Collector]:
         "SPAN_METRICS_INTERVAL": "1s",
     }
     with log.open("wb") as out:
-        configs = [part for each in (CONFIG, *more) for part in ("--config", each)]
+        configs = [part for each in (str(CONFIG), *more) for part in ("--config", each)]
         process = subprocess.Popen([build(), *configs], env=env, stdout=out, stderr=out)
         try:
             _wait_until_healthy(health, process, log)

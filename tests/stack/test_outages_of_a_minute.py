@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import pytest
@@ -86,10 +86,10 @@ async def spans_are_made(program: Program, session: aiohttp.ClientSession) -> As
 async def test_each_outage_fires_its_alert(tmp_path: Path, collector: Collector) -> None:
     (admin_port,) = free_ports(1)
     targets = {"roundtrip": f"127.0.0.1:{admin_port}", "otel-collector": f"127.0.0.1:{collector.metrics_port}"}
-    settings = {"admin_port": admin_port, "simulated_speed": 10, "outbox_max_bytes": LIMIT}
-    otel = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.otlp, "OTEL_EXPORTER_OTLP_TIMEOUT": 0.5}
+    settings: dict[str, Any] = {"admin_port": admin_port, "simulated_speed": 10, "outbox_max_bytes": LIMIT}
+    settings |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.otlp, "OTEL_EXPORTER_OTLP_TIMEOUT": 0.5}
     async with AsyncExitStack() as stack:
-        program = await stack.enter_async_context(running(tmp_path / "data", **settings, **otel))
+        program = await stack.enter_async_context(running(tmp_path / "data", **settings))
         prometheus, webhook = await stack.enter_async_context(observing(tmp_path, targets))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         await someone_confirms_nothing(stack, program, session)

@@ -212,7 +212,7 @@ NOT_FOR_REAL: Final = {
     "RoundtripUnmappedSockets": "needs an error in the program: stale_cleanup maps as many, but the wrong ones",
     "RoundtripLedgerOutOfBalance": "needs an error in the program: the sums come from one transaction",
     "RoundtripTaskDied": "needs an error in the program: no input makes a task die",
-    "RoundtripDeliveryBurnSlow": "its windows are hours and days, of which a thirtieth is an hour still; promtool has them",
+    "RoundtripDeliveryBurnSlow": "its windows are days, of which a thirtieth is an hour still; promtool has them",
 }
 """Alerts that no test makes fire for real, with the reason."""
 
