@@ -121,3 +121,21 @@ def test_another_choice_of_tests_is_another_map(tmp_path: Path) -> None:
     other = Plan(parts={}, tests=PLAN.tests, select="slow")
     assert Cache(PLAN, tmp_path).path(test) != Cache(other, tmp_path).path(test)
     assert load().select == PLAN.select
+
+
+def test_each_file_is_measured_by_itself_and_one_that_runs_nothing_of_the_program_too(tmp_path: Path) -> None:
+    plan = Plan(parts={}, tests=["tests/test_backoff.py", "tests/test_clock.py", "tests/tools/test_contract_share.py"])
+    cache = Cache(plan, tmp_path)
+    coverage_map.steady()
+    coverage_map.measure(plan, 1, time.monotonic() + 100, cache)
+    backoff, clock, share = (cache.get(ROOT / name) for name in plan.tests)
+    assert backoff is not None
+    assert clock is not None
+    assert share is not None
+    for found, name in ((backoff, "backoff"), (clock, "clock"), (share, "contract_share")):
+        assert found.names
+        assert {test.partition("::")[0].rpartition("_")[2] for test in found.names} == {f"{name}.py".rpartition("_")[2]}
+    assert backoff.lines["backend/roundtrip/backoff.py"]
+    assert clock.lines["backend/roundtrip/clock.py"]
+    assert "backend/roundtrip/backoff.py" not in clock.lines
+    assert not share.lines

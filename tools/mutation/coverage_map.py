@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import coverage
 import hypothesis
@@ -37,6 +37,9 @@ OPTIONS = (
     str(ROOT),
 )
 _LIMIT = 900.0
+
+FORMAT: Final = b"1"
+"""Of what is remembered: another one when what is measured, or how, has changed."""
 
 
 class NoTimeError(Exception):
@@ -144,7 +147,8 @@ class _LineRecorder:
             path = str(Path(file).relative_to(ROOT))
             contexts = data.contexts_by_lineno(file)
             lines = {line: [numbers[name] for name in names if name in numbers] for line, names in contexts.items()}
-            found.lines[path] = {line: tests for line, tests in lines.items() if tests}
+            if ran := {line: tests for line, tests in lines.items() if tests}:
+                found.lines[path] = ran
             if uncertain := [line for line, names in contexts.items() if red & set(names)]:
                 found.uncertain[path] = uncertain
         return found
@@ -156,7 +160,7 @@ class Cache:
     def __init__(self, plan: Plan, folder: Path = WORK / "maps") -> None:
         self._folder = folder
         self._imports = Imports(ROOT)
-        self._also = plan.select.encode() + _data(ROOT) + Path(__file__).read_bytes()
+        self._also = plan.select.encode() + _data(ROOT) + FORMAT
         folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, test: Path) -> Path:
@@ -238,6 +242,7 @@ def _measuring(plan: Plan, files: list[Path], cache: Cache) -> Any:
     def work() -> int:
         os.chdir(ROOT)
         measured = coverage.Coverage(data_file=None, source=["backend"], config_file=False, concurrency=["thread"])
+        measured.set_option("run:disable_warnings", ["no-data-collected"])  # a file of tests may run nothing
         recorder = _LineRecorder(measured, cache.put)
         measured.start()
         status = pytest.main([*OPTIONS, "-m", plan.select, *map(str, files)], plugins=[recorder])

@@ -67,6 +67,24 @@ async def test_stopping_before_anybody_scanned(bench: Bench) -> None:
     assert reports.names == ["QrShown"]
 
 
+@pytest.mark.parametrize("late", ["before", "meanwhile", "after"])
+async def test_a_start_beside_the_end_leaves_no_worker_behind(bench: Bench, late: str) -> None:
+    reports = ReportRecorder()
+    if late == "before":
+        await bench.driver.start(bench.spec("earlier"), ReportRecorder())
+    if late == "after":
+        await bench.driver.close()
+    starting = asyncio.ensure_future(bench.driver.start(bench.spec(), reports))
+    if late != "after":
+        await asyncio.sleep(0)  # it looks for the account's keys, in a thread
+        await bench.driver.close()
+    session = await asyncio.wait_for(starting, 20)
+    assert bench.driver.workers() == []
+    assert reports.all == []
+    assert await session.alive() is not True
+    await session.stop()
+
+
 async def test_stopping_one_that_hangs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("roundtrip.drivers.neonize.driver_session.STOP_TIMEOUT", 0.3)
     monkeypatch.setattr("roundtrip.drivers.neonize.driver_session.ALIVE_TIMEOUT", 0.3)

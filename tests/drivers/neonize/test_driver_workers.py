@@ -199,7 +199,7 @@ async def test_closing_the_driver_ends_every_worker(bench: Bench) -> None:
 @pytest.fixture
 def quick_watch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neonize_process, "HEARTBEAT_INTERVAL", 0.3)
-    monkeypatch.setattr(neonize_process, "HEARTBEAT_TIMEOUT", 1.0)
+    monkeypatch.setattr(neonize_process, "HEARTBEAT_TIMEOUT", 3.0)
 
 
 @pytest.mark.usefixtures("quick_watch")
