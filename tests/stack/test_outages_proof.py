@@ -217,8 +217,8 @@ NOT_FOR_REAL: Final = {
     "RoundtripTelemetryDropped": "tests/telemetry/test_export.py moves its metric",
     "RoundtripCollectorLosing": "a collector at its memory limit, beyond what a test may take",
     "RoundtripStoreDown": "a database that goes; tests/cluster/test_program.py moves its metric",
-    "RoundtripNodeLeaseOld": "minutes of late renewals; tests/cluster/test_nodes.py moves its metric",
-    "RoundtripNodeLost": "a node that goes; tests/cluster/test_nodes.py moves its metrics",
+    "RoundtripNodeLeaseOld": "minutes of late renewals; tests/cluster/test_node_metrics.py moves its metric",
+    "RoundtripNodeLost": "minutes without a node; tests/cluster/test_two_nodes.py moves its metrics",
     "RoundtripTakeoversFlapping": "half an hour of it, promtool has it",
     "RoundtripRulesFailing": "rules that fail: those of this repository do not",
 }
