@@ -214,8 +214,8 @@ NOT_FOR_REAL: Final = {
     "RoundtripTaskDied": "needs an error in the program: no input makes a task die",
     "RoundtripDeliveryBurnSlow": "its windows are days, of which a thirtieth is an hour still; promtool has them",
     "RoundtripStoreDown": "a database that goes; tests/cluster/test_program.py moves its metric",
-    "RoundtripNodeLeaseOld": "minutes of late renewals; tests/cluster/test_nodes.py moves its metric",
-    "RoundtripNodeLost": "a node that goes; tests/cluster/test_nodes.py moves its metrics",
+    "RoundtripNodeLeaseOld": "minutes of late renewals; tests/cluster/test_node_metrics.py moves its metric",
+    "RoundtripNodeLost": "minutes without a node; tests/cluster/test_two_nodes.py moves its metrics",
     "RoundtripTakeoversFlapping": "half an hour of it, promtool has it",
 }
 """Alerts that no test makes fire for real, with the reason."""
