@@ -1,4 +1,5 @@
-"""`python -m dashboards` writes the dashboards' JSON; `--check` only says which files differ."""
+"""`python -m dashboards` writes the dashboards' JSON and the console's table of alerts; `--check` only says which
+files differ."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from typing import Final
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
+from dashboards import alert_table
 from dashboards.builders import backend_health, delivery, runbooks, socket_mapping, whatsapp_links
 
 FOLDER: Final = Path(__file__).parent / "grafana"
@@ -37,11 +39,11 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where a file differs")
     check = parser.parse_args().check
     stale = []
-    for name in BUILDERS:
-        path, text = FOLDER / name, render(name)
+    files = {FOLDER / name: render(name) for name in BUILDERS} | {alert_table.MODULE: alert_table.render()}
+    for path, text in files.items():
         if path.is_file() and path.read_text() == text:
             continue
-        stale.append(name)
+        stale.append(path.name)
         if not check:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
