@@ -156,20 +156,8 @@ RULES: Final = (
     Rule("RoundtripClientOutdated", _is_above("links_client_outdated")),
     Rule("RoundtripNotReady", _is_above("not_ready")),
     Rule("RoundtripOutboxStuck", _is_above("batch_age")),
-    Rule(
-        "RoundtripStoreDown",
-        "critical",
-        "A node does not reach its store.",
-        lambda s: 1.0 if s.history.now("store_up") == 0 else None,
-        30.0,
-    ),
-    Rule(
-        "RoundtripNodeLeaseOld",
-        "warning",
-        "A node renews its lease late or not at all.",
-        lambda s: above(s.history.most("lease_used", MINUTE), 0.5),
-        2 * MINUTE,
-    ),
+    Rule("RoundtripStoreDown", lambda s, a: 1.0 if s.history.now("store_up") == a.limits[0] else None),
+    Rule("RoundtripNodeLeaseOld", lambda s, a: above(s.history.most("lease_used", a.windows[0]), a.limits[0])),
     Rule(
         "RoundtripEventLoopStalls",
         lambda s, a: above(s.history.increase("lag_sum", a.windows[0]) / a.windows[0], a.limits[0]),
