@@ -153,7 +153,8 @@ async def main(sockets: int, seconds: float) -> None:
         Counter.count, start = 0, time.perf_counter()
         await asyncio.sleep(seconds)
         rate = Counter.count / (time.perf_counter() - start)
-        print(json.dumps({"rate": rate}), flush=True)
+        lost = telemetry.metrics.telemetry_dropped["traces"]._value.get()
+        print(json.dumps({"rate": rate, "spans_lost": lost}), flush=True)
         Counter.running = False
         looking.close()
         await server.close()
