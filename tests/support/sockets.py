@@ -95,6 +95,9 @@ class Notes:
     def packet_refused(self, what: str) -> None:
         self.refused.append(what)
 
+    def packet_too_large(self) -> None:
+        self.refused.append("too large")
+
 
 class Faults(Switches):
     """The program's own switches, all of which may be moved."""

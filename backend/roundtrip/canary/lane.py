@@ -176,6 +176,8 @@ class _NoCounts:
 
     def packet_refused(self, what: str) -> None: ...
 
+    def packet_too_large(self) -> None: ...
+
 
 class _NoSpans:
     """`DeliverySpans` that record nothing: a round's log line says in which stage it failed."""

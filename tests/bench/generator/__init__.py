@@ -34,12 +34,13 @@ def build() -> Path:
     return program
 
 
-def command(url: str, sockets: int, reply: str = "ack", in_flight: int = 100) -> list[str]:
-    """The command that connects `sockets` clients to `url`, at most `in_flight` handshakes at once.
+def command(url: str, sockets: int, reply: str = "ack", in_flight: int = 100, first: int = 0) -> list[str]:
+    """The command that connects `sockets` clients to `url`, at most `in_flight` handshakes at once. They are the users
+    from number `first` on.
 
     It prints `{"ready", "seconds"}` when all are connected and, when its standard input is closed,
     `{"events", "bytes", "cpu", "wall", "closed"}`: what it acknowledged, and seconds of processor and of time since
     they were. `reply` is `ack` (declared and given), `quiet` (neither) or `polite` (given, not declared).
     """
     where = urlsplit(url)
-    return [str(build()), where.hostname or "", str(where.port), str(sockets), reply, str(in_flight)]
+    return [str(build()), where.hostname or "", str(where.port), str(sockets), reply, str(in_flight), str(first)]

@@ -1,10 +1,10 @@
 /* A load generator that is never the limit: many Socket.IO clients over websockets, in one thread on epoll.
  *
- *   generator HOST PORT SOCKETS REPLY [IN_FLIGHT]
+ *   generator HOST PORT SOCKETS REPLY [IN_FLIGHT [FIRST]]
  *
- * connects SOCKETS clients, each under its own key, at most IN_FLIGHT handshakes at once, prints one JSON line with
- * how long that took, and answers every event until its standard input is closed. Then it prints its figures as one
- * more JSON line. REPLY: "ack" (declared and given), "quiet" (neither), "polite" (given, not declared).
+ * connects SOCKETS clients, each under its own key (from user FIRST on, 0 if not given), at most IN_FLIGHT handshakes at
+ * once, prints one JSON line with how long that took, and answers every event until its standard input is closed. Then
+ * it prints its figures as one more JSON line. REPLY: "ack" (declared and given), "quiet" (neither), "polite" (given, not declared).
  *
  * Frames from a server are not masked; frames from a client are, with the mask zero, which changes no byte.
  */
@@ -39,7 +39,7 @@ struct client {
 static const char *reply;
 static struct sockaddr_in server;
 static char host[64];
-static int poller, sockets, in_flight, started, ready, closed;
+static int poller, sockets, in_flight, first, started, ready, closed;
 static unsigned long long events, bytes;
 static struct client *clients;
 
@@ -131,7 +131,7 @@ static size_t packet(struct client *c, const char *data, size_t size, char *out)
     } else if (size >= 1 && data[0] == '2') {
         length = snprintf(text, sizeof text, "3");
     } else if (size >= 1 && data[0] == '0' && c->stage == OPENING) {
-        length = snprintf(text, sizeof text, "40{\"userId\":\"user-%d\",\"botId\":\"bot\",\"acks\":%s}", c->number,
+        length = snprintf(text, sizeof text, "40{\"userId\":\"user-%d\",\"botId\":\"bot\",\"acks\":%s}", first + c->number,
                           strcmp(reply, "ack") == 0 ? "true" : "false");
         c->stage = JOINING;
     } else if (size >= 2 && data[0] == '4' && data[1] == '0' && c->stage == JOINING) {
@@ -229,7 +229,7 @@ static void writable(struct client *c) {
 
 int main(int count, char **words) {
     if (count < 5) {
-        fprintf(stderr, "usage: generator HOST PORT SOCKETS ack|polite|quiet [IN_FLIGHT]\n");
+        fprintf(stderr, "usage: generator HOST PORT SOCKETS ack|polite|quiet [IN_FLIGHT [FIRST]]\n");
         return 2;
     }
     server.sin_family = AF_INET;
@@ -242,6 +242,7 @@ int main(int count, char **words) {
     sockets = atoi(words[3]);
     reply = words[4];
     in_flight = count > 5 ? atoi(words[5]) : 100;
+    first = count > 6 ? atoi(words[6]) : 0;
     clients = calloc((size_t)sockets, sizeof *clients);
     if (clients == NULL) fail("calloc");
     poller = epoll_create1(0);

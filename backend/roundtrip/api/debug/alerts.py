@@ -203,6 +203,20 @@ RULES: Final = (
         15.0,
     ),
     Rule(
+        "RoundtripStoreDown",
+        "critical",
+        "A node does not reach its store.",
+        lambda s: 1.0 if s.history.now("store_up") == 0 else None,
+        30.0,
+    ),
+    Rule(
+        "RoundtripNodeLeaseOld",
+        "warning",
+        "A node renews its lease late or not at all.",
+        lambda s: above(s.history.most("lease_used", MINUTE), 0.5),
+        2 * MINUTE,
+    ),
+    Rule(
         "RoundtripEventLoopStalls",
         "critical",
         "The event loop stands still again and again.",
@@ -259,6 +273,8 @@ RULES: Final = (
 )
 
 UNSEEN: Final = {
+    "RoundtripNodeLost": "what the other nodes took over is counted by them",
+    "RoundtripTakeoversFlapping": "looks half an hour back, and at all nodes",
     "RoundtripCrashLoop": "a process knows its own life only",
     "RoundtripCollectorLosing": "the collector is another process",
     "RoundtripObserverDown": "the observers are other processes",
