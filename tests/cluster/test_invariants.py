@@ -12,7 +12,7 @@ import pytest
 from roundtrip.events import EventType
 from roundtrip.identity import BotKey
 from roundtrip.outbox.records import Outcome
-from tests.cluster.nodes import Client, Node, nodes
+from tests.cluster.in_process import Client, Node, nodes
 from tests.outbox.contract.base import until
 from tests.support.drafts import assert_balanced
 

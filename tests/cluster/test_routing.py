@@ -12,7 +12,7 @@ import pytest
 from roundtrip.events import Connecting, Qr
 from roundtrip.identity import BotKey
 from roundtrip.outbox.records import MissReason, Mode, Outcome
-from tests.cluster.nodes import CONNECTED, KEY, Node, nodes
+from tests.cluster.in_process import CONNECTED, KEY, Node, nodes
 from tests.outbox.contract.base import until
 from tests.outbox.postgres.helpers import value
 from tests.support.drafts import assert_balanced

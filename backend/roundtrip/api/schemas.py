@@ -131,6 +131,8 @@ class Config(ApiModel, frozen=True):
     driver: str
     faults_allowed: bool
     actions: tuple[SimulateAction, ...]
+    browser_traces: bool = False
+    """Whether the page should send a span for each event that it handled."""
     shared_store: bool = False
 
 

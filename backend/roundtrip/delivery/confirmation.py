@@ -115,7 +115,9 @@ class Confirmations:
             state = delivery.state
             if state.outcome is not Outcome.PENDING:
                 continue
-            delivery.receipt_ns = delivery.receipt_ns or now
+            if not delivery.receipt_ns:
+                delivery.receipt_ns = now
+                delivery.receipt_late = not state.waiting
             if not peer.must_ack and not state.receipted:
                 try:
                     delivery.change(DeliveryState.RECEIPTED if state.waiting else DeliveryState.LATE_RECEIPT)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -101,13 +101,13 @@ class Replayer:
         outbox: Outbox,
         courier: Courier,
         spans: DeliverySpans,
-        snapshot: Callable[[BotKey, int], msgspec.Struct],
+        snapshot: Callable[[BotKey, int], Awaitable[msgspec.Struct]],
         *,
         watermark: int,
         clock: Clock = SYSTEM,
     ) -> None:
-        """`snapshot` gives the state of a key whose newest event has this `seq`; `watermark` is the unread bytes past
-        which a replay waits for its client to read."""
+        """`snapshot` gives the state of a key whose newest event has this `seq`, or a newer one; `watermark` is the
+        unread bytes past which a replay waits for its client to read."""
         self._outbox = outbox
         self._courier = courier
         self._spans = spans
@@ -120,7 +120,7 @@ class Replayer:
     async def status(self, peer: Socket) -> int:
         """Send the snapshot, behind everything that was sent before; the newest `seq`."""
         seq = await self._outbox.last_seq(peer.key)
-        peer.send(status_frame(self._snapshot(peer.key, seq)))
+        peer.send(status_frame(await self._snapshot(peer.key, seq)))
         return seq
 
     async def run(self, peer: Socket, channel: KeyInFlight, connect_parent: str | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Collection
 from typing import Final, NamedTuple, Protocol
 
@@ -13,6 +14,9 @@ from roundtrip.outbox.records import MissReason, Mode, Outcome, StoredEvent
 
 _EVENT: Final = b'["' + CONNECTION_EVENT.encode() + b'",'
 _REPLAYED: Final = {Mode.LIVE: b',"replayed":false,"attempt":', Mode.REPLAY: b',"replayed":true,"attempt":'}
+
+_SHORT, _LONG, _LONGEST = (struct.Struct(form).pack for form in (">BB", ">BBH", ">BBQ"))
+"""The heads of websocket frames."""
 
 
 class Frame:
@@ -33,13 +37,13 @@ class Frame:
 
 def websocket_frame(payload: bytes, *, text: bool = True) -> bytes:
     """An unmasked, final frame (RFC 6455 §5.2), as a server sends it."""
-    kind = b"\x81" if text else b"\x82"
+    kind = 0x81 if text else 0x82
     length = len(payload)
     if length < 126:
-        return kind + length.to_bytes(1, "big") + payload
+        return _SHORT(kind, length) + payload
     if length < 1 << 16:
-        return kind + b"\x7e" + length.to_bytes(2, "big") + payload
-    return kind + b"\x7f" + length.to_bytes(8, "big") + payload
+        return _LONG(kind, 0x7E, length) + payload
+    return _LONGEST(kind, 0x7F, length) + payload
 
 
 def websocket_close(code: int) -> bytes:

@@ -167,7 +167,7 @@ class LedgerEntry(msgspec.Struct, frozen=True):
     attempts: tuple[Attempt, ...]
 
 
-class Resolution(NamedTuple):
+class Resolution(msgspec.Struct, frozen=True):
     """The end of one event. Only one is applied, the first; for receipt and ack see `Outbox.upgrade`."""
 
     key: BotKey
@@ -194,6 +194,8 @@ class Totals(NamedTuple):
     pending: Mapping[EventType, int]
     oldest_pending_at: int | None
     size_bytes: int
+    exported: bool = True
+    """Whether this node tells them to Prometheus: of the nodes of a shared store exactly one does."""
 
 
 _encode = msgspec.json.Encoder().encode

@@ -23,7 +23,7 @@ from roundtrip.outbox.base import Check, OutboxError
 from roundtrip.outbox.batched import CommitFaults
 from roundtrip.outbox.postgres.arguments import WRITE
 from roundtrip.outbox.postgres.batch import Append, Batch, Results, Write
-from roundtrip.outbox.postgres.connector import FENCED, Connector, Lost
+from roundtrip.outbox.postgres.connector import FENCED, NOT_OWNER, Connector, Lost
 from roundtrip.outbox.postgres.database import LOST, REFUSED, reason, store_away
 from roundtrip.outbox.postgres.reads import KeyCache, Sums
 
@@ -117,6 +117,7 @@ class Committer:
             if error.sqlstate == FENCED:  # by an earlier connection, or by another node: a new fence tells
                 raise Refusal(store_away("this node's lease has ended"), again=True) from None
             malformed = isinstance(error, asyncpg.DataError | asyncpg.IntegrityConstraintViolationError)
+            malformed = malformed or error.sqlstate == NOT_OWNER
             raise Refusal(store_away(reason(error)), malformed=malformed) from None
         results = batch.results(answer)._replace(others=answer["o_others"])
         ended = list(zip(answer["o_types"] or (), answer["o_outcomes"] or (), answer["o_counts"] or (), strict=True))

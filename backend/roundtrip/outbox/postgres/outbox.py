@@ -151,10 +151,10 @@ class PostgresOutbox(BatchedOutbox):
 
     def resolve(self, resolution: Resolution) -> None:
         """As `Outbox.resolve`."""
-        key, seq, outcome, at, attempts = resolution
-        if outcome is Outcome.PENDING:
+        if resolution.outcome is Outcome.PENDING:
             raise ValueError("an event does not end as pending")
-        self._put(Resolve(key, seq, outcome, at - self._offset, self._encoded(attempts)))
+        at, text = resolution.at - self._offset, self._encoded(resolution.attempts)
+        self._put(Resolve(resolution.key, resolution.seq, resolution.outcome, at, text))
 
     def upgrade(self, key: BotKey, seq: int, at: int) -> None:
         """As `Outbox.upgrade`."""
@@ -220,7 +220,8 @@ class PostgresOutbox(BatchedOutbox):
 
     def totals(self) -> Totals:
         """As `Outbox.totals`: this node's commits at once, those of others within a sweep's interval."""
-        return self._writer.sums.totals(self._offset)
+        sums, lease = self._writer.sums, self._lease
+        return sums.totals(self._offset)._replace(exported=lease.held and sums.first == lease.node_id)
 
     # times and results
 

@@ -57,7 +57,8 @@ _SUMS: Final = (
     "SELECT (SELECT array_agg(ARRAY[type, outcome, n]) FROM "  # noqa: S608  # a number
     "(SELECT type, outcome, sum(n)::bigint AS n FROM totals GROUP BY type, outcome) t) AS sums, "
     f"(SELECT min(created_at) FROM events WHERE outcome = 0 AND type <> {EventType.CANARY:d}) AS oldest, "
-    "pg_total_relation_size('events') AS size"
+    "pg_total_relation_size('events') AS size, "
+    "(SELECT node_id FROM nodes WHERE lease_until > clock_timestamp() ORDER BY started_at, node_id LIMIT 1) AS first"
 )
 _COUNT: Final = "SELECT type, count(*) AS n FROM events WHERE outcome = 0 GROUP BY type"
 
@@ -230,6 +231,8 @@ class Sums:
         }
         self._oldest: int | None = None
         self._size = 0
+        self.first: str | None = None
+        """The node that has been in the store for longest: it exports the sums, so that nobody counts them twice."""
 
     async def read(self, connection: Any, *, check: bool = False) -> None:
         """Read all of them; with `check`, count what is pending too, and log an error if the two do not agree."""
@@ -248,7 +251,7 @@ class Sums:
                 self._created[EventType(type_)] = n
             else:
                 self._resolved[EventType(type_), Outcome(outcome)] = n
-        self._oldest, self._size = row["oldest"], row["size"]
+        self._oldest, self._size, self.first = row["oldest"], row["size"], row["first"]
         for kind, open_ in self._pending().items() if counted is not None else ():
             if counted is not None and counted.get(kind, 0) != open_:
                 log.error("ledger_unbalanced", type=kind.wire, expected=open_, pending=counted.get(kind, 0))
