@@ -87,7 +87,7 @@ class Scene:
         self.extra.setdefault("clients", []).append(client)
         return client
 
-    async def raw(self, sent: bytes, source: str = "127.0.0.1", within: float = 8) -> tuple[bytes, float]:
+    async def raw(self, sent: bytes, source: str = "127.0.0.1", within: float = 15) -> tuple[bytes, float]:
         """What a connection from an address gets until it is closed, and the seconds that took."""
         url = URL(self.program.url)
         reader, writer = await asyncio.open_connection(url.host, url.port, local_addr=(source, 0))
@@ -112,14 +112,14 @@ class Scene:
         return [event["type"].removeprefix("whatsapp_") for event in await self.user.ledger(bot)]
 
 
-async def until(condition: Callable[[], Any], within: float = 8) -> Any:
+async def until(condition: Callable[[], Any], within: float = 15) -> Any:
     async with asyncio.timeout(within):
         while not (found := condition()):
             await asyncio.sleep(0.02)
     return found
 
 
-async def seen(condition: Callable[[], Awaitable[Any]], within: float = 8) -> Any:
+async def seen(condition: Callable[[], Awaitable[Any]], within: float = 15) -> Any:
     async with asyncio.timeout(within):
         while not (found := await condition()):
             await asyncio.sleep(0.03)
@@ -200,6 +200,10 @@ async def no_ring(s: Scene) -> None:
         assert await answer.json() == {"traces": [], "kept": 0, "ring": False}
 
 
+async def spans_of_pages(s: Scene) -> None:
+    assert await s.ask("POST", "/otlp/v1/traces", "user", {}) == (200, {})
+
+
 async def named(s: Scene) -> None:
     assert any('service_instance_id="node-7"' in name for name in await s.user.metrics())
 
@@ -227,6 +231,7 @@ PLACE = {
     "pii_hash_key": Row(HASH_KEY, hashed),
     "trace_url_template": Row("https://traces.example/{trace_id}", trace_links),
     "trace_ring_bytes": Row(0, no_ring),
+    "browser_traces": Row("true", spans_of_pages),
 }
 
 
@@ -801,6 +806,7 @@ ON_ITS_OWN: dict[str, Any] = {
     "admin_key": ADMIN_KEY,
     "store": "postgresql://127.0.0.1:1/none",
     "lease": 100.0,
+    "hand_over_time": 0.0,
     "outbox_max_bytes": 1 << 20,
     "jwks_url": "http://127.0.0.1:1/keys",
     "jwks_outage": 1.0,
@@ -811,7 +817,8 @@ ON_ITS_OWN: dict[str, Any] = {
     "sessions_per_worker": 2,
     "worker_memory_limit": 64,
 }
-"""Rows with a test of their own below; `device_name` is told to the stand-in in tests/whatsapp/test_bad_minutes.py,
+"""Rows with a test of their own below; `hand_over_time` is used in tests/cluster/test_rolling.py,
+`device_name` is told to the stand-in in tests/whatsapp/test_bad_minutes.py,
 `worker_memory_limit` is passed in tests/whatsapp/test_hosts.py."""
 
 

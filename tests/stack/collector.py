@@ -108,8 +108,9 @@ class Collector:
 
 
 @contextmanager
-def running(backends: str, log: Path) -> Iterator[Collector]:
-    """The collector with the repository's own configuration, sending to `backends` (a URL) in place of the stack."""
+def running(backends: str, log: Path, *more: str) -> Iterator[Collector]:
+    """The collector with the repository's own configuration, sending to `backends` (a URL) in place of the stack;
+    `more` are configurations that are laid over it."""
     http, grpc, health, metrics = free_ports(4)
     env = os.environ | {
         "OTLP_HTTP_ADDRESS": f"127.0.0.1:{http}",
@@ -123,7 +124,8 @@ def running(backends: str, log: Path) -> Iterator[Collector]:
         "SPAN_METRICS_INTERVAL": "1s",
     }
     with log.open("wb") as out:
-        process = subprocess.Popen([build(), "--config", CONFIG], env=env, stdout=out, stderr=out)
+        configs = [part for each in (str(CONFIG), *more) for part in ("--config", each)]
+        process = subprocess.Popen([build(), *configs], env=env, stdout=out, stderr=out)
         try:
             _wait_until_healthy(health, process, log)
             yield Collector(http, metrics)

@@ -44,7 +44,7 @@ class Program:
             self._news.set()
         self._news.set()
 
-    async def started(self, within: float = 20) -> None:
+    async def started(self, within: float = 40) -> None:
         """Wait for the line that names the addresses, then for `/readyz`, then for the links' restore."""
         async with asyncio.timeout(within):
             while not self.url:

@@ -38,6 +38,8 @@ class Account:
     """What the phone hands over after a pairing, besides the name."""
     sync: NameSync = field(default_factory=NameSync)
     logins: int = 0
+    replaced: int = 0
+    """Logins that found the same device connected, and threw it out."""
     lines: int = 0
     """Connections that got as far as naming this account, let in or not."""
     refused_at: list[float] = field(default_factory=list)

@@ -178,6 +178,10 @@ class StandIn:
             line.channel.close()
             return
         account.logins += 1
+        if account.line is not None and not account.line.channel.frozen:
+            account.replaced += 1
+            account.line.channel.send(Node("stream:error", {}, [Node("conflict", {"type": "replaced"})]))
+            account.line.channel.close()
         account.line, line.account = line, account
         if not account.silent:
             lid = Jid(f"9{account.phone}", "lid", account.device)

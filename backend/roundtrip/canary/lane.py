@@ -80,7 +80,7 @@ class CanaryLane:
         key: BotKey,
         outbox: Outbox,
         faults: Faults,
-        snapshot: Callable[[BotKey, int], msgspec.Struct],
+        snapshot: Callable[[BotKey, int], Awaitable[msgspec.Struct]],
         failed: Callable[[], None],
         *,
         timeout: float,
@@ -175,6 +175,8 @@ class _NoCounts:
     def disconnected(self, reason: str, lifetime: float) -> None: ...
 
     def packet_refused(self, what: str) -> None: ...
+
+    def packet_too_large(self) -> None: ...
 
 
 class _NoSpans:

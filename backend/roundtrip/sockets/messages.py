@@ -114,6 +114,9 @@ class SocketMetrics(Protocol):
     def packet_refused(self, what: str) -> None:
         """A client broke the protocol, and was closed for it."""
 
+    def packet_too_large(self) -> None:
+        """A client sent more than a packet may have, and was closed for it."""
+
 
 class SocketCounters:
     """`SocketMetrics` over the metrics catalogue."""
@@ -132,6 +135,9 @@ class SocketCounters:
 
     def packet_refused(self, what: str) -> None:
         self._metrics.packets_refused[what].inc()
+
+    def packet_too_large(self) -> None:
+        self._metrics.count_refusal("packet_size")
 
     def step_failed(self) -> None:
         self._metrics.task_failures.inc()

@@ -22,6 +22,7 @@ from roundtrip.telemetry.span_records import (
     Key,
     Missed,
     MissesView,
+    Processed,
     Settled,
     SpanRecord,
     Upgraded,
@@ -202,6 +203,18 @@ class EventSpanRecorder:
         ring = self._ring
         if ring is not None and (kept or ((exported or self._queue is None) and ring.admits())):
             ring.upgraded(delivery, plain=not kept)
+
+    def processed(self, record: Processed, kept: bool) -> bool:
+        """A page says that it handled an event. Whether its span goes anywhere: only where its event's do. `kept` says
+        that those are kept whatever the head sampler decided."""
+        exported = self._queue is not None and (kept or record.event.traceparent[-1] == "1")
+        if exported and self._queue is not None:
+            self._queue(record)
+        ring = self._ring
+        remembered = ring is not None and (kept or ring.holds(record.event.id))
+        if remembered and ring is not None:
+            ring.processed(record, plain=not kept)
+        return exported or remembered
 
     def replay(self, key: Key, sid: str, connect_parent: str | None) -> str | None:
         """A socket's replay begins; the traceparent for its attempts, None when nothing is traced."""

@@ -20,6 +20,9 @@ _LONGEST_DELAY: Final = 1.0
 FENCED: Final = "RT001"
 """SQLSTATE of a write with an old fence."""
 
+NOT_OWNER: Final = "RT002"
+"""SQLSTATE of a write of a link's record by a node that has it no more."""
+
 
 class Lost(Exception):  # noqa: N818  # a state of the connection
     """There is no connection; the message says why, in a few words."""

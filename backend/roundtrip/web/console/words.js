@@ -85,3 +85,6 @@ export const FAULTS_FORBIDDEN = "Faults are for development: this backend does n
 export const RUNBOOK = (name) => `dashboards/runbooks/${name}.md`;
 
 export const NEEDS_PERSON = new Set(["disconnected", "logged_out", "replaced", "banned", "client_outdated", "failed"]);
+
+export const PAGE_PROCESSED = "By its own span, a page processed it in";
+export const PAGE_FAILED = "By its own span, a page failed to process it, after";
