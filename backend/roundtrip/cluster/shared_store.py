@@ -108,6 +108,7 @@ class SharedStore:
         stack.callback(arrivals.endings.close)
         router.attach(arrivals)
         registry.on_count = presence.changed
+        self.signals.on_reconnected = presence.rewrite
         registry.others = Turns(self._pool, presence, router, registry).of
         courier.present = presence.committed
         self.outbox.on_commit = router.committed
