@@ -14,6 +14,7 @@ from roundtrip.identity import BotKey
 from roundtrip.outbox.records import MissReason, Mode, Outcome
 from tests.cluster.in_process import CONNECTED, KEY, Node, nodes
 from tests.outbox.contract.base import until
+from tests.support.drafts import assert_balanced
 from tests.support.postgres import value
 
 CONNECTING = Connecting()
@@ -142,6 +143,18 @@ async def test_an_event_that_two_nodes_confirm_is_counted_once(two: list[Node]) 
         await node.outbox.check()
     await until(lambda: sum(a.outbox.totals().resolved.values()) == 30)
     assert sum(a.outbox.totals().pending.values()) == 0
+
+
+async def test_nothing_is_resolved_that_was_not_created(two: list[Node]) -> None:
+    """B ends what A created before it has read so."""
+    a, b = two
+    await b.join()
+    b.outbox._writer._sweep._next = float("inf")
+    await a.publish()
+    await until(lambda: sum(b.outbox.totals().resolved.values()) == 1)
+    totals = b.outbox.totals()
+    assert_balanced(totals)
+    assert min(totals.pending.values()) == 0
 
 
 def shared(node: Node) -> bool:
