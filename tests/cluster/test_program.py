@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.outbox.postgres.helpers import joined, value
-from tests.support.postgres import Postgres, server
+from tests.outbox.postgres.helpers import joined
+from tests.support.postgres import Postgres, server, value
 from tests.support.program import BACKEND, ROOT, api, environment, running
 
 _LOADED = """

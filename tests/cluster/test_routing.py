@@ -14,7 +14,7 @@ from roundtrip.identity import BotKey
 from roundtrip.outbox.records import MissReason, Mode, Outcome
 from tests.cluster.in_process import CONNECTED, KEY, Node, nodes
 from tests.outbox.contract.base import until
-from tests.outbox.postgres.helpers import value
+from tests.support.postgres import value
 
 CONNECTING = Connecting()
 QR = Qr("secret", 1, 6, "2023-11-14T22:13:20.000Z")

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.outbox.postgres.helpers import value
 from tests.support.node_client import node_client
+from tests.support.postgres import value
 from tests.support.program import Program, api, running
 from tests.whatsapp.stand_in import StandIn, stand_in
 

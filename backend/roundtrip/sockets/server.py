@@ -77,9 +77,7 @@ class SocketServer:
         """Serves principals that have a key of their own."""
         self.on_refused: Callable[[str, str | None, int], None] = lambda _code, _traceparent, _began_ns: None
         """Called with each refused handshake: its code, its traceparent, and when it began."""
-        self._admit = admit
-        self._metrics = metrics
-        self._faults = faults
+        self._admit, self._metrics, self._faults = admit, metrics, faults
         self._access = door or SocketAccess()
         self._clock = clock
         self._access.max_per_key = max_sockets_per_key
