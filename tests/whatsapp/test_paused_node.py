@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.outbox.postgres.helpers import value
+from tests.support.postgres import value
 from tests.whatsapp.scenario import PHONE, scenario
 
 LEASE = 8
