@@ -40,14 +40,17 @@ ADVICE: Final[dict[str, Advice]] = {
     # disconnected
     "connection_lost": Advice(True, "Nothing to do: the connection to WhatsApp is being restored automatically."),
     "unreachable": Advice(True, "WhatsApp could not be reached. Check the network and the proxy; try again later."),
-    "rate_limited": Advice(True, f"{_AUTOMATIC} WhatsApp limits the request rate; the next attempt follows in a few minutes."),
+    "rate_limited": Advice(
+        True, f"{_AUTOMATIC} WhatsApp limits the request rate; the next attempt follows in a few minutes."
+    ),
     # logged out
     "requested": Advice(True, f"You logged out. {_AGAIN} If the phone still lists this device, remove it there."),
     "cancelled": Advice(True, f"Linking was cancelled. {_AGAIN}"),
     "device_removed": Advice(True, f"This device was removed on the phone. {_AGAIN}"),
     "primary_device_gone": Advice(True, "Open WhatsApp on the phone, check that the account works, then link again."),
     "account_banned": Advice(
-        False, "WhatsApp blocked this account. Open WhatsApp on the phone: it shows the reason, and how to request a review."
+        False,
+        "WhatsApp blocked this account. Open WhatsApp on the phone: it shows the reason, and how to request a review.",
     ),
     "logged_out_by_whatsapp": Advice(True, f"WhatsApp ended this session. {_AGAIN}"),
     # replaced
@@ -58,7 +61,8 @@ ADVICE: Final[dict[str, Advice]] = {
     # banned
     "banned": Advice(False, "WhatsApp blocked this account temporarily. Wait until the block ends."),
     "banned_too_many_people": Advice(
-        False, "WhatsApp blocked this account: too many messages to people who do not know it. Wait until the block ends."
+        False,
+        "WhatsApp blocked this account: too many messages to people who do not know it. Wait until the block ends.",
     ),
     "banned_blocked_by_users": Advice(
         False, "WhatsApp blocked this account: too many users blocked it. Wait until the block ends."
@@ -77,7 +81,8 @@ ADVICE: Final[dict[str, Advice]] = {
     # failed
     "connect_failure": Advice(True, f"WhatsApp refused the connection. Wait a few minutes. {_AGAIN}"),
     "pairing_code_refused": Advice(
-        True, "WhatsApp issued no pairing code for this phone number. Check the number, wait a few minutes, or scan a QR code."
+        True,
+        "WhatsApp issued no code for this phone number. Check the number, wait a few minutes, or scan a QR code.",
     ),
     "worker_crashed": Advice(True, f"The connection's process failed repeatedly. {_AGAIN}"),
     "session_crashes": Advice(
