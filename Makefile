@@ -105,7 +105,10 @@ format: install ## let ruff put the code in order
 bench: install ## events per second beside bare python-socketio and bare Node, as ratios
 	$(BIN)/python -m tests.bench $(ARGS)
 
-dashboards: install ## write the Grafana dashboards' JSON from dashboards/builders
+bench-cluster: install ## events per second of one, two and three nodes on one PostgreSQL, and what an event costs each of them
+	$(BIN)/python -m tests.bench.cluster $(ARGS)
+
+dashboards: install ## write the Grafana dashboards' JSON and the rules of Kubernetes from dashboards/builders
 	$(BIN)/python -m dashboards
 
 stack: install ## start backend, collector, Tempo, Loki, Prometheus, Alertmanager, Grafana (needs docker); TOUR=1: people use it
@@ -113,6 +116,9 @@ stack: install ## start backend, collector, Tempo, Loki, Prometheus, Alertmanage
 
 stack-small: install ## the same with one container for all that observes; TOUR=1: people use it
 	TOUR=$(TOUR) $(BIN)/python -m dashboards.stack --small
+
+stack-scale: install ## the same with three nodes on a PostgreSQL behind a proxy; TOUR=1: people use it
+	TOUR=$(TOUR) $(BIN)/python -m dashboards.stack --scale
 
 tour: install ## people use the backend of make run: pages come, link, reload, go; ARGS="--fault-every 120" breaks things
 	$(BIN)/python -m dashboards.tour $(ARGS)

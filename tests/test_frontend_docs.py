@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import shutil
 import subprocess
+import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -174,11 +174,16 @@ async def test_the_python_example() -> None:
         await running
 
 
-def test_the_typed_examples_compile() -> None:
+@pytest.fixture
+def beside_the_client() -> Iterator[Path]:
+    """A folder from which TypeScript finds the client that is built."""
+    with tempfile.TemporaryDirectory(prefix="docs-", dir=built()) as folder:
+        yield Path(folder)
+
+
+def test_the_typed_examples_compile(beside_the_client: Path) -> None:
     """Under `tsc --strict`, against the client that is built."""
-    folder = built() / "docs"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder = beside_the_client
     around = """
         declare const BACKEND: string, BOT_ID: string;
         declare function getToken(ask?: { skipCache: boolean }): Promise<string>;

@@ -27,7 +27,6 @@ import socketio
 from aiohttp import web
 from yarl import URL
 
-from roundtrip.settings import Settings
 from tests.support.api import serving
 from tests.support.ports import free_port
 from tests.support.program import BACKEND, Api, Program, api, running
@@ -87,7 +86,7 @@ class Scene:
         self.extra.setdefault("clients", []).append(client)
         return client
 
-    async def raw(self, sent: bytes, source: str = "127.0.0.1", within: float = 8) -> tuple[bytes, float]:
+    async def raw(self, sent: bytes, source: str = "127.0.0.1", within: float = 15) -> tuple[bytes, float]:
         """What a connection from an address gets until it is closed, and the seconds that took."""
         url = URL(self.program.url)
         reader, writer = await asyncio.open_connection(url.host, url.port, local_addr=(source, 0))
@@ -112,14 +111,14 @@ class Scene:
         return [event["type"].removeprefix("whatsapp_") for event in await self.user.ledger(bot)]
 
 
-async def until(condition: Callable[[], Any], within: float = 8) -> Any:
+async def until(condition: Callable[[], Any], within: float = 15) -> Any:
     async with asyncio.timeout(within):
         while not (found := condition()):
             await asyncio.sleep(0.02)
     return found
 
 
-async def seen(condition: Callable[[], Awaitable[Any]], within: float = 8) -> Any:
+async def seen(condition: Callable[[], Awaitable[Any]], within: float = 15) -> Any:
     async with asyncio.timeout(within):
         while not (found := await condition()):
             await asyncio.sleep(0.03)
@@ -806,6 +805,7 @@ ON_ITS_OWN: dict[str, Any] = {
     "admin_key": ADMIN_KEY,
     "store": "postgresql://127.0.0.1:1/none",
     "lease": 100.0,
+    "hand_over_time": 0.0,
     "outbox_max_bytes": 1 << 20,
     "jwks_url": "http://127.0.0.1:1/keys",
     "jwks_outage": 1.0,
@@ -816,7 +816,8 @@ ON_ITS_OWN: dict[str, Any] = {
     "sessions_per_worker": 2,
     "worker_memory_limit": 64,
 }
-"""Rows with a test of their own below; `device_name` is told to the stand-in in tests/whatsapp/test_bad_minutes.py,
+"""Rows with a test of their own below; `hand_over_time` is used in tests/cluster/test_rolling.py,
+`device_name` is told to the stand-in in tests/whatsapp/test_bad_minutes.py,
 `worker_memory_limit` is passed in tests/whatsapp/test_hosts.py."""
 
 
@@ -834,6 +835,8 @@ async def test_each_setting_does_something(tmp_path: Path, name: str) -> None:
 
 
 def test_every_setting_has_its_row_and_no_row_is_a_default() -> None:
+    from roundtrip.settings import Settings
+
     rows = {name: row.value for group in GROUPS.values() for name, row in group.rows.items()} | ON_ITS_OWN
     assert rows.keys() == Settings.model_fields.keys()
     assert sum(len(group.rows) for group in GROUPS.values()) + len(ON_ITS_OWN) == len(rows), "a setting has two rows"

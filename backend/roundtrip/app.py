@@ -56,7 +56,6 @@ from roundtrip.limits.addresses import Proxies
 from roundtrip.limits.connections import ConnectionLimits, ConnectionRules
 from roundtrip.limits.rates import Limits, Rules
 from roundtrip.links.metrics import LinkCounters, read_links
-from roundtrip.links.service import LinkService
 from roundtrip.outbox.base import ledger_reading
 from roundtrip.runtime import connection_capacity, program_version
 from roundtrip.settings import Settings
@@ -158,6 +157,7 @@ class Backend:
             clock=self.clock,
         )
         stack.callback(self.courier.close)
+        await self.stores.share(self.registry, self.courier, stack)
         metrics.pending_with_socket.set_function(self.courier.longest_wait)
         self.clock.on_step += [self.outbox.moved, self.courier.moved, lambda _ns: metrics.clock_steps.inc()]
         self.clock.start()
@@ -167,7 +167,7 @@ class Backend:
         settings, metrics = self.settings, self.telemetry.metrics
         driver = self._driver = self._driver or make_driver(settings)
         metrics.workers.read = observe(driver, self.telemetry.tracer, lambda cause: metrics.worker_exits[cause].inc())
-        self.links = LinkService(
+        self.links = self.stores.service(
             self.stores.bind(driver),
             self.courier,
             self.stores.links,
@@ -199,9 +199,11 @@ class Backend:
         self.identity = make_authenticator(settings)
         stack.push_async_callback(self.identity.close)
         self.limits = Limits(Rules.of(settings), self.telemetry.metrics.count_refusal)
-        admission = Admission(self.identity, self.limits)
-        snapshot, metrics = self.links.snapshot_at, self.telemetry.metrics
-        self.canary = CanaryProbe(settings, self.outbox, self.faults, snapshot, admission, metrics, self.clock)
+        self.stores.limit_pairing(self.limits.pairing)
+        admission, metrics = Admission(self.identity, self.limits), self.telemetry.metrics
+        snapshot = self.links.snapshot_at
+        canary = settings, self.outbox, self.faults, snapshot, admission, metrics, self.clock
+        self.canary = CanaryProbe(*canary, node=self.stores.node or "node")
         replayer = Replayer(
             self.outbox,
             self.courier,
@@ -249,8 +251,7 @@ class Backend:
         return make_admin_app(AdminParts.of(self.console))
 
     async def _start_public(self, stack: AsyncExitStack) -> None:
-        settings, metrics = self.settings, self.telemetry.metrics
-        proxies = Proxies(settings.forwarded_allow_ips)
+        settings, metrics, proxies = self.settings, self.telemetry.metrics, Proxies(self.settings.forwarded_allow_ips)
         looks_at = self.links, self.outbox, self.identity, self.faults, self.telemetry.tracer, self.limits, proxies
         to = self.telemetry.event_spans if settings.browser_traces else None
         spans = PageTraces(self.outbox, to, metrics.count_page_spans, self.limits, proxies)

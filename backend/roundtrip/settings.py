@@ -171,6 +171,9 @@ class Settings(BaseSettings):
     )
     lease: float = Field(15.0, ge=2, le=300, description="Seconds after which a silent node loses what it holds")
     node_id: str | None = Field(None, pattern=r"^[\w.:-]{1,64}$", description="Name of this process; made if unset")
+    hand_over_time: float = Field(
+        20.0, ge=0, le=600, description="Seconds that a stop may take to hand links over to other nodes"
+    )
     outbox_max_bytes: int = Field(
         1 << 30, ge=1 << 20, description="Bytes of stored events above which new links are refused"
     )

@@ -36,6 +36,7 @@ def build() -> dashboard.Dashboard:
     _readiness(board)
     _canary(board)
     _loop_and_outbox(board)
+    _cluster(board)
     _http(board)
     _process(board)
     _telemetry(board)
@@ -376,20 +377,97 @@ def _loop_and_outbox(board: dashboard.Dashboard) -> None:
             size=(8, 7),
         )
     )
+
+
+def _cluster(board: dashboard.Dashboard) -> None:
+    board.with_row(dashboard.Row("Cluster"))
+    board.with_panel(
+        number(
+            "Nodes",
+            About(
+                "Live nodes on one store; without a shared store each is alone and says 1.",
+                "Fewer than were started.",
+                "The runbook: which one is gone, and who has its links now.",
+                ("RoundtripNodeLost",),
+            ),
+            [Query(f"max({series('nodes')})", instant=True)],
+            size=(3, 7),
+            thresholds=steps((None, RED), (1, GREEN)),
+            none="NO DATA",
+        )
+    )
     board.with_panel(
         graph(
-            "Nodes and take-overs",
+            "Store reached",
             About(
-                "Live nodes on one store, the age of each one's lease, and links that nodes took over.",
-                "Fewer nodes than were started, a lease older than half of LEASE, or take-overs without a deployment.",
-                "The log says `link_claimed` with why, and `lease_not_renewed` with what failed.",
+                "1 while a node reaches the store of its events.",
+                "0 at one node: its way there. 0 at all: the store itself.",
+                "Sockets stay and events wait; see the runbook, and the database's own log.",
+                ("RoundtripStoreDown",),
+            ),
+            [Query(f"min by (instance) ({series('store_up')})", "{{instance}}")],
+            soft_max=1,
+            size=(7, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Age of the leases",
+            About(
+                "Seconds since each node's lease was renewed, and how long a lease lasts; 0 without a shared store.",
+                "Beyond a third of its length: a renewal failed. At 80 % the node ends its WhatsApp sessions.",
+                "The log's `lease_not_renewed` says what failed.",
+                ("RoundtripNodeLeaseOld",),
             ),
             [
-                Query(f"max({series('nodes')})", "nodes"),
-                Query(f"max by (instance) ({series('node_lease_age_seconds')})", "lease age {{instance}}"),
-                Query(f"sum by (reason) ({increase(series('link_takeovers_total'))})", "{{reason}}"),
+                Query(f"max by (instance) ({series('node_lease_age_seconds')})", "{{instance}}"),
+                Query(f"max({series('node_lease_seconds')})", "lease"),
             ],
-            size=(24, 7),
+            unit="s",
+            colors={"lease": RED},
+            size=(7, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Links taken over",
+            About(
+                "Links that nodes took: `handed_over` at a stop, `node_lost` after a lease ended, `started`: nobody's.",
+                "node_lost without a node that was killed, or again and again.",
+                "The log says `link_claimed` with why; compare with the leases beside.",
+                ("RoundtripNodeLost", "RoundtripTakeoversFlapping"),
+            ),
+            [Query(total(increase(series("link_takeovers_total")), "reason"), "{{reason}}")],
+            bars=True,
+            stacked=True,
+            colors={"node_lost": RED, "handed_over": GREEN, "started": "blue"},
+            size=(7, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Sockets by node",
+            About(
+                "Connected sockets of each node.",
+                "One node has far more than the others: the proxy does not spread, or it was the only one for a while.",
+                "See the proxy's balancing (docs/scaling.md); a reconnect spreads anew.",
+            ),
+            [Query(f"sum by (instance) ({series('sockets')})", "{{instance}}")],
+            stacked=True,
+            size=(12, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Links by node",
+            About(
+                "Links that each node owns.",
+                "One node has most of them long after a deployment, and its CPU is the highest.",
+                "Restart it: it hands its links over. See *Links taken over*.",
+            ),
+            [Query(f"sum by (instance) ({series('links')})", "{{instance}}")],
+            stacked=True,
+            size=(12, 7),
         )
     )
 

@@ -229,6 +229,7 @@ class Conversation(RuleBasedStateMachine):
 
 
 @pytest.mark.slow
+@pytest.mark.waits(70)
 @pytest.mark.timeout(900)
 def test_whatever_clients_send_the_map_the_ledger_and_the_keys_stay_true(house: House) -> None:
     Conversation.house = house

@@ -213,6 +213,10 @@ NOT_FOR_REAL: Final = {
     "RoundtripLedgerOutOfBalance": "needs an error in the program: the sums come from one transaction",
     "RoundtripTaskDied": "needs an error in the program: no input makes a task die",
     "RoundtripDeliveryBurnSlow": "its windows are days, of which a thirtieth is an hour still; promtool has them",
+    "RoundtripStoreDown": "a database that goes; tests/cluster/test_program.py moves its metric",
+    "RoundtripNodeLeaseOld": "minutes of late renewals; tests/cluster/test_node_metrics.py moves its metric",
+    "RoundtripNodeLost": "minutes without a node; tests/cluster/test_two_nodes.py moves its metrics",
+    "RoundtripTakeoversFlapping": "half an hour of it, promtool has it",
 }
 """Alerts that no test makes fire for real, with the reason."""
 

@@ -70,6 +70,12 @@ class FakeLinks:
         qr, pairing_code = self.codes.get(key, (None, None))
         return Snapshot(key.user_id, key.bot_id, link_id, state, 0, SINCE, qr=qr, pairing_code=pairing_code)
 
+    async def snapshot_at(self, key: BotKey, seq: int) -> Snapshot:
+        return msgspec.structs.replace(self.snapshot(key), seq=seq)
+
+    async def of_user(self, user_id: str) -> Sequence[LinkView]:
+        return [view for view in self.links() if view.user_id == user_id]
+
     async def logout(self, key: BotKey) -> Snapshot:
         self._record("logout", key, None)
         if key not in self.states:

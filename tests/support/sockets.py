@@ -58,6 +58,9 @@ class Notes:
     def failed(self) -> None:
         self.failed_ += 1
 
+    def created(self, delivery: Delivery) -> None:
+        pass
+
     def settled(self, delivery: Delivery) -> None:
         self.settled_.append(delivery)
 
@@ -124,7 +127,7 @@ async def trusted(shake: Handshake) -> Principal:
     return Principal(parse_user_id(shake.user_id))
 
 
-def idle(key: BotKey, seq: int) -> msgspec.Struct:
+async def idle(key: BotKey, seq: int) -> msgspec.Struct:
     return Snapshot(key.user_id, key.bot_id, None, LinkState.IDLE, seq, "2026-01-01T00:00:00.000Z")
 
 

@@ -76,7 +76,7 @@ class OutcomeName(enum.StrEnum):
 class AttemptView(ApiModel, frozen=True, omit_defaults=True):
     """One attempt to emit. One that found no socket says which key it looked for, and which keys of the same user had
     sockets then, as hashes; and whether a bot id of either is the user's id. `omitted` is how many attempts between
-    this one and the next are not kept."""
+    this one and the next are not kept. `node` made it, where several nodes share a store."""
 
     at: Time
     mode: Mode
@@ -92,6 +92,7 @@ class AttemptView(ApiModel, frozen=True, omit_defaults=True):
     sids: tuple[str, ...] = ()
     trace_id: str | None = None
     omitted: int = 0
+    node: str | None = None
 
 
 class LedgerEvent(ApiModel, frozen=True, omit_defaults=True):
@@ -162,6 +163,7 @@ def attempt_view(attempt: Attempt, key: BotKey) -> AttemptView:
         attempt.sids,
         attempt.trace_id,
         attempt.omitted,
+        attempt.node,
     )
 
 

@@ -80,7 +80,7 @@ class CanaryLane:
         key: BotKey,
         outbox: Outbox,
         faults: Faults,
-        snapshot: Callable[[BotKey, int], msgspec.Struct],
+        snapshot: Callable[[BotKey, int], Awaitable[msgspec.Struct]],
         failed: Callable[[], None],
         *,
         timeout: float,
@@ -188,6 +188,8 @@ class _NoSpans:
     def attempted(self, delivery: Delivery, attempt: Attempt) -> None: ...
 
     def round_missed(self, misses: Misses) -> None: ...
+
+    def created(self, delivery: Delivery) -> None: ...
 
     def settled(self, delivery: Delivery) -> None: ...
 

@@ -74,8 +74,9 @@ class Slots:
         self.limit = limit
         self._held: Counter[str] = Counter()
 
-    def acquire(self, caller: str) -> bool:
-        if self._held[caller] >= self.limit:
+    def acquire(self, caller: str, elsewhere: int = 0) -> bool:
+        """Take one, unless the caller holds as many as it may with those that it holds `elsewhere`."""
+        if self._held[caller] + elsewhere >= self.limit:
             return False
         self._held[caller] += 1
         return True
@@ -152,9 +153,10 @@ class Limits:
         self._take(of_users, user_id, "page_traces_per_user", text)
         self._take(of_addresses, address_group(address), "page_traces_per_address", text)
 
-    def socket(self, user_id: str) -> None:
-        """Take a slot for a socket of this user, freed with `sockets.release`. Raises `Limited`."""
-        if not self.sockets.acquire(user_id):
+    def socket(self, user_id: str, elsewhere: int = 0) -> None:
+        """Take a slot for a socket of this user, freed with `sockets.release`; so many are on other nodes. Raises
+        `Limited`."""
+        if not self.sockets.acquire(user_id, elsewhere):
             self.refused("connections_per_user")
             raise Limited("connections_per_user", f"You have {self.sockets.limit} sockets already; close one.", None)
 

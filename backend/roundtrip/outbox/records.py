@@ -69,6 +69,8 @@ class Attempt(msgspec.Struct, omit_defaults=True):
     Where no socket was found, `looked_for` is the hash of the key that had none, and `connected` the hashes of the
     user's keys that had some, of many only the first; `keys` names their bot ids. The hashes are those of the attempt's
     span, which a later process may be unable to make.
+
+    `node` is the node that made it, where several share a store: set by the store when it is written.
     """
 
     at: int
@@ -85,6 +87,7 @@ class Attempt(msgspec.Struct, omit_defaults=True):
     looked_for_is_user: bool = False
     connected: tuple[str, ...] = ()
     connected_is_user: bool = False
+    node: str | None = None
 
     def move(self, ms: int) -> None:
         """The clock was set by `ms`: convert the times to the new one."""
@@ -164,7 +167,7 @@ class LedgerEntry(msgspec.Struct, frozen=True):
     attempts: tuple[Attempt, ...]
 
 
-class Resolution(NamedTuple):
+class Resolution(msgspec.Struct, frozen=True):
     """The end of one event. Only one is applied, the first; for receipt and ack see `Outbox.upgrade`."""
 
     key: BotKey
@@ -191,6 +194,8 @@ class Totals(NamedTuple):
     pending: Mapping[EventType, int]
     oldest_pending_at: int | None
     size_bytes: int
+    exported: bool = True
+    """Whether this node tells them to Prometheus: of the nodes of a shared store exactly one does."""
 
 
 _encode = msgspec.json.Encoder().encode

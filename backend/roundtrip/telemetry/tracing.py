@@ -154,8 +154,9 @@ class Contexts:
             trace = parent[3:35]
             sampled = parent[54] in "13579bdf" if self.sampler.parent_decides else self.sampler.samples(int(trace, 16))
             return f"00-{trace}-{bits(64) or 1:016x}-{'01' if sampled else '00'}"
-        ids = f"{bits(192):048x}"
-        flag = "01" if int(ids[16:32], 16) < self.sampler.bound else "00"
+        number = bits(192)
+        flag = "01" if number >> 64 & _LOW_64 < self.sampler.bound else "00"
+        ids = f"{number:048x}"
         return f"00-{ids[:32]}-{ids[32:]}-{flag}"
 
 

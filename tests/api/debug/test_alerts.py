@@ -35,6 +35,7 @@ class Process:
         self.at = 1_000_000.0
         for gauge in self.metrics.ready.values():
             gauge.set(1)
+        self.metrics.store_up.set(1)
         self.faults: tuple[str, ...] = ()
         self.read()
 
@@ -172,6 +173,26 @@ def test_what_is_a_state_holds_as_long_as_it_lasts(process: Process) -> None:
     process.metrics.canary_failing.set(0)
     process.faults = ()
     process.read()
+    assert seen.look(process.situation) == ()
+
+
+def test_a_store_that_is_away_and_a_lease_that_is_not_renewed_are_seen(process: Process) -> None:
+    cluster, ages = process.metrics.cluster, [4.0]
+    cluster.lease, cluster.lease_age = 15.0, lambda: ages[0]
+    seen = Alerts()
+    process.read(60)
+    assert seen.look(process.situation) == ()
+    process.metrics.store_up.set(0)
+    for ages[0] in (8.0, 4.0, 8.0, 4.0, 8.0, 4.0, 8.0):  # every other renewal comes late
+        process.read(20)
+        assert not any(alert.firing for alert in seen.look(process.situation) if alert.name == "RoundtripCanaryFailing")
+    assert {alert.name for alert in seen.look(process.situation) if alert.firing} == {
+        "RoundtripStoreDown",
+        "RoundtripNodeLeaseOld",
+    }
+    process.metrics.store_up.set(1)
+    ages[0] = 4.0
+    process.read(70)
     assert seen.look(process.situation) == ()
 
 

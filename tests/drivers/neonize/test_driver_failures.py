@@ -161,14 +161,14 @@ async def test_a_connection_that_was_never_authenticated_is_not_alive(bench: Ben
 
 
 async def test_asking_while_the_library_dials_blocks_nobody(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver_session, "ALIVE_TIMEOUT", 2.0)
+    monkeypatch.setattr(driver_session, "ALIVE_TIMEOUT", 10.0)
     session, reports, _ = await bench.linked()
     bench.whatsapp.fail(Stage.PROXY, How.HANG)
     bench.whatsapp.drop(PHONE)
     await reports.next(d.Offline)
     started = time.monotonic()
     assert await asyncio.gather(*(session.alive() for _ in range(50))) == [False] * 50
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < driver_session.ALIVE_TIMEOUT
     started = time.monotonic()
     await session.stop()
     assert time.monotonic() - started < 5

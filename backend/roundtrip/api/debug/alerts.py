@@ -156,6 +156,8 @@ RULES: Final = (
     Rule("RoundtripClientOutdated", _is_above("links_client_outdated")),
     Rule("RoundtripNotReady", _is_above("not_ready")),
     Rule("RoundtripOutboxStuck", _is_above("batch_age")),
+    Rule("RoundtripStoreDown", lambda s, a: 1.0 if s.history.now("store_up") == a.limits[0] else None),
+    Rule("RoundtripNodeLeaseOld", lambda s, a: above(s.history.most("lease_used", a.windows[0]), a.limits[0])),
     Rule(
         "RoundtripEventLoopStalls",
         lambda s, a: above(s.history.increase("lag_sum", a.windows[0]) / a.windows[0], a.limits[0]),
@@ -177,6 +179,8 @@ RULES: Final = (
 )
 
 UNSEEN: Final = {
+    "RoundtripNodeLost": "what the other nodes took over is counted by them",
+    "RoundtripTakeoversFlapping": "looks half an hour back, and at all nodes",
     "RoundtripCrashLoop": "a process knows its own life only",
     "RoundtripCollectorLosing": "the collector is another process",
     "RoundtripObserverDown": "the observers are other processes",

@@ -58,12 +58,12 @@ class _KeyAppends:
 
 
 class Results(NamedTuple):
-    """What a batch reports, in order."""
+    """What a batch reports, in order. Times are by the store's clock."""
 
     ended_before: Sequence[Ended]
     done: Sequence[tuple[Append, StoredEvent | OutboxError]]
-    """Times are by the store's clock."""
     ended_within: Sequence[Ended]
+    others: bool = False  # whether another node was alive after the commit, or may have been
 
 
 class Batch:
