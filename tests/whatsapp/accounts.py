@@ -44,6 +44,8 @@ class Account:
     received: Counter[str] = field(default_factory=Counter)
     """What the linked device has sent, by tag: a `receipt` for each message that it has read."""
     logins: int = 0
+    replaced: int = 0
+    """Logins that found the same device connected, and threw it out."""
     lines: int = 0
     """Connections that got as far as naming this account, let in or not."""
     refused_at: list[float] = field(default_factory=list)

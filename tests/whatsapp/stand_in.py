@@ -186,6 +186,10 @@ class StandIn:
             line.channel.close()
             return
         account.logins += 1
+        if account.line is not None and not account.line.channel.frozen:
+            account.replaced += 1
+            account.line.channel.send(Node("stream:error", {}, [Node("conflict", {"type": "replaced"})]))
+            account.line.channel.close()
         self.let_in.append(account.phone)
         account.line, line.account = line, account
         if not account.silent:

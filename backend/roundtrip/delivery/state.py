@@ -107,7 +107,9 @@ class Delivery:
         "due_ns",
         "event",
         "failures",
+        "foreign",
         "mode",
+        "receipt_late",
         "receipt_ns",
         "replay_parent",
         "sids",
@@ -126,19 +128,26 @@ class Delivery:
         """When its commit, or its reading from the outbox, was known."""
         self.replay_parent = replay_parent
         """The traceparent of the replay that the newest attempt belongs to."""
-        self.attempts: list[Attempt] = list(event.attempts)
-        shorten(self.attempts)
-        self.tried = len(self.attempts) + omitted(self.attempts)
+        self.attempts: list[Attempt] = []
+        self.tried = 0
         """How many attempts are finished, also those that are not kept."""
+        if event.attempts:
+            self.attempts += event.attempts
+            shorten(self.attempts)
+            self.tried = len(self.attempts) + omitted(self.attempts)
         self.state = DeliveryState.QUEUED
         """Read it; it is written by `change`."""
         self.due_ns = 0
         """Since when the key has had a socket, of an event that is older than that."""
         self.started_ns = 0
         self.receipt_ns = 0
+        self.receipt_late = False
+        """Whether the receipt came when the attempt had been given up, and reported as a miss without it."""
         self.ack_ns = 0
         self.sockets = 0
         self.sids: tuple[str, ...] = ()
+        self.foreign = False
+        """Whether another node stored the event."""
         self.failures = 0
         """Attempts in a row that nobody acknowledged in time."""
 
@@ -171,6 +180,10 @@ class Delivery:
         self.tried += 1
         if self.tried > FIRST_ATTEMPTS + LAST_ATTEMPTS:
             shorten(self.attempts)
+
+    def end_elsewhere(self, outcome: Outcome) -> None:
+        """Another node confirmed the event, whatever this one was about to do with it."""
+        self.state = ENDED[outcome]
 
     def moved(self, ns: int) -> None:
         """The clock was set by `ns` nanoseconds: shift all times by as much."""

@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
+
+import msgspec
 
 from roundtrip.errors import StorageError
 from roundtrip.identity import BotKey
@@ -102,15 +104,15 @@ class Outbox(Protocol):
         """The sums after the last commit. Costs no I/O."""
 
 
-# what an outbox that writes in batches queues
+# what an outbox that writes in batches queues: structs, which are made in a fifth of a named tuple's time
 
 
-class Append(NamedTuple):
+class Append(msgspec.Struct, frozen=True):
     draft: Draft
     done: AppendCallback
 
 
-class Record(NamedTuple):
+class Record(msgspec.Struct, frozen=True):
     """`attempts` is JSON, encoded at the call: the caller's list changes later."""
 
     key: BotKey
@@ -118,7 +120,7 @@ class Record(NamedTuple):
     attempts: str
 
 
-class Resolve(NamedTuple):
+class Resolve(msgspec.Struct, frozen=True):
     """`attempts` as in `Record`."""
 
     key: BotKey
@@ -128,17 +130,17 @@ class Resolve(NamedTuple):
     attempts: str
 
 
-class Upgrade(NamedTuple):
+class Upgrade(msgspec.Struct, frozen=True):
     key: BotKey
     seq: int
     at: int
 
 
-class Check(NamedTuple):
+class Check(msgspec.Struct, frozen=True):
     reply: asyncio.Future[None]
 
 
-class Stop(NamedTuple):
+class Stop(msgspec.Struct, frozen=True):
     reply: asyncio.Future[None]
 
 
@@ -157,6 +159,7 @@ def ledger_reading(outbox: Outbox) -> Callable[[], LedgerReading]:
             {int(type_): count for type_, count in totals.pending.items()},
             totals.oldest_pending_at,
             totals.size_bytes,
+            totals.exported,
         )
 
     return read

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -26,14 +27,14 @@ _KIND: Final = {
     SpanKind.PRODUCER: b"\x30\x04",
     SpanKind.CONSUMER: b"\x30\x05",
 }
-_TIMES: Final = struct.Struct("<BQBQ")
-_LOCAL, _REMOTE = (b"\x85\x01" + struct.pack("<I", flags) for flags in (0x100, 0x300))
+TIMES: Final = struct.Struct("<BQBQ")
+LOCAL, _REMOTE = (b"\x85\x01" + struct.pack("<I", flags) for flags in (0x100, 0x300))
 """A span's flags: whether its parent is remote is known, and whether it is."""
 
-_NO_STATUS: Final = b"\x7a\x00"
+NO_STATUS: Final = b"\x7a\x00"
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
     if number < 0x80:
         return bytes((number,))
     out = bytearray()
@@ -46,11 +47,11 @@ def _varint(number: int) -> bytes:
 
 def _field(tag: int, body: bytes) -> bytes:
     """A length-delimited field."""
-    return _varint(tag << 3 | 2) + _varint(len(body)) + body
+    return varint(tag << 3 | 2) + varint(len(body)) + body
 
 
 @functools.lru_cache(8192, typed=True)
-def _attribute(name: str, value: str | bool | int | tuple[str, ...]) -> bytes:
+def attribute(name: str, value: str | bool | int | tuple[str, ...]) -> bytes:
     """A `KeyValue` as field 9 of a span."""
     if isinstance(value, str):
         any_value = _field(1, value.encode())
@@ -59,19 +60,19 @@ def _attribute(name: str, value: str | bool | int | tuple[str, ...]) -> bytes:
     elif isinstance(value, bool):
         any_value = b"\x10\x01" if value else b"\x10\x00"
     else:
-        any_value = b"\x18" + _varint(value & 0xFFFFFFFFFFFFFFFF)
+        any_value = b"\x18" + varint(value & 0xFFFFFFFFFFFFFFFF)
     return _field(9, _field(1, name.encode()) + _field(2, any_value))
 
 
 @functools.lru_cache(1024)
-def _name(name: str) -> bytes:
-    return _field(5, name.encode())
+def _name_and_kind(name: str, kind: SpanKind) -> bytes:
+    return _field(5, name.encode()) + _KIND[kind]
 
 
 @functools.lru_cache(64)
 def _status(code: StatusCode, description: str | None) -> bytes:
     body = (_field(2, description.encode()) if description else b"") + (
-        b"" if code is StatusCode.UNSET else b"\x18" + _varint(code.value)
+        b"" if code is StatusCode.UNSET else b"\x18" + varint(code.value)
     )
     return _field(15, body)
 
@@ -81,7 +82,7 @@ def _link(link: Link) -> bytes:
     return b"\x6a\x21\x0a\x10%b\x12\x08%b\x35%b" % (
         context.trace_id.to_bytes(16, "big"),
         context.span_id.to_bytes(8, "big"),
-        (_REMOTE if context.is_remote else _LOCAL)[2:],
+        (_REMOTE if context.is_remote else LOCAL)[2:],
     )
 
 
@@ -100,7 +101,8 @@ def _plain(span: ReadableSpan) -> bool:
     )
 
 
-def _span(span: ReadableSpan, context: SpanContext) -> bytes:
+def encode_span(span: ReadableSpan, context: SpanContext) -> bytes:
+    """A span as a field of its scope: `context` is its own. The order of the fields is fixed, for `event_encoding`."""
     attributes: Mapping[str, str | bool | int | tuple[str, ...]] = span.attributes or {}  # type: ignore[assignment]  # see _plain
     parent = span.parent
     status = span.status
@@ -111,19 +113,18 @@ def _span(span: ReadableSpan, context: SpanContext) -> bytes:
             b"\x12\x08",
             context.span_id.to_bytes(8, "big"),
             b"" if parent is None else b"\x22\x08" + parent.span_id.to_bytes(8, "big"),
-            _name(span.name),
-            _KIND[span.kind],
-            _TIMES.pack(0x39, span.start_time or 0, 0x41, span.end_time or 0),
-            *[_attribute(name, value) for name, value in attributes.items()],
+            _name_and_kind(span.name, span.kind),
+            TIMES.pack(0x39, span.start_time or 0, 0x41, span.end_time or 0),
+            *[attribute(name, value) for name, value in attributes.items()],
             *[_link(link) for link in span.links],
-            _NO_STATUS if status.is_unset else _status(status.status_code, status.description),
-            _LOCAL if parent is None or not parent.is_remote else _REMOTE,
+            NO_STATUS if status.is_unset else _status(status.status_code, status.description),
+            LOCAL if parent is None or not parent.is_remote else _REMOTE,
         )
     )
-    return b"\x12" + _varint(len(body)) + body
+    return b"\x12" + varint(len(body)) + body
 
 
-class _Envelope:
+class Envelope:
     """What surrounds the spans of one resource and scope, encoded once by the SDK."""
 
     def __init__(self, span: ReadableSpan) -> None:
@@ -140,23 +141,43 @@ class _Envelope:
         return _field(1, self._resource + _field(2, self._scope + spans))
 
 
-_envelopes: dict[tuple[int, int], tuple[ReadableSpan, _Envelope]] = {}
+_envelopes: dict[tuple[int, int], tuple[ReadableSpan, Envelope]] = {}
+
+
+def envelope(span: ReadableSpan) -> Envelope:
+    """What surrounds the spans of the same resource and scope."""
+    key = (id(span.resource), id(span.instrumentation_scope))
+    if key not in _envelopes:
+        _envelopes[key] = (span, Envelope(span))  # the span keeps the two objects, hence their ids, alive
+    return _envelopes[key][1]
+
+
+class EncodedSpans(ReadableSpan):
+    """Finished spans that are bytes already: fields of their scope. Only `encode` can read them."""
+
+    def __init__(self, of: Envelope, wire: bytes, count: int) -> None:
+        self.of = of
+        self.wire = wire
+        self.count = count
+
+
+def count(spans: Iterable[ReadableSpan]) -> int:
+    """How many spans these are."""
+    return sum(span.count if type(span) is EncodedSpans else 1 for span in spans)
 
 
 def encode(spans: Sequence[ReadableSpan]) -> bytes:
     """The bytes of an `ExportTraceServiceRequest`."""
-    groups: dict[tuple[int, int], list[bytes]] = {}
+    groups: defaultdict[Envelope, list[bytes]] = defaultdict(list)
     rest: list[ReadableSpan] = []
     for span in spans:
-        context = span.context
-        if context is None or not _plain(span):
+        if isinstance(span, EncodedSpans):
+            groups[span.of].append(span.wire)
+        elif (context := span.context) is None or not _plain(span):
             rest.append(span)
-            continue
-        key = (id(span.resource), id(span.instrumentation_scope))
-        if key not in _envelopes:
-            _envelopes[key] = (span, _Envelope(span))  # the span keeps the two objects, hence their ids, alive
-        groups.setdefault(key, []).append(_span(span, context))
-    parts = [_envelopes[key][1].around(b"".join(encoded)) for key, encoded in groups.items()]
+        else:
+            groups[envelope(span)].append(encode_span(span, context))
+    parts = [around.around(b"".join(encoded)) for around, encoded in groups.items()]
     if rest:
         parts.append(encode_spans(rest).SerializeToString())
     return b"".join(parts)

@@ -46,7 +46,7 @@ class _CountingLogExporter(LogRecordExporter):
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
         self.taken += len(batch)
-        return counted(self._exporter.export, batch, LogRecordExportResult.SUCCESS, self._dropped)
+        return counted(self._exporter.export, batch, LogRecordExportResult.SUCCESS, self._dropped, len(batch))
 
     def shutdown(self) -> None:
         self._exporter.shutdown()  # type: ignore[no-untyped-call]  # published without types

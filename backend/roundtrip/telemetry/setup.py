@@ -197,6 +197,7 @@ def _exporting(
     ring: TraceRing | None,
 ) -> Tracing:
     # The exporter's libraries take a third of a second to load: only a process that exports pays for them.
+    from roundtrip.telemetry.event_encoding import EventEncoder
     from roundtrip.telemetry.export import BoundedProcessor, SpanPipeline
     from roundtrip.telemetry.otlp_spans import PreencodedSpanExporter
     from roundtrip.telemetry.span_builder import SpanBuilder
@@ -204,9 +205,12 @@ def _exporting(
     protocol = environ.get(OTEL_EXPORTER_OTLP_TRACES_PROTOCOL) or environ.get(OTEL_EXPORTER_OTLP_PROTOCOL)
     if protocol not in {None, "", "http/protobuf"}:
         log.warning("otlp_protocol_not_built_in", protocol=protocol, used="http/protobuf")
-    processor = BoundedProcessor(exporter or PreencodedSpanExporter(), dropped, exported)
+    scope = _scope(version)
+    builder = SpanBuilder(own, scope) if exporter is not None else EventEncoder(own, scope)
+    exporter = exporter or PreencodedSpanExporter()
+    processor = BoundedProcessor(exporter, dropped, exported)
     processors = (processor,) if ring is None else (processor, RingProcessor(ring))
-    pipeline = SpanPipeline(SpanBuilder(own, _scope(version)), processor, dropped)
+    pipeline = SpanPipeline(builder, exporter, processor, dropped, exported)
     tracer = RequestTracer(contexts, _provider(own, version, contexts, *processors), now_ns)
     return Tracing(EventSpanRecorder(contexts, pipeline.put, now_ns, pipeline.full, ring), tracer, pipeline)
 

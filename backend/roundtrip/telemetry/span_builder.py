@@ -18,6 +18,7 @@ from opentelemetry.semconv._incubating.attributes import user_attributes as user
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
+from roundtrip.telemetry.page_spans import PageSpanBuilder
 from roundtrip.telemetry.redaction import key_hash, user_hash
 from roundtrip.telemetry.span_records import (
     Connected,
@@ -25,6 +26,7 @@ from roundtrip.telemetry.span_records import (
     EventView,
     Key,
     Missed,
+    Processed,
     Settled,
     SpanRecord,
     Upgraded,
@@ -59,7 +61,8 @@ _OPERATION_TYPE: Final = {
     "receipt": messaging.MessagingOperationTypeValues.SETTLE.value,
     "ack": messaging.MessagingOperationTypeValues.SETTLE.value,
 }
-_EMIT, _RECEIPT, _ACK = 1, 2, 3
+EMIT, RECEIPT, ACK = 1, 2, 3
+"""What a span's id derives from, beside four times the number of its attempt."""
 _CONNECT: Final = 1
 
 Attributes = dict[str, str | int | bool | tuple[str, ...]]
@@ -75,6 +78,7 @@ class SpanBuilder:
     def __init__(self, resource: Resource, scope: InstrumentationScope) -> None:
         self._resource = resource
         self._scope = scope
+        self._pages = PageSpanBuilder(resource, scope)
 
     def build(self, record: SpanRecord) -> Iterator[ReadableSpan]:
         """The spans of a record; none if its event's context is malformed."""
@@ -84,6 +88,9 @@ class SpanBuilder:
             yield from self._missed(record)
         elif isinstance(record, Upgraded):
             yield from self._upgraded(record.delivery, record.ack_ns)
+        elif isinstance(record, Processed):
+            if tree := _span_tree(record.event):
+                yield self._pages.span(record, tree.create, tree.type, tree.common)
         else:
             yield from self._connected(record)
 
@@ -92,9 +99,8 @@ class SpanBuilder:
         tree = _span_tree(delivery.event)
         if tree is None:
             return
-        if not attempts or (
-            delivery.tried == 1 and attempts[0].reason is None
-        ):  # else it was built with the first miss
+        first = not attempts or (delivery.tried == 1 and attempts[0].reason is None)
+        if first and create_parent != "":  # else it was built with the first miss, or elsewhere
             yield self._create(tree, delivery.mode, delivery.stored_ns, create_parent)
         if not attempts or outcome not in {"acked", "received"}:
             return
@@ -103,14 +109,10 @@ class SpanBuilder:
         start, receipt_ns = delivery.started_ns, delivery.receipt_ns
         ack_ns = delivery.ack_ns if outcome == "acked" else 0
         if last.reason is None:
-            extra: Attributes = {
-                SOCKETS_FOUND: last.sockets,
-                ATTEMPT: delivery.tried,
-                MODE: str(last.mode),
-                OUTCOME: outcome,
-            }
+            extra: Attributes = {SOCKETS_FOUND: last.sockets, ATTEMPT: delivery.tried, MODE: str(last.mode)}
+            extra[OUTCOME] = outcome
             yield self._span("emit", tree, context, parent, start, ack_ns or receipt_ns, extra)
-        if receipt_ns and (last.reason is None or outcome == "received"):  # else it was reported with its miss
+        if receipt_ns and (last.reason is None or delivery.receipt_late):  # else it was reported with its miss
             yield self._settle("receipt", tree, delivery.tried, context, start, receipt_ns)
         if ack_ns:
             yield self._settle("ack", tree, delivery.tried, context, start, ack_ns)
@@ -120,7 +122,7 @@ class SpanBuilder:
         tree = _span_tree(record.event)
         if tree is None:
             return
-        if record.number == 1:
+        if record.number == 1 and record.create_parent != "":
             yield self._create(tree, attempt.mode, record.stored_ns, record.create_parent)
         reason = str(attempt.reason)
         extra: Attributes = {
@@ -161,7 +163,7 @@ class SpanBuilder:
         self, what: str, tree: _SpanTree, number: int, emit: SpanContext, started_ns: int, at_ns: int
     ) -> ReadableSpan:
         """A receipt or an acknowledgement of an attempt: from the attempt's start to its arrival."""
-        span_id = tree.create.derived(number * 4 + (_RECEIPT if what == "receipt" else _ACK))
+        span_id = tree.create.derived(number * 4 + (RECEIPT if what == "receipt" else ACK))
         context = SpanContext(emit.trace_id, span_id, is_remote=False, trace_flags=_SAMPLED)
         return self._span(what, tree, context, emit, started_ns, at_ns, {})
 
@@ -173,9 +175,8 @@ class SpanBuilder:
         connect = _sdk(TraceContext(replay.trace_id, replay.derived(_CONNECT), replay.sampled))
         code = record.refused
         own = {} if record.key is None else _key_attributes(record.key)
-        result: Attributes = {MAPPED: True, REPLAYED: record.replayed}
-        if code is not None:
-            result = {MAPPED: False, ERROR_TYPE: code}
+        mapped: Attributes = {MAPPED: True, REPLAYED: record.replayed}
+        result: Attributes = mapped if code is None else {MAPPED: False, ERROR_TYPE: code}
         yield self._finished(
             "socket connect",
             SpanKind.SERVER,
@@ -287,7 +288,7 @@ def _attempt(tree: _SpanTree, number: int, mode: str, replay_parent: str | None)
     """The contexts of an attempt's span and of its parent."""
     replay = parse(replay_parent) if replay_parent is not None and mode == "replay" else None
     parent = tree.sdk if replay is None else _sdk(replay)
-    span_id = tree.create.derived(number * 4 + _EMIT)
+    span_id = tree.create.derived(number * 4 + EMIT)
     return SpanContext(parent.trace_id, span_id, is_remote=False, trace_flags=_SAMPLED), parent
 
 

@@ -39,6 +39,7 @@ from roundtrip.telemetry import redaction
 _TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _LOW_64: Final = (1 << 64) - 1
 _GOLDEN: Final = 0x9E3779B97F4A7C15
+_INVERSE: Final = pow(_GOLDEN, -1, 1 << 64)
 
 LINK_ID: Final = "roundtrip.link.id"
 """The attribute that all spans of one link share."""
@@ -62,6 +63,10 @@ class TraceContext(NamedTuple):
     def derived(self, number: int) -> int:
         """The id of a span that belongs to this one: the same after a restart. `number` from 1."""
         return (self.span_id ^ (number * _GOLDEN & _LOW_64)) or 1
+
+    def derives(self, span_id: int, most: int) -> bool:
+        """Whether an id is this span's own, or one that it derives from a number up to `most`."""
+        return (span_id ^ self.span_id) * _INVERSE & _LOW_64 <= most
 
 
 def parse(traceparent: str) -> TraceContext | None:
@@ -121,8 +126,9 @@ class Contexts:
             trace = parent[3:35]
             sampled = parent[54] in "13579bdf" if self.sampler.parent_decides else self.sampler.samples(int(trace, 16))
             return f"00-{trace}-{bits(64) or 1:016x}-{'01' if sampled else '00'}"
-        ids = f"{bits(192):048x}"
-        flag = "01" if int(ids[16:32], 16) < self.sampler.bound else "00"
+        number = bits(192)
+        flag = "01" if number >> 64 & _LOW_64 < self.sampler.bound else "00"
+        ids = f"{number:048x}"
         return f"00-{ids[:32]}-{ids[32:]}-{flag}"
 
 

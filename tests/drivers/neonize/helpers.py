@@ -54,7 +54,7 @@ class Bench:
         return session, reports, account
 
 
-async def gone(pid: int, within: float = 5.0) -> float:
+async def gone(pid: int, within: float = 10) -> float:
     """Seconds until there is no such process."""
     started = time.monotonic()
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:

@@ -90,7 +90,7 @@ async def test_a_phone_whose_signature_is_wrong_does_not_link(bench: Bench) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.waits
+@pytest.mark.waits(40)
 async def test_codes_end_with_the_list_that_whatsapp_gave(bench: Bench) -> None:
     bench.whatsapp.refs = 2
     reports = ReportRecorder()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from roundtrip.clock import SYSTEM, steady
 from roundtrip.drivers import base as d
 from roundtrip.drivers.neonize import footprint, pipe
 from roundtrip.drivers.neonize.host import LOCK_TIMEOUT, START_TURN, STOP_TIMEOUT, Host, OwnThreads
@@ -217,6 +219,21 @@ def test_the_end_waits_for_the_sessions_but_not_for_ever(host: Process) -> None:
 
 def test_a_worker_whose_parent_is_gone_ends(host: Process) -> None:
     host.close()
+    assert host.exits == [0]
+
+
+def test_the_kernel_is_asked_to_end_it_at_the_time_that_was_named_last(
+    host: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alarms: list[tuple[int, float]] = []
+    monkeypatch.setattr(signal, "setitimer", lambda which, seconds: alarms.append((which, seconds)))
+    now = steady(SYSTEM)()
+    host.command(pipe.RunUntil(now + 20), pipe.RunUntil(now + 30))
+    assert [which for which, _ in alarms] == [signal.ITIMER_REAL] * 2
+    assert 15 < alarms[0][1] <= 20
+    assert 25 < alarms[1][1] <= 30
+    assert host.exits == []
+    host.command(pipe.RunUntil(now - 1))  # it comes late: this process, or the driver's, was stopped
     assert host.exits == [0]
 
 

@@ -62,8 +62,8 @@ class Fleet:
     # where a session goes
 
     async def place(self, session: NeonizeSession) -> None:
-        """Give a session a seat. Raises `OSError` when no process can be started."""
-        while True:
+        """Give a session a seat; none once the fleet closes. Raises `OSError` when no process can be started."""
+        while not self.closing:
             worker = self._promises.pop(session, None)
             if worker is not None and worker.has_account_of(session):
                 self.release(session, worker)

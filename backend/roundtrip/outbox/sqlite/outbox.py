@@ -105,10 +105,10 @@ class SqliteOutbox(BatchedOutbox):
 
     def resolve(self, resolution: Resolution) -> None:
         """As `Outbox.resolve`."""
-        key, seq, outcome, at, attempts = resolution
-        if outcome is Outcome.PENDING:
+        if resolution.outcome is Outcome.PENDING:
             raise ValueError("an event does not end as pending")
-        self._put(Resolve(key, seq, outcome, at, encode_attempts(attempts)))
+        text = encode_attempts(resolution.attempts)
+        self._put(Resolve(resolution.key, resolution.seq, resolution.outcome, resolution.at, text))
 
     def upgrade(self, key: BotKey, seq: int, at: int) -> None:
         """As `Outbox.upgrade`."""

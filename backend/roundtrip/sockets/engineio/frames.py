@@ -2,7 +2,8 @@
 
 Why: aiohttp puts every message into a queue and wakes the task, which costs more than an acknowledgement does. Here a
 message that the connection can process at once is processed while its bytes are read; all others go through the queue,
-and with them whatever comes behind them, so that the order stays.
+and with them whatever comes behind them, so that the order stays. And what is read goes to the parser directly, past
+the protocols of the HTTP connection, which keep everything else.
 
 Could be deleted when aiohttp has a hook for a message. Where its parts have other names, messages take the ordinary
 way, and the log says so once.
@@ -75,6 +76,36 @@ class FrameParser:
         self._reader.feed_eof()
 
 
+class FrameProtocol(asyncio.Protocol):
+    """The protocol of a connection that has become a websocket: what is read is parsed here, all else is up to the
+    protocol before it."""
+
+    __slots__ = ("_before", "_handler", "_parser")
+
+    def __init__(self, parser: FrameParser, handler: Any, before: Any) -> None:
+        self._parser = parser
+        self._handler = handler
+        self._before = before
+
+    def data_received(self, data: bytes) -> None:
+        broken, _ = self._parser.feed_data(data)
+        if broken:
+            self._handler.close()
+
+    def eof_received(self) -> bool | None:
+        eof: bool | None = self._before.eof_received()
+        return eof
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._before.connection_lost(error)
+
+    def pause_writing(self) -> None:
+        self._before.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._before.resume_writing()
+
+
 def attach(ws: Any, handler: Any, intercept: Callable[[str], bool], per_turn: int) -> InterceptingQueue | None:
     """Have a websocket that is starting read through an `InterceptingQueue`.
 
@@ -92,4 +123,7 @@ def attach(ws: Any, handler: Any, intercept: Callable[[str], bool], per_turn: in
             log.warning("websocket_reader_unknown", error=str(error))
         return None
     ws._reader, ws._parser, handler._payload_parser = queue, parser, parser
+    transport = handler.transport
+    if transport is not None:  # else it was closed during the handshake
+        transport.set_protocol(FrameProtocol(parser, handler, transport.get_protocol()))
     return queue
