@@ -5,7 +5,7 @@ BIN := .venv/bin
 NPM := $(shell command -v npm)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test model coverage mutate lint contract sbom format bench bench-links soak dashboards stack stack-small tour docs package lock clean
+.PHONY: help install run test model coverage mutate lint contract sbom format bench bench-cluster bench-links soak dashboards cluster stack stack-small stack-scale tour docs package lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -61,6 +61,9 @@ endif
 run: .venv/installed node_modules/installed ## install what running needs; start the backend with a simulated phone: page on http://127.0.0.1:8080, console on http://127.0.0.1:9464
 	exec $(BIN)/roundtrip demo
 
+cluster: .venv/installed node_modules/installed ## three nodes on a PostgreSQL of their own behind one address, without containers: page on http://127.0.0.1:8080
+	exec $(BIN)/python -m tools.cluster $(ARGS)
+
 test: install ## pass the tests: those that wait side by side, the quick ones, then the slow; ARGS="tests/x -k y" runs just those
 	$(BIN)/python -m tools.run_tests $(ARGS)
 
@@ -102,7 +105,10 @@ format: install ## let ruff put the code in order
 bench: install ## events per second beside bare python-socketio and bare Node, as ratios
 	$(BIN)/python -m tests.bench $(ARGS)
 
-dashboards: install ## write the Grafana dashboards' JSON from dashboards/builders
+bench-cluster: install ## events per second of one, two and three nodes on one PostgreSQL, and what an event costs each of them
+	$(BIN)/python -m tests.bench.cluster $(ARGS)
+
+dashboards: install ## write the Grafana dashboards' JSON and the rules of Kubernetes from dashboards/builders
 	$(BIN)/python -m dashboards
 
 stack: install ## start backend, collector, Tempo, Loki, Prometheus, Alertmanager, Grafana (needs docker); TOUR=1: people use it
@@ -110,6 +116,9 @@ stack: install ## start backend, collector, Tempo, Loki, Prometheus, Alertmanage
 
 stack-small: install ## the same with one container for all that observes; TOUR=1: people use it
 	TOUR=$(TOUR) $(BIN)/python -m dashboards.stack --small
+
+stack-scale: install ## the same with three nodes on a PostgreSQL behind a proxy; TOUR=1: people use it
+	TOUR=$(TOUR) $(BIN)/python -m dashboards.stack --scale
 
 tour: install ## people use the backend of make run: pages come, link, reload, go; ARGS="--fault-every 120" breaks things
 	$(BIN)/python -m dashboards.tour $(ARGS)

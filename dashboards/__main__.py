@@ -1,17 +1,20 @@
-"""`python -m dashboards` writes the dashboards' JSON; `--check` only says which files differ."""
+"""`python -m dashboards` writes the dashboards' JSON, the rules of Kubernetes and the console's table of alerts;
+`--check` only says which files differ."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from dashboards.builders import backend_health, delivery, runbooks, socket_mapping, whatsapp_links
+from dashboards import alert_table
+from dashboards.builders import backend_health, delivery, kubernetes, runbooks, socket_mapping, whatsapp_links
 
 FOLDER: Final = Path(__file__).parent / "grafana"
 
@@ -22,6 +25,15 @@ BUILDERS: Final[dict[str, Callable[[], Dashboard]]] = {
     "backend.json": backend_health.build,
     **runbooks.builders(),
 }
+
+
+RULES: Final = Path(__file__).parents[1] / "deploy" / "kubernetes" / "monitoring" / "rules.yaml"
+
+
+def files() -> dict[Path, Callable[[], str]]:
+    """Every file that is written, and what makes its text."""
+    others = {RULES: kubernetes.prometheus_rule, alert_table.MODULE: alert_table.render}
+    return {FOLDER / name: partial(render, name) for name in BUILDERS} | others
 
 
 def render(name: str) -> str:
@@ -37,11 +49,11 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where a file differs")
     check = parser.parse_args().check
     stale = []
-    for name in BUILDERS:
-        path, text = FOLDER / name, render(name)
+    for path, make in files().items():
+        text = make()
         if path.is_file() and path.read_text() == text:
             continue
-        stale.append(name)
+        stale.append(path.name)
         if not check:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)

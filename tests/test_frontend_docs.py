@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import shutil
 import subprocess
+import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from roundtrip.sockets.messages import REFUSALS
 from tests.clients.build import built
 from tests.support.drafts import entry_with
 from tests.support.inside import inside
-from tests.support.programs import require
-from tests.support.py_client import eventually
+from tests.support.lives import connect, ended
+from tests.support.programs import require, require_package
+from tests.support.py_client import eventually, py_client
 from tests.support.sockets import Stage, stage
 from tests.support.tokens import ISSUER, USER, private_key, public_pem, token
 
@@ -173,11 +174,16 @@ async def test_the_python_example() -> None:
         await running
 
 
-def test_the_typed_examples_compile() -> None:
+@pytest.fixture
+def beside_the_client() -> Iterator[Path]:
+    """A folder from which TypeScript finds the client that is built."""
+    with tempfile.TemporaryDirectory(prefix="docs-", dir=built()) as folder:
+        yield Path(folder)
+
+
+def test_the_typed_examples_compile(beside_the_client: Path) -> None:
     """Under `tsc --strict`, against the client that is built."""
-    folder = built() / "docs"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder = beside_the_client
     around = """
         declare const BACKEND: string, BOT_ID: string;
         declare function getToken(ask?: { skipCache: boolean }): Promise<string>;
@@ -234,6 +240,40 @@ async def test_the_commands_example(tmp_path: Path) -> None:
         )
         output, _ = await process.communicate()
     assert output.split() == [b"202", b"202", b"200"]
+
+
+async def test_the_trace_example_with_opentelemetrys_own_packages(tmp_path: Path) -> None:
+    """The events' last spans, one of a handler that failed, are in the traces that the console shows."""
+    require_package("@opentelemetry/sdk-trace-base")
+    (code,) = [text for text in blocks("js") if "@opentelemetry/api" in text]
+    async with inside(tmp_path, browser_traces=True) as program:
+        async with py_client(program.url) as page:
+            await connect(program.user())
+            await page.count(4)
+            good, bad, *_ = page.events
+            await ended(program.user(), 4, "acked")
+        around = f"const BACKEND = {json.dumps(program.url)}, getToken = async () => 'none';\n"
+        run = f"""
+            traced({json.dumps(good)}, () => {{}});
+            try {{ traced({json.dumps(bad)}, () => null.x); }} catch {{}}
+            await provider.shutdown();
+        """
+        headers = "headers: async () => ({"
+        process = await asyncio.create_subprocess_exec(
+            require("node", "apt-get install nodejs npm"),
+            "--input-type=module",
+            "--eval",
+            around + code.replace(headers, f'{headers} "X-User-Id": "user",') + run,
+            cwd=DOCS.parent,
+        )
+        assert await process.wait() == 0
+        samples = await program.user().metrics()
+        assert samples['roundtrip_page_spans_total{result="accepted"}'] == 2
+        for event, error in ((good, None), (bad, "TypeError")):
+            _, story, _ = await program.admin("GET", f"/debug/console/events/{event['id']}")
+            (process_span,) = [span for span in story["traces"]["spans"] if span["name"] == f"process {event['type']}"]
+            assert process_span["error"] == error
+            assert process_span["attributes"]["roundtrip.attempt.number"] == 1
 
 
 def test_every_refusal_is_explained() -> None:

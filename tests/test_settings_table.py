@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import json
 import re
-import socket
 import sqlite3
 import sys
 import time
@@ -28,8 +27,8 @@ import socketio
 from aiohttp import web
 from yarl import URL
 
-from roundtrip.settings import Settings
 from tests.support.api import serving
+from tests.support.ports import free_port
 from tests.support.program import BACKEND, Api, Program, api, running
 from tests.support.py_client import PyClient
 from tests.support.tokens import ISSUER, USER, jwk, jwks, private_key, public_pem, token
@@ -87,7 +86,7 @@ class Scene:
         self.extra.setdefault("clients", []).append(client)
         return client
 
-    async def raw(self, sent: bytes, source: str = "127.0.0.1", within: float = 8) -> tuple[bytes, float]:
+    async def raw(self, sent: bytes, source: str = "127.0.0.1", within: float = 15) -> tuple[bytes, float]:
         """What a connection from an address gets until it is closed, and the seconds that took."""
         url = URL(self.program.url)
         reader, writer = await asyncio.open_connection(url.host, url.port, local_addr=(source, 0))
@@ -112,14 +111,14 @@ class Scene:
         return [event["type"].removeprefix("whatsapp_") for event in await self.user.ledger(bot)]
 
 
-async def until(condition: Callable[[], Any], within: float = 8) -> Any:
+async def until(condition: Callable[[], Any], within: float = 15) -> Any:
     async with asyncio.timeout(within):
         while not (found := condition()):
             await asyncio.sleep(0.02)
     return found
 
 
-async def seen(condition: Callable[[], Awaitable[Any]], within: float = 8) -> Any:
+async def seen(condition: Callable[[], Awaitable[Any]], within: float = 15) -> Any:
     async with asyncio.timeout(within):
         while not (found := await condition()):
             await asyncio.sleep(0.03)
@@ -136,13 +135,6 @@ class Row:
 
 
 # where it is reached, what it says
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.2", 0))
-        number: int = probe.getsockname()[1]
-        return number
 
 
 async def host(s: Scene) -> None:
@@ -207,6 +199,10 @@ async def no_ring(s: Scene) -> None:
         assert await answer.json() == {"traces": [], "kept": 0, "ring": False}
 
 
+async def spans_of_pages(s: Scene) -> None:
+    assert await s.ask("POST", "/otlp/v1/traces", "user", {}) == (200, {})
+
+
 async def named(s: Scene) -> None:
     assert any('service_instance_id="node-7"' in name for name in await s.user.metrics())
 
@@ -234,6 +230,7 @@ PLACE = {
     "pii_hash_key": Row(HASH_KEY, hashed),
     "trace_url_template": Row("https://traces.example/{trace_id}", trace_links),
     "trace_ring_bytes": Row(0, no_ring),
+    "browser_traces": Row("true", spans_of_pages),
 }
 
 
@@ -808,6 +805,7 @@ ON_ITS_OWN: dict[str, Any] = {
     "admin_key": ADMIN_KEY,
     "store": "postgresql://127.0.0.1:1/none",
     "lease": 100.0,
+    "hand_over_time": 0.0,
     "outbox_max_bytes": 1 << 20,
     "jwks_url": "http://127.0.0.1:1/keys",
     "jwks_outage": 1.0,
@@ -818,7 +816,8 @@ ON_ITS_OWN: dict[str, Any] = {
     "sessions_per_worker": 2,
     "worker_memory_limit": 64,
 }
-"""Rows with a test of their own below; `device_name` is told to the stand-in in tests/whatsapp/test_bad_minutes.py,
+"""Rows with a test of their own below; `hand_over_time` is used in tests/cluster/test_rolling.py,
+`device_name` is told to the stand-in in tests/whatsapp/test_bad_minutes.py,
 `worker_memory_limit` is passed in tests/whatsapp/test_hosts.py."""
 
 
@@ -836,6 +835,8 @@ async def test_each_setting_does_something(tmp_path: Path, name: str) -> None:
 
 
 def test_every_setting_has_its_row_and_no_row_is_a_default() -> None:
+    from roundtrip.settings import Settings
+
     rows = {name: row.value for group in GROUPS.values() for name, row in group.rows.items()} | ON_ITS_OWN
     assert rows.keys() == Settings.model_fields.keys()
     assert sum(len(group.rows) for group in GROUPS.values()) + len(ON_ITS_OWN) == len(rows), "a setting has two rows"

@@ -33,9 +33,9 @@ def test_a_module_is_short_enough_to_read(path: Path) -> None:
 
 
 MOST = {
-    "": 112,
+    "": 116,
     "commands": 8,
-    "outbox/postgres": 10,
+    "outbox/postgres": 11,
     "cluster": 20,
     "canary": 4,
     "drivers/neonize": 16,

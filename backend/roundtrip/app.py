@@ -33,6 +33,7 @@ from roundtrip.api.debug.console import Console, ConsoleParts
 from roundtrip.api.durations import observe_durations
 from roundtrip.api.health import Readiness, ReadinessChecks
 from roundtrip.api.listener import listen, url_of
+from roundtrip.api.page_traces import PageTraces
 from roundtrip.api.public import PublicParts, make_public_app
 from roundtrip.api.reference import Reference
 from roundtrip.api.spec.openapi import documents
@@ -55,12 +56,11 @@ from roundtrip.limits.addresses import Proxies
 from roundtrip.limits.connections import ConnectionLimits, ConnectionRules
 from roundtrip.limits.rates import Limits, Rules
 from roundtrip.links.metrics import LinkCounters, read_links
-from roundtrip.links.service import LinkService
 from roundtrip.outbox.base import ledger_reading
 from roundtrip.runtime import connection_capacity, program_version
 from roundtrip.settings import Settings
 from roundtrip.sockets.access import Admission, SocketAccess
-from roundtrip.sockets.messages import SocketCounters
+from roundtrip.sockets.messages import SocketCounters, node_answer
 from roundtrip.sockets.registry import Registry
 from roundtrip.sockets.server import SocketServer
 from roundtrip.stores import open_stores
@@ -130,6 +130,7 @@ class Backend:
         settings, metrics, event_spans = self.settings, self.telemetry.metrics, self.telemetry.event_spans
         self.faults = Faults(allowed=settings.faults_allowed)
         self.stores = await open_stores(settings, stack)
+        self.stores.observe(metrics.cluster)
         self.outbox = self.stores.outbox
         self.clock = WatchedClock(SYSTEM)
         self.outbox.on_write = metrics.outbox_write.observe
@@ -156,6 +157,7 @@ class Backend:
             clock=self.clock,
         )
         stack.callback(self.courier.close)
+        await self.stores.share(self.registry, self.courier, stack)
         metrics.pending_with_socket.set_function(self.courier.longest_wait)
         self.clock.on_step += [self.outbox.moved, self.courier.moved, lambda _ns: metrics.clock_steps.inc()]
         self.clock.start()
@@ -164,8 +166,8 @@ class Backend:
     async def _start_links(self, stack: AsyncExitStack) -> None:
         settings, metrics = self.settings, self.telemetry.metrics
         driver = self._driver = self._driver or make_driver(settings)
-        metrics.workers.read = observe(driver, self.telemetry.tracer, metrics.worker_exit)
-        self.links = LinkService(
+        metrics.workers.read = observe(driver, self.telemetry.tracer, lambda cause: metrics.worker_exits[cause].inc())
+        self.links = self.stores.service(
             self.stores.bind(driver),
             self.courier,
             self.stores.links,
@@ -197,9 +199,11 @@ class Backend:
         self.identity = make_authenticator(settings)
         stack.push_async_callback(self.identity.close)
         self.limits = Limits(Rules.of(settings), self.telemetry.metrics.count_refusal)
-        admission = Admission(self.identity, self.limits)
-        snapshot, metrics = self.links.snapshot_at, self.telemetry.metrics
-        self.canary = CanaryProbe(settings, self.outbox, self.faults, snapshot, admission, metrics, self.clock)
+        self.stores.limit_pairing(self.limits.pairing)
+        admission, metrics = Admission(self.identity, self.limits), self.telemetry.metrics
+        snapshot = self.links.snapshot_at
+        canary = settings, self.outbox, self.faults, snapshot, admission, metrics, self.clock
+        self.canary = CanaryProbe(*canary, node=self.stores.node or "node")
         replayer = Replayer(
             self.outbox,
             self.courier,
@@ -225,6 +229,8 @@ class Backend:
             door=SocketAccess(admission.identify, self.limits, settings.token_grace),
         )
         self.sockets.canary = self.canary.lane.sockets
+        if self.stores.node is not None:
+            self.sockets.engine.on("node", node_answer(self.stores.node))
         self.sockets.on_refused = self.telemetry.event_spans.refused
         stack.push_async_callback(self.sockets.close)
 
@@ -245,12 +251,11 @@ class Backend:
         return make_admin_app(AdminParts.of(self.console))
 
     async def _start_public(self, stack: AsyncExitStack) -> None:
-        settings, metrics = self.settings, self.telemetry.metrics
-        proxies = Proxies(settings.forwarded_allow_ips)
-        tracer = self.telemetry.tracer
-        app = make_public_app(
-            PublicParts.of(settings, self.links, self.outbox, self.identity, self.faults, tracer, self.limits, proxies)
-        )
+        settings, metrics, proxies = self.settings, self.telemetry.metrics, Proxies(self.settings.forwarded_allow_ips)
+        looks_at = self.links, self.outbox, self.identity, self.faults, self.telemetry.tracer, self.limits, proxies
+        to = self.telemetry.event_spans if settings.browser_traces else None
+        spans = PageTraces(self.outbox, to, metrics.count_page_spans, self.limits, proxies)
+        app = make_public_app(PublicParts.of(settings, *looks_at, spans))
         Reference(documents).add(app)
         self.sockets.attach(app)
         observe_durations(app, self.telemetry.metrics.http_request, SYSTEM.monotonic)

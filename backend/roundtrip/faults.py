@@ -63,8 +63,9 @@ FAULTS: Final = (
     ),
     Fault(
         "early_disconnect",
-        "Each new socket is closed shortly after it connected.",
-        "socket_lifetime_seconds collapses, socket_disconnects_total rises, events miss with just_disconnected.",
+        "The backend closes each new socket shortly after it connected.",
+        "socket_lifetime_seconds collapses, socket_disconnects_total{reason=server disconnect} rises, events miss with "
+        "just_disconnected.",
         unit="milliseconds",
         default=200.0,
         maximum=600_000.0,

@@ -171,6 +171,9 @@ class Settings(BaseSettings):
     )
     lease: float = Field(15.0, ge=2, le=300, description="Seconds after which a silent node loses what it holds")
     node_id: str | None = Field(None, pattern=r"^[\w.:-]{1,64}$", description="Name of this process; made if unset")
+    hand_over_time: float = Field(
+        20.0, ge=0, le=600, description="Seconds that a stop may take to hand links over to other nodes"
+    )
     outbox_max_bytes: int = Field(
         1 << 30, ge=1 << 20, description="Bytes of stored events above which new links are refused"
     )
@@ -215,6 +218,7 @@ class Settings(BaseSettings):
     pii_hash_key: SecretStr | None = Field(None, description="HMAC key for user ids in logs and traces")
     trace_url_template: str | None = Field(None, description="URL of a trace in your viewer, with {trace_id} in it")
     trace_ring_bytes: int = Field(8 << 20, ge=0, le=1 << 30, description="Bytes of newest traces in memory, 0 for none")
+    browser_traces: bool = Field(False, description="Accept spans that pages send of the events they handled")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Minimum level of log lines")
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else JSON")
 

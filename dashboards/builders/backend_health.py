@@ -36,6 +36,7 @@ def build() -> dashboard.Dashboard:
     _readiness(board)
     _canary(board)
     _loop_and_outbox(board)
+    _cluster(board)
     _http(board)
     _process(board)
     _telemetry(board)
@@ -378,6 +379,99 @@ def _loop_and_outbox(board: dashboard.Dashboard) -> None:
     )
 
 
+def _cluster(board: dashboard.Dashboard) -> None:
+    board.with_row(dashboard.Row("Cluster"))
+    board.with_panel(
+        number(
+            "Nodes",
+            About(
+                "Live nodes on one store; without a shared store each is alone and says 1.",
+                "Fewer than were started.",
+                "The runbook: which one is gone, and who has its links now.",
+                ("RoundtripNodeLost",),
+            ),
+            [Query(f"max({series('nodes')})", instant=True)],
+            size=(3, 7),
+            thresholds=steps((None, RED), (1, GREEN)),
+            none="NO DATA",
+        )
+    )
+    board.with_panel(
+        graph(
+            "Store reached",
+            About(
+                "1 while a node reaches the store of its events.",
+                "0 at one node: its way there. 0 at all: the store itself.",
+                "Sockets stay and events wait; see the runbook, and the database's own log.",
+                ("RoundtripStoreDown",),
+            ),
+            [Query(f"min by (instance) ({series('store_up')})", "{{instance}}")],
+            soft_max=1,
+            size=(7, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Age of the leases",
+            About(
+                "Seconds since each node's lease was renewed, and how long a lease lasts; 0 without a shared store.",
+                "Beyond a third of its length: a renewal failed. At 80 % the node ends its WhatsApp sessions.",
+                "The log's `lease_not_renewed` says what failed.",
+                ("RoundtripNodeLeaseOld",),
+            ),
+            [
+                Query(f"max by (instance) ({series('node_lease_age_seconds')})", "{{instance}}"),
+                Query(f"max({series('node_lease_seconds')})", "lease"),
+            ],
+            unit="s",
+            colors={"lease": RED},
+            size=(7, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Links taken over",
+            About(
+                "Links that nodes took: `handed_over` at a stop, `node_lost` after a lease ended, `started`: nobody's.",
+                "node_lost without a node that was killed, or again and again.",
+                "The log says `link_claimed` with why; compare with the leases beside.",
+                ("RoundtripNodeLost", "RoundtripTakeoversFlapping"),
+            ),
+            [Query(total(increase(series("link_takeovers_total")), "reason"), "{{reason}}")],
+            bars=True,
+            stacked=True,
+            colors={"node_lost": RED, "handed_over": GREEN, "started": "blue"},
+            size=(7, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Sockets by node",
+            About(
+                "Connected sockets of each node.",
+                "One node has far more than the others: the proxy does not spread, or it was the only one for a while.",
+                "See the proxy's balancing (docs/scaling.md); a reconnect spreads anew.",
+            ),
+            [Query(f"sum by (instance) ({series('sockets')})", "{{instance}}")],
+            stacked=True,
+            size=(12, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Links by node",
+            About(
+                "Links that each node owns.",
+                "One node has most of them long after a deployment, and its CPU is the highest.",
+                "Restart it: it hands its links over. See *Links taken over*.",
+            ),
+            [Query(f"sum by (instance) ({series('links')})", "{{instance}}")],
+            stacked=True,
+            size=(12, 7),
+        )
+    )
+
+
 def _http(board: dashboard.Dashboard) -> None:
     board.with_row(dashboard.Row("HTTP"))
     duration = "http_server_request_duration_seconds"
@@ -552,6 +646,19 @@ def _telemetry(board: dashboard.Dashboard) -> None:
             ],
             unit="percentunit",
             size=(8, 7),
+        )
+    )
+    board.with_panel(
+        graph(
+            "Spans that pages sent",
+            About(
+                "What became of spans that pages sent of the events they handled (BROWSER_TRACES).",
+                "Refusals, by their reason: a frontend sends what is not its own, or wrong. not_sampled is no refusal.",
+                "The log's page_spans_refused; docs/frontend.md says what a span needs.",
+            ),
+            [Query(total(increase(series("page_spans_total")), "result"), "{{result}}")],
+            colors={"accepted": GREEN},
+            size=(24, 6),
         )
     )
     board.with_panel(

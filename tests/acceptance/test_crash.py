@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,13 @@ import aiohttp
 import pytest
 
 from tests.support.node_client import node_client
+from tests.support.ports import free_port
 from tests.support.program import Program, api, running
 from tests.support.publishing import COMMAND
 from tests.support.swarm import swarm
 
 ROUNDS = int(os.environ.get("ROUNDTRIP_SOAK_ROUNDS", "20"))
 CLIENTS = 50
-
-
-def free_port() -> int:
-    """A port for backends that follow each other. Not kept, so another process may take it; none here does."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def publish(program: Program, users: list[str], count: int = 1, **more: Any) -> list[list[Any]]:

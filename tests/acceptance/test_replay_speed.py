@@ -17,6 +17,8 @@ from tests.support.programs import require
 from tests.support.publishing import COMMAND
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 async def test_a_thousand_pending_events_reach_one_client_within_a_second(tmp_path: Path) -> None:
     async with running(tmp_path, command=COMMAND) as program:
         await publish(program, ["user"], 1000)
@@ -31,6 +33,7 @@ async def test_a_thousand_pending_events_reach_one_client_within_a_second(tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_a_thousand_clients_with_five_pending_events_each_are_served_within_ten_seconds(tmp_path: Path) -> None:
     """The program on one core, the clients on the other."""
     cores = sorted(os.sched_getaffinity(0))

@@ -105,8 +105,18 @@ async def served() -> AsyncIterator[Api]:
 async def ask(served: Api, row: Route, headers: Mapping[str, str], event_id: str) -> tuple[int, Any]:
     path = row.path.replace("{bot_id}", KEY.bot_id).replace("{event_id}", event_id)
     body = {"action": "scan"} if row.name == "simulate" else {} if row.method == "PUT" else None
+    if row.name == "sendSpans":
+        body = span_of(event_id)
     status, data, _ = await served.call(row.method, path, user=None, headers=headers, json=body)
     return status, data
+
+
+def span_of(event_id: str) -> dict[str, Any]:
+    """A request with one span that names this event, in a trace that is not the event's."""
+    ids = {"traceId": "1" * 32, "spanId": "2" * 16, "parentSpanId": "3" * 16}
+    times = {"startTimeUnixNano": "1", "endTimeUnixNano": "2"}
+    attributes = [{"key": "messaging.message.id", "value": {"stringValue": event_id}}]
+    return {"resourceSpans": [{"scopeSpans": [{"spans": [{**ids, **times, "attributes": attributes}]}]}]}
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

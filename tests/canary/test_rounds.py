@@ -20,7 +20,8 @@ from roundtrip.canary.page import Stage
 from roundtrip.sockets.server import SocketServer
 from roundtrip.telemetry.labels import LabelSets
 from tests.support.inside import Inside, inside
-from tests.support.nginx import UPGRADES, free_port, nginx
+from tests.support.nginx import UPGRADES, nginx
+from tests.support.ports import free_port
 from tests.support.py_client import PyClient, py_client
 from tests.support.tokens import ISSUER, private_key, public_pem
 

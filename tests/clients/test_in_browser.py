@@ -16,7 +16,7 @@ from tests.e2e.browser import WITHIN, chromium
 from tests.support.inside import inside
 from tests.support.programs import require_package
 
-pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("browser")]
 
 HEAD = """<!doctype html><meta charset="utf-8"><script type="importmap">{"imports": {
   "roundtrip-client": "/dist/index.js", "roundtrip-client/react": "/dist/react.js",

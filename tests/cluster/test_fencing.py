@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+from roundtrip.cluster.claims import Claimed, Claims
 from roundtrip.cluster.fenced_driver import fenced
 from roundtrip.cluster.key_vault import KeyVault
 from roundtrip.cluster.link_store import PostgresLinkStore
@@ -16,11 +18,14 @@ from roundtrip.drivers import base as d
 from roundtrip.drivers.base import Report, Session, SessionSpec
 from roundtrip.drivers.key_files import KeyFileState
 from roundtrip.identity import BotKey
-from roundtrip.links.record import LinkState, new_record
+from roundtrip.links.record import LinkRecord, LinkState, new_record
 from roundtrip.links.storage import StoreError
 from tests.outbox.contract.base import until
-from tests.outbox.postgres.helpers import joined, value
+from tests.outbox.postgres.helpers import joined
+from tests.support.postgres import value
 from tests.support.tcp_proxy import tcp_proxy
+
+KEY = BotKey("user", "bot")
 
 
 class _Session:
@@ -98,17 +103,29 @@ def _read(path: Path) -> list[str]:
         db.close()
 
 
+async def _taken(store: PostgresLinkStore, key: BotKey = KEY, number: int = 100) -> Claimed:
+    """Take a key's link for a store, as a start does."""
+    claimed = (await Claims(store.tables).take(key, 1.0, number)).claimed
+    assert claimed is not None
+    store.hold(key, claimed.fence)
+    return claimed
+
+
+def _paired(record: LinkRecord) -> LinkRecord:
+    return replace(record, state=LinkState.PAIRED, since=2.0, paired=True)
+
+
 async def test_keys_are_stored_with_the_record_and_later_changes_soon(tmp_path: Path, database: str) -> None:
     base, lease = await joined(database)
     store = PostgresLinkStore(base, lease, tmp_path / "one", keep_every=0.05)
     assert await store.open() == []
-    record = new_record(BotKey("user", "bot"), 1.0)
+    await _taken(store)
+    record = new_record(KEY, 1.0)
     await store.save(record)
     path = store.key_file(record.link_id)
     _keys(path, "registered")
     assert await value(database, "SELECT count(*) FROM key_files") == 0
-    paired = type(record)(record.key, record.link_id, LinkState.PAIRED, 2.0, 1.0, paired=True)
-    await store.save(paired)
+    await store.save(_paired(record))
     assert await value(database, "SELECT count(*) FROM key_files") == 1
     before = await value(database, "SELECT saved_at FROM key_files")
     held = sqlite3.connect(path)  # the library has it open, and what it wrote is in the log beside it
@@ -118,7 +135,9 @@ async def test_keys_are_stored_with_the_record_and_later_changes_soon(tmp_path: 
         while await value(database, "SELECT saved_at FROM key_files") == before:
             await asyncio.sleep(0.02)
     other = PostgresLinkStore(base, lease, tmp_path / "two")
-    assert await other.open() == [paired]
+    await other.open()
+    assert (await _taken(other)).record == _paired(record)
+    await other.bring_back(record.link_id)
     assert _read(other.key_file(record.link_id)) == ["registered", "later"]
     held.close()
     await other.close()
@@ -128,32 +147,55 @@ async def test_keys_are_stored_with_the_record_and_later_changes_soon(tmp_path: 
 
 async def test_a_file_of_ones_own_is_newer_than_its_copy_unless_another_had_it(tmp_path: Path, database: str) -> None:
     base, lease = await joined(database)
-    record = new_record(BotKey("user", "bot"), 1.0)
-    paired = type(record)(record.key, record.link_id, LinkState.PAIRED, 2.0, 1.0, paired=True)
+    record = new_record(KEY, 1.0)
 
-    def store(name: str) -> PostgresLinkStore:
-        return PostgresLinkStore(base, lease, tmp_path / name, keep_every=3600)
+    async def store(name: str) -> PostgresLinkStore:
+        opened = PostgresLinkStore(base, lease, tmp_path / name, keep_every=3600)
+        await opened.open()
+        await opened.sweep(frozenset())
+        await _taken(opened)
+        await opened.bring_back(record.link_id)
+        return opened
 
-    one = store("one")
-    await one.open()
+    one = await store("one")
     _keys(one.key_file(record.link_id), "first")
-    await one.save(paired)
+    await one.save(_paired(record))
     _keys(one.key_file(record.link_id), "not stored: killed")
-    again = store("one")
-    await again.open()
+    again = await store("one")
     assert _read(again.key_file(record.link_id)) == ["first", "not stored: killed"]
-    two = store("two")
-    await two.open()
+    two = await store("two")
     _keys(two.key_file(record.link_id), "of the second")
     await two.close()
-    third = store("one")
-    await third.open()
+    third = await store("one")
     assert _read(third.key_file(record.link_id)) == ["first", "of the second"]
     for opened in (one, again, third):
         opened._closed = True
         if opened._keeper is not None:
             opened._keeper.cancel()
-        opened._pool.close()
+        opened.tables.close()
+    await lease.leave()
+
+
+async def test_a_link_that_is_let_go_leaves_its_newest_keys_in_the_store_alone(tmp_path: Path, database: str) -> None:
+    base, lease = await joined(database)
+    store = PostgresLinkStore(base, lease, tmp_path / "one", keep_every=3600)
+    await store.open()
+    fence = (await _taken(store)).fence
+    record = new_record(KEY, 1.0)
+    _keys(store.key_file(record.link_id), "first")
+    await store.save(_paired(record))
+    _keys(store.key_file(record.link_id), "last")
+    assert await store.let_go(KEY, frozenset({record.link_id})) == fence
+    assert not store.key_file(record.link_id).exists()
+    assert await Claims(store.tables).release(KEY, fence, None)
+    with pytest.raises(StoreError, match="RT002"):
+        await store.save(_paired(record))
+    assert await value(database, "SELECT state FROM links") == "paired"
+    [again] = await Claims(store.tables).claim([KEY])
+    assert (again.record, again.reason, again.fence > fence) == (_paired(record), "handed_over", True)
+    await store.bring_back(record.link_id)
+    assert _read(store.key_file(record.link_id)) == ["first", "last"]
+    await store.close()
     await lease.leave()
 
 
@@ -162,9 +204,10 @@ async def test_an_older_record_never_replaces_a_newer(tmp_path: Path, database: 
     base, lease = await joined(database)
     store = PostgresLinkStore(base, lease, tmp_path)
     await store.open()
-    record = new_record(BotKey("user", "bot"), 1.0)
+    await _taken(store)
+    record = new_record(KEY, 1.0)
     late = [[text] for text in (*record.key, *store.row(record))]
-    await store.save(type(record)(record.key, record.link_id, LinkState.FAILED, 2.0, 1.0))
+    await store.save(replace(record, state=LinkState.FAILED, since=2.0))
     await value(database, "SELECT save_links_1($1, $2, $3, $4, $5, $6, $7)", *late)
     assert await value(database, "SELECT state FROM links") == "failed"
     await store.close()
@@ -172,14 +215,15 @@ async def test_an_older_record_never_replaces_a_newer(tmp_path: Path, database: 
 
 
 async def test_a_node_without_its_lease_changes_no_record(tmp_path: Path, database: str) -> None:
-    base, lease = await joined(database, "first", seconds=0.1)
+    base, lease = await joined(database, "first", seconds=0.3)
     store = PostgresLinkStore(base, lease, tmp_path)
     await store.open()
-    await asyncio.sleep(0.2)
+    await _taken(store)
+    await asyncio.sleep(0.4)
     _, other = await joined(database, "second")
     with pytest.raises(StoreError):
-        await store.save(new_record(BotKey("user", "bot"), 1.0))
-    assert await value(database, "SELECT count(*) FROM links") == 0
+        await store.save(new_record(KEY, 1.0))
+    assert await value(database, "SELECT count(*) FROM links") == 0  # nothing came of the start that it was taken for
     await store.close()
     await lease.leave()
     await other.leave()

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.outbox.postgres.helpers import value
-from tests.support.postgres import Postgres, server
+from tests.outbox.postgres.helpers import joined
+from tests.support.postgres import Postgres, server, value
 from tests.support.program import BACKEND, ROOT, api, environment, running
 
 _LOADED = """
@@ -75,19 +75,36 @@ async def test_a_link_and_its_events_are_there_after_a_kill_and_on_another_disk(
     assert not [path for path in (tmp_path / "two").rglob("*.db") if "outbox" in path.name or "links" in path.name]
 
 
-async def test_a_second_node_is_refused_while_the_first_lives(tmp_path: Path, database: str) -> None:
+async def _ends(data_dir: Path, **settings: object) -> tuple[int | None, str]:
+    """Exit status and last line of a program that does not start."""
+    program = await asyncio.create_subprocess_exec(
+        *BACKEND, cwd=ROOT, env=environment(data_dir, **settings), stderr=asyncio.subprocess.PIPE
+    )
+    _, errors = await asyncio.wait_for(program.communicate(), 20)
+    return program.returncode, errors.decode().strip().splitlines()[-1]
+
+
+async def test_a_live_nodes_name_is_refused_to_another(tmp_path: Path, database: str) -> None:
     async with running(tmp_path / "one", store=database, lease=2, node_id="first"):
-        second = await asyncio.create_subprocess_exec(
-            *BACKEND,
-            cwd=ROOT,
-            env=environment(tmp_path / "two", store=database, lease=2, node_id="second"),
-            stderr=asyncio.subprocess.PIPE,
+        assert await _ends(tmp_path / "two", store=database, lease=2, node_id="first") == (
+            2,
+            "roundtrip: A node named first is alive: give each node a name of its own (ROUNDTRIP_NODE_ID).",
         )
-        _, errors = await asyncio.wait_for(second.communicate(), 20)
-        assert second.returncode == 1
-        assert errors.decode().strip().splitlines()[-1] == (
-            "roundtrip: The store is in use by the node first, which is alive: one node at a time may use it."
-        )
+
+
+async def test_a_live_node_of_a_release_that_is_alone_is_waited_for_and_then_refused(
+    tmp_path: Path, database: str
+) -> None:
+    _, lease = await joined(database, "old", 2.0)
+    await value(database, "UPDATE nodes SET alone = true")
+    holding = asyncio.create_task(lease.hold())
+    assert await _ends(tmp_path, store=database, lease=2, node_id="new") == (
+        2,
+        "roundtrip: The store is in use by the node old of an earlier release, which is alive: end it first.",
+    )
+    holding.cancel()
+    await asyncio.wait((holding,))
+    await lease.leave()
 
 
 async def test_while_the_store_is_away(tmp_path: Path) -> None:
@@ -156,7 +173,7 @@ def test_the_store_may_come_from_a_file(tmp_path: Path) -> None:
 
 
 async def test_an_event_and_the_state_that_it_tells_are_in_one_transaction(tmp_path: Path, database: str) -> None:
-    """Every version of the link's row was written by the transaction that wrote an event."""
+    """Every record of the link was written by the transaction that wrote an event."""
     settings: dict[str, Any] = {"store": database, "lease": 2, "simulated_scan_after": 0.1, "simulated_speed": 20}
     async with running(tmp_path, **settings) as program, api(program) as user:
         await value(database, "CREATE TABLE seen (tx xid8 DEFAULT pg_current_xact_id(), what text, state text)")
@@ -165,7 +182,7 @@ async def test_an_event_and_the_state_that_it_tells_are_in_one_transaction(tmp_p
             "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO seen (what, state) "
             "VALUES (TG_TABLE_NAME, to_jsonb(NEW) ->> 'state'); RETURN NEW; END $$",
         )
-        for table, on in (("links", "INSERT OR UPDATE"), ("events", "INSERT")):
+        for table, on in (("links", "UPDATE OF record"), ("events", "INSERT")):
             await value(database, f"CREATE TRIGGER note AFTER {on} ON {table} FOR EACH ROW EXECUTE FUNCTION note()")
         await user.link()
         await user.state("connected")

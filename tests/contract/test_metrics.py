@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 from socketio.exceptions import ConnectionError as ConnectionRefused
 
@@ -75,6 +79,42 @@ async def test_each_refused_request_is_counted_under_its_limit(tmp_path: Path) -
             status, _, _ = await program.request("PUT", "/api/bots/two/link", headers={"X-User-Id": "user"}, data=body)
             assert status >= 400
             assert (await user.metrics())[name] == before + 1, limit
+
+
+@pytest.mark.parametrize("way", ["websocket", "POST", "POST in chunks"])
+async def test_a_packet_that_is_too_large_is_counted_where_it_is_closed(tmp_path: Path, way: str) -> None:
+    async with inside(tmp_path, max_packet=2048) as program:
+        url = f"{program.url}/socket.io/?EIO=4&transport="
+        packet = "4" + "x" * 4096
+        if way == "websocket":
+            async with program.session.ws_connect(f"{url}websocket", max_msg_size=0) as ws:
+                await ws.send_str('40{"userId":"user","botId":"bot"}')
+                await ws.send_str(packet)
+                while (await ws.receive(10)).type is aiohttp.WSMsgType.TEXT:
+                    pass
+                assert ws.close_code == 1009
+        else:
+            _, opened, _ = await program.request("GET", f"{url}polling")
+            sid = json.loads(opened[1:])["sid"]
+
+            async def pieces() -> AsyncIterator[bytes]:
+                yield packet[:2000].encode()
+                yield packet[2000:].encode()
+
+            body: Any = packet if way == "POST" else pieces()
+            status, _, _ = await program.request("POST", f"{url}polling&sid={sid}", data=body)
+            assert status == 400
+
+        async def counted() -> bool:
+            samples = await program.user().metrics()
+            return samples['roundtrip_rate_limited_total{limit="packet_size"}'] == 1
+
+        await settled(counted)
+        samples = await program.user().metrics()
+        assert total(samples, "roundtrip_packets_refused_total") == 0, "it is a limit, and the protocol was kept"
+        expected = {"protocol_error": 1.0} if way == "websocket" else {}
+        name = "roundtrip_socket_disconnects_total"
+        assert {reason: 1.0 for reason in ("protocol_error",) if total(samples, name, reason=reason)} == expected
 
 
 async def test_a_socket_moves_its_metrics(program: Inside) -> None:

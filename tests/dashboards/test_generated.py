@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from dashboards.__main__ import BUILDERS, FOLDER, render
+from dashboards.__main__ import BUILDERS, FOLDER, files
 from tests.dashboards.boards import boards
 
 UIDS = {
@@ -20,9 +21,9 @@ UIDS = {
 }
 
 
-@pytest.mark.parametrize("name", BUILDERS)
-def test_the_committed_json_is_what_the_builders_make(name: str) -> None:
-    assert (FOLDER / name).read_text() == render(name), "run `make dashboards` and commit"
+@pytest.mark.parametrize("path", files(), ids=lambda path: path.name)
+def test_the_committed_file_is_what_the_builders_make(path: Path) -> None:
+    assert path.read_text() == files()[path](), "run `make dashboards` and commit"
 
 
 def test_there_is_no_file_without_a_builder() -> None:

@@ -54,6 +54,9 @@ class Client:
             self.backlog += self.unread
         return None
 
+    def has(self, seq: int) -> bool:
+        return any(frame["seq"] == seq for frame in self.frames)
+
     def confirm(self, sent: Confirmable) -> None:
         self.receipts_due.append(sent)
 

@@ -39,6 +39,9 @@ class Silent:
         self.count += 1
         return None
 
+    def has(self, seq: int) -> bool:
+        return seq <= self.count
+
     def confirm(self, sent: Confirmable) -> None:
         pass
 

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from tests.support.nginx import free_port
+from tests.support.ports import free_port
 from tests.support.program import ROOT, running
 from tests.support.programs import require
 from tests.support.tokens import USER, private_key, public_pem, token

@@ -19,7 +19,7 @@ from tests.e2e.console import console
 from tests.support.program import Program, api, running
 from tests.support.py_client import py_client
 
-pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("console")]
 
 VIEWS = ("Overview", "Misses", "Traces", "Sockets", "Links", "Health", "Faults")
 

@@ -20,7 +20,7 @@ from tests.e2e.console import Console, console
 from tests.support.program import ROOT, Api, Program, api, running
 from tests.support.py_client import PyClient, py_client
 
-pytestmark = [pytest.mark.slow, pytest.mark.waits]
+pytestmark = [pytest.mark.slow, pytest.mark.waits(20)]
 
 NAMED_WITHIN = 3.0
 """Seconds from what went wrong to the sentence that names it."""

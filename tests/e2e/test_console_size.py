@@ -21,7 +21,7 @@ from tests.e2e.browser import WITHIN, chromium
 from tests.e2e.console import console
 from tests.support.process_state import put_back
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 SOCKETS = 10_000
 LINKS = 1000

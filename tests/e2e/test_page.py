@@ -16,7 +16,7 @@ from tests.e2e.browser import PHONE, WITHIN, chromium, open_in, tab
 from tests.support import tokens
 from tests.support.program import Program, api, running
 
-pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("page")]
 
 REFUSED = "Failed to load resource"
 """Chromium's own line for an answer of 4xx, which some tests provoke."""

@@ -13,7 +13,7 @@ from tests.e2e.browser import PHONE, Tab, chromium, tab
 from tests.support.program import Program, running
 from tests.support.programs import require_package
 
-pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("page access")]
 
 STATES = """import('/static/words.js').then(({ STATES }) => Object.keys(STATES))"""
 

@@ -80,6 +80,7 @@ async def usable(browser: Browser, program: Program, repeat: bool = False) -> tu
         await context.close()
 
 
+@pytest.mark.alone
 async def test_the_first_load_is_small_and_soon_usable(browser: Browser, program: Program) -> None:
     took, sizes = min([await usable(browser, program) for _ in range(2)])  # the better of two: machines are busy
     print(f"usable after {took:.2f} s, {sum(sizes.values())} bytes in {len(sizes)} files")

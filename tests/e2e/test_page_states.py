@@ -16,7 +16,7 @@ from tests.e2e.test_page import LEFT, REFUSED
 from tests.support import tokens
 from tests.support.program import Program, api, running
 
-pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("page states")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

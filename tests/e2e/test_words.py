@@ -96,3 +96,12 @@ def test_nothing_of_the_page_is_inline_or_from_elsewhere() -> None:
     ):
         foreign = set(re.findall(r"https?://[^\s\"'<>)]+", path.read_text()))
         assert foreign <= {"http://www.w3.org/2000/svg"}, path.name
+
+
+def test_the_connection_says_how_it_goes_and_to_which_node() -> None:
+    words = evaluate(
+        "words.js",
+        "[{}, {transport: 'websocket'}, {transport: 'polling', node: 'node-2'}]"
+        ".map((one) => m.connectionWords({status: 'connected', ...one})[1])",
+    )
+    assert words == ["Live", "Live via websocket", "Live via polling on node-2"]

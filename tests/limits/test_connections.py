@@ -76,7 +76,7 @@ def clients(stack: ExitStack, count: int) -> list[socket.socket]:
     return made
 
 
-async def request(client: socket.socket, number: int, within: float = 5) -> bytes:
+async def request(client: socket.socket, number: int, within: float = 10) -> bytes:
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(within):
         await loop.sock_connect(client, ("127.0.0.1", number))

@@ -102,6 +102,7 @@ class Healing(World):
             await self._say(KEYS[which], d.Online(NUMBERS[which], "Ada"))
             for _ in range(times):
                 await self._say(KEYS[which], report)
+                self.what_was_reached_is_noted()
                 await self.stage.clock.advance(pause)
                 if between:
                     await self._say(KEYS[which], d.Online(NUMBERS[which], "Ada"))

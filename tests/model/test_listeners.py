@@ -139,6 +139,7 @@ def test_what_befalls_sockets_is_taken(listeners: Listeners) -> None:
     assert meter.connected("accepted") is None
     assert meter.disconnected("client", 1.0) is None
     assert meter.packet_refused("binary") is None
+    assert meter.packet_too_large() is None
     assert meter.step_failed() is None
     assert listeners.meter.slowed() is None
     assert listeners.meter.failed() is None

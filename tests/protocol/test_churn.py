@@ -126,6 +126,7 @@ def total(metrics: dict[str, float], name: str) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.waits(20)
 @pytest.mark.timeout(240)
 async def test_thousands_of_short_connections_leave_no_memory_behind(tmp_path: Path) -> None:
     limits: dict[str, Any] = {"handshakes_per_address": 100_000, "handshakes_per_address_burst": 100_000}

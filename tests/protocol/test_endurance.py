@@ -132,7 +132,7 @@ async def endure(program: Program, seconds: float) -> tuple[Lost, int, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.waits
+@pytest.mark.waits(150)
 @pytest.mark.timeout(300)
 async def test_stock_clients_stay_for_three_times_the_longest_deadline_at_default_settings(tmp_path: Path) -> None:
     async with running(tmp_path, command=COMMAND) as program:
@@ -141,7 +141,7 @@ async def test_stock_clients_stay_for_three_times_the_longest_deadline_at_defaul
 
 
 @pytest.mark.slow
-@pytest.mark.waits
+@pytest.mark.waits(55)
 @pytest.mark.timeout(180)
 async def test_stock_clients_stay_for_fifty_rounds_of_a_quick_heartbeat(tmp_path: Path) -> None:
     async with running(tmp_path, command=COMMAND, ping_interval=1, ping_timeout=1) as program, api(program) as admin:

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.acceptance.test_crash import free_port
+from tests.support.ports import free_port
 from tests.support.program import Program, running
 from tests.support.protocol_model import ALGORITHM, Model
 from tests.support.publishing import COMMAND
@@ -229,6 +229,7 @@ class Conversation(RuleBasedStateMachine):
 
 
 @pytest.mark.slow
+@pytest.mark.waits(70)
 @pytest.mark.timeout(900)
 def test_whatever_clients_send_the_map_the_ledger_and_the_keys_stay_true(house: House) -> None:
     Conversation.house = house

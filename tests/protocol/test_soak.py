@@ -23,8 +23,9 @@ import aiohttp
 import psutil
 import pytest
 
-from tests.acceptance.test_crash import free_port, publish
+from tests.acceptance.test_crash import publish
 from tests.support.node_client import NodeClient, node_client
+from tests.support.ports import free_port
 from tests.support.program import Api, Program, api, running
 from tests.support.publishing import COMMAND
 from tests.support.raw_client import RawClient

@@ -59,6 +59,7 @@ class FakeEngine:
         self.ended: list[str] = []
         self.refused: list[str] = []
         self.on_refused = self.refused.append
+        self.on_too_large = lambda: self.refused.append("too large")
 
     def create_queue(self) -> asyncio.Queue[Any]:
         return asyncio.Queue()

@@ -33,7 +33,7 @@ class RawSocket:
         for packet in packets:
             await self.ws.send_str(packet)
 
-    async def until(self, start: str, within: float = 5) -> str:
+    async def until(self, start: str, within: float = 10) -> str:
         """The next message that starts like this; those before it are dropped."""
         async with asyncio.timeout(within):
             while True:
@@ -43,7 +43,7 @@ class RawSocket:
                 if message.data.startswith(start):
                     return str(message.data)
 
-    async def ended(self, within: float = 5) -> list[str]:
+    async def ended(self, within: float = 10) -> list[str]:
         """What still comes until the server closes the websocket."""
         rest: list[str] = []
         async with asyncio.timeout(within):
@@ -80,7 +80,7 @@ class RawPolling:
             await response.read()
             return response.status
 
-    async def until(self, start: str, within: float = 5) -> str:
+    async def until(self, start: str, within: float = 10) -> str:
         """Poll until a packet that starts like this comes."""
         async with asyncio.timeout(within):
             while True:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
+from tests.support.ports import free_ports
 from tests.support.programs import require
 
 CONFIG: Final = Path(__file__).parents[2] / "otel-collector.yaml"
@@ -88,15 +88,6 @@ def build() -> Path:
     return binary
 
 
-def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody had a moment ago."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
 class Collector:
     """A running collector: where it takes OTLP and where its own metrics are."""
 
@@ -117,8 +108,9 @@ class Collector:
 
 
 @contextmanager
-def running(backends: str, log: Path) -> Iterator[Collector]:
-    """The collector with the repository's own configuration, sending to `backends` (a URL) in place of the stack."""
+def running(backends: str, log: Path, *more: str) -> Iterator[Collector]:
+    """The collector with the repository's own configuration, sending to `backends` (a URL) in place of the stack;
+    `more` are configurations that are laid over it."""
     http, grpc, health, metrics = free_ports(4)
     env = os.environ | {
         "OTLP_HTTP_ADDRESS": f"127.0.0.1:{http}",
@@ -132,7 +124,8 @@ def running(backends: str, log: Path) -> Iterator[Collector]:
         "SPAN_METRICS_INTERVAL": "1s",
     }
     with log.open("wb") as out:
-        process = subprocess.Popen([build(), "--config", CONFIG], env=env, stdout=out, stderr=out)
+        configs = [part for each in (str(CONFIG), *more) for part in ("--config", each)]
+        process = subprocess.Popen([build(), *configs], env=env, stdout=out, stderr=out)
         try:
             _wait_until_healthy(health, process, log)
             yield Collector(http, metrics)

@@ -7,7 +7,9 @@ divided by `SPEED` on the way into the test: windows, `for:` and intervals alike
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -20,7 +22,7 @@ import yaml
 from aiohttp import web
 
 from tests.dashboards.boards import ROOT, Panel, substituted
-from tests.stack.collector import free_ports
+from tests.support.ports import free_ports
 from tests.support.programs import require
 
 SPEED: Final = 30
@@ -46,9 +48,16 @@ def faster(text: str) -> str:
 class Prometheus:
     """The HTTP API of a running Prometheus. Values are floats, labels plain mappings."""
 
-    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+    def __init__(self, url: str, session: aiohttp.ClientSession, folder: Path, pid: int) -> None:
+        """`folder` has its configuration and rules."""
         self.url = url
         self._session = session
+        self.folder = folder
+        self._pid = pid
+
+    def reload(self) -> None:
+        """Let it read its configuration and rules again."""
+        os.kill(self._pid, signal.SIGHUP)
 
     async def _get(self, path: str, **params: str) -> Any:
         async with self._session.get(f"{self.url}/api/v1/{path}", params=params) as response:
@@ -112,11 +121,12 @@ class Webhook:
 
 
 @contextmanager
-def _process(log: Path, *command: str | Path) -> Iterator[None]:
+def _process(log: Path, *command: str | Path) -> Iterator[int]:
+    """Run a command; its process id."""
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, cwd=log.parent)
         try:
-            yield
+            yield process.pid
         finally:
             process.terminate()
             process.wait(timeout=20)
@@ -159,7 +169,7 @@ async def observing(folder: Path, targets: Mapping[str, str]) -> AsyncIterator[t
                     "--cluster.listen-address=",
                 )
             )
-            stack.enter_context(
+            pid = stack.enter_context(
                 _process(
                     folder / "prometheus.log",
                     prometheus,
@@ -172,7 +182,7 @@ async def observing(folder: Path, targets: Mapping[str, str]) -> AsyncIterator[t
             )
             for name, url in (("alertmanager", f"http://127.0.0.1:{alert_port}"), ("prometheus", prom_url)):
                 await _until_ready(session, f"{url}/-/ready", folder / f"{name}.log")
-            yield Prometheus(prom_url, session), webhook
+            yield Prometheus(prom_url, session, folder, pid), webhook
 
 
 def _configure(folder: Path, targets: Mapping[str, str], alertmanager: str, webhook: str) -> None:

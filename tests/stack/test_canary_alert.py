@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.stack.observers import observing
-from tests.support.nginx import UPGRADES, free_port, nginx
+from tests.support.nginx import UPGRADES, nginx
+from tests.support.ports import free_port
 from tests.support.program import Program, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.waits, pytest.mark.timeout(120)]

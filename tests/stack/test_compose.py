@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -17,7 +18,6 @@ import pytest
 import yaml
 
 from dashboards import stack, tour
-from roundtrip.environment import FILE_SUFFIX
 from tests.stack.collector import VERSION
 from tests.support.known import setting_names
 from tests.support.program import running
@@ -69,6 +69,11 @@ def small() -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
+def scale() -> dict[str, dict[str, Any]]:
+    return understood(stack.SCALE)
+
+
+@pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("keys")
     stack.make_secrets(folder)
@@ -87,7 +92,7 @@ def documented() -> set[tuple[str, ...]]:
 
 
 def test_commands_are_documented_for_both_stacks() -> None:
-    assert {("down",), ("logs",), ("ps",), ("-f", stack.SMALL, "down")} <= documented()
+    assert {("down",), ("logs",), ("ps",), ("-f", stack.SMALL, "down"), ("-f", stack.SCALE, "kill")} <= documented()
 
 
 @pytest.mark.parametrize("words", sorted(documented()), ids=" ".join)
@@ -157,7 +162,7 @@ async def test_the_backend_starts_with_the_files_and_takes_the_stacks_token(
 
 def test_under_any_umask_containers_can_read_what_they_mount(tmp_path: Path) -> None:
     """A checkout and secrets that were made under umask 077."""
-    files = ["docker-compose.yml", "docker-compose.small.yml", "otel-collector.yaml", "dashboards"]
+    files = [stack.FULL, stack.SMALL, stack.SCALE, "otel-collector.yaml", "dashboards", "deploy"]
     for name in files:
         source = ROOT / name
         if source.is_dir():
@@ -172,13 +177,14 @@ def test_under_any_umask_containers_can_read_what_they_mount(tmp_path: Path) -> 
         stack.make_secrets(tmp_path / "keys")
         stack.open_mounted(tmp_path / stack.FULL)
         stack.open_mounted(tmp_path / stack.SMALL)
+        stack.open_mounted(tmp_path / stack.SCALE)
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o700
     for path in (tmp_path / "keys").iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o644, path.name
-    for file in (stack.FULL, stack.SMALL):
-        for service in yaml.safe_load((tmp_path / file).read_text())["services"].values():
+    for file in (stack.FULL, stack.SMALL, stack.SCALE):
+        for service in stack.read(tmp_path / file)["services"].values():
             for volume in service.get("volumes", []):
                 if volume.startswith("./"):
                     mounted = tmp_path / volume.split(":")[0]
@@ -189,7 +195,7 @@ def test_under_any_umask_containers_can_read_what_they_mount(tmp_path: Path) -> 
     assert "chmod -R a+rX ." in dockerfile[: dockerfile.index("USER 10001")]
 
 
-PINNED = r":v?\d+\.\d+\.\d+[a-z-]*@sha256:[0-9a-f]{64}"
+PINNED = r":v?\d+\.\d+(\.\d+)?[a-z-]*@sha256:[0-9a-f]{64}"
 
 
 def test_every_image_is_pinned_by_digest_and_has_a_tag_for_people(services: dict[str, dict[str, Any]]) -> None:
@@ -257,7 +263,7 @@ def test_state_is_in_named_volumes() -> None:
 
 def test_the_settings_that_compose_gives_are_the_backends_own(services: dict[str, dict[str, Any]]) -> None:
     given = {name for name in services["backend"]["environment"] if name.startswith("ROUNDTRIP_")}
-    assert {name.removesuffix(FILE_SUFFIX) for name in given} <= setting_names()
+    assert {name.removesuffix("_FILE") for name in given} <= setting_names()
 
 
 def test_keys_are_made_once(tmp_path: Path) -> None:
@@ -314,10 +320,84 @@ def test_nobody_uses_the_stack_unless_asked(services: dict[str, dict[str, Any]])
         assert tour.parse(options).people == 1, "the command is one that it takes"
 
 
+# three nodes
+
+
+NODES = ("node-1", "node-2", "node-3")
+
+
+def test_three_nodes_share_one_store_behind_one_proxy(
+    services: dict[str, dict[str, Any]], scale: dict[str, dict[str, Any]]
+) -> None:
+    """And everything that observes is as in the full stack."""
+    assert set(scale) == (set(services) - {"backend"}) | {*NODES, "proxy", "postgres"}
+    for name in set(services) - {"backend", "tour", "alert-sink", "prometheus"}:
+        assert scale[name] == services[name], name
+    assert [name for name, service in scale.items() if service.get("build")] == ["node-1"]
+    for name in NODES:
+        given, alone = scale[name]["environment"], services["backend"]["environment"]
+        assert given["ROUNDTRIP_NODE_ID"] == name
+        assert {key: given[key] for key in alone} == alone
+        assert {key.removesuffix("_FILE") for key in given if key.startswith("ROUNDTRIP_")} <= setting_names()
+        assert scale[name]["depends_on"]["postgres"]["condition"] == "service_healthy"
+        assert [volume["source"] for volume in scale[name]["volumes"]] == [name], "no two write the same files"
+    published = {
+        name: {int(port["published"]) for port in one["ports"]} for name, one in scale.items() if "ports" in one
+    }
+    assert published == {"proxy": {8080}, "node-1": {9464}, "node-2": {9465}, "node-3": {9466}} | {
+        name: ports for name, ports in OPENED.items() if name != "backend"
+    }
+    assert {port["host_ip"] for one in scale.values() for port in one.get("ports", [])} == {"127.0.0.1"}
+
+
+def test_what_the_three_nodes_mount_is_there_and_their_images_are_pinned(scale: dict[str, dict[str, Any]]) -> None:
+    test_every_mounted_file_exists(scale)
+    test_everything_is_confined(scale)
+    test_every_image_is_pinned_by_digest_and_has_a_tag_for_people(scale)
+    test_everything_that_is_waited_for_can_say_that_it_is_healthy(scale)
+
+
+def test_the_secrets_of_three_nodes_are_made_too(scale: dict[str, dict[str, Any]], keys: Path) -> None:
+    named = stack.read(ROOT / stack.SCALE)["secrets"]
+    made = {name: (keys / Path(secret["file"]).name).read_text() for name, secret in named.items()}
+    assert made["store"] == f"postgresql://roundtrip:{made['postgres_password']}@postgres/roundtrip"
+    for service in scale.values():
+        assert {secret["source"] for secret in service.get("secrets", [])} <= set(made)
+        assert made["postgres_password"] not in json.dumps(service)
+    taken = {value for name, value in scale["node-1"]["environment"].items() if name.endswith("_FILE")}
+    assert taken == {f"/run/secrets/{secret['source']}" for secret in scale["node-1"]["secrets"]}
+
+
+def test_its_prometheus_differs_by_the_nodes_only() -> None:
+    full = yaml.safe_load((ROOT / "dashboards/prometheus/prometheus.yml").read_text())
+    three = yaml.safe_load((ROOT / "dashboards/scale/prometheus.yml").read_text())
+    [nodes] = three["scrape_configs"][0]["static_configs"]
+    assert nodes["targets"] == [f"{name}:9464" for name in NODES]
+    three["scrape_configs"][0]["static_configs"] = full["scrape_configs"][0]["static_configs"]
+    assert three == full
+
+
+def test_the_proxys_configuration_loads_with_what_compose_gives_it(scale: dict[str, dict[str, Any]]) -> None:
+    haproxy = require("haproxy", "apt-get install haproxy")
+    proxy = scale["proxy"]
+    [mounted] = proxy["volumes"]
+    assert proxy["command"][-1] == mounted["target"]
+    done = subprocess.run(
+        [haproxy, "-c", "-f", mounted["source"]],
+        env=CLEAN | proxy["environment"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 # make stack
 
 
-@pytest.mark.parametrize(("arguments", "file"), [([], stack.FULL), (["--small"], stack.SMALL)])
+@pytest.mark.parametrize(
+    ("arguments", "file"), [([], stack.FULL), (["--small"], stack.SMALL), (["--scale"], stack.SCALE)]
+)
 def test_make_stack_starts_compose_waits_and_says_where_to_look(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

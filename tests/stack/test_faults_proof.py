@@ -304,6 +304,7 @@ FAULTS: dict[str, Callable[[House], Awaitable[str]]] = {
 }
 
 
+@pytest.mark.waits(150)
 async def test_each_fault_moves_its_panel_fires_its_alert_and_is_explained_by_a_trace(tmp_path: Path) -> None:
     async with house(tmp_path) as it:
         fired = {}

@@ -21,13 +21,14 @@ import yaml
 from socketio.exceptions import ConnectionError as ConnectionRefused
 
 from tests.dashboards.boards import ROOT
-from tests.stack.collector import free_ports
 from tests.stack.observers import WATCHDOG, Prometheus, Webhook, observing
 from tests.stack.test_faults_proof import FAULTS
+from tests.stack.test_outages_of_a_minute import FIRED_HERE as FIRED_WITHIN_A_MINUTE
+from tests.support.ports import free_ports
 from tests.support.program import Api, Program, running
 from tests.support.py_client import py_client
 
-pytestmark = [pytest.mark.slow, pytest.mark.waits, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.waits(85), pytest.mark.timeout(300)]
 
 
 class Scene:
@@ -179,6 +180,7 @@ FOR_REAL: Final = {
             "RoundtripOutboxSlow",
             "RoundtripOutboxFailing",
             "RoundtripLinkFlapping",
+            "RoundtripHostDies",
             "RoundtripFaultActive",
             "RoundtripDeliveryBurnFast",
         ),
@@ -201,6 +203,7 @@ FOR_REAL: Final = {
         ),
         "here",
     ),
+    **dict.fromkeys(FIRED_WITHIN_A_MINUTE, "test_outages_of_a_minute.py"),
     "RoundtripCanaryFailing": "test_canary_alert.py",
 }
 """What makes an alert fire for real, where a test does."""
@@ -209,14 +212,11 @@ NOT_FOR_REAL: Final = {
     "RoundtripUnmappedSockets": "needs an error in the program: stale_cleanup maps as many, but the wrong ones",
     "RoundtripLedgerOutOfBalance": "needs an error in the program: the sums come from one transaction",
     "RoundtripTaskDied": "needs an error in the program: no input makes a task die",
-    "RoundtripDeliveryBurnSlow": "the windows of days, promtool has them",
-    "RoundtripPendingWithSocket": "a minute of the program's own time; tests/contract/test_metrics.py moves its metric",
-    "RoundtripWorkerCrashes": "the WhatsApp driver's workers; tests/whatsapp/test_bad_minutes.py moves its metric",
-    "RoundtripHostDies": "three deaths, some seconds apart; tests/whatsapp/test_hosts.py moves its metric",
-    "RoundtripOutboxFull": "a gibibyte, or the smallest limit and hours; its metrics are the outbox's own",
-    "RoundtripTelemetryDropped": "tests/telemetry/test_export.py moves its metric",
-    "RoundtripCollectorLosing": "a collector at its memory limit, beyond what a test may take",
-    "RoundtripRulesFailing": "rules that fail: those of this repository do not",
+    "RoundtripDeliveryBurnSlow": "its windows are days, of which a thirtieth is an hour still; promtool has them",
+    "RoundtripStoreDown": "a database that goes; tests/cluster/test_program.py moves its metric",
+    "RoundtripNodeLeaseOld": "minutes of late renewals; tests/cluster/test_node_metrics.py moves its metric",
+    "RoundtripNodeLost": "minutes without a node; tests/cluster/test_two_nodes.py moves its metrics",
+    "RoundtripTakeoversFlapping": "half an hour of it, promtool has it",
 }
 """Alerts that no test makes fire for real, with the reason."""
 

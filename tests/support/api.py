@@ -18,6 +18,7 @@ from roundtrip.api.admin import AdminParts, make_admin_app
 from roundtrip.api.debug.timeline import TraceViewer
 from roundtrip.api.health import Readiness, ReadyCheck
 from roundtrip.api.listener import listen
+from roundtrip.api.page_traces import PageTraces
 from roundtrip.api.public import PublicParts, make_public_app
 from roundtrip.api.routes import BodyLimits
 from roundtrip.auth.authenticators import Authenticator, CallerIdentification, TrustedAuthenticator
@@ -37,6 +38,8 @@ from roundtrip.outbox.base import OutboxError
 from roundtrip.outbox.memory import MemoryOutbox
 from roundtrip.outbox.records import Draft, StoredEvent
 from roundtrip.sockets.registry import Registry
+from roundtrip.telemetry.event_spans import EventSpanRecorder
+from roundtrip.telemetry.tracing import NEVER, Contexts
 
 SINCE = "2026-01-01T00:00:00.000Z"
 
@@ -66,6 +69,12 @@ class FakeLinks:
         link_id = None if state is LinkState.IDLE else f"link-of-{key.bot_id}"
         qr, pairing_code = self.codes.get(key, (None, None))
         return Snapshot(key.user_id, key.bot_id, link_id, state, 0, SINCE, qr=qr, pairing_code=pairing_code)
+
+    async def snapshot_at(self, key: BotKey, seq: int) -> Snapshot:
+        return msgspec.structs.replace(self.snapshot(key), seq=seq)
+
+    async def of_user(self, user_id: str) -> Sequence[LinkView]:
+        return [view for view in self.links() if view.user_id == user_id]
 
     async def logout(self, key: BotKey) -> Snapshot:
         self._record("logout", key, None)
@@ -228,6 +237,7 @@ async def api(
             body_limits=body_limits or BodyLimits(),
             limits=limits,
             proxies=proxies or Proxies(),
+            page_traces=PageTraces(outbox, EventSpanRecorder(Contexts(NEVER), None)),
         )
     )
     admin = make_admin_app(

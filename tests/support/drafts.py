@@ -64,7 +64,7 @@ async def store(outbox: Outbox, item: Draft) -> StoredEvent:
 
 
 async def entry_with(
-    outbox: Outbox, key: BotKey, seq: int, condition: Callable[[LedgerEntry], object], within: float = 5
+    outbox: Outbox, key: BotKey, seq: int, condition: Callable[[LedgerEntry], object], within: float = 10
 ) -> LedgerEntry:
     """An event's entry in the ledger, once the condition is true for it."""
     async with asyncio.timeout(within):

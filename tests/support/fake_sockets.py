@@ -58,6 +58,9 @@ class FakeSocket:
             reached["retry"] += 1
         return None
 
+    def has(self, seq: int) -> bool:
+        return seq in self.seqs
+
     def confirm(self, sent: Confirmable) -> None:
         self.unreceipted.append(sent)
 

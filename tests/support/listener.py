@@ -51,7 +51,7 @@ async def connected(number: int) -> AsyncIterator[tuple[asyncio.StreamReader, as
         writer.close()
 
 
-async def ended(reader: asyncio.StreamReader, within: float = 5) -> bytes:
+async def ended(reader: asyncio.StreamReader, within: float = 10) -> bytes:
     async with asyncio.timeout(within):
         try:
             return await reader.read()

@@ -21,7 +21,7 @@ async def connect(user: Api, bot: str = "bot") -> None:
     await user.state("connected", bot)
 
 
-async def settled(condition: Callable[[], Awaitable[Any]], within: float = 5) -> Any:
+async def settled(condition: Callable[[], Awaitable[Any]], within: float = 10) -> Any:
     """Ask until the answer is not empty; the answer."""
     async with asyncio.timeout(within):
         while not (answer := await condition()):
@@ -29,7 +29,7 @@ async def settled(condition: Callable[[], Awaitable[Any]], within: float = 5) ->
     return answer
 
 
-async def ended(user: Api, count: int, outcome: str, bot: str = "bot", within: float = 5) -> list[Any]:
+async def ended(user: Api, count: int, outcome: str, bot: str = "bot", within: float = 10) -> list[Any]:
     """Wait until so many events of a bot have this outcome; they."""
 
     async def look() -> list[Any]:

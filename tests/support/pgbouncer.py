@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.postgres import Postgres, free_port, ordinary_user
+from tests.support.ports import free_port
+from tests.support.postgres import Postgres, ordinary_user
 from tests.support.programs import require
 
 

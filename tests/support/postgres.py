@@ -11,7 +11,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +21,8 @@ from typing import Any, Final
 
 import asyncpg
 import pytest
+
+from tests.support.ports import free_port
 
 PACKAGE: Final = "apt-get install postgresql"
 START: Final = 30.0
@@ -51,13 +52,6 @@ def ordinary_user() -> dict[str, Any]:
         return {}
     user = pwd.getpwnam("postgres")
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 class Postgres:
@@ -96,6 +90,15 @@ class Postgres:
     def create(self) -> None:
         locale = ("-E", "UTF8", "--locale=C.UTF-8")
         self.run("initdb", "-D", str(self.data), "-U", "roundtrip", "-A", "trust", "--no-sync", *locale)
+
+    def follow(self, primary: Postgres) -> None:
+        """Become a streaming replica of a running server; `start` it then."""
+        place = ("-h", "127.0.0.1", "-p", str(primary.port), "-U", "roundtrip", "-D", str(self.data))
+        self.run("pg_basebackup", *place, "-R", "-X", "stream", "-c", "fast", "--no-sync")
+
+    def promote(self) -> None:
+        """Make a replica the primary, and wait until it is."""
+        self.run("pg_ctl", "promote", "-D", str(self.data), "-t", str(int(START)))
 
     def start(self) -> None:
         """Start and wait until it answers."""
@@ -188,3 +191,33 @@ def server(*, fsync: bool = False) -> Iterator[Postgres]:
             postgres.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def standby(primary: Postgres) -> Iterator[Postgres]:
+    """A streaming replica; what the primary confirms from now on is on both."""
+    folder = Path(tempfile.mkdtemp(prefix="roundtrip-pg-"))
+    try:
+        owner = ordinary_user()
+        if owner:
+            os.chown(folder, owner["user"], owner["group"])
+        replica = Postgres(folder, binaries())
+        replica.follow(primary)
+        replica.start()
+        primary.query("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        primary.query("SELECT pg_reload_conf()")
+        try:
+            yield replica
+        finally:
+            replica.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def value(url: str, sql: str, *arguments: Any) -> Any:
+    """One value of a database, over a connection of its own."""
+    connection = await asyncpg.connect(url)
+    try:
+        return await connection.fetchval(sql, *arguments)
+    finally:
+        await connection.close()

@@ -44,7 +44,7 @@ class Program:
             self._news.set()
         self._news.set()
 
-    async def started(self, within: float = 20) -> None:
+    async def started(self, within: float = 40) -> None:
         """Wait for the line that names the addresses, then for `/readyz`, then for the links' restore."""
         async with asyncio.timeout(within):
             while not self.url:
@@ -55,6 +55,11 @@ class Program:
             async with aiohttp.ClientSession() as session:
                 while not await _ready(session, self.admin_url) or not await _restored(session, self.admin_url):
                     await asyncio.sleep(0.02)
+
+    async def is_ready(self) -> bool:
+        """Whether it says now that it is ready."""
+        async with aiohttp.ClientSession() as session:
+            return bool(self.admin_url) and await _ready(session, self.admin_url)
 
     def text(self) -> str:
         return b"".join(self.log).decode(errors="replace")

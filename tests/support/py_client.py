@@ -37,14 +37,14 @@ class PyClient:
     async def _gone(self, *_reason: object) -> None:
         self._news.set()
 
-    async def until(self, condition: Callable[[], Any], within: float = 5) -> None:
+    async def until(self, condition: Callable[[], Any], within: float = 10) -> None:
         """Wait until the condition holds; looks again with each message."""
         async with asyncio.timeout(within):
             while not condition():
                 self._news.clear()
                 await self._news.wait()
 
-    async def count(self, events: int, within: float = 5) -> list[dict[str, Any]]:
+    async def count(self, events: int, within: float = 10) -> list[dict[str, Any]]:
         """Wait for this many events."""
         await self.until(lambda: len(self.events) >= events, within)
         return self.events
@@ -75,7 +75,7 @@ async def py_client(
         await client.io.disconnect()
 
 
-async def eventually(condition: Callable[[], Any], within: float = 5) -> None:
+async def eventually(condition: Callable[[], Any], within: float = 10) -> None:
     """Wait until a condition holds that nobody tells of."""
     async with asyncio.timeout(within):
         while not condition():

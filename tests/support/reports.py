@@ -22,7 +22,7 @@ class ReportRecorder:
         self.all.append(report)
         self._news.set()
 
-    async def next(self, kind: type[R], within: float = 15.0) -> R:
+    async def next(self, kind: type[R], within: float = 30.0) -> R:
         """The next report of that kind, after the one that was returned last."""
         async with asyncio.timeout(within):
             while True:

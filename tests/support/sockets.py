@@ -58,6 +58,9 @@ class Notes:
     def failed(self) -> None:
         self.failed_ += 1
 
+    def created(self, delivery: Delivery) -> None:
+        pass
+
     def settled(self, delivery: Delivery) -> None:
         self.settled_.append(delivery)
 
@@ -95,6 +98,9 @@ class Notes:
     def packet_refused(self, what: str) -> None:
         self.refused.append(what)
 
+    def packet_too_large(self) -> None:
+        self.refused.append("too large")
+
 
 class Faults(Switches):
     """The program's own switches, all of which may be moved."""
@@ -121,7 +127,7 @@ async def trusted(shake: Handshake) -> Principal:
     return Principal(parse_user_id(shake.user_id))
 
 
-def idle(key: BotKey, seq: int) -> msgspec.Struct:
+async def idle(key: BotKey, seq: int) -> msgspec.Struct:
     return Snapshot(key.user_id, key.bot_id, None, LinkState.IDLE, seq, "2026-01-01T00:00:00.000Z")
 
 

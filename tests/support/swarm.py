@@ -43,9 +43,10 @@ class Swarm:
 
 
 @asynccontextmanager
-async def swarm(url: str, clients: int, ack: str = "yes") -> AsyncIterator[Swarm]:
+async def swarm(url: str, clients: int, ack: str = "yes", **options: Any) -> AsyncIterator[Swarm]:
+    """Further options are those of swarm.mjs."""
     node = require("node", "apt-get install nodejs npm, then make install")
-    settings = json.dumps({"url": url, "clients": clients, "ack": ack})
+    settings = json.dumps({"url": url, "clients": clients, "ack": ack, **options})
     process = await asyncio.create_subprocess_exec(
         node,
         str(_SCRIPT),

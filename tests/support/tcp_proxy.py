@@ -11,7 +11,8 @@ class TcpProxy:
     """Attributes hold for what is forwarded from now on, over every connection."""
 
     def __init__(self, target_port: int) -> None:
-        self._target_port = target_port
+        self.target_port = target_port
+        """Where new connections lead."""
         self.port = 0
         self.delay = 0.0
         """Seconds that each piece takes longer, in either direction."""
@@ -53,7 +54,7 @@ class TcpProxy:
             writer.transport.abort()
             return
         try:
-            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
         except OSError:
             writer.transport.abort()
             return

@@ -126,7 +126,7 @@ def test_closing_does_not_wait_for_a_stuck_collector() -> None:
         traces.event_spans.settled(acked(traces.event_spans.context(None)))
     started = time.monotonic()
     traces.close(1.0)
-    assert time.monotonic() - started < 3.0
+    assert time.monotonic() - started < 10.0
     exporter.go.set()
 
 

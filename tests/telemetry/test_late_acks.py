@@ -85,6 +85,25 @@ async def test_each_span_is_built_once_however_late_the_acknowledgement(
     assert len(ids) == len(set(ids))
 
 
+@pytest.mark.parametrize("late", [True, False], ids=["after the attempt was given up", "before"])
+async def test_a_receipt_that_is_measured_has_its_span(new_scene: Callable[..., Scene], late: bool) -> None:
+    """`receipt_seconds` takes its time, and its exemplar must open a receipt."""
+    s = new_scene(backoff=Backoff(60.0, 60.0))
+    peer = await s.connect(KEY, "sid", must_ack=True)
+    await s.courier.publish(KEY, "link-1", CONNECTED)
+    if not late:
+        s.receipt(peer, 1)
+    await entry_with(s.outbox, KEY, 1, lambda entry: entry.attempts)
+    if late:
+        s.receipt(peer, 1)
+    s.ack(peer, 1, 80)
+    assert s.metrics.registry.get_sample_value("roundtrip_receipt_seconds_count") == 1
+    spans = await s.spans()
+    (emit,) = [span for span in spans if span.name.startswith("emit")]
+    (receipt,) = [span for span in spans if span.name.startswith("receipt")]
+    assert receipt.parent == emit.context
+
+
 async def test_an_event_that_expires_in_the_middle_of_its_first_attempt_is_created_once(
     new_scene: Callable[..., Scene],
 ) -> None:

@@ -21,6 +21,7 @@ from roundtrip.telemetry.event_spans import EventSpanRecorder
 from roundtrip.telemetry.log_ring import LogRing
 from roundtrip.telemetry.redaction import key_hash
 from roundtrip.telemetry.setup import configure_tracing
+from roundtrip.telemetry.span_records import Processed
 from roundtrip.telemetry.trace_ring import PLAIN_BURST, PLAIN_PER_SECOND, TraceRing, Wanted
 from roundtrip.telemetry.tracing import NEVER, Contexts
 from tests.support.process_state import put_back
@@ -115,6 +116,34 @@ def test_its_memory_is_bounded_under_a_flood(missed: bool) -> None:
     assert part / 4 < taken <= part
     assert ring.state().bytes <= SIZE
     assert b"secret" not in repr(ring.snapshot()).encode(), "an event's body is not kept"
+
+
+def test_a_pages_spans_are_bounded_as_the_rest_is() -> None:
+    ring = ring_of(SIZE)
+    spans = EventSpanRecorder(Contexts(NEVER), None, lambda: AT * 1_000_000, ring=ring)
+    event = record(spans, missed=False).event
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(5000):
+            attributes: dict[str, str | int | bool] = {f"x{n}": f"{number} {'x' * 57}"[:64] for n in range(3)}
+            assert spans.processed(Processed(event, number + 1, AT, AT + number, "x" * 64, attributes), kept=True)
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert SIZE / 16 < taken <= SIZE / 2
+    found = list(ring.find(ring.snapshot(), Wanted(trace=event.traceparent[3:35])))
+    assert {span.name for span in found} > {f"process {event.type.wire}"}
+
+
+def test_a_pages_span_of_a_plain_success_is_kept_if_the_success_is() -> None:
+    ring = ring_of(SIZE)
+    spans = EventSpanRecorder(Contexts(NEVER), None, lambda: AT * 1_000_000, ring=ring)
+    event = record(spans, missed=False).event
+    for kept, other in ((True, event), (False, record(EventSpanRecorder(Contexts(NEVER), None), missed=False).event)):
+        assert spans.processed(Processed(other, 1, AT, AT, None, {}), kept=False) is kept
 
 
 def test_a_flood_of_successes_does_not_wash_misses_away() -> None:

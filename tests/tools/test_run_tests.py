@@ -4,19 +4,87 @@ from __future__ import annotations
 
 import json
 import subprocess
+from contextlib import nullcontext
+from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from _pytest.mark.expression import Expression
 
+from tests.conftest import pytest_collection_modifyitems
 from tools import branches, run_tests
 
+PARTS = run_tests.parts(3)
 
-def test_each_test_is_in_one_part() -> None:
-    waiting, quick, slow = run_tests.parts(3).values()
-    assert waiting[:4] == ["-m", "waits", "-n", "3"]
-    assert quick[:2] == ["-m", "not waits and not slow"]
-    assert slow[:2] == ["-m", "slow and not waits"]
-    assert "-n" not in slow, "tests that measure time share their cores with nobody"
+
+@pytest.mark.parametrize("markers", [set(some) for size in range(4) for some in combinations(run_tests.CHOOSING, size)])
+def test_each_test_is_in_one_part(markers: set[str]) -> None:
+    def chosen(part: run_tests.Part) -> bool:
+        return Expression.compile(part.markers).evaluate(lambda name, /, **_: name in markers)
+
+    [part] = [part for part in PARTS.values() if chosen(part)]
+    assert part.named in {"", *markers}, "it is in a file that the part collects"
+
+
+def test_what_measures_shares_its_cores_with_nobody() -> None:
+    assert PARTS["waiting"].workers == 3
+    assert "-n" not in PARTS["alone"].arguments(run_tests.ROOT / "tests")
+    assert PARTS["long"].arguments(run_tests.ROOT / "tests")[2:6] == ["-n", "2", "--dist", "loadgroup"]
+
+
+def test_a_part_collects_the_files_that_name_its_marker(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for name, text in (
+        ("test_a.py", "@pytest.mark.waits\n"),
+        ("deep/test_b.py", "pytestmark = [pytest.mark.slow, pytest.mark.waits]"),
+        ("test_c.py", "pytestmark = pytest.mark.slow"),
+        ("test_d.py", "it waits, and is marked with pytest.mark.waits_not"),
+        ("helper.py", "pytest.mark.waits"),
+    ):
+        (tmp_path / name).write_text(text)
+    assert [path.name for path in run_tests.files_that_say("waits", tmp_path)] == ["test_b.py", "test_a.py"]
+    assert PARTS["quick"].arguments(tmp_path)[-1] == "loadgroup", "all files: what is not marked is quick"
+
+
+@pytest.mark.parametrize(
+    ("text", "marks", "said"),
+    [
+        ("@mark.slow", {"slow", "timeout"}, None),
+        ("@mark.slow @mark.alone", {"slow", "alone"}, None),
+        ("SLOW = helper.SLOW", {"slow"}, "a marker that its file does not name: slow"),
+        ("@mark.alone", {"alone"}, "is alone: it is slow, too"),
+        ("@mark.alone @mark.slow @mark.waits", {"alone", "slow", "waits"}, "is alone: it is slow, too"),
+    ],
+)
+def test_a_test_that_no_part_would_run_as_it_says_is_refused(
+    tmp_path: Path, text: str, marks: set[str], said: str | None
+) -> None:
+    path = tmp_path / "test_it.py"
+    path.write_text(f"from pytest import mark\n{text}")
+    item = _item(path, *(SimpleNamespace(name=name, args=()) for name in marks))
+    with nullcontext() if said is None else pytest.raises(pytest.UsageError, match=said):
+        pytest_collection_modifyitems([item])
+
+
+def _item(path: Path, *marks: SimpleNamespace) -> pytest.Item:
+    def iter_markers(name: str = "") -> list[SimpleNamespace]:
+        return [mark for mark in marks if not name or mark.name == name]
+
+    return cast("pytest.Item", SimpleNamespace(path=path, nodeid="test_it", iter_markers=iter_markers))
+
+
+def test_what_waits_longest_begins_first(tmp_path: Path) -> None:
+    path = tmp_path / "test_it.py"
+    path.write_text("pytest.mark.waits")
+    short, plain, long, middle = (
+        _item(path, *(SimpleNamespace(name="waits", args=args) for args in marks))
+        for marks in ([()], [], [(20,), (150,)], [(20,)])
+    )
+    items = [short, plain, long, middle]
+    pytest_collection_modifyitems(items)
+    assert items == [long, middle, short, plain], "and the rest in the order of chance"
 
 
 def test_the_closing_line_counts_all_parts(tmp_path: Path) -> None:
@@ -28,7 +96,17 @@ def test_the_closing_line_counts_all_parts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("statuses", "worst"),
-    [((0, 0, 0), 0), ((5, 0, 0), 0), ((1, 0, 0), 1), ((0, 1, 0), 1), ((0, 0, 1), 1), ((5, 2, 0), 2), ((1, 2, 0), 1)],
+    [
+        ((0, 0, 0, 0), 0),
+        ((5, 0, 0, 5), 0),
+        ((1, 0, 0, 0), 1),
+        ((0, 1, 0, 0), 1),
+        ((0, 0, 1, 0), 1),
+        ((0, 0, 0, 1), 1),
+        ((5, 2, 0, 0), 2),
+        ((1, 2, 0, 0), 1),
+        ((0, 0, -9, 0), -9),
+    ],
 )
 def test_one_status_for_all_parts(
     tmp_path: Path,

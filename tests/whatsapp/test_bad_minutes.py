@@ -18,7 +18,6 @@ import aiohttp
 import psutil
 import pytest
 
-from roundtrip.drivers.neonize.process import HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT
 from tests.whatsapp.scenario import NUMBER, PHONE, Scenario, elapsed, scenario
 from tests.whatsapp.schema import companion_reg
 from tests.whatsapp.troubles import How, Stage
@@ -131,6 +130,7 @@ async def test_nothing_is_connected_that_was_never_let_in(tmp_path: Path) -> Non
         never_final(it)
 
 
+@pytest.mark.waits(45)
 async def test_a_connection_that_the_network_forgot(tmp_path: Path) -> None:
     async with scenario(tmp_path) as it:
         await it.pair()
@@ -280,6 +280,7 @@ async def test_a_first_link_whose_dials_vanish(tmp_path: Path) -> None:
         await it.told("whatsapp_qr", within=LOAD)
 
 
+@pytest.mark.waits(30)
 async def test_a_worker_that_does_not_answer(tmp_path: Path) -> None:
     async with scenario(tmp_path, truth_interval=600) as it:
         await it.pair()
@@ -295,7 +296,10 @@ async def test_a_worker_that_does_not_answer(tmp_path: Path) -> None:
         never_final(it)
 
 
+@pytest.mark.waits(35)
 async def test_a_program_that_was_suspended_blames_no_worker(tmp_path: Path) -> None:
+    from roundtrip.drivers.neonize.process import HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT
+
     async with scenario(tmp_path, ack_timeout=60, ping_timeout=120) as it:
         await it.pair()
         worker = await it.worker()
@@ -308,6 +312,7 @@ async def test_a_program_that_was_suspended_blames_no_worker(tmp_path: Path) -> 
         assert (await it.view())["state"] == "connected"
 
 
+@pytest.mark.waits(20)
 async def test_codes_that_nobody_scans(tmp_path: Path) -> None:
     async with scenario(tmp_path) as it:
         it.whatsapp.refs = 1
@@ -329,6 +334,7 @@ async def test_the_name_on_the_phone(tmp_path: Path) -> None:
         assert companion_reg.DeviceProps.FromString(pairing.deviceProps).os == "Front desk"
 
 
+@pytest.mark.waits(65)
 async def test_a_connection_that_goes_into_a_black_hole_with_all_that_follow(tmp_path: Path) -> None:
     """Nothing arrives and nothing is refused, neither on the connection that stands nor on new ones, for a while."""
     async with scenario(tmp_path, stuck_timeout=6) as it:

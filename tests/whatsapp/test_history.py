@@ -47,7 +47,7 @@ def kept(store: Path) -> tuple[int, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.waits
+@pytest.mark.waits(25)
 async def test_an_ordinary_past_is_downloaded_and_its_memory_given_back(tmp_path: Path) -> None:
     async with stand_in() as whatsapp:
         environment = {"PATH": os.environ["PATH"], **whatsapp.environment}

@@ -21,7 +21,7 @@ import msgspec
 
 from tools.mutation import forks, trial
 from tools.mutation import plan as plans
-from tools.mutation.coverage_map import CoverageMap, NoTimeError, measure, steady
+from tools.mutation.coverage_map import Cache, CoverageMap, NoTimeError, measure, steady
 from tools.mutation.mutants import Mutant, mutants
 from tools.mutation.plan import WORK, Plan, Score
 
@@ -31,6 +31,12 @@ UNREACHED: Final = "unreached"
 EQUIVALENT: Final = "equivalent"
 UNJUDGED: Final = "unjudged"
 """It survived, but its lines are run by a test that is red without any mutant, and so could not be asked."""
+
+AT_ONCE: Final = 2
+"""Processes for each worker that run tests unmutated: these wait about half of the time, and no verdict hangs on it."""
+
+KEPT: Final = 14 * 86_400.0
+"""Seconds for which a map of tests is kept that nobody asked for."""
 
 OVERTIME: Final = 30.0
 """Seconds past the budget in which a process that only collects tests must have ended."""
@@ -103,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _print("running the tests unmutated, to see which lines each reaches …")
     steady()
     try:
-        coverage_map = _coverage_map(plan, options.workers, begin + options.budget, again=not options.keep_map)
+        coverage_map = _coverage_map(plan, options.workers, begin + options.budget)
     except NoTimeError as error:  # a machine that is too slow or too busy is no verdict on the program
         _print(f"mutation: NO VERDICT within {options.budget:.0f} s: {error}")
         return 0
@@ -158,7 +164,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--keys", type=Path, metavar="FILE", help="only the mutants whose keys the file lists")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 2, metavar="N")
     parser.add_argument("--keep", action="store_true", help="write the score to tests/mutation/score.json")
-    parser.add_argument("--keep-map", action="store_true", help="use the last run's map of tests, where there is one")
     parser.add_argument("--prune", action="store_true", help="take out judged mutants that the code no longer has")
     parser.add_argument("--at-least", metavar="SHARE", help="fail below it; `floor` is that of the kept score")
     return parser
@@ -173,14 +178,12 @@ def _prune(files: dict[str, list[Path]]) -> int:
     return 0
 
 
-def _coverage_map(plan: Plan, workers: int, until: float, *, again: bool) -> CoverageMap:
-    cached = WORK / "coverage-map.json"
-    if not again and cached.is_file():
-        return msgspec.json.decode(cached.read_bytes(), type=CoverageMap)
-    coverage_map = measure(plan, workers, until)
+def _coverage_map(plan: Plan, workers: int, until: float) -> CoverageMap:
+    cache = Cache(plan)
+    cache.forget(KEPT)
+    coverage_map = measure(plan, AT_ONCE * workers, until, cache)
     for name in coverage_map.failed:
         _print(f"red without any mutant, so none is tried on it: {name}")
-    cached.write_bytes(msgspec.json.encode(coverage_map))
     return coverage_map
 
 

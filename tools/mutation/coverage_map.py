@@ -1,12 +1,15 @@
-"""Which tests reach which lines, and how long each takes: measured once, by running them unmutated."""
+"""Which tests reach which lines, and how long each takes: measured by running them unmutated, once for each content of
+what they depend on."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import coverage
 import hypothesis
@@ -14,6 +17,7 @@ import msgspec
 import pytest
 
 from tools.mutation import forks
+from tools.mutation.imports import Imports
 from tools.mutation.plan import ROOT, WORK, Plan
 
 OPTIONS = (
@@ -33,6 +37,9 @@ OPTIONS = (
     str(ROOT),
 )
 _LIMIT = 900.0
+
+FORMAT: Final = b"1"
+"""Of what is remembered: another one when what is measured, or how, has changed."""
 
 
 class NoTimeError(Exception):
@@ -92,76 +99,138 @@ def steady() -> None:
 
 
 class _LineRecorder:
-    """A pytest plugin: one coverage context per test."""
+    """A pytest plugin: one coverage context per test. What a file's tests ran is handed on when its last one is done,
+    so that a run which is ended early has measured something."""
 
-    def __init__(self, measured: coverage.Coverage) -> None:
+    def __init__(self, measured: coverage.Coverage, done: Callable[[Path, CoverageMap], None]) -> None:
         self._measured = measured
-        self.coverage_map = CoverageMap()
+        self._done = done
         self._took: dict[str, float] = defaultdict(float)
         self._bad: set[str] = set()
+        self._failed: list[str] = []
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Any:
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> Any:
         self._measured.switch_context(item.nodeid)
         begin = time.monotonic()
         try:
             return (yield)
         finally:
             self._took[item.nodeid] = time.monotonic() - begin
+            if nextitem is None or nextitem.path != item.path:
+                self._measured.stop()
+                self._done(item.path, self._result())
+                self._measured.erase()
+                self._took.clear()
+                self._bad.clear()
+                self._failed = []
+                self._measured.start()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.outcome != "passed":
             self._bad.add(report.nodeid)
             if report.failed:
-                self.coverage_map.failed.append(report.nodeid)
+                self._failed.append(report.nodeid)
 
-    def result(self) -> CoverageMap:
+    def _result(self) -> CoverageMap:
         """What passed, with the lines that it ran."""
-        self._measured.stop()
+        found = CoverageMap(failed=self._failed)
         numbers: dict[str, int] = {}
         for name, seconds in self._took.items():
             if name not in self._bad:
-                numbers[name] = len(self.coverage_map.names)
-                self.coverage_map.names.append(name)
-                self.coverage_map.seconds.append(round(seconds, 4))
+                numbers[name] = len(found.names)
+                found.names.append(name)
+                found.seconds.append(round(seconds, 4))
+        red = set(self._failed)
         data = self._measured.get_data()
         for file in data.measured_files():
             path = str(Path(file).relative_to(ROOT))
-            self.coverage_map.lines[path] = {
-                line: [numbers[context] for context in contexts if context in numbers]
-                for line, contexts in data.contexts_by_lineno(file).items()
-            }
-            if self.coverage_map.failed:
-                red = set(self.coverage_map.failed)
-                self.coverage_map.uncertain[path] = [
-                    n for n, of in data.contexts_by_lineno(file).items() if red & set(of)
-                ]
-        return self.coverage_map
+            contexts = data.contexts_by_lineno(file)
+            lines = {line: [numbers[name] for name in names if name in numbers] for line, names in contexts.items()}
+            if ran := {line: tests for line, tests in lines.items() if tests}:
+                found.lines[path] = ran
+            if uncertain := [line for line, names in contexts.items() if red & set(names)]:
+                found.uncertain[path] = uncertain
+        return found
 
 
-def measure(plan: Plan, at_once: int, until: float) -> CoverageMap:
-    """Run the plan's tests in `at_once` processes. A test that fails is in `failed`, and tries no mutant.
+class Cache:
+    """What was measured of each file of tests, by the content of all that it depends on."""
+
+    def __init__(self, plan: Plan, folder: Path = WORK / "maps") -> None:
+        self._folder = folder
+        self._imports = Imports(ROOT)
+        self._also = plan.select.encode() + _data(ROOT) + FORMAT
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, test: Path) -> Path:
+        return self._folder / f"{self._imports.digest(test, self._also)}.json"
+
+    def get(self, test: Path) -> CoverageMap | None:
+        path = self.path(test)
+        if not path.is_file():
+            return None
+        path.touch()
+        return msgspec.json.decode(path.read_bytes(), type=CoverageMap)
+
+    def put(self, test: Path, found: CoverageMap) -> None:
+        """Kept whole or not at all, and under another name while a test of the file is red: it is run again, then."""
+        path = self.path(test)
+        part = path.with_suffix(f".{os.getpid()}")
+        part.write_bytes(msgspec.json.encode(found))
+        part.replace(path.with_suffix(".red") if found.failed else path)
+
+    def red(self, test: Path) -> CoverageMap:
+        """What this run measured of a file with a red test."""
+        path = self.path(test).with_suffix(".red")
+        found = msgspec.json.decode(path.read_bytes(), type=CoverageMap) if path.is_file() else CoverageMap()
+        path.unlink(missing_ok=True)
+        return found
+
+    def forget(self, older: float) -> None:
+        """Remove what nobody asked for in so many seconds."""
+        until = time.time() - older
+        for path in self._folder.iterdir():
+            if path.stat().st_mtime < until:
+                path.unlink(missing_ok=True)
+
+
+def _data(root: Path) -> bytes:
+    """A name for what tests read that is no Python, and for the settings of the tools."""
+    found = hashlib.sha256((root / "pyproject.toml").read_bytes())
+    for folder in ("backend", "tests"):
+        for path in sorted((root / folder).rglob("*")):
+            if path.is_file() and path.suffix not in {".py", ".pyc"} and "tests/mutation" not in str(path):
+                found.update(path.name.encode() + path.read_bytes())
+    return found.digest()
+
+
+def measure(plan: Plan, at_once: int, until: float, cache: Cache) -> CoverageMap:
+    """What each of the plan's tests runs: of those that changed since they were measured, by running them in `at_once`
+    processes. A test that fails is in `failed`, and tries no mutant.
 
     Raises `NoTimeError` where that is not done at `until`, on the monotonic clock."""
     files = sorted({path for name in plan.tests for path in _test_files(ROOT / name)})
-    shares = [files[number::at_once] for number in range(at_once)]
-    parts = [WORK / f"coverage-map-{number}.json" for number in range(at_once)]
-    for part in parts:
-        part.unlink(missing_ok=True)
-    jobs = [
-        forks.Job(part, _measuring(plan, share, part), _LIMIT)
-        for share, part in zip(shares, parts, strict=True)
-        if share
-    ]
-    coverage_map = CoverageMap()
+    missing = [path for path in files if not cache.path(path).is_file()]
+    # the longest texts first, in turn to each process and back: they take about as long as each other
+    missing.sort(key=lambda path: -path.stat().st_size)
+    turns = [*range(at_once), *reversed(range(at_once))]
+    shares = [[path for at, path in enumerate(missing) if turns[at % len(turns)] == n] for n in range(at_once)]
+    jobs = [forks.Job(n, _measuring(plan, share, cache), _LIMIT) for n, share in enumerate(shares) if share]
     done = 0
-    for part, status in forks.run(jobs, at_once, WORK / "coverage-map.log", until):
+    for _, status in forks.run(jobs, at_once, WORK / "coverage-map.log", until):
         done += 1
         if status != 0:
             raise RuntimeError(f"the unmutated tests could not be run ({status}): see {WORK / 'coverage-map.log'}")
-        coverage_map.add(msgspec.json.decode(part.read_bytes(), type=CoverageMap))
     if done < len(jobs):
-        raise NoTimeError(f"the tests alone, unmutated, take longer: see {WORK / 'coverage-map.log'}")
+        left = sum(not cache.path(path).is_file() for path in missing)
+        raise NoTimeError(
+            f"of {len(missing)} files of tests that changed, {left} were not run unmutated: "
+            f"see {WORK / 'coverage-map.log'}; what was is remembered"
+        )
+    coverage_map = CoverageMap()
+    for path in files:
+        coverage_map.add(cache.get(path) or cache.red(path))
     return coverage_map
 
 
@@ -169,14 +238,19 @@ def _test_files(path: Path) -> list[Path]:
     return sorted(path.rglob("test_*.py")) if path.is_dir() else [path]
 
 
-def _measuring(plan: Plan, files: list[Path], out: Path) -> Any:
+def _measuring(plan: Plan, files: list[Path], cache: Cache) -> Any:
     def work() -> int:
         os.chdir(ROOT)
         measured = coverage.Coverage(data_file=None, source=["backend"], config_file=False, concurrency=["thread"])
-        recorder = _LineRecorder(measured)
+        measured.set_option("run:disable_warnings", ["no-data-collected"])  # a file of tests may run nothing
+        recorder = _LineRecorder(measured, cache.put)
         measured.start()
-        pytest.main([*OPTIONS, "-m", plan.select, *map(str, files)], plugins=[recorder])
-        out.write_bytes(msgspec.json.encode(recorder.result()))
+        status = pytest.main([*OPTIONS, "-m", plan.select, *map(str, files)], plugins=[recorder])
+        if status not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED}:
+            return int(status)
+        for path in files:  # one with none of the selected tests is measured, too
+            if not cache.path(path).is_file() and not cache.path(path).with_suffix(".red").is_file():
+                cache.put(path, CoverageMap())
         return 0
 
     return work

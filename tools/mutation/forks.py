@@ -83,5 +83,7 @@ def _end_with_parent() -> None:
 def _end(pid: int, *, reap: bool) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
+    if reap:  # on a busy machine it may not have got as far as a group of its own: then it has started nothing either
+        os.kill(pid, signal.SIGKILL)
     if reap:
         os.waitpid(pid, 0)

@@ -38,13 +38,15 @@ class Links(Protocol):
     def begins_pairing(self, key: BotKey, phone_number: str | None) -> bool:
         """Whether a start would begin a new pairing."""
 
-    def snapshot(self, key: BotKey) -> Snapshot: ...
+    async def snapshot_at(self, key: BotKey, seq: int) -> Snapshot:
+        """What is true now, with this `seq` or a newer one. Raises `StorageError`."""
 
     async def logout(self, key: BotKey) -> Snapshot: ...
 
     async def simulate(self, key: BotKey, action: SimulateAction) -> Snapshot: ...
 
-    def links(self) -> Sequence[LinkView]: ...
+    async def of_user(self, user_id: str) -> Sequence[LinkView]:
+        """A user's links. Raises `StorageError`."""
 
 
 class LinkRoutes:
@@ -72,29 +74,27 @@ class LinkRoutes:
         return LinkAccepted(snapshot.link_id, snapshot.state)
 
     async def read(self, call: Call) -> msgspec.Struct:
-        return await self._with_seq(call, self._links.snapshot(call.key()))
+        return await self._present(call)
 
     async def list(self, call: Call) -> msgspec.Struct:
-        user_id = call.user.user_id
+        views = await self._links.of_user(call.user.user_id)
         return BotList(
-            tuple(
-                BotView(view.user_id, view.bot_id, view.link_id, view.state, view.since)
-                for view in self._links.links()
-                if view.user_id == user_id
-            )
+            tuple(BotView(view.user_id, view.bot_id, view.link_id, view.state, view.since) for view in views)
         )
 
     async def log_out(self, call: Call) -> msgspec.Struct:
-        return await self._with_seq(call, await self._links.logout(call.key()))
+        await self._links.logout(call.key())
+        return await self._present(call)
 
     async def simulate(self, call: Call) -> msgspec.Struct:
         action = call.body_as(SimulateRequest).action
-        return await self._with_seq(call, await self._links.simulate(call.key(), action))
+        await self._links.simulate(call.key(), action)
+        return await self._present(call)
 
-    async def _with_seq(self, call: Call, snapshot: Snapshot) -> Snapshot:
-        if Scope.LINKS_CODES not in call.user.scopes:
-            snapshot = without_codes(snapshot)
-        return msgspec.structs.replace(snapshot, seq=await self._outbox.last_seq(call.key()))
+    async def _present(self, call: Call) -> Snapshot:
+        """What is true now. The `seq` is read first: nothing that it counts is missing."""
+        snapshot = await self._links.snapshot_at(call.key(), await self._outbox.last_seq(call.key()))
+        return snapshot if Scope.LINKS_CODES in call.user.scopes else without_codes(snapshot)
 
     def routes(self) -> tuple[Route, ...]:
         return (

@@ -35,6 +35,9 @@ _HEADERS: Final = {
 _NO_DOCUMENTS: Final = (SOCKET_PATH, "/static/")
 """Paths whose responses are never a document of their own, so that a policy for documents would be bytes only."""
 
+_OF_OTHER_ORIGINS: Final = ("/api/", "/otlp/")
+"""Paths that pages of the allowed origins may call."""
+
 _ALLOWED_METHODS: Final = "GET, PUT, POST, DELETE"
 _ALLOWED_HEADERS: Final = "Authorization, Content-Type, X-User-Id, X-Api-Key, traceparent, tracestate"
 
@@ -107,7 +110,7 @@ class RequestGuard:
             return
         for name, value in _HEADERS.items():
             headers.setdefault(name, value)
-        if request.path.startswith("/api/"):
+        if request.path.startswith(_OF_OTHER_ORIGINS):
             self._cors(request, headers)
 
     def _cors(self, request: web.Request, headers: CIMultiDict[str]) -> None:
@@ -123,7 +126,7 @@ def _is_preflight(request: web.Request) -> bool:
     return (
         request.method == hdrs.METH_OPTIONS
         and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
-        and request.path.startswith("/api/")
+        and request.path.startswith(_OF_OTHER_ORIGINS)
     )
 
 

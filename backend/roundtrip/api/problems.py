@@ -25,6 +25,7 @@ STATUS: Final = {
     "body_too_large": 413,
     "bot_id_invalid": 400,
     "bot_id_missing": 400,
+    "browser_traces_off": 404,
     "client_outdated": 503,
     "event_not_found": 404,
     "fault_parameter_invalid": 400,

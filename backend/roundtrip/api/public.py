@@ -13,6 +13,7 @@ from roundtrip.api.bots import EventRoutes, LinkRoutes, Links
 from roundtrip.api.debug.timeline import TraceViewer
 from roundtrip.api.middleware import RequestGuard, SocketRequestGuard
 from roundtrip.api.page import Page
+from roundtrip.api.page_traces import PageTraces
 from roundtrip.api.routes import BodyLimits, Call, Dispatcher, Route, Tracer
 from roundtrip.api.schemas import Config, Health
 from roundtrip.auth.authenticators import Authenticator, CallerIdentification
@@ -43,6 +44,9 @@ class PublicParts:
     limits: Limits | None = None
     proxies: Proxies = field(default_factory=Proxies)
     page: Page = field(default_factory=Page)
+    page_traces: PageTraces | None = None
+    """Takes spans of pages; None takes none."""
+    shared_store: bool = False
 
     @classmethod
     def of(
@@ -55,6 +59,7 @@ class PublicParts:
         tracer: Tracer,
         limits: Limits,
         proxies: Proxies,
+        page_traces: PageTraces | None = None,
     ) -> PublicParts:
         """The parts as the settings combine them."""
         trusted = settings.auth == "trusted"
@@ -73,6 +78,8 @@ class PublicParts:
             BodyLimits(settings.max_body, settings.max_json_depth, settings.body_timeout),
             limits,
             proxies,
+            page_traces=page_traces,
+            shared_store=settings.store is not None,
         )
 
 
@@ -97,6 +104,7 @@ def public_routes(parts: PublicParts) -> tuple[Route, ...]:
     rows = (
         *LinkRoutes(parts.links, parts.outbox, parts.limits).routes(),
         *EventRoutes(parts.outbox, parts.viewer).routes(),
+        *(parts.page_traces or PageTraces(parts.outbox)).routes(),
         *_process_routes(parts),
     )
     if parts.trusted and parts.faults.allowed:
@@ -111,6 +119,8 @@ def config_of(parts: PublicParts) -> Config:
         parts.driver,
         parts.trusted and parts.faults.allowed,
         tuple(SimulateAction) if parts.driver == "simulated" else (),
+        parts.page_traces is not None and parts.page_traces.on,
+        parts.shared_store,
     )
 
 

@@ -76,7 +76,7 @@ class OutcomeName(enum.StrEnum):
 class AttemptView(ApiModel, frozen=True, omit_defaults=True):
     """One attempt to emit. One that found no socket says which key it looked for, and which keys of the same user had
     sockets then, as hashes; and whether a bot id of either is the user's id. `omitted` is how many attempts between
-    this one and the next are not kept."""
+    this one and the next are not kept. `node` made it, where several nodes share a store."""
 
     at: Time
     mode: Mode
@@ -92,6 +92,7 @@ class AttemptView(ApiModel, frozen=True, omit_defaults=True):
     sids: tuple[str, ...] = ()
     trace_id: str | None = None
     omitted: int = 0
+    node: str | None = None
 
 
 class LedgerEvent(ApiModel, frozen=True, omit_defaults=True):
@@ -123,12 +124,16 @@ class FaultParameter(ApiModel, frozen=True):
 
 
 class Config(ApiModel, frozen=True):
-    """What the page needs to know of the backend it came from."""
+    """What the page needs to know of the backend it came from. `sharedStore`: it is one of several nodes, or may be;
+    a socket's request `node` tells which."""
 
     auth: str
     driver: str
     faults_allowed: bool
     actions: tuple[SimulateAction, ...]
+    browser_traces: bool = False
+    """Whether the page should send a span for each event that it handled."""
+    shared_store: bool = False
 
 
 class Health(ApiModel, frozen=True):
@@ -158,6 +163,7 @@ def attempt_view(attempt: Attempt, key: BotKey) -> AttemptView:
         attempt.sids,
         attempt.trace_id,
         attempt.omitted,
+        attempt.node,
     )
 
 

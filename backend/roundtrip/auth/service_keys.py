@@ -19,6 +19,8 @@ class Scope(enum.StrEnum):
     """QR and pairing codes too: whoever has one can link the account to a device of their own."""
     LINKS_WRITE = "links.write"
     EVENTS_READ = "events.read"
+    TRACES_WRITE = "traces.write"
+    """Spans of what a page did with an event."""
 
 
 ALL_SCOPES: Final = frozenset(Scope)

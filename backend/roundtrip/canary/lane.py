@@ -80,7 +80,7 @@ class CanaryLane:
         key: BotKey,
         outbox: Outbox,
         faults: Faults,
-        snapshot: Callable[[BotKey, int], msgspec.Struct],
+        snapshot: Callable[[BotKey, int], Awaitable[msgspec.Struct]],
         failed: Callable[[], None],
         *,
         timeout: float,
@@ -176,6 +176,8 @@ class _NoCounts:
 
     def packet_refused(self, what: str) -> None: ...
 
+    def packet_too_large(self) -> None: ...
+
 
 class _NoSpans:
     """`DeliverySpans` that record nothing: a round's log line says in which stage it failed."""
@@ -186,6 +188,8 @@ class _NoSpans:
     def attempted(self, delivery: Delivery, attempt: Attempt) -> None: ...
 
     def round_missed(self, misses: Misses) -> None: ...
+
+    def created(self, delivery: Delivery) -> None: ...
 
     def settled(self, delivery: Delivery) -> None: ...
 

@@ -44,7 +44,7 @@ class CanaryProbe:
         settings: Settings,
         outbox: Outbox,
         faults: Faults,
-        snapshot: Callable[[BotKey, int], msgspec.Struct],
+        snapshot: Callable[[BotKey, int], Awaitable[msgspec.Struct]],
         admit: Callable[[Handshake], Awaitable[Principal]],
         metrics: Metrics,
         clock: WatchedClock,

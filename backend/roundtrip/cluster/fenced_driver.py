@@ -12,7 +12,7 @@ from collections.abc import Callable
 import structlog
 
 from roundtrip.drivers import base as d
-from roundtrip.drivers.base import Driver, Report, Session, SessionSpec
+from roundtrip.drivers.base import Driver, Report, Session, SessionSpec, SupportsDeadline
 from roundtrip.drivers.simulated import SimulateAction, SupportsSimulate
 from roundtrip.outbox.postgres.lease import NodeLease
 
@@ -58,19 +58,27 @@ class FencedDriver:
         self._driver = driver
         self._lease = lease
         self._sessions: set[FencedSession] = set()
+        self.cleared: Callable[[], bool] = lambda: True
+        """Whether links of an earlier lease, which others may have by now, have been given up."""
         self._ending: set[asyncio.Task[None]] = set()
+        if isinstance(driver, SupportsDeadline):  # its sessions end even while this process is paused
+            driver.run_until(lease.deadline)
+            lease.on_renewed = driver.run_until
 
     async def start(self, spec: SessionSpec, report: Callable[[Report], None]) -> Session:
         """As `Driver.start`. Raises `OSError` without a lease."""
-        if not self._lease.held:
+        if not self._may():
             raise OSError("this node's lease has ended")
         session = FencedSession(await self._driver.start(spec, report), report, self._sessions.discard)
         self._sessions.add(session)
-        if not self._lease.held:  # it ended meanwhile
+        if not self._may():  # it ended meanwhile
             self._sessions.discard(session)
             await session.stop()
             raise OSError("this node's lease has ended")
         return session
+
+    def _may(self) -> bool:
+        return self._lease.held and self.cleared()
 
     def lease_changed(self, held: bool) -> None:
         """The lease has ended, or was taken again."""

@@ -26,9 +26,10 @@ from roundtrip.delivery.inflight import InFlight, KeyInFlight
 from roundtrip.delivery.metrics import DeliveryMetrics, DeliverySpans
 from roundtrip.delivery.misses import MissRecorder
 from roundtrip.delivery.state import ENDED, Delivery, DeliveryState
-from roundtrip.delivery.wire import Confirmable, Miss, Socket, Sockets
+from roundtrip.delivery.wire import Confirmable, Ending, Miss, Socket, Sockets
 from roundtrip.errors import IllegalTransitionError
 from roundtrip.faults import Faults
+from roundtrip.identity import BotKey
 from roundtrip.outbox.base import Outbox
 from roundtrip.outbox.records import Attempt, Ended, MissReason, Mode, Outcome, Resolution
 
@@ -73,6 +74,9 @@ class Confirmations:
         )
         self.graces: Deadlines[Delivery] = Deadlines(ACK_GRACE, self._grace_over, clock=clock, failed=self.failed)
         """`timeouts` are those of open attempts, `graces` of the receipts that wait for an acknowledgement."""
+        self.on_settled: Callable[[KeyInFlight | None, Delivery, Resolution], bool] | None = None
+        self.on_timeout: Callable[[KeyInFlight | None, Delivery], bool] | None = None
+        """On a shared store: whether other nodes have sockets of the key too, and what follows is done there."""
         outbox.on_ended = self._ended
 
     def failed(self, error: Exception) -> None:
@@ -111,7 +115,9 @@ class Confirmations:
             state = delivery.state
             if state.outcome is not Outcome.PENDING:
                 continue
-            delivery.receipt_ns = delivery.receipt_ns or now
+            if not delivery.receipt_ns:
+                delivery.receipt_ns = now
+                delivery.receipt_late = not state.waiting
             if not peer.must_ack and not state.receipted:
                 try:
                     delivery.change(DeliveryState.RECEIPTED if state.waiting else DeliveryState.LATE_RECEIPT)
@@ -162,12 +168,24 @@ class Confirmations:
             delivery.attempts[-1].receipt_at = receipt_at
             delivery.attempts[-1].ack_at = ack_at
         at = ack_at or receipt_at or 0
-        self._outbox.resolve(Resolution(event.key, event.seq, state.outcome, at, delivery.attempts))
+        resolution = Resolution(event.key, event.seq, state.outcome, at, delivery.attempts)
+        if self.on_settled is None or not self.on_settled(channel, delivery, resolution):
+            self._outbox.resolve(resolution)
+            self.confirmed(delivery)
+
+    def confirmed(self, delivery: Delivery) -> None:
+        """It is this confirmation that ended the event."""
         self._metrics.delivered(delivery)
         self._spans.settled(delivery)
 
     def timed_out(self, delivery: Delivery) -> None:
         """Nobody confirmed an attempt in time. Whether it arrived is unknown, so it is sent again."""
+        channel = self._channels.get(delivery.event.key)
+        if self.on_timeout is None or not self.on_timeout(channel, delivery):
+            self.unconfirmed(delivery)
+
+    def unconfirmed(self, delivery: Delivery) -> None:
+        """Nor did another node's client."""
         if delivery.state is not DeliveryState.SENT:
             return
         delivery.failures += 1
@@ -252,6 +270,19 @@ class Confirmations:
             self.misses.miss(delivery, Miss(MissReason.ACK_TIMEOUT))
         delivery.change(ENDED[end.outcome])
         self._spans.settled(delivery)
+
+    def ended_elsewhere(self, key: BotKey, seq: int, ending: Ending) -> None:
+        """The store says that an event in flight here has ended: another node confirmed it, superseded it or found it
+        expired. Nothing is counted, for that node did."""
+        if ending.outcome not in (Outcome.ACKED, Outcome.RECEIVED):
+            self._ended((Ended(key, seq, ending.outcome),))
+            return
+        channel = self._channels.get(key)
+        delivery = channel.take(seq) if channel is not None else None
+        if delivery is not None:
+            self.timeouts.discard(delivery)
+            self.graces.discard(delivery)
+            delivery.end_elsewhere(ending.outcome)
 
     def close(self) -> None:
         """Stop all timers; what is pending stays in the outbox."""

@@ -8,18 +8,19 @@ sent by `replay.py`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 import structlog
 
 from roundtrip.backoff import Backoff
 from roundtrip.clock import SYSTEM, Clock
+from roundtrip.delivery.arrivals import Arrivals, Parts
 from roundtrip.delivery.confirmation import Confirmations
 from roundtrip.delivery.inflight import HeldBack, InFlight, KeyInFlight
 from roundtrip.delivery.metrics import DeliveryMetrics, DeliverySpans
 from roundtrip.delivery.state import Delivery, DeliveryState
-from roundtrip.delivery.wire import Miss, Socket, Sockets, event_frame
+from roundtrip.delivery.wire import Elsewhere, Miss, Socket, Sockets, Whereabouts, event_frame
 from roundtrip.errors import IllegalTransitionError
 from roundtrip.events import SUPERSEDES_ALWAYS, SUPERSEDES_UNSEEN, TYPE_OF, EventType, LinkRow, Payload
 from roundtrip.faults import Faults
@@ -95,6 +96,17 @@ class Courier:
         """The sum of what the clock was set by: who holds times for a while follows its growth."""
         self.on_left: Callable[[KeyInFlight, str], None] = lambda _channel, _sid: None
         """Called first when a socket (by its sid) leaves; set by the replayer."""
+        self.arrivals: Arrivals | None = None
+        """On a shared store, what concerns other nodes."""
+        self.present: Callable[[BotKey], Awaitable[None]] | None = None
+        """On a shared store: returns once other nodes see that a key has a socket here. May raise `OutboxError`."""
+
+    def share(self, elsewhere: Elsewhere, why_missing: Callable[[BotKey, Whereabouts], Miss]) -> Arrivals:
+        """There are other nodes from now on."""
+        parts = self._outbox, self._sockets, self._inflight, self.confirmations, self._spans, self.emit, self._now_ns
+        self.arrivals = arrivals = Arrivals(Parts(*parts, lambda: self.moved_ns), elsewhere, why_missing)
+        self.confirmations.on_settled, self.confirmations.on_timeout = arrivals.endings.settled, arrivals.endings.waited
+        return arrivals
 
     # publishing
 
@@ -150,6 +162,7 @@ class Courier:
     ) -> Draft:
         now = self._now_ns() // 1_000_000
         end = now + self._ttl_ms
+        seen = bool(self._sockets.of(key)) or (self.arrivals is not None and self.arrivals.elsewhere.seen(key))
         return Draft(
             key,
             link_id,
@@ -157,7 +170,7 @@ class Courier:
             now,
             end if expires_at is None else min(end, expires_at),
             self._spans.context(traceparent),
-            _SUPERSEDES[TYPE_OF[type(payload)], bool(self._sockets.of(key))],
+            _SUPERSEDES[TYPE_OF[type(payload)], seen],
             state,
         )
 
@@ -173,16 +186,22 @@ class Courier:
         delivery = Delivery(event, Mode.LIVE, now)
         key = BotKey(event.key.user_id, event.key.user_id) if self._faults.key_mismatch else event.key
         peers = self._sockets.of(key)
+        arrivals = self.arrivals
         if self._debug:
             log_event("emit_attempt", event, sockets=len(peers), looked_for=key_hash(key.user_id, key.bot_id))
         if not peers:
             delivery.started_ns = delivery.stored_ns
             if self._sockets.of(event.key):  # looked for under another key
                 self._inflight.of(event.key).overlooked[event.seq] = event.created_at * 1_000_000
+            if arrivals is not None and arrivals.elsewhere.remembers:
+                arrivals.sought(delivery, key)
+                return
             self.misses.miss(delivery, self._sockets.why_missing(key), looked_for=key)
             self.misses.flush(event.key)
             return
         channel = self._inflight.of(key)
+        if arrivals is not None and not arrivals.in_turn(channel, event.seq):
+            return
         if channel.held_back:
             channel.hold_back(delivery)
             peers = [peer for peer in peers if peer.live]

@@ -40,6 +40,7 @@ class KeyInFlight:
     """What is in flight for one key. It exists while the key has sockets."""
 
     __slots__ = (
+        "accounted",
         "confirmed",
         "held_back",
         "inflight",
@@ -52,6 +53,7 @@ class KeyInFlight:
         "resolved",
         "retry",
         "retry_again",
+        "shared",
         "since_ns",
     )
 
@@ -82,6 +84,11 @@ class KeyInFlight:
         self.overlooked: dict[int, int] = {}
         """Events that missed although the key has a socket, until they end: when they were created, by seq. Nanoseconds
         since the epoch."""
+        self.accounted: int | None = None
+        """On a shared store: the `seq` up to which the live sockets were sent all that was pending. None while there
+        are none."""
+        self.shared = False
+        """Whether another node has sockets of the key too, as far as is known."""
 
     def hold_back(self, delivery: Delivery) -> None:
         """Keep a live event for the sockets whose replay runs."""

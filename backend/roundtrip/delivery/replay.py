@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -101,13 +101,13 @@ class Replayer:
         outbox: Outbox,
         courier: Courier,
         spans: DeliverySpans,
-        snapshot: Callable[[BotKey, int], msgspec.Struct],
+        snapshot: Callable[[BotKey, int], Awaitable[msgspec.Struct]],
         *,
         watermark: int,
         clock: Clock = SYSTEM,
     ) -> None:
-        """`snapshot` gives the state of a key whose newest event has this `seq`; `watermark` is the unread bytes past
-        which a replay waits for its client to read."""
+        """`snapshot` gives the state of a key whose newest event has this `seq`, or a newer one; `watermark` is the
+        unread bytes past which a replay waits for its client to read."""
         self._outbox = outbox
         self._courier = courier
         self._spans = spans
@@ -117,10 +117,11 @@ class Replayer:
         self._throttle = ReplayThrottle(clock)
         courier.on_left = self._throttle.left
 
-    async def status(self, peer: Socket) -> None:
-        """Send the snapshot, behind everything that was sent before."""
+    async def status(self, peer: Socket) -> int:
+        """Send the snapshot, behind everything that was sent before; the newest `seq`."""
         seq = await self._outbox.last_seq(peer.key)
-        peer.send(status_frame(self._snapshot(peer.key, seq)))
+        peer.send(status_frame(await self._snapshot(peer.key, seq)))
+        return seq
 
     async def run(self, peer: Socket, channel: KeyInFlight, connect_parent: str | None) -> int:
         """Bring a socket that `Courier.joined` up to date, and make it live; returns how many missed events it sent.
@@ -131,13 +132,17 @@ class Replayer:
         parent = self._spans.replay(peer.key, peer.sid, connect_parent)
         replay = _Replay(self._courier, peer, channel, parent, self._watermark, self._clock)
         try:
-            await self.status(peer)
+            if self._courier.present is not None:  # or an event of another node would be missed in between
+                await self._courier.present(peer.key)
+            newest = await self.status(peer)
             await self._delayed(peer)
             while not peer.closed:
                 events = await self._outbox.pending(peer.key, replay.cursor, PAGE)
                 await replay.send_page(events)
-                if len(events) < PAGE and await replay.catch_up():
-                    break
+                if len(events) < PAGE:
+                    replay.known = max(replay.known, newest, replay.cursor)
+                    if await replay.catch_up():
+                        break
             return replay.count
         finally:
             if peer.live:  # else `Courier.left` needs what was held back
@@ -170,6 +175,8 @@ class _Replay:
         self._yield_at = clock.monotonic() + SLICE_SECONDS
         self.cursor = 0
         """The `seq` up to which all is sent that is to be sent."""
+        self.known = 0
+        """The `seq` up to which all events were read, pending or not."""
         self.count = 0
         """Missed events that were sent."""
 
@@ -199,7 +206,7 @@ class _Replay:
         held_back = channel.held_back.get(peer.sid)
         if held_back is None or peer.closed:
             return True
-        while held_back.deliveries:
+        while held_back.deliveries or held_back.overflowed:
             await self._pace()
             if peer.closed or peer.sid not in channel.held_back:
                 return True
@@ -207,12 +214,18 @@ class _Replay:
                 held_back.overflowed = False
                 held_back.deliveries.clear()
                 return False
+            if self._courier.arrivals is not None and held_back.deliveries[0].event.seq > self.known + 1:
+                held_back.deliveries.clear()
+                return False  # another node's event comes first
             now = self._clock.wall_ns()  # before the event is taken: this may move it
             held = held_back.deliveries.popleft()
             seq = held.event.seq
             if seq > self.cursor:
                 self.cursor = seq
+                self.known = max(self.known, seq)
                 self._send(channel.inflight.get(seq, held), Mode.LIVE, now)
+        if self._courier.arrivals is not None:
+            self._courier.arrivals.live(channel, self.known)
         peer.live = True
         return True
 
@@ -223,6 +236,9 @@ class _Replay:
         if event.expires_at <= now_ns // 1_000_000 or event.seq in self._channel.resolved:
             return False
         if delivery.state.outcome is not Outcome.PENDING:
+            return False
+        arrivals = self._courier.arrivals
+        if arrivals is not None and arrivals.endings.has_settled(event.key, event.seq):
             return False
         if mode is Mode.REPLAY and not delivery.state.waiting:
             delivery.replay_parent = self._parent

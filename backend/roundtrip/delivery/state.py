@@ -107,7 +107,9 @@ class Delivery:
         "due_ns",
         "event",
         "failures",
+        "foreign",
         "mode",
+        "receipt_late",
         "receipt_ns",
         "replay_parent",
         "sids",
@@ -139,9 +141,13 @@ class Delivery:
         """Since when the key has had a socket, of an event that is older than that."""
         self.started_ns = 0
         self.receipt_ns = 0
+        self.receipt_late = False
+        """Whether the receipt came when the attempt had been given up, and reported as a miss without it."""
         self.ack_ns = 0
         self.sockets = 0
         self.sids: tuple[str, ...] = ()
+        self.foreign = False
+        """Whether another node stored the event."""
         self.failures = 0
         """Attempts in a row that nobody acknowledged in time."""
 
@@ -174,6 +180,10 @@ class Delivery:
         self.tried += 1
         if self.tried > FIRST_ATTEMPTS + LAST_ATTEMPTS:
             shorten(self.attempts)
+
+    def end_elsewhere(self, outcome: Outcome) -> None:
+        """Another node confirmed the event, whatever this one was about to do with it."""
+        self.state = ENDED[outcome]
 
     def moved(self, ns: int) -> None:
         """The clock was set by `ns` nanoseconds: shift all times by as much."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
 from roundtrip.events import CONNECTION_EVENT, STATUS_UPDATE
 from roundtrip.identity import BotKey
-from roundtrip.outbox.records import MissReason, Mode, StoredEvent
+from roundtrip.outbox.records import MissReason, Mode, Outcome, StoredEvent
 
 _EVENT: Final = b'["' + CONNECTION_EVENT.encode() + b'",'
 _REPLAYED: Final = {Mode.LIVE: b',"replayed":false,"attempt":', Mode.REPLAY: b',"replayed":true,"attempt":'}
@@ -79,6 +79,47 @@ class Miss(NamedTuple):
     keys: tuple[str, ...] = ()
 
 
+class Whereabouts(NamedTuple):
+    """What other nodes have of a key: those that have sockets of it; if none does, the bot ids under which they have
+    sockets of the same user, and for how many seconds the key has had no socket there, None if it never had one."""
+
+    nodes: tuple[str, ...] = ()
+    bots: tuple[str, ...] = ()
+    left: float | None = None
+
+
+NOWHERE: Final = Whereabouts()
+
+
+class Ending(NamedTuple):
+    """How an event ended; `here` if it was this node that confirmed it."""
+
+    outcome: Outcome
+    here: bool
+
+
+class Elsewhere(Protocol):
+    """The other nodes of a shared store. `cluster/routing.py` implements it."""
+
+    @property
+    def others(self) -> bool:
+        """Whether there were any when the newest event was committed."""
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a key may have had sockets on another node within a day, or has."""
+
+    def announce(self, key: BotKey, here: bool, told: Callable[[Whereabouts], None]) -> None:
+        """Something was committed for a key, which has sockets on this node or not: the nodes that have some look.
+        `told` receives which these are, nowhere if the store does not answer."""
+
+    def ask(self, key: BotKey, seq: int, told: Callable[[Ending | None], None]) -> None:
+        """How an event ended; None while it is pending, or if the store does not answer."""
+
+    def seen(self, key: BotKey) -> bool:
+        """Whether another node may have sockets of a key, as far as is known: True if it is not."""
+
+
 class Confirmable(Protocol):
     """What a receipt is asked for."""
 
@@ -106,6 +147,9 @@ class Socket(Protocol):
 
     def send(self, frame: Frame) -> MissReason | None:
         """Write a frame behind all written before it, without waiting; the reason if it could not be."""
+
+    def has(self, seq: int) -> bool:
+        """Whether an event was written to it."""
 
     def confirm(self, sent: Confirmable) -> None:
         """Ask for a receipt of what was just sent; it comes as a call of `Confirmations.received`."""

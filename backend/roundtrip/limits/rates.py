@@ -17,19 +17,24 @@ MAX_CALLERS: Final = 50_000
 """Callers that one limit tracks at once."""
 
 
+class Rate(msgspec.Struct, frozen=True):
+    """`burst` at once, then `per_second`."""
+
+    per_second: float
+    burst: float
+
+
+PAGE_TRACES_PER_USER: Final = Rate(5.0, 30.0)
+PAGE_TRACES_PER_ADDRESS: Final = Rate(100.0, 500.0)
+"""Requests a second with spans of pages, and at once. A page sends one a second at the most."""
+
+
 class Limited(RoundtripError):  # noqa: N818  # a refusal, not a fault
     """Over a limit: `rate_limited`. `limit` names it."""
 
     def __init__(self, limit: str, message: str, retry_after: float | None) -> None:
         super().__init__("rate_limited", message, retry_after)
         self.limit = limit
-
-
-class Rate(msgspec.Struct, frozen=True):
-    """`burst` at once, then `per_second`."""
-
-    per_second: float
-    burst: float
 
 
 class Buckets:
@@ -69,8 +74,9 @@ class Slots:
         self.limit = limit
         self._held: Counter[str] = Counter()
 
-    def acquire(self, caller: str) -> bool:
-        if self._held[caller] >= self.limit:
+    def acquire(self, caller: str, elsewhere: int = 0) -> bool:
+        """Take one, unless the caller holds as many as it may with those that it holds `elsewhere`."""
+        if self._held[caller] + elsewhere >= self.limit:
             return False
         self._held[caller] += 1
         return True
@@ -119,6 +125,7 @@ class Limits:
         hourly = Rate(rules.pairings_per_hour / 3600.0, rules.pairings_per_hour)
         self._pairings = Buckets(hourly, clock)
         self._messages = Buckets(rules.events_per_socket, clock)
+        self._page_traces = Buckets(PAGE_TRACES_PER_USER, clock), Buckets(PAGE_TRACES_PER_ADDRESS, clock)
         self.sockets = Slots(rules.sockets_per_user)
         """By user id."""
 
@@ -139,9 +146,17 @@ class Limits:
         """A user starts to link an account. Raises `Limited`."""
         self._take(self._pairings, user_id, "pairings_per_hour", "You start too many pairings; WhatsApp would mind.")
 
-    def socket(self, user_id: str) -> None:
-        """Take a slot for a socket of this user, freed with `sockets.release`. Raises `Limited`."""
-        if not self.sockets.acquire(user_id):
+    def page_traces(self, user_id: str, address: str) -> None:
+        """A page of this user sends spans. Raises `Limited`."""
+        of_users, of_addresses = self._page_traces
+        text = "Too many requests with spans; send them in larger batches."
+        self._take(of_users, user_id, "page_traces_per_user", text)
+        self._take(of_addresses, address_group(address), "page_traces_per_address", text)
+
+    def socket(self, user_id: str, elsewhere: int = 0) -> None:
+        """Take a slot for a socket of this user, freed with `sockets.release`; so many are on other nodes. Raises
+        `Limited`."""
+        if not self.sockets.acquire(user_id, elsewhere):
             self.refused("connections_per_user")
             raise Limited("connections_per_user", f"You have {self.sockets.limit} sockets already; close one.", None)
 

@@ -41,7 +41,10 @@ _LOGIN_ANSWER: Final = 2.0
 class Link:
     """One key's link, from its first start on. Its session may end and another begin; the link stays."""
 
-    def __init__(self, key: BotKey, context: LinkContext, record: LinkRecord | None = None) -> None:
+    def __init__(
+        self, key: BotKey, context: LinkContext, record: LinkRecord | None = None, since: float | None = None
+    ) -> None:
+        """`since` is when its account began to wait for its session, in seconds since the epoch: None for now."""
         self.key = key
         self._context = context
         self._clock = context.clock
@@ -50,7 +53,7 @@ class Link:
         self.inbox: InputQueue[Item] = InputQueue(self._handle, self._on_error)
         self.lifecycle = Lifecycle(key, context, record, self.report, self.inbox.put, self._on_stall)
         if record is not None and startup.restorable(record):
-            self.lifecycle.record = startup.awaiting_restore(record, context.clock.now())
+            self.lifecycle.record = startup.awaiting_restore(record, since or context.clock.now())
 
     # views
 

@@ -72,6 +72,8 @@ class LinkView(msgspec.Struct, frozen=True, rename="camel"):
     also_linked_elsewhere: bool = False
     worker_id: str | None = None
     """The worker process that its session is in, as logs and traces name it."""
+    owner: str | None = None
+    """The node that has it, where several may; None on one that is alone with its files."""
 
 
 class LinkInternals(Protocol):

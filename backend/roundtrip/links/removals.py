@@ -18,6 +18,7 @@ from roundtrip.clock import TimerClock
 from roundtrip.drivers import base as d
 from roundtrip.drivers.base import Driver, Report, Session, SessionSpec
 from roundtrip.drivers.key_files import KeyFileState
+from roundtrip.identity import BotKey
 from roundtrip.links.policy import Bans
 from roundtrip.links.record import DeviceState, Removal
 from roundtrip.links.session import StartSlots
@@ -79,6 +80,21 @@ class Removals:
             if removal.link_id not in self._tasks:
                 self._begin(removal, None)
                 self._tasks[removal.link_id].add_done_callback(partial(self._ended, removal))
+
+    def of(self, key: BotKey) -> set[str]:
+        """Links of a key whose devices are still to be removed."""
+        return {link_id for link_id, removal in self._pending.items() if removal.key == key}
+
+    async def forget(self, key: BotKey) -> None:
+        """Leave what concerns a key to whoever has its link now."""
+        mine = self.of(key)
+        tasks = [task for link_id in mine if (task := self._tasks.get(link_id)) is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for link_id in mine:
+            self._pending.pop(link_id, None)
 
     async def add(self, removal: Removal) -> None:
         """Commit it. Raises `StoreError`, and then nothing was done."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 import structlog
@@ -25,8 +25,9 @@ from roundtrip.links.policy import Bans
 from roundtrip.links.queue import Order
 from roundtrip.links.reasons import LinkError
 from roundtrip.links.reconciliation import Reconciler
-from roundtrip.links.record import LinkState, Removal, store_name
+from roundtrip.links.record import LinkRecord, LinkState, Removal, store_name
 from roundtrip.links.removals import Removals
+from roundtrip.links.restoration import Restoration, RestoreProgress
 from roundtrip.links.session import StartSlots
 from roundtrip.links.storage import LinkStorage
 from roundtrip.settings import Settings
@@ -35,18 +36,7 @@ from roundtrip.telemetry.tracing import LINK_ID, OFF, RequestTracer
 
 log = structlog.get_logger(__name__)
 
-RESTORE_TIMEOUT: Final = 10.0
-"""Seconds after which a link that is still connecting no longer counts towards `restore_concurrency`."""
-
 _CONCURRENT_CHECKS: Final = 8
-
-
-class RestoreProgress(NamedTuple):
-    """How many links a restart interrupted, and for how many of them the attempt to restore them is over."""
-
-    total: int
-    done: int
-    finished: bool
 
 
 class LinkService:
@@ -63,7 +53,7 @@ class LinkService:
         tracer: RequestTracer = OFF,
         watched: Callable[[BotKey], bool] = lambda _key: False,
     ) -> None:
-        self._watched = watched  # whether a page of a key is open now: those links are restored first
+        """`watched`: whether a page of a key is open now. Those links are restored first."""
         self._clock = clock or LoopClock()
         self._context = LinkContext(
             driver,
@@ -87,8 +77,7 @@ class LinkService:
         self._links: dict[BotKey, Link] = {}
         self._reconciler = Reconciler(self._clock, settings.truth_misses)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._interrupted: list[Link] = []
-        self._restoring = RestoreProgress(0, 0, False)
+        self._restoration = Restoration(self._context, watched)
         self._closing = False
 
     async def open(self) -> None:
@@ -99,53 +88,34 @@ class LinkService:
             context.bans.add(number, ban)
         context.removals.load(removals := await context.store.removals())
         for record in sorted(records, key=lambda one: (one.state is LinkState.CONNECTED, one.since), reverse=True):
-            link = self._links[record.key] = Link(record.key, self._context, record)
-            if record.paired and record.phone_number is not None:
-                self._context.claim(record.phone_number, record.key)
-            if link.state in LIVE or self._logout_interrupted(link):
-                self._interrupted.append(link)
-            else:
-                link.lifecycle.resume_timers()
+            self._adopt(record)
         needed = {record.store_name for record in records if record.paired}
         swept = await context.store.sweep(frozenset(needed | {store_name(removal.link_id) for removal in removals}))
-        self._restoring = RestoreProgress(len(self._interrupted), 0, False)
-        log.info("links_opened", links=len(records), to_restore=len(self._interrupted), swept=swept)
+        log.info("links_opened", links=len(records), to_restore=self.restoring.total, swept=swept)
         self._spawn(self._reconcile_periodically(), "links-reconciliation")
 
     async def restore(self) -> None:
         """Restore each link that a restart interrupted, some at a time. Returns when all attempts are over."""
-        waiting, self._interrupted = self._interrupted, []
-
-        async def restore_some() -> None:
-            while waiting:  # whose page is open now goes first; else the last connected
-                link = next((one for one in waiting if self._watched(one.key)), waiting[0])
-                waiting.remove(link)
-                await self._restore_one(link)
-
-        await asyncio.gather(*(restore_some() for _ in range(self._settings.restore_concurrency)))
-        self._restoring = self._restoring._replace(finished=True)
+        await self._restoration.run()
         self._context.removals.resume()
         states = {state.value: count for state, count in self.counts().items() if count}
-        log.info("restore_finished", links=self._restoring.total, states=states)
+        log.info("restore_finished", links=self.restoring.total, states=states)
 
-    async def _restore_one(self, link: Link) -> None:
-        try:
-            await link.order(Order.LOGOUT if self._logout_interrupted(link) else Order.RESTORE)
-            await link.leaves(LinkState.CONNECTING, RESTORE_TIMEOUT)
-        except Exception as error:  # noqa: BLE001  one link's failure must not keep the others away
-            log.error("link_not_restored", link_id=link.snapshot().link_id, error=redaction.message_of(error))
-        self._restoring = self._restoring._replace(done=self._restoring.done + 1)
-        log.info("link_restored", state=link.state, done=self._restoring.done, of=self._restoring.total)
+    def _adopt(self, record: LinkRecord, since: float | None = None) -> Link:
+        """Have a link of the store, and restore it with the next run where it was interrupted, which was at `since`."""
+        link = self._links[record.key] = Link(record.key, self._context, record, since)
+        if record.paired and record.phone_number is not None:
+            self._context.claim(record.phone_number, record.key)
+        if link.state in LIVE or self._restoration.logout_interrupted(link):
+            self._restoration.add(link)
+        else:
+            link.lifecycle.resume_timers()
+        return link
 
     @property
     def restoring(self) -> RestoreProgress:
         """How far the restore is."""
-        return self._restoring
-
-    def _logout_interrupted(self, link: Link) -> bool:
-        """Whether the program ended between the commit of a logout's removal and that of its new state."""
-        record = link.record
-        return record is not None and record.paired and self._context.removals.pending(record.link_id)
+        return self._restoration.progress
 
     async def close(self) -> None:
         """Stop every session and keep every account. No event is published any more. A second call does nothing."""
@@ -205,8 +175,8 @@ class LinkService:
             return link.snapshot()
         return payloads.snapshot(key, None, None, self._clock.now(), self._clock.monotonic(), shared=False)
 
-    def snapshot_at(self, key: BotKey, seq: int) -> Snapshot:
-        """The same, with the `seq` of the key's newest event."""
+    async def snapshot_at(self, key: BotKey, seq: int) -> Snapshot:
+        """The same, with a `seq`: that of the key's newest event when it was asked, or of a newer one."""
         return msgspec.structs.replace(self.snapshot(key), seq=seq)
 
     async def logout(self, key: BotKey) -> Snapshot:
@@ -234,6 +204,10 @@ class LinkService:
     def links(self) -> list[LinkView]:
         """Every link for the operator; phone numbers are masked."""
         return [view for link in self._links.values() if (view := link.view()) is not None]
+
+    async def of_user(self, user_id: str) -> list[LinkView]:
+        """A user's links, for the operator."""
+        return [view for view in self.links() if view.user_id == user_id]
 
     def counts(self) -> Mapping[LinkState, int]:
         """Number of links per state."""

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from roundtrip.drivers.key_files import KeyFileState
 from roundtrip.errors import StorageError
-from roundtrip.events import LinkRow
+from roundtrip.events import LinkRow, Payload
 from roundtrip.identity import BotKey
 from roundtrip.links.policy import Ban
 from roundtrip.links.record import LinkRecord, Removal
@@ -31,6 +31,9 @@ class LinkStorage(Protocol):
 
     def row(self, record: LinkRecord) -> LinkRow | None:
         """The record for the transaction of the event that says so, where the store can commit both at once."""
+
+    async def show(self, key: BotKey, code: Payload, left: float) -> None:
+        """Commit the code that is about to be shown, for other nodes to read in the next `left` seconds."""
 
     async def delete(self, key: BotKey) -> None:
         """Delete a key's record."""

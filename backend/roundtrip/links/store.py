@@ -17,6 +17,7 @@ import structlog
 
 from roundtrip.drivers import key_files as files
 from roundtrip.drivers.key_files import KeyFileState
+from roundtrip.events import Payload
 from roundtrip.identity import BotKey
 from roundtrip.links.policy import Ban
 from roundtrip.links.record import DeviceState, LinkRecord, LinkState, Removal, store_name
@@ -75,6 +76,9 @@ class LinkStore:
 
     def row(self, record: LinkRecord) -> None:
         """As `LinkStorage.row`: events are in another file."""
+
+    async def show(self, key: BotKey, code: Payload, left: float) -> None:
+        """As `LinkStorage.show`: nobody else reads here."""
 
     async def delete(self, key: BotKey) -> None:
         """Delete a key's record."""

@@ -85,7 +85,10 @@ class LinkWriter:
             try:
                 if new.paired and not old.paired and (self._saved is None or not self._saved.paired):
                     await self._save(replace(old, paired=True, phone_number=new.phone_number))
-                if payload is not None and (expires_at is None or expires_at > self._context.clock.now()):
+                left = None if expires_at is None else expires_at - self._context.clock.now()
+                if payload is not None and (left is None or left > 0):
+                    if left is not None:
+                        await self._context.store.show(new.key, payload, left)
                     await self._publish(new, payload, expires_at, traceparent, self._context.store.row(new))
                 break
             except StorageError as error:

@@ -159,6 +159,7 @@ def ledger_reading(outbox: Outbox) -> Callable[[], LedgerReading]:
             {int(type_): count for type_, count in totals.pending.items()},
             totals.oldest_pending_at,
             totals.size_bytes,
+            totals.exported,
         )
 
     return read

@@ -69,6 +69,8 @@ class Attempt(msgspec.Struct, omit_defaults=True):
     Where no socket was found, `looked_for` is the hash of the key that had none, and `connected` the hashes of the
     user's keys that had some, of many only the first; `keys` names their bot ids. The hashes are those of the attempt's
     span, which a later process may be unable to make.
+
+    `node` is the node that made it, where several share a store: set by the store when it is written.
     """
 
     at: int
@@ -85,6 +87,7 @@ class Attempt(msgspec.Struct, omit_defaults=True):
     looked_for_is_user: bool = False
     connected: tuple[str, ...] = ()
     connected_is_user: bool = False
+    node: str | None = None
 
     def move(self, ms: int) -> None:
         """The clock was set by `ms`: convert the times to the new one."""
@@ -191,6 +194,8 @@ class Totals(NamedTuple):
     pending: Mapping[EventType, int]
     oldest_pending_at: int | None
     size_bytes: int
+    exported: bool = True
+    """Whether this node tells them to Prometheus: of the nodes of a shared store exactly one does."""
 
 
 _encode = msgspec.json.Encoder().encode
@@ -206,26 +211,34 @@ def encode_attempts(attempts: Sequence[Attempt]) -> str:
 _TYPES = {type_: b'"type":' + _encode(type_.wire) for type_ in EventType}
 _POOL = 1024
 """Ids for which random bytes are fetched at once."""
+_ID_DIGITS: Final = 20
+"""Hexadecimal digits fetched for an id, of which it needs 19."""
+_VARIANTS: Final = {f"{digit:x}": f"{digit & 3 | 8:x}" for digit in range(16)}
+"""The digit that holds the variant: its two upper bits are 1 and 0."""
 
 
 class EventIds:
     """Makes UUIDv7s (RFC 9562), in lower case. Not safe for several threads."""
 
     def __init__(self) -> None:
-        self._random = b""
+        self._at = -1
+        self._start = ""
+        self._random = ""
         self._used = 0
 
     def make(self, at: int) -> str:
         """A new id with the time `at`."""
+        if at != self._at:
+            text = f"{at & 0xFFFF_FFFF_FFFF:012x}"
+            self._start = f"{text[:8]}-{text[8:]}-7"
+            self._at = at
         if self._used == len(self._random):
-            self._random = os.urandom(10 * _POOL)
+            self._random = os.urandom(_ID_DIGITS // 2 * _POOL).hex()
             self._used = 0
         start = self._used
-        self._used = start + 10
-        bits = int.from_bytes(self._random[start : start + 10], "big")  # 12 bits before the variant, 62 after it
-        low = 0x8000_0000_0000_0000 | (bits & 0x3FFF_FFFF_FFFF_FFFF)
-        text = f"{at & 0xFFFF_FFFF_FFFF:012x}7{(bits >> 62) & 0xFFF:03x}{low:016x}"
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+        self._used = start + _ID_DIGITS
+        digits = self._random[start : start + _ID_DIGITS]
+        return f"{self._start}{digits[:3]}-{_VARIANTS[digits[3]]}{digits[4:7]}-{digits[7:19]}"
 
 
 class Timestamps:
@@ -263,12 +276,18 @@ def whole_body(event_id: str, seq: int, tail: bytes) -> bytes:
 def body_tail(draft: Draft, timestamp: str, key_json: bytes) -> bytes:
     """What follows the `seq` in a body. Raises as `body`."""
     payload = _encode(draft.payload)
-    return b'%b,%b,"linkId":%b,"timestamp":"%b","traceparent":%b%b%b' % (
-        _TYPES[TYPE_OF[type(draft.payload)]],
-        key_json,
-        _encode(draft.link_id),
-        timestamp.encode(),
-        _encode(draft.traceparent),
-        b"" if payload == b"{}" else b",",
-        payload[1:],
+    return b"".join(
+        (
+            _TYPES[TYPE_OF[type(draft.payload)]],
+            b",",
+            key_json,
+            b',"linkId":',
+            _encode(draft.link_id),
+            b',"timestamp":"',
+            timestamp.encode(),
+            b'","traceparent":',
+            _encode(draft.traceparent),
+            b"" if payload == b"{}" else b",",
+            payload[1:],
+        )
     )

@@ -120,17 +120,22 @@ class SocketAccess:
         self._now = now
         self._notified: set[str] = set()
         """The sids of sockets that were sent `auth_expired` for their present token."""
+        self.max_per_key = 1
+        """The most sockets of one key; set by the server."""
         self.on_failure: Callable[[], None] = lambda: None
         """Called for each socket whose expiry check failed."""
 
     # limits
 
-    def acquire(self, user_id: str) -> None:
-        """Count a new socket of a user. Raises `Refusal`."""
+    def acquire(self, user_id: str, of_key: int = 0, elsewhere: int = 0) -> None:
+        """Count a new socket of a user. Its key has `of_key` already, the user has `elsewhere` on other nodes. Raises
+        `Refusal`."""
+        if of_key >= self.max_per_key:
+            raise Refusal("too_many_sockets", f"This bot has {self.max_per_key} sockets already; close one.")
         if self._limits is None:
             return
         try:
-            self._limits.socket(user_id)
+            self._limits.socket(user_id, elsewhere)
         except Limited as limited:
             raise Refusal("too_many_sockets", limited.message) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 import msgspec
@@ -55,6 +56,21 @@ class Renewed(WireModel, frozen=True):
     message: str | None = None
 
 
+class ServingNode(WireModel, frozen=True):
+    """Answer to `node`, as its ack: the node that holds this socket. Only nodes of a shared store answer."""
+
+    node: str
+
+
+def node_answer(node: str) -> Callable[..., Awaitable[object]]:
+    """The handler of the request `node`."""
+
+    async def answer(_sid: str, *_data: object) -> object:
+        return {"node": node}
+
+    return answer
+
+
 class TokenExpired(WireModel, frozen=True):
     """`graceSeconds` is what is left to renew before the socket is closed."""
 
@@ -98,6 +114,9 @@ class SocketMetrics(Protocol):
     def packet_refused(self, what: str) -> None:
         """A client broke the protocol, and was closed for it."""
 
+    def packet_too_large(self) -> None:
+        """A client sent more than a packet may have, and was closed for it."""
+
 
 class SocketCounters:
     """`SocketMetrics` over the metrics catalogue."""
@@ -116,6 +135,9 @@ class SocketCounters:
 
     def packet_refused(self, what: str) -> None:
         self._metrics.packets_refused[what].inc()
+
+    def packet_too_large(self) -> None:
+        self._metrics.count_refusal("packet_size")
 
     def step_failed(self) -> None:
         self._metrics.task_failures.inc()

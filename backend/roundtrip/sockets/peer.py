@@ -214,6 +214,10 @@ class Peer:
             self.connection.drop("queue_full")
         return _REASON[sent]
 
+    def has(self, seq: int) -> bool:
+        """Whether an event was written to it."""
+        return seq in self._sent_seqs
+
     def confirm(self, sent: Confirmable) -> None:
         """Ask for a receipt: one PING for all that is sent in this turn of the loop.
 

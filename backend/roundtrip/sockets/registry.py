@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Final
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import Final, NamedTuple
 
 import msgspec
 
 from roundtrip.clock import rfc3339
-from roundtrip.delivery.wire import Miss
+from roundtrip.delivery.wire import NOWHERE, Miss, Whereabouts
 from roundtrip.identity import BotKey
 from roundtrip.outbox.records import MissReason
 from roundtrip.sockets.peer import Peer
@@ -77,6 +78,13 @@ class RegistryView(msgspec.Struct, frozen=True, rename="camel"):
     misses: tuple[MissView, ...]
 
 
+class Others(NamedTuple):
+    """How many sockets other nodes have: of one key, and of its user."""
+
+    of_key: int = 0
+    of_user: int = 0
+
+
 class Registry:
     """Maps a key to the set of its sockets. Not thread-safe: it lives on the event loop."""
 
@@ -93,6 +101,10 @@ class Registry:
         """Called with each missed attempt; set by the console, as is `on_changed`."""
         self.on_changed: Callable[[Peer, bool], None] = lambda _peer, _mapped: None
         """Called when a socket was mapped or unmapped."""
+        self.on_count: Callable[[BotKey], None] = lambda _key: None
+        """Called when the number of a key's sockets changed; set where other nodes are to know."""
+        self.others: Callable[[BotKey], AbstractAsyncContextManager[Others]] = lambda _key: nullcontext(Others())
+        """What other nodes have, while no other socket of the user is mapped here; set where there are others."""
 
     def __len__(self) -> int:
         return self._count
@@ -106,6 +118,7 @@ class Registry:
         self._bots.setdefault(key.user_id, set()).add(key.bot_id)
         self._left.pop(key, None)
         self.on_changed(peer, True)
+        self.on_count(key)
 
     def remove(self, peer: Peer) -> bool:
         """Unmap this very socket, and no other of the same sid; False if it is not mapped."""
@@ -123,6 +136,7 @@ class Registry:
                 del self._bots[key.user_id]
             self._remember(key)
         self.on_changed(peer, False)
+        self.on_count(key)
         return True
 
     def of(self, key: BotKey) -> Collection[Peer]:
@@ -144,16 +158,19 @@ class Registry:
         """Connected sockets by transport."""
         return Counter(peer.transport for peer in self.all())
 
-    def why_missing(self, key: BotKey) -> Miss:
-        """Why a key has no socket. A user who is connected under another bot id comes first: that may be a bug."""
-        others = tuple(bot for bot in self.keys_of(key.user_id) if bot != key.bot_id)
+    def why_missing(self, key: BotKey, elsewhere: Whereabouts = NOWHERE) -> Miss:
+        """Why a key has no socket, here or on another node. A user who is connected under another bot id comes first:
+        that may be a bug."""
+        bots = sorted({*self.keys_of(key.user_id), *elsewhere.bots})
+        others = tuple(bot for bot in bots if bot != key.bot_id)
         if others:
             wrong = self._built_wrongly(key, others)
             return Miss(MissReason.KEY_MISMATCH if wrong else MissReason.OTHER_BOT_CONNECTED, others[:NAMED_KEYS])
         left = self._left.get(key)
-        if left is None:
-            return Miss(MissReason.NEVER_CONNECTED)
-        age = self._clock() - left
+        ages = [] if left is None else [self._clock() - left]
+        if elsewhere.left is not None:
+            ages.append(elsewhere.left)
+        age = min(ages, default=KEY_RETENTION + 1)
         if age > KEY_RETENTION:
             return Miss(MissReason.NEVER_CONNECTED)
         return Miss(MissReason.JUST_DISCONNECTED if age <= JUST_DISCONNECTED else MissReason.DISCONNECTED)

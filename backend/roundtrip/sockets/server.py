@@ -26,7 +26,7 @@ from roundtrip.sockets.access import Handshake, Refusal, SocketAccess, parse_han
 from roundtrip.sockets.engineio.server import Json, SocketEngine, engineio_logger
 from roundtrip.sockets.messages import SocketMetrics
 from roundtrip.sockets.peer import Peer
-from roundtrip.sockets.registry import Registry
+from roundtrip.sockets.registry import Others, Registry
 from roundtrip.telemetry.redaction import key_hash
 
 log = structlog.get_logger(__name__)
@@ -77,13 +77,10 @@ class SocketServer:
         """Serves principals that have a key of their own."""
         self.on_refused: Callable[[str, str | None, int], None] = lambda _code, _traceparent, _began_ns: None
         """Called with each refused handshake: its code, its traceparent, and when it began."""
-        self._admit = admit
-        self._metrics = metrics
-        self._on_illegal = metrics.step_failed
-        self._faults = faults
+        self._admit, self._metrics, self._faults = admit, metrics, faults
         self._access = door or SocketAccess()
         self._clock = clock
-        self._max_sockets_per_key = max_sockets_per_key
+        self._access.max_per_key = max_sockets_per_key
         self._origins = Origins(cors_origins, loopback=loopback_origins)
         self._peers: dict[str, tuple[Peer, KeyInFlight, Lane]] = {}
         """By Engine.IO sid, from the handshake to the disconnect."""
@@ -105,13 +102,12 @@ class SocketServer:
         )
         self.engine.on_connected = self._on_connected
         self.engine.on_closed = self._on_closed
-        self.engine.on("connect", self._connect)
-        self.engine.on("status", self._status)
-        self.engine.on("auth", self._renew_token)
+        for name, handler in (("connect", self._connect), ("status", self._status), ("auth", self._renew_token)):
+            self.engine.on(name, handler)
         self.engine.allow_message = self._access.allowed
         self.engine.on_message_refused = self._access.refuse_message
         self._access.on_failure = metrics.step_failed
-        self.engine.eio.on_refused = metrics.packet_refused
+        self.engine.eio.on_refused, self.engine.eio.on_too_large = metrics.packet_refused, metrics.packet_too_large
 
     def attach(self, app: web.Application) -> None:
         """Serve `/socket.io/` from this application."""
@@ -140,7 +136,7 @@ class SocketServer:
         log.debug("socket_mapped", key=key, sid=sid, transport=peer.transport, sockets=sockets)
 
     async def _accept(self, sid: str, handshake: Handshake) -> tuple[Peer, KeyInFlight, Lane]:
-        """Check a handshake and map its socket. Nothing is awaited after the limit is checked, so that it is exact."""
+        """Check a handshake and map its socket."""
         if self._draining:
             raise Refusal("unavailable", "The server is stopping; try again in a moment.")
         try:
@@ -150,13 +146,18 @@ class SocketServer:
             raise Refusal("unavailable", "Who you are could not be checked in time; try again.") from None
         key = principal.key or BotKey.parse(principal.user_id, handshake.bot_id)
         lane = self._lane if principal.key is None or self.canary is None else self.canary
+        async with lane.registry.others(key) as others:
+            return self._map(sid, key, handshake, principal, lane, others)
+
+    def _map(
+        self, sid: str, key: BotKey, handshake: Handshake, principal: Principal, lane: Lane, others: Others
+    ) -> tuple[Peer, KeyInFlight, Lane]:
+        """Nothing is awaited after the limit is checked, so that it is exact."""
         eio_sid = self.engine.manager.eio_sid_from_sid(sid, "/")
         connection = self.engine.connections.get(eio_sid)
         if connection is None or connection.gone:
             raise Refusal("unavailable", "The connection was closed during the handshake.")
-        if len(lane.registry.of(key)) >= self._max_sockets_per_key:
-            raise Refusal("too_many_sockets", f"This bot has {self._max_sockets_per_key} sockets already; close one.")
-        self._access.acquire(key.user_id)
+        self._access.acquire(key.user_id, len(lane.registry.of(key)) + others.of_key, others.of_user)
         peer = Peer(
             sid,
             eio_sid,
@@ -167,7 +168,7 @@ class SocketServer:
             connect_parent=handshake.traceparent,
             expires_at=principal.expires_at,
             clock=self._clock,
-            on_illegal=self._on_illegal,
+            on_illegal=lane.metrics.step_failed,
         )
         lane.registry.add(peer)
         entry = self._peers[eio_sid] = (peer, lane.courier.joined(peer), lane)

@@ -17,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, Exemplar, GaugeMetricFam
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from roundtrip.telemetry.labels import SPREAD, LabelSets
+from roundtrip.telemetry.labels import SPREAD, TAKEOVERS, LabelSets
 
 PREFIX: Final = "roundtrip"
 """Of every metric's name."""
@@ -133,6 +133,7 @@ class LedgerReading(NamedTuple):
     """The outbox's sums at one moment. Keys are the numbers of event types and outcomes; a missing key is 0.
 
     `resolved` is by first outcome, so it never falls. `oldest_pending_at` is in milliseconds since the epoch.
+    `exported` is False where another node of the same store exports them: then there are no samples.
     """
 
     created: Mapping[int, int]
@@ -140,6 +141,7 @@ class LedgerReading(NamedTuple):
     pending: Mapping[int, int]
     oldest_pending_at: int | None
     size_bytes: int
+    exported: bool = True
 
 
 class LedgerCollector(Collector):
@@ -159,24 +161,22 @@ class LedgerCollector(Collector):
             f"{PREFIX}_events_resolved_total", "Events that ended, by their outcome.", labels=["type", "outcome"]
         )
         pending = GaugeMetricFamily(f"{PREFIX}_events_pending", "Events that wait for a confirmation.", labels=["type"])
-        for number, name in enumerate(self._labels.event_types):
-            created.add_metric([name], reading.created.get(number, 0))
-            pending.add_metric([name], reading.pending.get(number, 0))
-            for outcome, ending in enumerate(self._labels.outcomes, start=1):
-                resolved.add_metric([name, ending], reading.resolved.get((number, outcome), 0))
-        oldest = reading.oldest_pending_at
-        yield created
-        yield resolved
-        yield pending
-        yield GaugeMetricFamily(
+        age = GaugeMetricFamily(
             f"{PREFIX}_oldest_pending_event_age_seconds",
             "Age of the oldest event that waits for a confirmation, 0 when none does.",
-            0.0 if oldest is None else max(0.0, now - oldest / 1000),
             unit="seconds",
         )
-        yield GaugeMetricFamily(
-            f"{PREFIX}_outbox_size_bytes", "Size of the outbox where it is stored.", reading.size_bytes, unit="bytes"
-        )
+        size = GaugeMetricFamily(f"{PREFIX}_outbox_size_bytes", "Size of the outbox where it is stored.", unit="bytes")
+        if reading.exported:
+            for number, name in enumerate(self._labels.event_types):
+                created.add_metric([name], reading.created.get(number, 0))
+                pending.add_metric([name], reading.pending.get(number, 0))
+                for outcome, ending in enumerate(self._labels.outcomes, start=1):
+                    resolved.add_metric([name, ending], reading.resolved.get((number, outcome), 0))
+            oldest = reading.oldest_pending_at
+            age.add_metric((), 0.0 if oldest is None else max(0.0, now - oldest / 1000))
+            size.add_metric((), reading.size_bytes)
+        yield from (created, resolved, pending, age, size)
 
     def describe(self) -> Iterable[Metric]:
         return self.collect()
@@ -197,6 +197,35 @@ class PresenceCollector(Collector):
         yield _gauge("sockets", "Connected sockets.", "transport", self._labels.transports, self.sockets())
         yield GaugeMetricFamily(f"{PREFIX}_mapped_keys", "Keys that have at least one socket.", self.mapped_keys())
         yield _gauge("links", "WhatsApp links.", "state", self._labels.link_states, self.links())
+
+    def describe(self) -> Iterable[Metric]:
+        return self.collect()
+
+
+class ClusterCollector(Collector):
+    """This node among those that share its store. Every node exports `nodes` by its own count: take the maximum."""
+
+    def __init__(self) -> None:
+        self.nodes: Callable[[], int] = lambda: 1
+        """Live nodes of the store, this one included; set where the store is shared, as is `lease_age`."""
+        self.lease_age: Callable[[], float] = lambda: 0.0
+        self.lease = 0.0
+        """How long a lease lasts without a renewal, in seconds; set where the store is shared."""
+        self.takeovers = dict.fromkeys(TAKEOVERS, 0)
+        """Links that this node took, by why."""
+
+    def collect(self) -> Iterable[Metric]:
+        text = "Live nodes on the same store, this one included."
+        yield GaugeMetricFamily(f"{PREFIX}_nodes", text, self.nodes())
+        text = "Age of the node's newest lease that the store confirmed, 0 without a shared store."
+        yield GaugeMetricFamily(f"{PREFIX}_node_lease_age_seconds", text, self.lease_age(), unit="seconds")
+        text = "For how long the node's lease lasts without a renewal, 0 without a shared store."
+        yield GaugeMetricFamily(f"{PREFIX}_node_lease_seconds", text, self.lease, unit="seconds")
+        text = "Links that this node took over, by why."
+        family = CounterMetricFamily(f"{PREFIX}_link_takeovers", text, labels=["reason"])
+        for reason, count in self.takeovers.items():
+            family.add_metric([reason], count)
+        yield family
 
     def describe(self) -> Iterable[Metric]:
         return self.collect()

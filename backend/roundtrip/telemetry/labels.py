@@ -19,6 +19,19 @@ SPREAD: Final = ("mean", "max")
 """Of what there are several, without a series for each."""
 
 SIGNALS: Final = ("traces", "logs")
+PAGE_SPANS: Final = (
+    "accepted",
+    "not_sampled",
+    "no_event",
+    "unknown_event",
+    "other_trace",
+    "malformed",
+    "time",
+    "too_many",
+)
+"""What becomes of a span that a page sends: kept, as its event's are or not, or refused, and why."""
+TAKEOVERS: Final = ("started", "node_lost", "handed_over")
+"""Why a node has a link: nobody had it when it looked, its node's lease ended, or its node gave it away."""
 ADMIN_LOGINS: Final = ("accepted", "refused", "limited")
 
 
@@ -109,6 +122,8 @@ class LabelSets:
         "links_per_user",
         "pairings_per_hour",
         "descriptors",
+        "page_traces_per_address",
+        "page_traces_per_user",
     )
     canary_stages: tuple[str, ...] = ("connect", "upgrade", "handshake", "store", "delivery", "ack")
     ready_checks: tuple[str, ...] = ("outbox", "links", "restore", "draining")

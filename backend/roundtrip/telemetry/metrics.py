@@ -8,8 +8,7 @@ To add a metric:
 
 1. here: an attribute with its name and help text; `_loop_counter` or `_loop_histogram` if it moves with each event;
 2. a new label's values: `labels.py`, or the enum that owns them and `roundtrip/label_sets.py`, which passes enums;
-3. where it moves: `delivery/metrics.py`, `SocketCounters` (`sockets/messages.py`), `LinkCounters`
-   (`links/ports.py`), or `app.py`, which connects what is read on a scrape;
+3. where it moves: `delivery/metrics.py`, `sockets/messages.py`, `links/metrics.py`, or `app.py`, for what is read;
 4. its row in `docs/telemetry.md` (`tests/telemetry/test_docs.py` compares), and a panel or rule in `dashboards/`
    if somebody should look at it: then `python -m dashboards`.
 """
@@ -34,6 +33,7 @@ from prometheus_client import (
 
 from roundtrip.telemetry.collectors import (
     PREFIX,
+    ClusterCollector,
     LedgerCollector,
     LoopCounter,
     LoopCounters,
@@ -42,7 +42,7 @@ from roundtrip.telemetry.collectors import (
     PresenceCollector,
     WorkersCollector,
 )
-from roundtrip.telemetry.labels import ADMIN_LOGINS, GRADES, MODES, OTHER, OVERDUE, SIGNALS, LabelSets
+from roundtrip.telemetry.labels import ADMIN_LOGINS, GRADES, MODES, OTHER, OVERDUE, PAGE_SPANS, SIGNALS, LabelSets
 
 _ROUND_TRIP: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """From loopback to `ACK_TIMEOUT`."""
@@ -66,7 +66,6 @@ _LAG: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0
 
 _PAUSE: Final = (0.005, 0.01, 0.05, 0.1, 0.5)
 """50 ms is what a collection may take at the most; an event waits as long."""
-
 
 _OTHER_TRANSITION: Final = (OTHER, OTHER)
 
@@ -144,7 +143,6 @@ class Metrics:
         self.outbox_batch_age = self._gauge(
             "outbox_oldest_batch_age_seconds", "For how long the oldest batch of the outbox has waited for its commit."
         )
-        """Read from the outbox: give it a function, as all gauges that have no labels."""
         self.store_up = self._gauge("store_up", "Whether the event store is reached: 1, or 0 while it is away.")
         self.outbox_limit = self._gauge("outbox_limit_bytes", "Size of the outbox past which new links are refused.")
         self.outbox_failures = self._counter("outbox_failures", "Commits that the outbox could not make.")
@@ -162,7 +160,7 @@ class Metrics:
 
         # Sockets
         self.presence = PresenceCollector(label_sets)
-        """Reads the registry's and the link service's present state; set its `sockets`, `mapped_keys` and `links`."""
+        """Set its `sockets`, `mapped_keys` and `links`, which read the registry and the link service."""
         registry.register(self.presence)
         self.socket_connects = self._family(
             "socket_connects", "Handshakes, by how they ended.", "result", label_sets.connect_results
@@ -196,16 +194,16 @@ class Metrics:
         self.link_corrections = self._counter(
             "link_corrections", "Times that the library's own word contradicted a link's believed state."
         )
-        text = "Links whose connection comes and goes more often than FLAP_LIMIT allows."
-        self.links_flapping = self._gauge("links_flapping", text)
+        self.links_flapping = self._gauge("links_flapping", "Links that flap more often than FLAP_LIMIT allows.")
         self.links_restoring = self._gauge("links_restoring", "Links that a restart interrupted, not back yet.")
-        text = "Links whose worker died more often than the limit allows, within the window."
-        self.links_crashing = self._gauge("links_crashing", text)
-        text = "Worker processes that ended, by how."
-        self.worker_exits = self._family("worker_exits", text, "cause", label_sets.worker_exits)
+        crashing = "Links whose worker died more often than the limit allows, within the window."
+        self.links_crashing = self._gauge("links_crashing", crashing)
+        exits = label_sets.worker_exits
+        self.worker_exits = self._family("worker_exits", "Worker processes that ended, by how.", "cause", exits)
         self.workers = WorkersCollector()
-        """Reads the driver's workers; set its `read`."""
         registry.register(self.workers)
+        self.cluster = ClusterCollector()
+        registry.register(self.cluster)
 
         # The canary
         self.canary_delivery = self._histogram(
@@ -241,6 +239,8 @@ class Metrics:
             "telemetry_dropped", "Spans and log records that were lost on their way out.", "signal", SIGNALS
         )
         self.spans_exported = self._counter("spans_exported", "Spans that the collector took.")
+        text = "Spans that pages sent of the events they handled, by what became of them."
+        self.page_spans = self._family("page_spans", text, "result", PAGE_SPANS)
         faults = Gauge(f"{PREFIX}_fault_active", "1 while a named fault is switched on.", ["fault"], registry=registry)
         self.fault_active: Mapping[str, Gauge] = {name: faults.labels(name) for name in label_sets.faults}
         Info(f"{PREFIX}_build", "What runs here.", registry=registry).info(
@@ -263,6 +263,10 @@ class Metrics:
         """An HTTP request could not be taken."""
         self.malformed_requests[reason].inc()
 
+    def count_page_spans(self, result: str, count: int) -> None:
+        """This became of spans that a page sent."""
+        self.page_spans[result].inc(count)
+
     def transition(self, to: str, reason: str) -> None:
         """Count a link's change of state. A pair outside the set becomes `other`."""
         self._transitions.get((to, reason), self._transitions[_OTHER_TRANSITION]).inc()
@@ -271,10 +275,6 @@ class Metrics:
         """Observe a request. All three labels are from fixed sets: the caller sees to it. A series appears with its
         first request, for most pairs of a route and a status never come."""
         self._http_request(method, route, status_class).observe(seconds)
-
-    def worker_exit(self, cause: str) -> None:
-        """Count a worker that ended."""
-        self.worker_exits[cause].inc()
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"{PREFIX}_{name}_total", text, labels, registry=self.registry)

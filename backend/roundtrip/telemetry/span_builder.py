@@ -18,6 +18,7 @@ from opentelemetry.semconv._incubating.attributes import user_attributes as user
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
+from roundtrip.telemetry.page_spans import PageSpanBuilder
 from roundtrip.telemetry.redaction import key_hash, user_hash
 from roundtrip.telemetry.span_records import (
     Connected,
@@ -25,6 +26,7 @@ from roundtrip.telemetry.span_records import (
     EventView,
     Key,
     Missed,
+    Processed,
     Settled,
     SpanRecord,
     Upgraded,
@@ -76,6 +78,7 @@ class SpanBuilder:
     def __init__(self, resource: Resource, scope: InstrumentationScope) -> None:
         self._resource = resource
         self._scope = scope
+        self._pages = PageSpanBuilder(resource, scope)
 
     def build(self, record: SpanRecord) -> Iterator[ReadableSpan]:
         """The spans of a record; none if its event's context is malformed."""
@@ -85,6 +88,9 @@ class SpanBuilder:
             yield from self._missed(record)
         elif isinstance(record, Upgraded):
             yield from self._upgraded(record.delivery, record.ack_ns)
+        elif isinstance(record, Processed):
+            if tree := _span_tree(record.event):
+                yield self._pages.span(record, tree.create, tree.type, tree.common)
         else:
             yield from self._connected(record)
 
@@ -93,9 +99,8 @@ class SpanBuilder:
         tree = _span_tree(delivery.event)
         if tree is None:
             return
-        if not attempts or (
-            delivery.tried == 1 and attempts[0].reason is None
-        ):  # else it was built with the first miss
+        first = not attempts or (delivery.tried == 1 and attempts[0].reason is None)
+        if first and create_parent != "":  # else it was built with the first miss, or elsewhere
             yield self._create(tree, delivery.mode, delivery.stored_ns, create_parent)
         if not attempts or outcome not in {"acked", "received"}:
             return
@@ -104,14 +109,10 @@ class SpanBuilder:
         start, receipt_ns = delivery.started_ns, delivery.receipt_ns
         ack_ns = delivery.ack_ns if outcome == "acked" else 0
         if last.reason is None:
-            extra: Attributes = {
-                SOCKETS_FOUND: last.sockets,
-                ATTEMPT: delivery.tried,
-                MODE: str(last.mode),
-                OUTCOME: outcome,
-            }
+            extra: Attributes = {SOCKETS_FOUND: last.sockets, ATTEMPT: delivery.tried, MODE: str(last.mode)}
+            extra[OUTCOME] = outcome
             yield self._span("emit", tree, context, parent, start, ack_ns or receipt_ns, extra)
-        if receipt_ns and (last.reason is None or outcome == "received"):  # else it was reported with its miss
+        if receipt_ns and (last.reason is None or delivery.receipt_late):  # else it was reported with its miss
             yield self._settle("receipt", tree, delivery.tried, context, start, receipt_ns)
         if ack_ns:
             yield self._settle("ack", tree, delivery.tried, context, start, ack_ns)
@@ -121,7 +122,7 @@ class SpanBuilder:
         tree = _span_tree(record.event)
         if tree is None:
             return
-        if record.number == 1:
+        if record.number == 1 and record.create_parent != "":
             yield self._create(tree, attempt.mode, record.stored_ns, record.create_parent)
         reason = str(attempt.reason)
         extra: Attributes = {
@@ -174,9 +175,8 @@ class SpanBuilder:
         connect = _sdk(TraceContext(replay.trace_id, replay.derived(_CONNECT), replay.sampled))
         code = record.refused
         own = {} if record.key is None else _key_attributes(record.key)
-        result: Attributes = {MAPPED: True, REPLAYED: record.replayed}
-        if code is not None:
-            result = {MAPPED: False, ERROR_TYPE: code}
+        mapped: Attributes = {MAPPED: True, REPLAYED: record.replayed}
+        result: Attributes = mapped if code is None else {MAPPED: False, ERROR_TYPE: code}
         yield self._finished(
             "socket connect",
             SpanKind.SERVER,

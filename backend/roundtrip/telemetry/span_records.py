@@ -5,8 +5,8 @@ The protocols name what is read of delivery's objects: this package imports no o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple, Protocol
 
 
 class Named(Protocol):
@@ -81,9 +81,16 @@ class DeliveryView(Protocol):
     @property
     def receipt_ns(self) -> int: ...
     @property
+    def receipt_late(self) -> bool:
+        """Whether the receipt came when the attempt had been given up, and reported as a miss without it."""
+
+    @property
     def ack_ns(self) -> int: ...
     @property
     def replay_parent(self) -> str | None: ...
+    @property
+    def foreign(self) -> bool:
+        """Whether another node stored the event, and tells of its creation."""
 
 
 class MissesView(Protocol):
@@ -120,7 +127,7 @@ class Settled(NamedTuple):
 
     delivery: DeliveryView
     create_parent: str | None
-    """The parent of its `create` span; None after a restart, for it is not stored."""
+    """The parent of its `create` span; None after a restart, for it is not stored; "" if another node makes it."""
 
 
 class Upgraded(NamedTuple):
@@ -145,4 +152,98 @@ class Connected(NamedTuple):
     """The code that a refused client got."""
 
 
-SpanRecord = Missed | Settled | Upgraded | Connected
+class Processed(NamedTuple):
+    """A page handled an event, by its own word. Times are nanoseconds since the epoch by the page's clock."""
+
+    event: EventView
+    span_id: int
+    started_ns: int
+    ended_ns: int
+    error: str | None
+    """What failed in the page, None if nothing did."""
+    attributes: Mapping[str, str | int | bool]
+
+
+SpanRecord = Missed | Settled | Upgraded | Connected | Processed
+
+_MOST_KEYS: Final = 16
+"""Hashes of connected keys that a copy keeps."""
+
+
+class _CopiedEvent(NamedTuple):
+    """An event without its body, which may hold a secret. Implements `EventView`."""
+
+    id: str
+    seq: int
+    key: Key
+    type: Named
+    link_id: str
+    created_at: int
+    traceparent: str
+
+
+class _CopiedAttempt(NamedTuple):
+    """An attempt without the ids of its sockets. Implements `AttemptView`."""
+
+    at: int
+    mode: str
+    sockets: int
+    reason: str | None
+    looked_for: str | None
+    looked_for_is_user: bool
+    connected: tuple[str, ...]
+    connected_is_user: bool
+
+
+class _CopiedDelivery(NamedTuple):
+    """A delivery as it was when it ended. Implements `DeliveryView`."""
+
+    event: EventView
+    mode: str
+    attempts: tuple[AttemptView, ...]
+    tried: int
+    outcome: Named
+    stored_ns: int
+    started_ns: int
+    receipt_ns: int
+    receipt_late: bool
+    ack_ns: int
+    replay_parent: str | None
+    foreign: bool
+
+
+def copied_event(event: EventView) -> EventView:
+    """An event to keep for long."""
+    return _CopiedEvent(event.id, event.seq, event.key, event.type, event.link_id, event.created_at, event.traceparent)
+
+
+def copied_attempt(attempt: AttemptView) -> AttemptView:
+    """An attempt to keep for long."""
+    return _CopiedAttempt(
+        attempt.at,
+        attempt.mode,
+        attempt.sockets,
+        attempt.reason,
+        attempt.looked_for,
+        attempt.looked_for_is_user,
+        attempt.connected[:_MOST_KEYS],
+        attempt.connected_is_user,
+    )
+
+
+def copied_delivery(delivery: DeliveryView) -> DeliveryView:
+    """A delivery, as it is now, to keep for long."""
+    return _CopiedDelivery(
+        copied_event(delivery.event),
+        delivery.mode,
+        tuple(map(copied_attempt, delivery.attempts[-1:])),
+        delivery.tried,
+        delivery.outcome,
+        delivery.stored_ns,
+        delivery.started_ns,
+        delivery.receipt_ns,
+        delivery.receipt_late,
+        delivery.ack_ns,
+        delivery.replay_parent,
+        delivery.foreign,
+    )

@@ -21,16 +21,18 @@ from opentelemetry.trace import StatusCode
 from roundtrip.telemetry.redaction import key_hash, user_hash
 from roundtrip.telemetry.span_builder import SpanBuilder
 from roundtrip.telemetry.span_records import (
-    AttemptView,
     Connected,
     DeliveryView,
     EventView,
     Key,
     Missed,
-    Named,
+    Processed,
     Settled,
     SpanRecord,
     Upgraded,
+    copied_attempt,
+    copied_delivery,
+    copied_event,
 )
 from roundtrip.telemetry.tracing import LINK_ID
 
@@ -42,7 +44,8 @@ NOTE_BYTES: Final = 1792
 SPAN_BYTES: Final = 6144
 """What a finished span of a request or a link takes at the most."""
 
-_MOST_KEYS: Final = 16
+_LOOKED_AT: Final = 1000
+"""Notes that are looked through for one event."""
 
 PLAIN_PER_SECOND: Final = 10.0
 PLAIN_BURST: Final = 200.0
@@ -57,46 +60,6 @@ class Wanted(NamedTuple):
     link: str = ""
     key: str = ""
     user: str = ""
-
-
-class _KeptEvent(NamedTuple):
-    """An event without its body, which may hold a secret. Implements `EventView`."""
-
-    id: str
-    seq: int
-    key: Key
-    type: Named
-    link_id: str
-    created_at: int
-    traceparent: str
-
-
-class _KeptAttempt(NamedTuple):
-    """An attempt without the ids of its sockets. Implements `AttemptView`."""
-
-    at: int
-    mode: str
-    sockets: int
-    reason: str | None
-    looked_for: str | None
-    looked_for_is_user: bool
-    connected: tuple[str, ...]
-    connected_is_user: bool
-
-
-class _KeptDelivery(NamedTuple):
-    """A delivery as it was when it ended. Implements `DeliveryView`."""
-
-    event: EventView
-    mode: str
-    attempts: tuple[AttemptView, ...]
-    tried: int
-    outcome: Named
-    stored_ns: int
-    started_ns: int
-    receipt_ns: int
-    ack_ns: int
-    replay_parent: str | None
 
 
 class _Part(Generic[_Item]):
@@ -163,18 +126,30 @@ class TraceRing:
 
     def missed(self, record: Missed) -> None:
         _event, attempt, number, stored, started, receipt, ended, replay, create = record
-        event = _kept(record.event)
-        self._kept.put(Missed(event, _kept_attempt(attempt), number, stored, started, receipt, ended, replay, create))
+        event = copied_event(record.event)
+        self._kept.put(Missed(event, copied_attempt(attempt), number, stored, started, receipt, ended, replay, create))
 
     def settled(self, delivery: DeliveryView, create_parent: str | None, *, plain: bool) -> None:
         """`plain`: it is kept because `admits` said so."""
-        (self._plain if plain else self._kept).put(Settled(_kept_delivery(delivery), create_parent))
+        (self._plain if plain else self._kept).put(Settled(copied_delivery(delivery), create_parent))
 
     def upgraded(self, delivery: DeliveryView, *, plain: bool) -> None:
-        (self._plain if plain else self._kept).put(Upgraded(_kept_delivery(delivery), delivery.ack_ns))
+        (self._plain if plain else self._kept).put(Upgraded(copied_delivery(delivery), delivery.ack_ns))
 
     def connected(self, record: Connected) -> None:
         (self._kept if record.replayed else self._plain).put(record)
+
+    def holds(self, event_id: str) -> bool:
+        """Whether a plain success of this event is among the newest that are kept."""
+        return any(
+            isinstance(note, Settled) and note.delivery.event.id == event_id
+            for note in islice(reversed(self._plain.items), _LOOKED_AT)
+        )
+
+    def processed(self, record: Processed, *, plain: bool) -> None:
+        event, span_id, started, ended, error, attributes = record
+        note = Processed(copied_event(event), span_id, started, ended, error, attributes)
+        (self._plain if plain else self._kept).put(note)
 
     def span(self, span: ReadableSpan) -> None:
         """A finished span of a request, a link or a worker."""
@@ -235,43 +210,14 @@ class RingProcessor(SpanProcessor):
         self._ring.span(span)
 
 
-def _kept(event: EventView) -> EventView:
-    return _KeptEvent(event.id, event.seq, event.key, event.type, event.link_id, event.created_at, event.traceparent)
-
-
-def _kept_attempt(attempt: AttemptView) -> AttemptView:
-    return _KeptAttempt(
-        attempt.at,
-        attempt.mode,
-        attempt.sockets,
-        attempt.reason,
-        attempt.looked_for,
-        attempt.looked_for_is_user,
-        attempt.connected[:_MOST_KEYS],
-        attempt.connected_is_user,
-    )
-
-
-def _kept_delivery(delivery: DeliveryView) -> DeliveryView:
-    return _KeptDelivery(
-        _kept(delivery.event),
-        delivery.mode,
-        tuple(map(_kept_attempt, delivery.attempts[-1:])),
-        delivery.tried,
-        delivery.outcome,
-        delivery.stored_ns,
-        delivery.started_ns,
-        delivery.receipt_ns,
-        delivery.ack_ns,
-        delivery.replay_parent,
-    )
-
-
 def _matches(note: SpanRecord, wanted: Wanted) -> bool:
     key: Key | None
+    event: EventView | None
     traces: tuple[str, ...]
     if isinstance(note, Connected):
         key, event, traces = note.key, None, (note.replay,)
+    elif isinstance(note, Processed):
+        key, event, traces = note.event.key, note.event, (note.event.traceparent,)
     elif isinstance(note, Missed):
         key, event, traces = note.event.key, note.event, (note.event.traceparent, note.replay_parent or "")
     else:

@@ -39,6 +39,7 @@ from roundtrip.telemetry import redaction
 _TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _LOW_64: Final = (1 << 64) - 1
 _GOLDEN: Final = 0x9E3779B97F4A7C15
+_INVERSE: Final = pow(_GOLDEN, -1, 1 << 64)
 
 LINK_ID: Final = "roundtrip.link.id"
 """The attribute that all spans of one link share."""
@@ -62,6 +63,10 @@ class TraceContext(NamedTuple):
     def derived(self, number: int) -> int:
         """The id of a span that belongs to this one: the same after a restart. `number` from 1."""
         return (self.span_id ^ (number * _GOLDEN & _LOW_64)) or 1
+
+    def derives(self, span_id: int, most: int) -> bool:
+        """Whether an id is this span's own, or one that it derives from a number up to `most`."""
+        return (span_id ^ self.span_id) * _INVERSE & _LOW_64 <= most
 
 
 def parse(traceparent: str) -> TraceContext | None:

@@ -11,10 +11,15 @@ export class Problem extends Error {
   }
 }
 
-async function call(identity, method, path, body) {
+function headersOf(identity) {
   const headers = { Accept: "application/json" };
   if (identity?.token) headers.Authorization = `Bearer ${identity.token}`;
   else if (identity?.userId !== undefined) headers["X-User-Id"] = identity.userId;
+  return headers;
+}
+
+async function call(identity, method, path, body) {
+  const headers = headersOf(identity);
   if (body !== undefined) headers["Content-Type"] = "application/json";
   let response;
   try {
@@ -53,3 +58,10 @@ export const simulate = (identity, action) => call(identity, "POST", `${bot(iden
 export const readEvent = (identity, id) => call(identity, "GET", `/api/events/${encodeURIComponent(id)}`);
 export const readFaults = () => call(null, "GET", "/api/faults");
 export const setFault = (name, on) => call(null, on ? "PUT" : "DELETE", `/api/faults/${encodeURIComponent(name)}`);
+
+/** Send spans, even while the page closes; the response's status. */
+export async function sendSpans(identity, request) {
+  const headers = { ...headersOf(identity), "Content-Type": "application/json" };
+  const options = { method: "POST", keepalive: true, headers, body: JSON.stringify(request) };
+  return (await fetch("/otlp/v1/traces", options)).status;
+}

@@ -12,9 +12,18 @@ export class Connection extends EventTarget {
   #identity = null;
   #seen = new Set();
   #held = [];
+  #asksNode;
   status = "connecting";
   /** When the server was last heard, in ms since the epoch; null before. */
   heardAt = null;
+  /** The node of a shared store that holds this connection, as it says itself; null where there is one node. */
+  node = null;
+
+  /** `asksNode`: the backend may be one of several nodes. */
+  constructor(asksNode = false) {
+    super();
+    this.#asksNode = asksNode;
+  }
 
   /** Whom this connection speaks for, null without one. HTTP uses the same: what is shown and what is done are one
    * user's. */
@@ -46,7 +55,9 @@ export class Connection extends EventTarget {
     });
     this.#socket = socket;
     socket.on("connect", () => {
+      this.node = null;
       this.#say("connected");
+      if (this.#asksNode) socket.emit("node", (answer) => this.#isOn(answer.node));
       socket.io.engine.on("upgrade", () => this.#say("connected"));
     });
     socket.on("disconnect", (reason) => {
@@ -126,6 +137,11 @@ export class Connection extends EventTarget {
     this.#identity = null;
   }
 
+  #isOn(node) {
+    this.node = node;
+    this.#say("connected");
+  }
+
   #later(ms) {
     clearTimeout(this.#retry);
     const socket = this.#socket;
@@ -134,7 +150,7 @@ export class Connection extends EventTarget {
 
   #say(status, more = {}) {
     this.status = status;
-    this.#tell("status", { status, transport: this.transport, ...more });
+    this.#tell("status", { status, transport: this.transport, node: this.node, ...more });
   }
 
   #tell(type, detail) {

@@ -1,7 +1,7 @@
 // The page: ids → connection → view → what is shown. Every arrow goes one way.
 
 import * as api from "./api.js";
-import { clockTime } from "./clock.js";
+import { clockTime, now } from "./clock.js";
 import { byId, h, say, show } from "./dom.js";
 import { Hero } from "./hero.js";
 import { IdentityForm } from "./identity.js";
@@ -14,6 +14,7 @@ const LINKED = new Set(["connecting", "qr", "pairing_code", "paired", "connected
 
 const identity = new IdentityForm(config.auth, begin);
 const timeline = import("./timeline.js").then(({ Timeline }) => new Timeline((id) => api.readEvent(connection.identity, id)));
+const spans = config.browserTraces ? import("./spans.js").then(({ Spans }) => new Spans(api.sendSpans)) : null;
 const hero = new Hero({ onStart: start, onEnd: end });
 let phone = null;
 let view = UNKNOWN;
@@ -110,9 +111,21 @@ connection.addEventListener("snapshot", ({ detail }) => {
 });
 
 connection.addEventListener("event", ({ detail }) => {
-  timeline.then((log) => log.add(detail));
-  show(byId("elsewhere"), false);
-  update(withEvent(view, detail));
+  const began = now();
+  const start = performance.now();
+  let failure = null;
+  try {
+    timeline.then((log) => log.add(detail));
+    show(byId("elsewhere"), false);
+    update(withEvent(view, detail));
+  } catch (error) {
+    failure = error;
+    throw error;
+  } finally {
+    const took = performance.now() - start;
+    const who = connection.identity;
+    spans?.then((it) => it.handled(who, detail, began, took, failure));
+  }
 });
 
 connection.addEventListener("expired", ({ detail }) => {

@@ -8,6 +8,7 @@ export const config = {
   auth: "trusted",
   faultsAllowed: false,
   actions: [],
+  sharedStore: false,
   ...JSON.parse(document.querySelector('meta[name="roundtrip-config"]').content || "{}"),
 };
 
@@ -35,6 +36,6 @@ export function remember(ids) {
 }
 
 /** What it hears is held until `release()`. */
-export const connection = new Connection();
+export const connection = new Connection(Boolean(config.sharedStore));
 
 if (config.auth !== "jwt") connection.open(remembered);

@@ -288,10 +288,10 @@ export function elsewhereWords(botId, others) {
 }
 
 /** The connection in a few words: [tone, text]. */
-export function connectionWords({ status, transport, attempt }) {
+export function connectionWords({ status, transport, attempt, node }) {
   switch (status) {
     case "connected":
-      return ["good", transport ? `Live via ${transport}` : "Live"];
+      return ["good", `Live${transport ? ` via ${transport}` : ""}${node ? ` on ${node}` : ""}`];
     case "signed_out":
       return ["calm", "Signed out"];
     case "reconnecting":

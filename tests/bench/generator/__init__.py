@@ -34,8 +34,16 @@ def build() -> Path:
     return program
 
 
-def command(url: str, sockets: int, reply: str = "ack", in_flight: int = 100, missed: int | None = None) -> list[str]:
-    """The command that connects `sockets` clients to `url`, at most `in_flight` handshakes at once.
+def command(
+    url: str,
+    sockets: int,
+    reply: str = "ack",
+    in_flight: int = 100,
+    first: int = 0,
+    missed: int | None = None,
+) -> list[str]:
+    """The command that connects `sockets` clients to `url`, at most `in_flight` handshakes at once. They are the users
+    from number `first` on.
 
     It prints `{"ready", "seconds"}` when all are connected and, when its standard input is closed,
     `{"events", "bytes", "cpu", "wall", "closed"}`: what it acknowledged, and seconds of processor and of time since
@@ -46,12 +54,5 @@ def command(url: str, sockets: int, reply: str = "ack", in_flight: int = 100, mi
     many events; the last two count the refusals with and without an answer.
     """
     where = urlsplit(url)
-    return [
-        str(build()),
-        where.hostname or "",
-        str(where.port),
-        str(sockets),
-        reply,
-        str(in_flight),
-        *([] if missed is None else [str(missed)]),
-    ]
+    words = [where.hostname or "", str(where.port), str(sockets), reply, str(in_flight), str(first)]
+    return [str(build()), *words, *([] if missed is None else [str(missed)])]

@@ -1,10 +1,10 @@
 /* A load generator that is never the limit: many Socket.IO clients over websockets, in one thread on epoll.
  *
- *   generator HOST PORT SOCKETS REPLY [IN_FLIGHT [MISSED]]
+ *   generator HOST PORT SOCKETS REPLY [IN_FLIGHT [FIRST [MISSED]]]
  *
- * connects SOCKETS clients, each under its own key, at most IN_FLIGHT handshakes at once, prints one JSON line with
- * how long that took, and answers every event until its standard input is closed. Then it prints its figures as one
- * more JSON line. REPLY: "ack" (declared and given), "quiet" (neither), "polite" (given, not declared).
+ * connects SOCKETS clients, each under its own key (from user FIRST on, 0 if not given), at most IN_FLIGHT handshakes at
+ * once, prints one JSON line with how long that took, and answers every event until its standard input is closed. Then
+ * it prints its figures as one more JSON line. REPLY: "ack" (declared and given), "quiet" (neither), "polite" (given, not declared).
  *
  * With MISSED they are a herd: each client has an address of its own (127.1.0.1 and up), one that is refused or closed
  * comes again a second later, and one more line says when each has its snapshot and MISSED events.
@@ -45,7 +45,7 @@ struct client {
 static const char *reply;
 static struct sockaddr_in server;
 static char host[64];
-static int poller, sockets, in_flight, started, ready, closed;
+static int poller, sockets, in_flight, first, started, ready, closed;
 static int missed = -1, complete, told, untold;
 static unsigned long long events, bytes;
 static struct client *clients;
@@ -176,7 +176,7 @@ static size_t packet(struct client *c, const char *data, size_t size, char *out)
     } else if (size >= 1 && data[0] == '2') {
         length = snprintf(text, sizeof text, "3");
     } else if (size >= 1 && data[0] == '0' && c->stage == OPENING) {
-        length = snprintf(text, sizeof text, "40{\"userId\":\"user-%d\",\"botId\":\"bot\",\"acks\":%s}", c->number,
+        length = snprintf(text, sizeof text, "40{\"userId\":\"user-%d\",\"botId\":\"bot\",\"acks\":%s}", first + c->number,
                           strcmp(reply, "ack") == 0 ? "true" : "false");
         c->stage = JOINING;
     } else if (size >= 2 && data[0] == '4' && data[1] == '0' && c->stage == JOINING) {
@@ -287,7 +287,7 @@ static void writable(struct client *c) {
 
 int main(int count, char **words) {
     if (count < 5) {
-        fprintf(stderr, "usage: generator HOST PORT SOCKETS ack|polite|quiet [IN_FLIGHT [MISSED]]\n");
+        fprintf(stderr, "usage: generator HOST PORT SOCKETS ack|polite|quiet [IN_FLIGHT [FIRST [MISSED]]]\n");
         return 2;
     }
     server.sin_family = AF_INET;
@@ -300,7 +300,8 @@ int main(int count, char **words) {
     sockets = atoi(words[3]);
     reply = words[4];
     in_flight = count > 5 ? atoi(words[5]) : 100;
-    missed = count > 6 ? atoi(words[6]) : -1;
+    first = count > 6 ? atoi(words[6]) : 0;
+    missed = count > 7 ? atoi(words[7]) : -1;
     struct rlimit files;
     if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
         files.rlim_cur = files.rlim_max;

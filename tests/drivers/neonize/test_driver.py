@@ -127,7 +127,7 @@ async def test_a_connection_lost_before_a_phone_paired(bench: Bench) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.waits
+@pytest.mark.waits(60)
 async def test_pings_that_go_unanswered(bench: Bench) -> None:
     _, reports, _ = await bench.linked()
     bench.whatsapp.silence(PHONE)

@@ -20,7 +20,8 @@ from tests.whatsapp.troubles import Stage
 async def test_logging_out_removes_the_device_and_the_store(bench: Bench) -> None:
     session, reports, account = await bench.linked()
     store = bench.spec().store
-    assert store.stat().st_mode & 0o777 == 0o600
+    parts = [store, store.with_name(f"{store.name}-wal")]
+    assert [part.stat().st_mode & 0o777 for part in parts] == [0o600] * 2, "its log has what the file has"
     assert store.parent.stat().st_mode & 0o777 == 0o700
     await session.logout()
     assert account.device_key == b"", "WhatsApp removed it"
@@ -41,7 +42,7 @@ async def test_stopping_keeps_the_keys(bench: Bench) -> None:
     session, reports, account = await bench.linked()
     started = time.monotonic()
     await session.stop()
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < driver_session.STOP_TIMEOUT
     assert account.device_key
     with sqlite3.connect(bench.spec().store) as db:
         assert db.execute("SELECT count(*) FROM whatsmeow_device").fetchone() == (1,)
@@ -63,8 +64,26 @@ async def test_stopping_before_anybody_scanned(bench: Bench) -> None:
     reports = ReportRecorder()
     session = await bench.driver.start(bench.spec(), reports)
     await reports.next(d.QrShown)
-    await asyncio.wait_for(session.stop(), 3)
+    await asyncio.wait_for(session.stop(), driver_session.STOP_TIMEOUT)
     assert reports.names == ["QrShown"]
+
+
+@pytest.mark.parametrize("late", ["before", "meanwhile", "after"])
+async def test_a_start_beside_the_end_leaves_no_worker_behind(bench: Bench, late: str) -> None:
+    reports = ReportRecorder()
+    if late == "before":
+        await bench.driver.start(bench.spec("earlier"), ReportRecorder())
+    if late == "after":
+        await bench.driver.close()
+    starting = asyncio.ensure_future(bench.driver.start(bench.spec(), reports))
+    if late != "after":
+        await asyncio.sleep(0)  # it looks for the account's keys, in a thread
+        await bench.driver.close()
+    session = await asyncio.wait_for(starting, 20)
+    assert bench.driver.workers() == []
+    assert reports.all == []
+    assert await session.alive() is not True
+    await session.stop()
 
 
 async def test_stopping_one_that_hangs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +92,7 @@ async def test_stopping_one_that_hangs(bench: Bench, monkeypatch: pytest.MonkeyP
     session, reports, _ = await bench.linked()
     os.kill(session.pid, signal.SIGSTOP)
     assert await session.alive() is None
-    await asyncio.wait_for(session.stop(), 3)
+    await asyncio.wait_for(session.stop(), 10)
     await gone(session.pid)
     assert reports.names[-1] == "Online"
 
@@ -86,7 +105,7 @@ async def test_a_logout_that_cannot_reach_whatsapp_keeps_the_keys(bench: Bench) 
     started = time.monotonic()
     with pytest.raises(d.DeviceNotRemovedError):
         await session.logout()
-    assert time.monotonic() - started < 13
+    assert time.monotonic() - started < 2 * driver_session.LOGOUT_TIMEOUT
     assert bench.spec().store.is_file()
     assert account.device_key
     bench.whatsapp.recover()
@@ -114,7 +133,7 @@ async def test_a_logout_with_no_answer_is_bounded(bench: Bench, monkeypatch: pyt
     started = time.monotonic()
     with pytest.raises(d.DeviceNotRemovedError):
         await session.logout()
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 30
     assert bench.spec().store.is_file()
 
 

@@ -63,6 +63,7 @@ async def program(data_dir: Path, whatsapp: StandIn, **changes: float) -> AsyncI
 
 
 @pytest.mark.slow
+@pytest.mark.waits
 async def test_the_link_service_with_the_real_library(tmp_path: Path) -> None:
     async with stand_in() as whatsapp:
         async with program(tmp_path, whatsapp, truth_interval=0.5, truth_misses=1, retry_first=0.1) as one:
@@ -80,10 +81,10 @@ async def test_the_link_service_with_the_real_library(tmp_path: Path) -> None:
                 before, exits = one.pid, len(one.exits)
                 assert before is not None
                 os.kill(before, blow)
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(60):
                     while len(one.exits) == exits or one.pid in (None, before):
                         await asyncio.sleep(0.02)
-                async with asyncio.timeout(30):  # believed to be connected all along: the new worker has to be in too
+                async with asyncio.timeout(60):  # believed to be connected all along: the new worker has to be in too
                     while not one.service._links[KEY].lifecycle.damper.online:
                         await asyncio.sleep(0.02)
                 await one.until(lambda s: s.state is LinkState.CONNECTED)  # a slow machine outlasts the grace period

@@ -61,6 +61,7 @@ async def linked(driver: NeonizeDriver, whatsapp: StandIn, folder: Path, number:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_one_connected_link(tmp_path: Path) -> None:
     async with stand_in() as whatsapp:
         driver = driver_for(whatsapp, 1)
@@ -73,6 +74,7 @@ async def test_one_connected_link(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_twenty_links_together(tmp_path: Path) -> None:
     async with stand_in() as whatsapp:
         driver = driver_for(whatsapp, 32)

@@ -23,7 +23,7 @@ Reopen: TypeAlias = Callable[[], Awaitable[FaultableOutbox]]
 """Closes the outbox if it is open, and opens the same store again, without faults."""
 
 
-async def until(condition: Callable[[], bool | Awaitable[bool]], within: float = 5) -> None:
+async def until(condition: Callable[[], bool | Awaitable[bool]], within: float = 10) -> None:
     """Poll until a condition holds."""
     async with asyncio.timeout(within):
         while True:

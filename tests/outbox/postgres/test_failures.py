@@ -13,9 +13,9 @@ from roundtrip.outbox.base import OutboxError
 from roundtrip.outbox.postgres.outbox import PostgresOutbox
 from roundtrip.outbox.records import Ended, Outcome, StoredEvent
 from tests.outbox.contract.base import until
-from tests.outbox.postgres.helpers import joined, store_clock, value
+from tests.outbox.postgres.helpers import joined, store_clock
 from tests.support.drafts import CONNECTED, KEY, Clock, assert_balanced, draft, end, qr, store
-from tests.support.postgres import Postgres, server
+from tests.support.postgres import Postgres, server, value
 from tests.support.tcp_proxy import TcpProxy, tcp_proxy
 
 
@@ -37,7 +37,7 @@ async def behind(database: str, clock: Clock) -> AsyncIterator[Behind]:
     parts = urlsplit(database)
     async with tcp_proxy(parts.port or 0) as proxy:
         url = parts._replace(netloc=f"roundtrip@127.0.0.1:{proxy.port}").geturl()
-        store_, lease = await joined(url, answer_timeout=0.5)
+        store_, lease = await joined(url, answer_timeout=1.5)
         outbox = PostgresOutbox(store_, lease, sweep_every=3600, clock=clock, store_clock=store_clock(clock))
         await outbox.start()
         yield Behind(outbox, proxy, database)

@@ -7,16 +7,14 @@ import os
 import signal
 import time
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from roundtrip.events import Degraded
 from roundtrip.identity import BotKey
-from tests.sockets.raw import RawSocket, connect, raw_polling, raw_socket
+from tests.sockets.raw import connect, raw_polling, raw_socket
 from tests.support.node_client import node_client
-from tests.support.program import api, running
 from tests.support.py_client import eventually, py_client
 from tests.support.sockets import Stage, stage
 
@@ -33,9 +31,9 @@ async def busy(s: Stage, bot: str, seconds: float) -> None:
         await asyncio.sleep(INTERVAL / 4)
 
 
-async def stays(seconds: float, interval: float, patience: float) -> None:
-    """Stock clients on each transport, idle and busy, and none of them ever disconnects."""
-    async with stage(ping_interval=interval, ping_timeout=patience) as s, AsyncExitStack() as stack:
+async def test_stock_clients_stay_connected_for_several_rounds_of_the_heartbeat() -> None:
+    """On each transport, idle and busy; fifty rounds of a whole program are in tests/protocol/test_endurance.py."""
+    async with stage(ping_interval=INTERVAL, ping_timeout=TIMEOUT) as s, AsyncExitStack() as stack:
         clients = []
         for number, transports in enumerate(TRANSPORTS):
             for kind in ("idle", "busy"):
@@ -45,21 +43,11 @@ async def stays(seconds: float, interval: float, patience: float) -> None:
         for client in clients:
             await client.heard("status")
         peers = {peer.sid for peer in s.registry.all()}
-        await asyncio.gather(*(busy(s, f"busy{number}", seconds) for number in range(len(TRANSPORTS))))
+        await asyncio.gather(*(busy(s, f"busy{number}", 4 * (INTERVAL + TIMEOUT)) for number in range(len(TRANSPORTS))))
         assert s.notes.disconnects == []
         assert {peer.sid for peer in s.registry.all()} == peers
         for client in clients:
             assert not [line for line in client.said if line["on"] == "disconnect"]
-
-
-async def test_stock_clients_stay_connected_for_several_rounds_of_the_heartbeat() -> None:
-    await stays(4 * (INTERVAL + TIMEOUT), INTERVAL, TIMEOUT)
-
-
-@pytest.mark.slow
-@pytest.mark.waits
-async def test_stock_clients_stay_for_fifty_rounds() -> None:
-    await stays(50.0, 1.0, 2.0)
 
 
 async def test_a_websocket_whose_client_stops_answering_is_closed_in_time() -> None:
@@ -157,39 +145,3 @@ async def test_a_stopped_stock_client_is_closed_and_comes_back(monkeypatch: pyte
             os.kill(client.process.pid, signal.SIGCONT)
         assert s.notes.disconnects == ["ping timeout"]
         await client.heard("connect", 2)
-
-
-@pytest.mark.slow
-@pytest.mark.waits
-async def test_living_clients_outlive_a_stop_of_the_whole_process(tmp_path: Path) -> None:
-    async with (
-        running(tmp_path, ping_interval=2, ping_timeout=2) as program,
-        raw_socket(program.url, connect()) as client,
-        raw_socket(program.url, connect(bot="other")) as other,
-    ):
-        answering = [asyncio.ensure_future(answer_pings(it)) for it in (client, other)]
-        try:
-            for stopped in (1.9, 2.1, 6.0):
-                await asyncio.sleep(1.3)
-                os.kill(program.pid, signal.SIGSTOP)
-                try:
-                    await asyncio.sleep(stopped)
-                finally:
-                    os.kill(program.pid, signal.SIGCONT)
-            await asyncio.sleep(5)
-            assert not [it.result() for it in answering if it.done()]
-            async with api(program) as it:
-                assert (await it.admin("/debug/sockets"))["totals"]["sockets"] == 2
-        finally:
-            for task in answering:
-                task.cancel()
-
-
-async def answer_pings(client: RawSocket) -> str:
-    """For as long as the server lets it."""
-    try:
-        while True:
-            await client.until("2", within=60)
-            await client.send("3")
-    except ConnectionError as error:
-        return str(error)

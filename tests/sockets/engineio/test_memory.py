@@ -160,6 +160,7 @@ async def hold(url: str, bots: range) -> list[Wire]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_collections_are_short_with_thousands_of_sockets(tmp_path: Path) -> None:
     count = 4_000
     async with running(

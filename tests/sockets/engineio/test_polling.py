@@ -70,6 +70,7 @@ def test_a_body_may_be_no_larger(loop: SteppedLoop, length: int | None) -> None:
     connection, error = posted(loop, b"4" + b"x" * LIMIT, length=length)
     assert error in {exceptions.ContentTooLongError, exceptions.EngineIOError}
     assert connection.close_reason == "protocol_error"
+    assert connection.server.refused == ["too large"]
 
 
 @pytest.mark.parametrize("length", [6, None])

@@ -20,6 +20,8 @@ from tests.support.wire import Wire
 CONNECT = '40{"userId":"user","botId":"bot","acks":true}'
 KEY = BotKey("user", "bot")
 CONNECTED = Connected("+15550100", "Ada", True)
+AT_ONCE = 10.0
+"""Seconds: less than the heartbeat's interval and timeout, after which a request would be answered anyway."""
 
 
 async def polling(s: support.Stage, session: aiohttp.ClientSession) -> str:
@@ -40,7 +42,7 @@ async def test_a_polling_client_that_says_goodbye_is_let_go_at_once() -> None:
     """python-engineio leaves its waiting request open until a heartbeat would have been due."""
     async with stage() as s, aiohttp.ClientSession() as session:
         url = await polling(s, session)
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(AT_ONCE):
             waiting = asyncio.ensure_future(session.get(url))
             await asyncio.sleep(0)
             async with session.post(url, data="1") as response:
@@ -53,7 +55,7 @@ async def test_a_polling_client_that_posts_nonsense_is_answered_at_once() -> Non
     """python-engineio closes its session and then waits, in that very request, for a poll that may never come."""
     async with stage() as s, aiohttp.ClientSession() as session:
         url = await polling(s, session)
-        async with asyncio.timeout(3), session.post(url, data="6") as response:
+        async with asyncio.timeout(AT_ONCE), session.post(url, data="6") as response:
             assert response.status in {200, 400}
         await eventually(lambda: len(s.registry) == 0)
 
@@ -64,7 +66,7 @@ async def test_a_drained_polling_client_gets_a_close() -> None:
         waiting = asyncio.ensure_future(session.get(url))
         await asyncio.sleep(0.05)
         await s.server.drain(0.0)
-        async with asyncio.timeout(3), await waiting as response:
+        async with asyncio.timeout(AT_ONCE), await waiting as response:
             assert await response.text() == "1"
 
 

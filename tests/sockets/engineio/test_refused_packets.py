@@ -61,6 +61,7 @@ async def test_a_packet_over_the_limit_closes_its_websocket_with_the_reason() ->
         await client.ended()
         assert client.ws.close_code == 1009
         await eventually(lambda: s.notes.disconnects)
+        assert (s.notes.disconnects, s.notes.refused) == (["protocol_error"], ["too large"])
 
 
 async def test_the_bystanders_of_a_refused_client_notice_nothing() -> None:

@@ -46,6 +46,9 @@ class FakeConnection:
     def refuse(self, what: str) -> None:
         self.refused.append(what)
 
+    def too_large(self) -> None:
+        self.refused.append("too large")
+
 
 class Transport:
     def __init__(self) -> None:
@@ -99,6 +102,7 @@ async def test_the_end_of_a_stream_says_why_it_was_broken(
     with pytest.raises(OSError, match="closed"):
         await websocket.receive()
     assert connection.close_code == said
+    assert connection.refused == (["too large"] if said == 1009 else [])
 
 
 async def test_what_a_dropped_client_sent_is_of_no_use() -> None:

@@ -69,6 +69,8 @@ class Reader:
             "task_failures": _reader(metrics.task_failures),
             "dropped": _summer(metrics.telemetry_dropped.values()),
             "canary_failing": _reader(metrics.canary_failing),
+            "store_up": _reader(metrics.store_up),
+            "lease_used": lambda: metrics.cluster.lease_age() / (metrics.cluster.lease or 1.0),
             "flaps": _reader(metrics.link_flaps),
             "crashes": _summer(metrics.worker_exits[reason] for reason in CRASHES),
             "receipts": lambda: float(sum(metrics.receipt.counts)),
@@ -159,6 +161,11 @@ class History:
         """By how much a counter grew."""
         column = self._columns[name]
         return self._rows[-1][column] - self.before(seconds)[column]
+
+    def most(self, name: str, seconds: float) -> float:
+        """The largest value within the window."""
+        column, rows = self._columns[name], self._rows
+        return max(rows[-1 - back][column] for back in range(min(len(rows), round(seconds / INTERVAL) + 1)))
 
     def count(self, histogram: str, seconds: float) -> float:
         """Observations within the window."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
+from opentelemetry.semconv.attributes.service_attributes import SERVICE_NAME
 from opentelemetry.trace import SpanContext
 
 from roundtrip.api.schemas import ApiModel
@@ -51,6 +52,7 @@ class SpanView(ApiModel, frozen=True):
     span_id: str
     parent_id: str | None
     name: str
+    service: str
     kind: str
     start: int
     duration: int
@@ -162,6 +164,7 @@ def span_view(span: ReadableSpan) -> SpanView:
         _span(context),
         None if parent is None else _span(parent),
         span.name,
+        str(span.resource.attributes.get(SERVICE_NAME, "")),
         span.kind.name,
         start // 1000,
         max(0, end - start) // 1000,

@@ -16,6 +16,7 @@ from roundtrip.sockets.messages import (
     HandshakeAuth,
     Renewed,
     RequestRefused,
+    ServingNode,
     TokenExpired,
 )
 
@@ -29,6 +30,7 @@ def asyncapi() -> dict[str, Any]:
         Envelope,
         Renewed,
         RequestRefused,
+        ServingNode,
     ]
     schemas = schemas_of([*kinds, TokenExpired], (HandshakeAuth, AuthRenewal)) | event_schemas()
     schemas["ConnectionEvent"]["discriminator"] = "type"
@@ -41,6 +43,7 @@ def asyncapi() -> dict[str, Any]:
         "auth_expired": _message("auth_expired", "The token ran out: renew it, or be closed", _ref("TokenExpired")),
         "status": _message("status", "Ask for the snapshot", {"type": "null"}),
         "auth": _message("auth", "Renew the token without reconnecting", _ref("AuthRenewal"), _ref("Renewed")),
+        "node": _message("node", "Ask which node of a shared store this is", {"type": "null"}, _ref("ServingNode")),
     }
     sent = [type_.wire for type_ in PUBLIC_TYPES] + [STATUS_UPDATE, "auth_expired", "request_refused"]
     return {
@@ -86,7 +89,7 @@ def asyncapi() -> dict[str, Any]:
                 "action": "receive",
                 "channel": {"$ref": "#/channels/root"},
                 "summary": "What a client may send",
-                "messages": [{"$ref": f"#/channels/root/messages/{name}"} for name in ("status", "auth")],
+                "messages": [{"$ref": f"#/channels/root/messages/{name}"} for name in ("status", "auth", "node")],
             },
         },
         "components": {

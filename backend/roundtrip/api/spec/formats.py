@@ -78,7 +78,7 @@ def schemas_of(kinds: Iterable[type[msgspec.Struct]], inputs: Collection[type[ms
     defaults and take null. In what it sends a field without a value is left out, or, where the type says that nothing
     is left out, always there."""
     sent = {kind.__name__: kind for kind in kinds if kind not in inputs}
-    names = {kind.__name__ for kind in inputs}
+    names = set(msgspec.json.schema_components(list(inputs), ref_template=REF)[1])  # with those within them
     _, components = msgspec.json.schema_components([*sent.values(), *inputs], ref_template=REF)
     for name, schema in components.items():
         if "description" in schema:

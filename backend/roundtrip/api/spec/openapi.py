@@ -163,7 +163,7 @@ def _operation(row: Route, components: dict[str, Any]) -> dict[str, Any]:
 def _tag(row: Route) -> str:
     if row.scope is None:
         return "backend"
-    return "events" if row.scope is Scope.EVENTS_READ else "links"
+    return "events" if row.scope in {Scope.EVENTS_READ, Scope.TRACES_WRITE} else "links"
 
 
 def _path_parameters(path: str) -> list[dict[str, Any]]:

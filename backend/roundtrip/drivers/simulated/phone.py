@@ -244,6 +244,7 @@ class SimulatedSession:
 
     def _connect(self) -> None:
         if self._account is not None:
+            log.debug("simulated_session_online", link_id=self._spec.link_id)
             self._state = PhoneState.ONLINE
             self._report(d.Online(*self._account))
 
@@ -287,6 +288,8 @@ class SimulatedSession:
         self._timers.clear()
 
     def _end(self, cause: d.Exit = d.Exit.STOPPED) -> None:
+        if self._state is not PhoneState.ENDED:
+            log.debug("simulated_session_ended", link_id=self._spec.link_id)
         self._cancel_timers()
         self._hosts.leave(self, cause)
         self._state = PhoneState.ENDED

@@ -19,12 +19,13 @@ import asyncpg
 import structlog
 
 from roundtrip.identity import BotKey
-from roundtrip.outbox.base import OutboxError, Record, Resolve, Upgrade
+from roundtrip.outbox.base import Check, OutboxError
 from roundtrip.outbox.batched import CommitFaults
-from roundtrip.outbox.postgres.batch import WRITE, Batch, KeyCache, Results, Write
-from roundtrip.outbox.postgres.connector import FENCED, Connector, Lost
+from roundtrip.outbox.postgres.arguments import WRITE
+from roundtrip.outbox.postgres.batch import Append, Batch, Results, Write
+from roundtrip.outbox.postgres.connector import FENCED, NOT_OWNER, Connector, Lost
 from roundtrip.outbox.postgres.database import LOST, REFUSED, reason, store_away
-from roundtrip.outbox.postgres.reads import Sums
+from roundtrip.outbox.postgres.reads import KeyCache, Sums
 
 log = structlog.get_logger(__name__)
 
@@ -32,10 +33,13 @@ GRACE: Final = 1.0
 """Seconds that callers wait for a lost connection to be replaced before they are refused."""
 
 _LOOK_AGAIN: Final = 0.05
+_COMMIT: Final = f"SELECT w.*, others_1($1) AS o_others FROM ({WRITE}) AS w"  # noqa: S608  # of this package
+"""`others_1` comes after the batch and under its lock: no event of it overlooks a node that joins."""
 _LOOK_UP: Final = "SELECT id, key_id, seq FROM events WHERE id = ANY($1::uuid[])"
 _SUPERSEDED: Final = (
     "SELECT key_id, seq FROM events WHERE key_id = ANY($1::bigint[]) AND outcome = 3 AND resolved_at = $2"
 )
+_NO_CHANGE: Final = (Append, Check)
 _FIND_KEYS: Final = (
     "SELECT k.user_id, k.bot_id, k.key_id, k.last_seq, k.may_be_pending "
     "FROM unnest($1::text[], $2::text[]) AS r (u, b) JOIN keys k ON k.user_id = r.u AND k.bot_id = r.b"
@@ -69,7 +73,7 @@ class Committer:
 
     async def know(self, writes: Sequence[Write]) -> bool:
         """Find the numbers of keys that a change names and the cache has not. Whether the store answered."""
-        unknown = list({w.key for w in writes if isinstance(w, Record | Resolve | Upgrade) and w.key not in self._keys})
+        unknown = list({w.key for w in writes if not isinstance(w, _NO_CHANGE) and w.key not in self._keys})
         if not unknown:
             return True
         try:
@@ -98,9 +102,9 @@ class Committer:
             raise Refusal(store_away(str(error))) from None
         lease = self._connector.lease
         now = self._now()
-        values = batch.arguments(lease.node_id, lease.fence, lease.slot, now, self._sums.oldest(now))
         try:
-            answer = await connection.fetchrow(WRITE, *values)
+            values = batch.arguments(lease.node_id, lease.fence, lease.slot, now, self._sums.oldest(now))
+            answer = await connection.fetchrow(_COMMIT, *values)
         except (ValueError, TypeError, OverflowError) as error:  # of this client: not sent
             refusal = OutboxError("outbox_unavailable", f"The event store could not write: {type(error).__name__}.")
             raise Refusal(refusal, malformed=True) from None
@@ -113,8 +117,9 @@ class Committer:
             if error.sqlstate == FENCED:  # by an earlier connection, or by another node: a new fence tells
                 raise Refusal(store_away("this node's lease has ended"), again=True) from None
             malformed = isinstance(error, asyncpg.DataError | asyncpg.IntegrityConstraintViolationError)
+            malformed = malformed or error.sqlstate == NOT_OWNER
             raise Refusal(store_away(reason(error)), malformed=malformed) from None
-        results = batch.results(answer)
+        results = batch.results(answer)._replace(others=answer["o_others"])
         ended = list(zip(answer["o_types"] or (), answer["o_outcomes"] or (), answer["o_counts"] or (), strict=True))
         ended += [(type_, 3, 1) for type_ in answer["o_ended_types"] or ()]
         self._sums.add(batch.created(), ended, answer["o_oldest"])
@@ -157,5 +162,5 @@ class Committer:
                 raise Refusal(store_away(str(over))) from None
             if rows:
                 log.info("commit_found", events=len(rows))
-                return batch.found(rows, ended)
+                return batch.found(rows, ended)._replace(others=True)
             raise Refusal(store_away(reason(error)), again=True)

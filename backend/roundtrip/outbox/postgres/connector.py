@@ -9,7 +9,7 @@ from typing import Any, Final
 import asyncpg
 import structlog
 
-from roundtrip.outbox.postgres.database import LOST, Database, reason
+from roundtrip.outbox.postgres.database import LOST, UNUSABLE, Database, reason
 from roundtrip.outbox.postgres.lease import NodeLease
 
 log = structlog.get_logger(__name__)
@@ -17,11 +17,11 @@ log = structlog.get_logger(__name__)
 _FIRST_DELAY: Final = 0.05
 _LONGEST_DELAY: Final = 1.0
 
-_UNUSABLE: Final = (*LOST, asyncpg.ReadOnlySQLTransactionError)
-"""After these the connection is replaced: a server that has become a standby takes no writes, another one does."""
-
 FENCED: Final = "RT001"
 """SQLSTATE of a write with an old fence."""
+
+NOT_OWNER: Final = "RT002"
+"""SQLSTATE of a write of a link's record by a node that has it no more."""
 
 
 class Lost(Exception):  # noqa: N818  # a state of the connection
@@ -77,7 +77,7 @@ class Connector:
     def failed(self, error: BaseException) -> None:
         """A statement failed: drop the connection if it is at an end, or cannot be trusted."""
         fenced = isinstance(error, asyncpg.PostgresError) and error.sqlstate == FENCED
-        if not fenced and not isinstance(error, _UNUSABLE):
+        if not fenced and not isinstance(error, UNUSABLE):
             return
         if self._connection is not None:
             self._connection.terminate()

@@ -6,7 +6,9 @@ Nothing here retries: the outbox's writer and the users of `Pool` decide what a 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -25,6 +27,8 @@ OLDEST_SERVER: Final = 140_000
 """PostgreSQL 14: the oldest release whose SQL the migrations use."""
 
 CONNECT_TIMEOUT: Final = 5.0
+HOST_PATIENCE: Final = 0.5
+"""Seconds until the next of several hosts is tried beside one that has not answered yet."""
 ANSWER_TIMEOUT: Final = 5.0
 """Seconds until a connection or an answer counts as lost. A network that drops packets says nothing by itself."""
 
@@ -68,6 +72,9 @@ LOST: Final = (
 )
 """The connection is gone; whether what was under way is committed is not known."""
 
+UNUSABLE: Final = (*LOST, asyncpg.ReadOnlySQLTransactionError)
+"""After these a connection is replaced: a server that has become a standby takes no writes, another one does."""
+
 
 def store_away(why: str) -> OutboxError:
     """The error of every call while PostgreSQL cannot be reached, or refuses writes."""
@@ -87,25 +94,29 @@ class Database:
     def __init__(self, dsn: str, *, answer_timeout: float = ANSWER_TIMEOUT) -> None:
         """`dsn` as libpq takes it; several hosts name a primary and its standbys. `answer_timeout` in seconds."""
         self._dsn = dsn
+        self._dsns = _one_each(dsn)
         self.answer_timeout = answer_timeout
 
     async def connect(self, **options: Any) -> Any:
         """A connection to the server that takes writes. Raises one of `LOST` or an `asyncpg.PostgresError`."""
         async with asyncio.timeout(CONNECT_TIMEOUT):
-            connection = await asyncpg.connect(
-                self._dsn,
-                timeout=CONNECT_TIMEOUT,
-                command_timeout=self.answer_timeout,
-                server_settings={"application_name": "roundtrip"},
-                target_session_attrs="read-write",
-                **options,
-            )
+            connection = await _first([partial(self._open, dsn, options) for dsn in self._dsns])
             try:
                 await connection.execute(_SET)  # not at the start of the session, where PgBouncer refuses them
             except BaseException:
                 connection.terminate()
                 raise
             return connection
+
+    async def _open(self, dsn: str, options: dict[str, Any]) -> Any:
+        return await asyncpg.connect(
+            dsn,
+            timeout=CONNECT_TIMEOUT,
+            command_timeout=self.answer_timeout,
+            server_settings={"application_name": "roundtrip"},
+            target_session_attrs="read-write",
+            **options,
+        )
 
     async def prepare(self) -> int:
         """Check the server and migrate its schema; the schema's version. Raises `StartError`."""
@@ -132,6 +143,42 @@ class Database:
             raise StartError(f"The store {address(self._dsn)} cannot be used: {_told(error)}.") from None
         finally:
             connection.terminate()
+
+
+def _one_each(dsn: str) -> list[str]:
+    """The addresses of the hosts that a DSN names."""
+    parts = urlsplit(dsn)
+    user, at, hosts = parts.netloc.rpartition("@")
+    return [parts._replace(netloc=f"{user}{at}{host}").geturl() for host in hosts.split(",")]
+
+
+async def _first(attempts: Sequence[Callable[[], Awaitable[Any]]]) -> Any:
+    """The connection of the first attempt that succeeds. The next one is started when one fails, or says nothing for a
+    while: a machine that is off does not refuse a connection. Raises what the last one raised."""
+    waiting, running = deque(attempts), set[asyncio.Task[Any]]()
+    error: BaseException | None = None
+    try:
+        while waiting or running:
+            if waiting:
+                running.add(asyncio.ensure_future(waiting.popleft()()))
+            done, running = await asyncio.wait(
+                running, timeout=HOST_PATIENCE if waiting else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                if (error := task.exception()) is None:
+                    running |= done - {task}
+                    return task.result()
+        raise error or OSError("no host")
+    finally:
+        for task in running:
+            task.add_done_callback(_let_go)
+            task.cancel()
+
+
+def _let_go(task: asyncio.Task[Any]) -> None:
+    """An attempt that was not needed: it may have succeeded before it was cancelled."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().terminate()
 
 
 async def _refuse_pooling(first: Any, connect: Callable[..., Awaitable[Any]]) -> None:
@@ -194,7 +241,7 @@ class Pool:
                 async with asyncio.timeout(self._database.answer_timeout):
                     result = await work(connection)
             except BaseException as error:
-                if isinstance(error, asyncpg.PostgresError) and not isinstance(error, LOST):
+                if isinstance(error, asyncpg.PostgresError) and not isinstance(error, UNUSABLE):
                     self._free.append(connection)
                 else:  # lost, or interrupted in the middle of an answer
                     self._open.discard(connection)

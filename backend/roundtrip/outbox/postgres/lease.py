@@ -16,7 +16,7 @@ from typing import Any, Final
 import asyncpg
 import structlog
 
-from roundtrip.clock import SYSTEM, steady
+from roundtrip.clock import SYSTEM, Clock, steady
 from roundtrip.errors import StartError
 from roundtrip.outbox.postgres.database import LOST, Database, reason
 
@@ -29,24 +29,29 @@ MARGIN: Final = 0.2
 """Share of a lease that is left when this node counts it as ended: what it holds takes a while to end."""
 
 _RETRY: Final = 0.5
+_NODES: Final = "SELECT count(*)::integer FROM nodes WHERE lease_until > clock_timestamp()"
 
 
 class NodeLease:
     """One node's row in `nodes`. `join`, then `hold` as a task, then `leave`."""
 
-    def __init__(self, database: Database, node_id: str, seconds: float) -> None:
-        """`seconds` is how long the lease lasts without a renewal."""
+    def __init__(self, database: Database, node_id: str, seconds: float, clock: Clock = SYSTEM) -> None:
+        """`seconds` is how long the lease lasts without a renewal, `clock` is this node's own."""
         self.node_id = node_id
         self.seconds = seconds
         self.session = uuid.uuid4().hex
         self.slot = 0
         self.fence = 0
+        self.nodes = 1
+        """Live nodes of the store, this one included, when the lease was renewed last."""
         self.store_now = 0
         """The database's clock when the fence was set, in milliseconds since the epoch."""
         self.on_change: Callable[[bool], None] = lambda _held: None
         """Called with False when the lease has ended, and with True when it was taken again."""
+        self.on_renewed: Callable[[float], None] = lambda _deadline: None
+        """Called with the time until which the lease is certain to last, by `clock.steady`, whenever that is later."""
         self._database = database
-        self._steady = steady(SYSTEM)
+        self._steady = steady(clock)
         self._deadline = 0.0
         self._told = False
         self._renewed = 0.0
@@ -59,21 +64,24 @@ class NodeLease:
         return self._steady() < self._deadline
 
     @property
+    def deadline(self) -> float:
+        """Until when it is certain to last, by `clock.steady`."""
+        return self._deadline
+
+    @property
     def age(self) -> float:
         """Seconds since the newest renewal was sent."""
         return self._steady() - self._renewed
 
     async def join(self) -> None:
-        """Take a place in the store; waits for the end of a dead node's lease. Raises `StartError` when a live node has
-        the store, for two may not use it yet."""
+        """Take a place in the store. Waits for the end of a dead node's lease of the same name, or of a release that
+        holds every link by itself; raises `StartError` when that one is alive."""
         waited_from, ends = self._steady(), None
         while (found := await self._try_join()) is not None:
             holder, left = found
             now = self._steady()
             if ends is not None and now + left > ends + self.seconds / (2 * RENEWALS):
-                raise StartError(
-                    f"The store is in use by the node {holder}, which is alive: one node at a time may use it.", 1
-                )
+                raise StartError(_in_use(holder, self.node_id), 2)
             if ends is None:
                 log.info("store_waits_for_lease", holder=holder, seconds=round(left, 1))
                 ends = now + left
@@ -82,12 +90,10 @@ class NodeLease:
             log.info("store_lease_taken_over", waited=round(self._steady() - waited_from, 1))
 
     async def _try_join(self) -> tuple[str, float] | None:
-        """None when it joined, else who has the store and for how many seconds."""
+        """None when it joined, else who is in the way and for how many seconds."""
         sent = self._steady()
         connection = await self._connected()
-        row = await connection.fetchrow(
-            "SELECT * FROM join_1($1, $2, $3, true)", self.node_id, self.session, self.seconds
-        )
+        row = await connection.fetchrow("SELECT * FROM join_2($1, $2, $3)", self.node_id, self.session, self.seconds)
         if row["o_holder"] is not None:
             return row["o_holder"], float(row["o_left"])
         self.fence, self.slot, self.store_now = row["o_fence"], row["o_slot"], row["o_now"]
@@ -107,23 +113,26 @@ class NodeLease:
         """Renew until cancelled; reports when the lease has ended, and takes it again when the store is back."""
         while True:
             await asyncio.sleep(self._pause())
-            sent = self._steady()
-            try:
-                async with asyncio.timeout(self.seconds / RENEWALS):
-                    connection = await self._connected()
-                    if await connection.fetchval(
-                        "SELECT renew_1($1, $2, $3)", self.node_id, self.session, self.seconds
-                    ):
-                        self._renewed_at(sent)
-                    else:
-                        self._deadline = 0.0
-                        self._tell()
-                        if await self._try_join() is not None:
-                            log.error("store_taken_by_another_node")
-            except (*LOST, asyncpg.PostgresError) as error:
-                log.warning("lease_not_renewed", error=reason(error), left=round(self._deadline - self._steady(), 1))
-                self._drop()
-            self._tell()
+            await self.renew()
+
+    async def renew(self) -> None:
+        """Renew once, or join anew when the lease has ended in the store."""
+        sent = self._steady()
+        try:
+            async with asyncio.timeout(self.seconds / RENEWALS):
+                connection = await self._connected()
+                if await connection.fetchval("SELECT renew_1($1, $2, $3)", self.node_id, self.session, self.seconds):
+                    self._renewed_at(sent)
+                    self.nodes = await connection.fetchval(_NODES)
+                else:
+                    self._deadline = 0.0
+                    self._tell()
+                    if await self._try_join() is not None:
+                        log.error("node_id_taken_by_another_node", node=self.node_id)
+        except (*LOST, asyncpg.PostgresError) as error:
+            log.warning("lease_not_renewed", error=reason(error), left=round(self._deadline - self._steady(), 1))
+            self._drop()
+        self._tell()
 
     def _pause(self) -> float:
         """Seconds until the next renewal, but never past the end of the lease."""
@@ -135,6 +144,7 @@ class NodeLease:
     def _renewed_at(self, sent: float) -> None:
         self._renewed = sent
         self._deadline = sent + self.seconds * (1 - MARGIN)
+        self.on_renewed(self._deadline)
         if self._timer is not None:
             self._timer.cancel()
         delay = max(0.0, self._deadline - self._steady()) + 0.001
@@ -158,15 +168,10 @@ class NodeLease:
         try:
             async with asyncio.timeout(1.0):
                 connection = await self._connected()
-                await connection.execute(
-                    "DELETE FROM nodes WHERE node_id = $1 AND session = $2", self.node_id, self.session
-                )
+                await connection.execute("SELECT leave_1($1, $2)", self.node_id, self.session)
         except (*LOST, asyncpg.PostgresError) as error:
             log.warning("lease_not_given_up", error=reason(error))
         self._drop()
-
-    def _row(self) -> tuple[str, str, float]:
-        return self.node_id, self.session, self.seconds
 
     async def _connected(self) -> Any:
         if self._connection is None or self._connection.is_closed():
@@ -177,3 +182,9 @@ class NodeLease:
         if self._connection is not None:
             self._connection.terminate()
             self._connection = None
+
+
+def _in_use(holder: str, node_id: str) -> str:
+    if holder == node_id:
+        return f"A node named {node_id} is alive: give each node a name of its own (ROUNDTRIP_NODE_ID)."
+    return f"The store is in use by the node {holder} of an earlier release, which is alive: end it first."

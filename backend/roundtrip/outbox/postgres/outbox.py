@@ -87,6 +87,8 @@ class PostgresOutbox(BatchedOutbox):
         sweep = Sweep(sweep_every, int(retention * 1000), lambda: self._offset)
         self._writer = Writer(self._connector, sweep, self._on_results, self._on_refusal, self._now)
         self._task: asyncio.Task[None] | None = None
+        self.on_commit: Callable[[bool], None] = lambda _others: None
+        """Called before the callbacks of a commit: whether another node was alive then."""
 
     def watch(self, on_change: Callable[[bool], None]) -> None:
         """Have it reported when the store is reached, and when it no longer is."""
@@ -164,6 +166,10 @@ class PostgresOutbox(BatchedOutbox):
         self._frame.apply_step(ns)
 
     def _encoded(self, attempts: Sequence[Attempt]) -> str:
+        node = self._lease.node_id
+        for attempt in attempts:
+            if attempt.node is None:
+                attempt.node = node
         return encode_attempts(reads.moved(attempts, -self._offset) if self._offset else attempts)
 
     # reads: each may raise `OutboxError`
@@ -192,6 +198,14 @@ class PostgresOutbox(BatchedOutbox):
         found = await self._query(lambda connection: reads.find(connection, event_id))
         return None if found is None else reads.local_entry(found, self._offset)
 
+    async def endings(self, events: Sequence[tuple[BotKey, int]]) -> list[tuple[Outcome, str | None] | None]:
+        """How each of these events ended, and which node made its last attempt; None for one that is pending or gone.
+        Sees what was called before, as every read."""
+        found: list[tuple[Outcome, str | None] | None] = await self._query(
+            lambda connection: reads.endings(connection, events)
+        )
+        return found
+
     async def _query(self, work: Callable[[Any], Any]) -> Any:
         """A query beside the writer, once all that was called before it is written."""
         flushed: asyncio.Future[None] = self._new_reply()
@@ -206,7 +220,8 @@ class PostgresOutbox(BatchedOutbox):
 
     def totals(self) -> Totals:
         """As `Outbox.totals`: this node's commits at once, those of others within a sweep's interval."""
-        return self._writer.sums.totals(self._offset)
+        sums, lease = self._writer.sums, self._lease
+        return sums.totals(self._offset)._replace(exported=lease.held and sums.first == lease.node_id)
 
     # times and results
 
@@ -215,6 +230,8 @@ class PostgresOutbox(BatchedOutbox):
         return self._frame.now_ms() - self._offset
 
     def _on_results(self, results: Results, seconds: float) -> None:
+        if results.done:
+            self._call(self.on_commit, results.others)
         if results.ended_before:
             self._call(self.on_ended, results.ended_before)
         for append, result in results.done:

@@ -1,4 +1,5 @@
-"""What is read from the store: many pending pages and newest numbers in one query each, the ledger, and the sums.
+"""What is read from the store: many pending pages and newest numbers in one query each, the ledger, and the sums; and
+what is remembered of keys.
 
 Times are by the store's clock; the outbox converts them.
 """
@@ -14,7 +15,16 @@ import structlog
 
 from roundtrip.events import EventType
 from roundtrip.identity import BotKey
-from roundtrip.outbox.records import Attempt, LedgerEntry, Outcome, StoredEvent, Totals, decode_attempts, whole_body
+from roundtrip.outbox.records import (
+    Attempt,
+    LedgerEntry,
+    Outcome,
+    StoredEvent,
+    Totals,
+    decode_attempts,
+    key_part,
+    whole_body,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -37,13 +47,51 @@ _ENTRY: Final = (
 )
 _LEDGER: Final = f"{_ENTRY} WHERE k.user_id = $1 AND k.bot_id = $2 AND e.seq > $3 ORDER BY e.seq LIMIT $4"
 _FIND: Final = f"{_ENTRY} WHERE e.id = $1"
+_ENDINGS: Final = (
+    "SELECT r.o - 1 AS n, e.outcome, CASE WHEN e.attempts <> '[]' THEN e.attempts::jsonb -> -1 ->> 'node' END "
+    "FROM unnest($1::text[], $2::text[], $3::bigint[]) WITH ORDINALITY AS r (u, b, s, o) "
+    "JOIN keys k ON k.user_id = r.u AND k.bot_id = r.b JOIN events e ON e.key_id = k.key_id AND e.seq = r.s "
+    "WHERE e.outcome <> 0"
+)
 _SUMS: Final = (
-    "SELECT (SELECT array_agg(ARRAY[type, outcome, n]) FROM "
+    "SELECT (SELECT array_agg(ARRAY[type, outcome, n]) FROM "  # noqa: S608  # a number
     "(SELECT type, outcome, sum(n)::bigint AS n FROM totals GROUP BY type, outcome) t) AS sums, "
-    "(SELECT min(created_at) FROM events WHERE outcome = 0) AS oldest, "
-    "pg_total_relation_size('events') AS size"
+    f"(SELECT min(created_at) FROM events WHERE outcome = 0 AND type <> {EventType.CANARY:d}) AS oldest, "
+    "pg_total_relation_size('events') AS size, "
+    "(SELECT node_id FROM nodes WHERE lease_until > clock_timestamp() ORDER BY started_at, node_id LIMIT 1) AS first"
 )
 _COUNT: Final = "SELECT type, count(*) AS n FROM events WHERE outcome = 0 GROUP BY type"
+
+
+KEY_LIMIT: Final = 50_000
+"""Keys that the cache holds."""
+
+
+class KnownKey:
+    """What is remembered of a key. Other nodes may have moved it on: only `key_id` is certain.
+
+    `may` has a bit for each type of which an event may be pending, and decides nothing but which writes share a batch.
+    """
+
+    __slots__ = ("json", "key_id", "last_seq", "may")
+
+    def __init__(self, key: BotKey) -> None:
+        self.key_id: int | None = None
+        self.last_seq = 0
+        self.may = -1
+        self.json = key_part(key)
+
+
+class KeyCache(dict[BotKey, KnownKey]):
+    def of(self, key: BotKey) -> KnownKey:
+        if (known := self.get(key)) is None:
+            known = self[key] = KnownKey(key)
+        return known
+
+    def trim(self) -> None:
+        """Between two batches: forget all when there are too many."""
+        if len(self) > KEY_LIMIT:
+            self.clear()
 
 
 class Pending(NamedTuple):
@@ -105,6 +153,17 @@ async def last_seqs(connection: Any, reads: Sequence[LastSeq]) -> list[int]:
     return found
 
 
+async def endings(connection: Any, events: Sequence[tuple[BotKey, int]]) -> list[tuple[Outcome, str | None] | None]:
+    """As `PostgresOutbox.endings`."""
+    found: list[tuple[Outcome, str | None] | None] = [None] * len(events)
+    rows = await connection.fetch(
+        _ENDINGS, [key.user_id for key, _ in events], [key.bot_id for key, _ in events], [seq for _, seq in events]
+    )
+    for n, outcome, node in rows:
+        found[n] = Outcome(outcome), node
+    return found
+
+
 async def ledger(connection: Any, key: BotKey, after: int, limit: int) -> list[LedgerEntry]:
     """As `Outbox.ledger`."""
     rows = await connection.fetch(_LEDGER, key.user_id, key.bot_id, max(after, 0), min(max(limit, 0), _LIMIT - 1))
@@ -130,7 +189,7 @@ def _entry(row: Any) -> LedgerEntry:
         traceparent,
         Outcome(outcome),
         resolved_at,
-        decode_attempts(attempts),
+        tuple(sorted(decode_attempts(attempts), key=lambda attempt: attempt.at)),  # those of several nodes
     )
 
 
@@ -172,6 +231,8 @@ class Sums:
         }
         self._oldest: int | None = None
         self._size = 0
+        self.first: str | None = None
+        """The node that has been in the store for longest: it exports the sums, so that nobody counts them twice."""
 
     async def read(self, connection: Any, *, check: bool = False) -> None:
         """Read all of them; with `check`, count what is pending too, and log an error if the two do not agree."""
@@ -190,7 +251,7 @@ class Sums:
                 self._created[EventType(type_)] = n
             else:
                 self._resolved[EventType(type_), Outcome(outcome)] = n
-        self._oldest, self._size = row["oldest"], row["size"]
+        self._oldest, self._size, self.first = row["oldest"], row["size"], row["first"]
         for kind, open_ in self._pending().items() if counted is not None else ():
             if counted is not None and counted.get(kind, 0) != open_:
                 log.error("ledger_unbalanced", type=kind.wire, expected=open_, pending=counted.get(kind, 0))
@@ -214,6 +275,10 @@ class Sums:
         return pending
 
     def totals(self, offset: int) -> Totals:
-        """`offset` is this machine's clock minus the store's, in milliseconds."""
+        """`offset` is this machine's clock minus the store's, in milliseconds. What this node ended and another created
+        may not have been read as created yet: it counts as created all the same."""
         oldest = None if self._oldest is None else self._oldest + offset
-        return Totals(dict(self._created), dict(self._resolved), self._pending(), oldest, self._size)
+        pending = self._pending()
+        created = {kind: n - min(0, pending[kind]) for kind, n in self._created.items()}
+        pending = {kind: max(0, n) for kind, n in pending.items()}
+        return Totals(created, dict(self._resolved), pending, oldest, self._size)

@@ -18,11 +18,11 @@ from roundtrip.identity import BotKey
 from roundtrip.outbox.base import Check, OutboxError, Record, Resolve, Stop, Upgrade, resolve_reply
 from roundtrip.outbox.batched import CommitFaults
 from roundtrip.outbox.postgres import reads as queries
-from roundtrip.outbox.postgres.batch import Append, Batch, KeyCache, Results, Write
+from roundtrip.outbox.postgres.batch import Append, Batch, Results, Write
 from roundtrip.outbox.postgres.commits import GRACE, Committer, Refusal
 from roundtrip.outbox.postgres.connector import Connector, Lost
 from roundtrip.outbox.postgres.database import LOST, reason, store_away
-from roundtrip.outbox.postgres.reads import Flush, LastSeq, Pending, Read, Sums
+from roundtrip.outbox.postgres.reads import Flush, KeyCache, LastSeq, Pending, Read, Sums
 from roundtrip.outbox.postgres.sweep import Sweep
 from roundtrip.outbox.records import EventIds, Timestamps
 from roundtrip.outbox.sqlite.maintenance import RetryQueue
@@ -31,6 +31,12 @@ log = structlog.get_logger(__name__)
 
 BATCH_LIMIT: Final = 2000
 """Most writes in one round, so that a flood is answered in pieces."""
+
+COMMIT_LIMIT: Final = 512
+"""Most writes in one commit. While the database is at one, the callers of the one before are called back: with larger
+ones the two wait for each other, with smaller ones both wait for the disk."""
+
+_READS: Final = (Pending, LastSeq, Flush)
 
 TRIES: Final = 3
 """Of one batch that conflicts, or whose connection is lost, before its callers are refused."""
@@ -66,6 +72,8 @@ class Writer:
         self._commits.while_away = self._refuse_waiting
         self.on_failure: Callable[[], object] = lambda: None
         """Called for each commit that failed."""
+        self._untold: tuple[Batch, Results, float] | None = None
+        """The newest commit, with the seconds that it took, while its callers do not know of it."""
         self.alive = True
         self.round_began = 0.0
         """When the round under way began, on the monotonic clock; 0.0 between two."""
@@ -92,6 +100,7 @@ class Writer:
             log.exception("outbox_writer_died")
         finally:
             self.alive = False
+            self._tell()
             if self._retries:
                 log.error("outbox_closed_with_unwritten", count=len(self._retries))
             for stop in stops:
@@ -113,15 +122,17 @@ class Writer:
         stops: list[Stop] = []
         while self._queue and len(writes) < BATCH_LIMIT and not stops:
             item = self._queue.popleft()
-            if isinstance(item, Stop):
-                stops.append(item)
-            elif isinstance(item, Pending | LastSeq | Flush):
+            if isinstance(item, _READS):
                 reads.append(item)
+            elif isinstance(item, Stop):
+                stops.append(item)
             else:
                 writes.append(item)
         self._sweep.processed(len(writes) + len(reads) + len(stops))
         if writes or self._retries.due() or (self._retries and stops):
             await self._write(writes)
+        if reads or stops or self._sweep.ready() or not self._queue:
+            self._tell()
         if reads:
             await self._read(reads)
         if not stops and self._sweep.ready():
@@ -133,7 +144,7 @@ class Writer:
 
     async def _write(self, writes: list[Write]) -> None:
         if self._retries.must_wait():
-            self._refuse(writes, _could_not())
+            self._refuse(writes, store_away("it could not write a moment ago"))
             return
         rest: deque[Write] = deque([*self._taken(), *writes])
         tries = 0
@@ -143,7 +154,7 @@ class Writer:
                 return
             started = time.perf_counter()
             try:
-                results = await self._commits.commit(batch)
+                results = await self._committed(batch)
             except Refusal as refusal:
                 batch.forget()
                 self.on_failure()
@@ -160,11 +171,28 @@ class Writer:
             tries = 0
             self._retries.succeeded()
             self._keys.trim()
-            for append, error in batch.refused:
-                self._refuse_append(append, error)
-            self._report(results, time.perf_counter() - started)
-            for check in batch.checks:
-                resolve_reply(check.reply, None)
+            self._untold = (batch, results, time.perf_counter() - started)
+
+    async def _committed(self, batch: Batch) -> Results:
+        """Send a batch and, while the database is at it, tell what became of the one before."""
+        if self._untold is None:
+            return await self._commits.commit(batch)
+        commit = asyncio.create_task(self._commits.commit(batch), name="outbox-commit")
+        await asyncio.sleep(0)  # it is sent
+        self._tell()
+        return await commit
+
+    def _tell(self) -> None:
+        """Call back for the newest commit, if that was not done yet."""
+        if (untold := self._untold) is None:
+            return
+        self._untold = None
+        batch, results, seconds = untold
+        for append, error in batch.refused:
+            self._refuse_append(append, error)
+        self._report(results, seconds)
+        for check in batch.checks:
+            resolve_reply(check.reply, None)
 
     def _taken(self) -> list[Record | Resolve | Upgrade]:
         return [write for write in self._retries.take() if isinstance(write, Record | Resolve | Upgrade)]
@@ -188,13 +216,14 @@ class Writer:
             self._refuse(list(rest), store_away("no connection"))
             return None
         batch = Batch(self._keys, self._ids, self._times)
-        limit = 1 if self._alone else BATCH_LIMIT
+        limit = 1 if self._alone else COMMIT_LIMIT
         while rest and len(batch.writes) < limit and batch.add(rest[0]):
             rest.popleft()
         self._alone = max(0, self._alone - 1)
         return batch
 
     def _refuse(self, writes: Sequence[Write], error: OutboxError, *, retry: bool = True) -> None:
+        self._tell()  # what came before these
         if retry:
             self._retries.add([write for write in writes if isinstance(write, Record | Resolve | Upgrade)])
         for write in writes:
@@ -204,28 +233,22 @@ class Writer:
                 resolve_reply(write.reply, error)
 
     def _refuse_queued(self) -> None:
-        items, self._queue = self._queue, deque()
-        error = OutboxError("outbox_unavailable", "The event store has stopped.")
-        for item in items:
-            if isinstance(item, Stop):
-                resolve_reply(item.reply, None)
-            elif isinstance(item, Pending | LastSeq | Flush):
-                resolve_reply(item.reply, error)
-            else:
-                self._refuse([item], error, retry=False)
+        self._refuse_all(OutboxError("outbox_unavailable", "The event store has stopped."), stopped=True)
 
     def _refuse_waiting(self) -> None:
         """The store is away and a batch waits for it: refuse what came after."""
+        self._sweep.processed(self._refuse_all(store_away("no connection"), stopped=False))
+
+    def _refuse_all(self, error: OutboxError, *, stopped: bool) -> int:
         items, self._queue = self._queue, deque()
-        error = store_away("no connection")
-        self._sweep.processed(len(items))
         for item in items:
             if isinstance(item, Stop):
-                self._queue.append(item)
-            elif isinstance(item, Pending | LastSeq | Flush):
+                resolve_reply(item.reply, None) if stopped else self._queue.append(item)
+            elif isinstance(item, _READS):
                 resolve_reply(item.reply, error)
             else:
-                self._refuse([item], error)
+                self._refuse([item], error, retry=not stopped)
+        return len(items)
 
     # reads
 
@@ -275,7 +298,3 @@ class Writer:
         else:
             if ended:
                 self._report(Results(ended, (), ()), -1.0)
-
-
-def _could_not() -> OutboxError:
-    return store_away("it could not write a moment ago")

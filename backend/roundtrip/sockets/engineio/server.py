@@ -102,6 +102,8 @@ class EngineServer(engineio.AsyncServer):  # type: ignore[misc]  # python-engine
         self._async = {**driver._async, "websocket": ConnectionWebSocket}  # where python-engineio looks up its driver
         self.on_refused: Callable[[str], None] = lambda _what: None
         """Called with the label of each packet or request that broke the protocol."""
+        self.on_too_large: Callable[[], None] = lambda: None
+        """Called for each packet or body over the limit."""
 
     def create_queue(self, *args: Any, **kwargs: Any) -> PacketQueue:
         return PacketQueue()

@@ -253,3 +253,9 @@ class EngineSocket(AsyncSocket):  # type: ignore[misc]  # python-engineio publis
             self._refused = True
             self.server.on_refused(what)
             log.info("packet_refused", what=what)
+
+    def too_large(self) -> None:
+        """Count a packet or a body that is over the limit. The caller closes the connection."""
+        self.close_reason = self.close_reason or PROTOCOL_ERROR
+        self.server.on_too_large()
+        log.info("packet_too_large", transport=self.transport, limit=self.server.max_http_buffer_size)

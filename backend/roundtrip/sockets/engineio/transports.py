@@ -19,7 +19,7 @@ from aiohttp import StreamReader, web
 from engineio import exceptions, packet
 
 from roundtrip.delivery.wire import websocket_frame
-from roundtrip.sockets.engineio.socket import PROTOCOL_ERROR, EngineSocket, engine_frame
+from roundtrip.sockets.engineio.socket import EngineSocket, engine_frame
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +69,7 @@ class TransportSocket(EngineSocket):
         """
         length = environ.get("CONTENT_LENGTH")
         if length is not None and int(length) > self.server.max_http_buffer_size:
-            self.close_reason = PROTOCOL_ERROR
+            self.too_large()
             raise exceptions.ContentTooLongError
         if self._posting:
             self.refuse("second_request")
@@ -104,7 +104,7 @@ class TransportSocket(EngineSocket):
             while piece := await content.read(self.server.max_http_buffer_size + 1 - len(body)):
                 body += piece
                 if len(body) > self.server.max_http_buffer_size:
-                    self.close_reason = PROTOCOL_ERROR
+                    self.too_large()
                     raise exceptions.ContentTooLongError
             return bytes(body)
         except (OSError, web.RequestPayloadError) as error:

@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
 from roundtrip.delivery.wire import websocket_close, websocket_pong
 from roundtrip.sockets.engineio.frames import InterceptingQueue, attach
@@ -111,7 +111,10 @@ class ConnectionWebSocket:
             if message.type is WSMsgType.PING:
                 self._connection.write_control(websocket_pong(message.data))
             elif message.type is not WSMsgType.PONG:
-                self._connection.close_code = self._connection.close_code or self._ws.code
+                if self._connection.close_code is None:
+                    self._connection.close_code = self._ws.code
+                    if self._ws.code == WSCloseCode.MESSAGE_TOO_BIG:
+                        self._connection.too_large()
                 raise OSError("the websocket is closed")
 
     async def wait(self) -> str | bytes:

@@ -2,7 +2,7 @@
 import { html } from "/static/html.js";
 import { Difference, Facts, Heading, Id, Key, Loaded, Tag, Time, duration, reasonWords } from "/static/parts.js";
 import { paths } from "/static/router.js";
-import { NO_SPANS, OUTCOMES } from "/static/words.js";
+import { NO_SPANS, OUTCOMES, PAGE_FAILED, PAGE_PROCESSED } from "/static/words.js";
 import { Lines, Waterfall } from "/static/waterfall.js";
 
 const GOOD = new Set(["acked", "received", "superseded"]);
@@ -55,6 +55,13 @@ export class EventView extends Loaded {
             <${Time} at=${step.at} /> <span class="after">+${duration(step.sinceCreated / 1000)}</span>
             <${Tag} kind=${step.kind === "missed" ? "bad" : "plain"}>${step.kind}<//>
             <span>${step.attempt ? `Attempt ${step.attempt}: ` : ""}<${Id}>${step.text}<//></span>
+          </li>`,
+        )}
+        ${traces.spans.filter((span) => span.name.startsWith("process ")).map(
+          (span) => html`<li key=${span.spanId} class="step step-process" data-kind="process">
+            <${Time} at=${new Date(span.start / 1000).toISOString()} />${" "}
+            <${Tag} kind=${span.error ? "bad" : "plain"}>process<//>
+            <span>${span.error ? PAGE_FAILED : PAGE_PROCESSED} ${duration(span.duration / 1e6)}${span.error ? `: ${span.error}` : "."}</span>
           </li>`,
         )}
       </ol>

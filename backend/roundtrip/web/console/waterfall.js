@@ -68,6 +68,7 @@ function Row({ span, depth, from, to, open, toggle, event }) {
     html`<div class="span-body">
       <${Facts}
         rows=${[
+          ["Service", span.service],
           ["Kind", span.kind],
           ["Span", html`<code>${span.spanId}</code>`],
           ["Event", other && other !== event ? html`<a href=${paths.event(other)}><code>${other}</code></a>` : null],
