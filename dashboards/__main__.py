@@ -1,4 +1,5 @@
-"""`python -m dashboards` writes the dashboards' JSON and the rules of Kubernetes; `--check` only says which differ."""
+"""`python -m dashboards` writes the dashboards' JSON, the rules of Kubernetes and the console's table of alerts;
+`--check` only says which files differ."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from typing import Final
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
+from dashboards import alert_table
 from dashboards.builders import backend_health, delivery, kubernetes, runbooks, socket_mapping, whatsapp_links
 
 FOLDER: Final = Path(__file__).parent / "grafana"
@@ -30,7 +32,8 @@ RULES: Final = Path(__file__).parents[1] / "deploy" / "kubernetes" / "monitoring
 
 def files() -> dict[Path, Callable[[], str]]:
     """Every file that is written, and what makes its text."""
-    return {FOLDER / name: partial(render, name) for name in BUILDERS} | {RULES: kubernetes.prometheus_rule}
+    others = {RULES: kubernetes.prometheus_rule, alert_table.MODULE: alert_table.render}
+    return {FOLDER / name: partial(render, name) for name in BUILDERS} | others
 
 
 def render(name: str) -> str:

@@ -51,3 +51,25 @@ async def test_a_connection_that_is_refused_ends_it_with_an_error() -> None:
     _, said = await asyncio.wait_for(load.communicate(), 10)
     assert load.returncode == 1
     assert b"connect" in said
+
+
+async def test_a_herd_says_when_each_client_has_its_snapshot_and_what_it_missed() -> None:
+    require("cc", "apt-get install gcc libc6-dev")
+    async with stage() as s:
+        for number in range(CLIENTS):
+            for _ in range(2):
+                await s.courier.publish(BotKey(f"user-{number}", "bot"), "link", Connected("+15550100", "Ada", False))
+        load = await asyncio.create_subprocess_exec(
+            *command(s.url, CLIENTS, in_flight=CLIENTS, missed=2),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert load.stdout is not None
+        try:
+            async with asyncio.timeout(20):
+                lines = [json.loads(await load.stdout.readline()) for _ in range(2)]
+        finally:
+            load.kill()
+            await load.wait()
+    found = next(line for line in lines if "complete" in line)
+    assert (found["complete"], found["told"], found["untold"]) == (CLIENTS, 0, 0)

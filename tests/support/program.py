@@ -56,6 +56,11 @@ class Program:
                 while not await _ready(session, self.admin_url) or not await _restored(session, self.admin_url):
                     await asyncio.sleep(0.02)
 
+    async def is_ready(self) -> bool:
+        """Whether it says now that it is ready."""
+        async with aiohttp.ClientSession() as session:
+            return bool(self.admin_url) and await _ready(session, self.admin_url)
+
     def text(self) -> str:
         return b"".join(self.log).decode(errors="replace")
 

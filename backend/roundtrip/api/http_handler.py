@@ -15,6 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from roundtrip.api.problems import CONTENT_TYPE, Problem, problem_of
+from roundtrip.limits.turns import Turns
 
 MAX_LINE: Final = 16_384
 """Bytes of a request's first line: a long id is refused by name, not by the parser."""
@@ -28,12 +29,14 @@ _SUPPORTED: Final = frozenset({HttpVersion10, HttpVersion11})
 class HttpHandler(web.RequestHandler):
     """One connection."""
 
-    __slots__ = ("_handle", "_malformed")
+    __slots__ = ("_handle", "_malformed", "_turns")
 
-    def __init__(self, server: web.Server, malformed: Callable[[str], None]) -> None:
+    def __init__(self, server: web.Server, malformed: Callable[[str], None], turns: Turns) -> None:
         """`server` is aiohttp's, whose settings it adopts. `malformed(reason)` is called with one of `malformed`,
-        `line_too_long`, `header_too_long`, `http_version`."""
+        `line_too_long`, `header_too_long`, `http_version`. `turns` bounds the requests that all connections begin in
+        one turn of the event loop."""
         super().__init__(server, loop=asyncio.get_running_loop(), **server._kwargs)
+        self._turns = turns
         self._malformed = malformed
         self._handle: Callable[[Any], Any] = cast("Callable[[Any], Any]", server.request_handler)
         self._request_handler = self._respond
@@ -62,6 +65,7 @@ class HttpHandler(web.RequestHandler):
     async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
         if request._version not in _SUPPORTED:
             return self._refuse_version(request)
+        await self._turns.take()
         try:
             response: web.StreamResponse = await self._handle(request)
         except web.HTTPException as error:  # raised before the application's own middlewares, as 417 is

@@ -16,10 +16,16 @@ from aiohttp import StreamReader, web
 from roundtrip.api.http_handler import MAX_FIELD, MAX_LINE, HttpHandler
 from roundtrip.api.problems import CONTENT_TYPE
 from roundtrip.limits.connections import Acceptor, ConnectionLimits, bind
+from roundtrip.limits.turns import Turns
 from roundtrip.runtime import Reserve
 from roundtrip.settings import PREFIX
 
-BACKLOG: Final = 1024
+BACKLOG: Final = 4096
+"""Connections that the kernel completes before they are accepted: what comes beyond is dropped, and tried again by its
+client after a second. Linux bounds it by `net.core.somaxconn`, 4096 too."""
+
+REQUESTS_PER_TURN: Final = 16
+"""Requests of all connections that begin in one turn of the event loop: some 200 µs each."""
 
 UNPRIVILEGED: Final = 1024
 """The first port that every user may listen on."""
@@ -213,10 +219,10 @@ class GuardedSite(web.BaseSite):
         server, limits = self._runner.server, self._limits
         if server is None:
             raise RuntimeError("the runner was not set up")
-        http = server
+        http, turns = server, Turns(REQUESTS_PER_TURN)
         self._server = Acceptor(
             await bind(self._host, self._port, self._backlog),
-            lambda: ConnectionGuard(HttpHandler(http, limits.malformed), limits),
+            lambda: ConnectionGuard(HttpHandler(http, limits.malformed, turns), limits),
             reserve=Reserve(limits.rules.reserve),
             serve_reserve=limits.rules.serve_reserve,
             refusal=_TOO_MANY,

@@ -100,7 +100,7 @@ class SpanBuilder:
         if tree is None:
             return
         first = not attempts or (delivery.tried == 1 and attempts[0].reason is None)
-        if first:  # else it was built with the first miss
+        if first and create_parent != "":  # else it was built with the first miss, or elsewhere
             yield self._create(tree, delivery.mode, delivery.stored_ns, create_parent)
         if not attempts or outcome not in {"acked", "received"}:
             return
@@ -122,7 +122,7 @@ class SpanBuilder:
         tree = _span_tree(record.event)
         if tree is None:
             return
-        if record.number == 1:
+        if record.number == 1 and record.create_parent != "":
             yield self._create(tree, attempt.mode, record.stored_ns, record.create_parent)
         reason = str(attempt.reason)
         extra: Attributes = {

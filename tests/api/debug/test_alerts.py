@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
+from dashboards import alert_table
 from roundtrip.api.debug import alerts
 from roundtrip.api.debug.active import Alerts
-from roundtrip.api.debug.alerts import RULES, UNSEEN, Rule, Situation
+from roundtrip.api.debug.alert_table import ALERTS as TABLE
+from roundtrip.api.debug.alerts import RULES, UNSEEN, Situation
 from roundtrip.api.debug.readings import INTERVAL, WINDOW, History, Reader
 from roundtrip.label_sets import label_sets
 from roundtrip.telemetry.metrics import Metrics
@@ -57,15 +59,25 @@ def test_each_alert_has_its_rule_or_a_reason_why_not() -> None:
     assert {rule.name for rule in RULES} & set(UNSEEN) == set()
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
-def test_severity_sentence_and_waiting_time_are_the_same(rule: Rule) -> None:
-    theirs = ALERTS[rule.name]
-    assert rule.severity == theirs["labels"]["severity"]
-    assert rule.summary == theirs["annotations"]["summary"]
+def test_the_table_is_that_of_the_rules_file() -> None:
+    assert alert_table.MODULE.read_text() == alert_table.render(), "run `make dashboards` and commit"
+    assert set(TABLE) == set(ALERTS)
+
+
+@pytest.mark.parametrize("name", sorted(ALERTS))
+def test_the_table_says_what_the_rule_says(name: str) -> None:
+    """Read in another way than the table is made: Prometheus' own units, and each figure stands in the rule's text."""
+    theirs, ours = ALERTS[name], TABLE[name]
+    assert ours.severity == theirs["labels"]["severity"]
+    assert ours.summary == theirs["annotations"]["summary"]
     wait = re.fullmatch(r"(\d+)([sm])", theirs.get("for", "0m"))
     assert wait is not None
-    assert rule.for_ == int(wait[1]) * {"s": 1, "m": 60}[wait[2]]
-    assert (ROOT / "dashboards" / "runbooks" / f"{rule.name}.md").is_file()
+    assert ours.for_ == int(wait[1]) * {"s": 1, "m": 60}[wait[2]]
+    if name not in UNSEEN:
+        assert all(re.search(rf"[<>=] {limit:g}\b", theirs["expr"]) for limit in ours.limits)
+        minutes = [f"{window / 60:g}m" if window < 3600 else f"{window / 3600:g}h" for window in ours.windows]
+        assert all(f"{window}]" in theirs["expr"] or window in theirs["expr"] for window in minutes)
+    assert (ROOT / "dashboards" / "runbooks" / f"{name}.md").is_file()
 
 
 def lost(process: Process, reason: str, count: int = 1) -> None:
@@ -85,7 +97,7 @@ def early(process: Process, count: int) -> None:
 
 
 MOVES: dict[str, Callable[[Process], None]] = {
-    "RoundtripKeyMismatch": lambda p: lost(p, "key_mismatch"),
+    "RoundtripKeyMismatch": lambda p: lost(p, "key_mismatch", 3),
     "RoundtripMissedEmits": lambda p: lost(p, "just_disconnected", 5),
     "RoundtripUnmappedSockets": lambda p: p.metrics.socket_connects["accepted"].inc(),
     "RoundtripSocketChurn": lambda p: early(p, 5),
@@ -107,7 +119,7 @@ def test_it_is_about_to_fire_then_fires_then_is_over_with_its_window(process: Pr
     assert seen.look(process.situation) == ()
     MOVES[name](process)
     process.read()
-    wait = next(rule.for_ for rule in RULES if rule.name == name)
+    wait = TABLE[name].for_
     found = {alert.name: alert for alert in seen.look(process.situation)}
     assert name in found, found
     assert found[name].firing is (wait == 0)
@@ -119,6 +131,30 @@ def test_it_is_about_to_fire_then_fires_then_is_over_with_its_window(process: Pr
     if name != "RoundtripUnmappedSockets":
         process.read(WINDOW)
         assert name not in {alert.name for alert in seen.look(process.situation)}
+
+
+def firing(process: Process) -> set[str]:
+    return {alert.name for alert in Alerts().look(process.situation)}
+
+
+def test_one_key_mismatch_is_no_alert_one_that_repeats_is(process: Process) -> None:
+    lost(process, "key_mismatch")
+    process.read()
+    assert "RoundtripKeyMismatch" not in firing(process)
+    process.read(620)
+    lost(process, "key_mismatch")
+    process.read()
+    assert "RoundtripKeyMismatch" in firing(process)
+
+
+def test_a_few_unconfirmed_among_very_many_are_no_alert(process: Process) -> None:
+    process.metrics.sent["live"][0].inc(1000)
+    lost(process, "ack_timeout", 3)
+    process.read()
+    assert "RoundtripAcksMissing" not in firing(process)
+    lost(process, "ack_timeout", 60)
+    process.read()
+    assert "RoundtripAcksMissing" in firing(process)
 
 
 def test_what_is_a_state_holds_as_long_as_it_lasts(process: Process) -> None:

@@ -34,13 +34,25 @@ def build() -> Path:
     return program
 
 
-def command(url: str, sockets: int, reply: str = "ack", in_flight: int = 100, first: int = 0) -> list[str]:
+def command(
+    url: str,
+    sockets: int,
+    reply: str = "ack",
+    in_flight: int = 100,
+    first: int = 0,
+    missed: int | None = None,
+) -> list[str]:
     """The command that connects `sockets` clients to `url`, at most `in_flight` handshakes at once. They are the users
     from number `first` on.
 
     It prints `{"ready", "seconds"}` when all are connected and, when its standard input is closed,
     `{"events", "bytes", "cpu", "wall", "closed"}`: what it acknowledged, and seconds of processor and of time since
     they were. `reply` is `ack` (declared and given), `quiet` (neither) or `polite` (given, not declared).
+
+    With `missed` they are a herd: each has an address of its own, one that is refused or closed comes again a second
+    later, and a second line `{"complete", "seconds", "told", "untold"}` is printed when each has its snapshot and as
+    many events; the last two count the refusals with and without an answer.
     """
     where = urlsplit(url)
-    return [str(build()), where.hostname or "", str(where.port), str(sockets), reply, str(in_flight), str(first)]
+    words = [where.hostname or "", str(where.port), str(sockets), reply, str(in_flight), str(first)]
+    return [str(build()), *words, *([] if missed is None else [str(missed)])]

@@ -1,10 +1,13 @@
 /* A load generator that is never the limit: many Socket.IO clients over websockets, in one thread on epoll.
  *
- *   generator HOST PORT SOCKETS REPLY [IN_FLIGHT [FIRST]]
+ *   generator HOST PORT SOCKETS REPLY [IN_FLIGHT [FIRST [MISSED]]]
  *
  * connects SOCKETS clients, each under its own key (from user FIRST on, 0 if not given), at most IN_FLIGHT handshakes at
  * once, prints one JSON line with how long that took, and answers every event until its standard input is closed. Then
  * it prints its figures as one more JSON line. REPLY: "ack" (declared and given), "quiet" (neither), "polite" (given, not declared).
+ *
+ * With MISSED they are a herd: each client has an address of its own (127.1.0.1 and up), one that is refused or closed
+ * comes again a second later, and one more line says when each has its snapshot and MISSED events.
  *
  * Frames from a server are not masked; frames from a client are, with the mask zero, which changes no byte.
  */
@@ -34,12 +37,16 @@ struct client {
     size_t held;                /* bytes of an unfinished head or frame in `in` */
     size_t room;                /* size of `in` */
     char *in;                   /* only while something is unfinished: an idle client costs no buffer */
+    int missed;                 /* events it got */
+    int snapshot;               /* whether it got one */
+    double again;               /* when it comes again, 0 if it does not */
 };
 
 static const char *reply;
 static struct sockaddr_in server;
 static char host[64];
 static int poller, sockets, in_flight, first, started, ready, closed;
+static int missed = -1, complete, told, untold;
 static unsigned long long events, bytes;
 static struct client *clients;
 
@@ -92,29 +99,63 @@ static size_t frame(char *out, const char *payload, size_t size) {
     return at + size;
 }
 
+static void open_client(struct client *c) {
+    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    if (c->fd < 0) fail("socket");
+    int on = 1;
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    if (missed >= 0) {
+        struct sockaddr_in own = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x7f010001u + (unsigned)c->number)};
+        setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
+        if (bind(c->fd, (struct sockaddr *)&own, sizeof own) < 0) fail("bind");
+    }
+    if (connect(c->fd, (struct sockaddr *)&server, sizeof server) < 0 && errno != EINPROGRESS) fail("connect");
+    c->stage = CONNECTING;
+    struct epoll_event want = {.events = EPOLLOUT | EPOLLIN, .data.ptr = c};
+    if (epoll_ctl(poller, EPOLL_CTL_ADD, c->fd, &want) < 0) fail("epoll_ctl");
+}
+
 static void connect_next(void) {
     while (started < sockets && started - ready - closed < in_flight) {
         struct client *c = &clients[started];
         c->number = started++;
-        c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-        if (c->fd < 0) fail("socket");
-        int on = 1;
-        setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-        if (connect(c->fd, (struct sockaddr *)&server, sizeof server) < 0 && errno != EINPROGRESS) fail("connect");
-        c->stage = CONNECTING;
-        struct epoll_event want = {.events = EPOLLOUT | EPOLLIN, .data.ptr = c};
-        if (epoll_ctl(poller, EPOLL_CTL_ADD, c->fd, &want) < 0) fail("epoll_ctl");
+        open_client(c);
     }
 }
+
+static int is_complete(const struct client *c) { return missed >= 0 && c->snapshot && c->missed >= missed; }
 
 static void end(struct client *c) {
     if (c->stage == CLOSED) return;
     if (c->stage == READY) ready--;
+    complete -= is_complete(c);
+    c->snapshot = c->missed = 0;
     c->stage = CLOSED;
     closed++;
     close(c->fd);
     free(c->in);
     c->in = NULL;
+    c->held = c->room = 0;
+    if (missed >= 0) c->again = now() + 1;
+}
+
+/* A refusal: with an answer that says so (`by_answer`), or by a connection that just ended. */
+static void refused(struct client *c, int by_answer) {
+    if (by_answer) told++;
+    else untold++;
+    end(c);
+}
+
+static void come_again(void) {
+    double at = now();
+    for (int i = 0; i < sockets; i++) {
+        struct client *c = &clients[i];
+        if (c->stage == CLOSED && c->again > 0 && c->again <= at) {
+            c->again = 0;
+            closed--;
+            open_client(c);
+        }
+    }
 }
 
 /* One Engine.IO packet. Appends what is to be answered to `out`, and returns how much that is. */
@@ -124,7 +165,11 @@ static size_t packet(struct client *c, const char *data, size_t size, char *out)
     if (size >= 2 && data[0] == '4' && data[1] == '2') {
         size_t digits = 0;
         while (2 + digits < size && digits < 20 && data[2 + digits] >= '0' && data[2 + digits] <= '9') digits++;
-        if (digits == 0) return 0; /* an event that asks for no acknowledgement: the snapshot */
+        int before = is_complete(c);
+        if (digits == 0) c->snapshot = 1; /* an event that asks for no acknowledgement: the snapshot */
+        else c->missed++;
+        complete += is_complete(c) - before;
+        if (digits == 0) return 0;
         events++;
         if (strcmp(reply, "quiet") == 0) return 0;
         length = snprintf(text, sizeof text, "43%.*s[]", (int)digits, data + 2);
@@ -139,6 +184,10 @@ static size_t packet(struct client *c, const char *data, size_t size, char *out)
         ready++;
         connect_next();
     } else if (size >= 2 && data[0] == '4' && data[1] == '4') {
+        if (missed >= 0) {
+            refused(c, 1);
+            return 0;
+        }
         fprintf(stderr, "generator: refused: %.*s\n", (int)size, data);
         exit(1);
     }
@@ -152,7 +201,7 @@ static void readable(struct client *c) {
     if (held > 0) memcpy(chunk, c->in, held);
     ssize_t got = recv(c->fd, chunk + held, sizeof chunk - held, 0);
     if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) {
-        end(c);
+        refused(c, 0);
         return;
     }
     if (got < 0) return;
@@ -161,6 +210,10 @@ static void readable(struct client *c) {
     if (c->stage == UPGRADING) {
         char *over = memmem(chunk, size, "\r\n\r\n", 4);
         if (over != NULL) {
+            if (missed >= 0 && size >= 12 && memcmp(chunk + 8, " 101", 4) != 0) {
+                refused(c, 1);
+                return;
+            }
             if (size < 12 || memcmp(chunk + 8, " 101", 4) != 0) {
                 fprintf(stderr, "generator: %.*s\n", (int)size, chunk);
                 exit(1);
@@ -180,8 +233,8 @@ static void readable(struct client *c) {
             exit(1);
         }
         if (size - at < head + length) break;
-        if (((unsigned char)chunk[at] & 0x0f) == 8) {
-            end(c);
+        if (((unsigned char)chunk[at] & 0x0f) == 8) { /* a close frame says why */
+            refused(c, 1);
             return;
         }
         answer += packet(c, chunk + at + head, length, out + answer);
@@ -191,6 +244,7 @@ static void readable(struct client *c) {
         }
         at += head + length;
     }
+    if (c->stage == CLOSED) return;
     if (answer > 0) write_all(c->fd, out, answer);
     c->held = size - at;
     if (c->held > 0) {
@@ -211,6 +265,10 @@ static void writable(struct client *c) {
     int error = 0;
     socklen_t size = sizeof error;
     getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size);
+    if (error != 0 && missed >= 0) {
+        refused(c, 0);
+        return;
+    }
     if (error != 0) {
         errno = error;
         fail("connect");
@@ -229,7 +287,7 @@ static void writable(struct client *c) {
 
 int main(int count, char **words) {
     if (count < 5) {
-        fprintf(stderr, "usage: generator HOST PORT SOCKETS ack|polite|quiet [IN_FLIGHT [FIRST]]\n");
+        fprintf(stderr, "usage: generator HOST PORT SOCKETS ack|polite|quiet [IN_FLIGHT [FIRST [MISSED]]]\n");
         return 2;
     }
     server.sin_family = AF_INET;
@@ -243,17 +301,25 @@ int main(int count, char **words) {
     reply = words[4];
     in_flight = count > 5 ? atoi(words[5]) : 100;
     first = count > 6 ? atoi(words[6]) : 0;
+    missed = count > 7 ? atoi(words[7]) : -1;
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
     clients = calloc((size_t)sockets, sizeof *clients);
     if (clients == NULL) fail("calloc");
     poller = epoll_create1(0);
     struct epoll_event input = {.events = EPOLLIN, .data.ptr = NULL};
     if (epoll_ctl(poller, EPOLL_CTL_ADD, STDIN_FILENO, &input) < 0) fail("standard input");
     double begin = now(), all_ready = 0, cpu_then = 0;
+    int all_complete = 0;
     unsigned long long events_then = 0;
     connect_next();
     for (;;) {
         struct epoll_event found[EVENTS];
-        int some = epoll_wait(poller, found, EVENTS, -1);
+        int some = epoll_wait(poller, found, EVENTS, closed > 0 && missed >= 0 ? 50 : -1);
+        if (closed > 0 && missed >= 0) come_again();
         for (int i = 0; i < some; i++) {
             struct client *c = found[i].data.ptr;
             if (c == NULL) {
@@ -261,8 +327,9 @@ int main(int count, char **words) {
                 ssize_t got = read(STDIN_FILENO, line, sizeof line);
                 if (got <= 0) {
                     double wall = now() - all_ready;
-                    printf("{\"events\":%llu,\"bytes\":%llu,\"cpu\":%.3f,\"wall\":%.3f,\"closed\":%d}\n",
-                           events - events_then, bytes, cpu() - cpu_then, wall, closed);
+                    printf("{\"events\":%llu,\"bytes\":%llu,\"cpu\":%.3f,\"wall\":%.3f,\"closed\":%d,"
+                           "\"told\":%d,\"untold\":%d}\n",
+                           events - events_then, bytes, cpu() - cpu_then, wall, closed, told, untold);
                     return 0;
                 }
                 continue;
@@ -278,7 +345,13 @@ int main(int count, char **words) {
             printf("{\"ready\":%d,\"seconds\":%.3f}\n", ready, all_ready - begin);
             fflush(stdout);
         }
-        if (closed > 0 && all_ready == 0) {
+        if (missed >= 0 && !all_complete && complete == sockets) {
+            all_complete = 1;
+            printf("{\"complete\":%d,\"seconds\":%.3f,\"told\":%d,\"untold\":%d}\n", complete, now() - begin, told,
+                   untold);
+            fflush(stdout);
+        }
+        if (closed > 0 && all_ready == 0 && missed < 0) {
             fprintf(stderr, "generator: %d connections were closed before all were there\n", closed);
             return 1;
         }

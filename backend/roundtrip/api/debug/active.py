@@ -29,11 +29,12 @@ class Alerts:
         at = situation.history.at
         active = []
         for rule in RULES:
-            value = rule.value(situation)
+            alert = rule.alert
+            value = rule.value(situation, alert)
             if value is None:
                 self._since.pop(rule.name, None)
                 continue
             since = self._since.setdefault(rule.name, at)
-            firing = at - since >= rule.for_
-            active.append(ActiveAlert(rule.name, rule.severity, rule.summary, round(value, 4), since, firing))
+            firing = at - since >= alert.for_
+            active.append(ActiveAlert(rule.name, alert.severity, alert.summary, round(value, 4), since, firing))
         return tuple(sorted(active, key=lambda alert: ("critical", "warning", "info").index(alert.severity)))

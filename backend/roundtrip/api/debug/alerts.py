@@ -1,6 +1,6 @@
 """The alerts as the process itself sees them: the rules of `dashboards/prometheus/alerts.yaml` over its own readings.
 
-Names, severities, thresholds and windows are those of that file; `tests/api/debug/test_alerts.py` compares the two.
+Severities, sentences, thresholds and windows are read from `alert_table.py`, which is generated from that file.
 What a process cannot know of itself (that it is down, what was hours ago) is in `UNSEEN`, each with its reason.
 Which of them hold at present: `active.py`.
 """
@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from roundtrip.api.debug.alert_table import ALERTS, Alert
 from roundtrip.api.debug.readings import EARLY, History
-
-MINUTE: Final = 60.0
 
 
 class Situation(NamedTuple):
@@ -25,14 +24,14 @@ class Situation(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """One alert. `value` is what it shows while its condition holds, None else; `for_` seconds must pass until it
-    fires."""
+    """One alert. `value` is what it shows while its condition holds, None else."""
 
     name: str
-    severity: str
-    summary: str
-    value: Callable[[Situation], float | None]
-    for_: float = 0.0
+    value: Callable[[Situation, Alert], float | None]
+
+    @property
+    def alert(self) -> Alert:
+        return ALERTS[self.name]
 
 
 def above(value: float | None, threshold: float) -> float | None:
@@ -46,7 +45,7 @@ def at_least(value: float, threshold: float) -> float | None:
 def missed_ratio(s: Situation, seconds: float) -> float | None:
     """The share of attempts that reached nobody while somebody should be there."""
     h = s.history
-    reasons = ("just_disconnected", "queue_full", "send_failed", "pairing")
+    reasons = ("key_mismatch", "just_disconnected", "queue_full", "send_failed", "pairing")
     lost = sum(h.increase(f"missed_{reason}", seconds) for reason in reasons)
     attempts = h.increase("sent", seconds) + h.increase("missed", seconds)
     return lost / attempts if attempts else None
@@ -58,8 +57,31 @@ def early_ratio(s: Situation, seconds: float, least: float) -> float | None:
     return s.history.below("lifetime", EARLY, seconds) / ended if ended >= least else None
 
 
-def _missed_emits(s: Situation) -> float | None:
-    return above(missed_ratio(s, 5 * MINUTE), 0.1) if s.history.increase("missed", 5 * MINUTE) >= 5 else None
+def _more(counter: str) -> Callable[[Situation, Alert], float | None]:
+    """A counter that grew by more than the limit."""
+    return lambda s, a: above(s.history.increase(counter, a.windows[0]), a.limits[0])
+
+
+def _is_above(reading: str) -> Callable[[Situation, Alert], float | None]:
+    return lambda s, a: above(s.history.now(reading), a.limits[0])
+
+
+def _key_mismatch(s: Situation, a: Alert) -> float | None:
+    """Many now, or one now and one a while ago."""
+    (many, some), (window, ago) = a.limits, a.windows
+    now = s.history.increase("missed_key_mismatch", window)
+    before = s.history.increase("missed_key_mismatch", ago + window) - s.history.increase("missed_key_mismatch", ago)
+    return now if now >= many or (now > some and before > some) else None
+
+
+def _missed_emits(s: Situation, a: Alert) -> float | None:
+    (share, least), (window,) = a.limits, a.windows
+    return above(missed_ratio(s, window), share) if s.history.increase("missed", window) >= least else None
+
+
+def _socket_churn(s: Situation, a: Alert) -> float | None:
+    (share, least), (window,) = a.limits, a.windows
+    return above(early_ratio(s, window, least), share)
 
 
 def unmapped(s: Situation) -> float:
@@ -68,10 +90,16 @@ def unmapped(s: Situation) -> float:
     return h.now("accepted") - h.now("left") - h.now("sockets")
 
 
-def _receipts_missing(s: Situation) -> float | None:
-    h = s.history
-    gone = h.increase("receipts", 5 * MINUTE) == 0 and h.now("receipts") > 0
-    return at_least(h.increase("missed_ack_timeout", 5 * MINUTE), 3) if gone else None
+def _acks_missing(s: Situation, a: Alert) -> float | None:
+    (least, share), (window,) = a.limits, a.windows
+    missing, sent = s.history.increase("missed_ack_timeout", window), s.history.increase("sent", window)
+    return at_least(missing, least) if missing > share * (missing + sent) else None
+
+
+def _receipts_missing(s: Situation, a: Alert) -> float | None:
+    h, window = s.history, a.windows[0]
+    gone = h.increase("receipts", window) == 0 and h.now("receipts") > 0
+    return at_least(h.increase("missed_ack_timeout", window), a.limits[0]) if gone else None
 
 
 def pending_age(s: Situation) -> float:
@@ -79,20 +107,30 @@ def pending_age(s: Situation) -> float:
     return max(0.0, s.history.at - oldest / 1000) if oldest else 0.0
 
 
-def _balance(s: Situation) -> float | None:
+def _balance(s: Situation, _alert: Alert) -> float | None:
     h = s.history
     ended = sum(h.now(outcome) for outcome in ("acked", "received", "superseded", "expired", "discarded"))
     return h.now("created") - ended - h.now("pending") or None
 
 
-def _refused(s: Situation) -> float | None:
-    h = s.history
-    refused, all_ = h.increase("refused", 5 * MINUTE), h.increase("handshakes", 5 * MINUTE)
-    return above(refused / all_, 0.9) if refused >= 20 else None
+def _refused(s: Situation, a: Alert) -> float | None:
+    (share, least), (window,) = a.limits, a.windows
+    refused, all_ = s.history.increase("refused", window), s.history.increase("handshakes", window)
+    return above(refused / all_, share) if refused >= least else None
 
 
 def _down(s: Situation) -> float:
     return s.history.now("links_disconnected") + s.history.now("links_degraded")
+
+
+def _links_down(s: Situation, a: Alert) -> float | None:
+    _none, share, least = a.limits
+    return above(_of_links(s, _down(s)), share) if _down(s) >= least else None
+
+
+def _worker_crashes(s: Situation, a: Alert) -> float | None:
+    (deaths, links), (window,) = a.limits, a.windows
+    return above(s.history.increase("crashes", window), deaths) or above(s.history.now("links_crashing"), links)
 
 
 def _of_links(s: Situation, count: float) -> float | None:
@@ -102,174 +140,42 @@ def _of_links(s: Situation, count: float) -> float | None:
 
 
 RULES: Final = (
-    Rule(
-        "RoundtripKeyMismatch",
-        "critical",
-        "Events are emitted under a key that differs from the frontend's.",
-        lambda s: above(s.history.increase("missed_key_mismatch", 5 * MINUTE), 0),
-    ),
-    Rule(
-        "RoundtripMissedEmits",
-        "warning",
-        "Events reach nobody while somebody should be there.",
-        _missed_emits,
-        2 * MINUTE,
-    ),
-    Rule(
-        "RoundtripUnmappedSockets",
-        "critical",
-        "Sockets are connected that the registry cannot find.",
-        lambda s: above(unmapped(s), 0),
-        MINUTE,
-    ),
-    Rule(
-        "RoundtripSocketChurn",
-        "warning",
-        "Most sockets leave within five seconds of connecting.",
-        lambda s: above(early_ratio(s, 5 * MINUTE, 5), 0.5),
-        2 * MINUTE,
-    ),
-    Rule(
-        "RoundtripAcksMissing",
-        "warning",
-        "Sockets take events and do not confirm them.",
-        lambda s: at_least(s.history.increase("missed_ack_timeout", 5 * MINUTE), 3),
-        MINUTE,
-    ),
-    Rule(
-        "RoundtripReceiptsMissing",
-        "warning",
-        "Transports have stopped to confirm what is sent to them.",
-        _receipts_missing,
-        MINUTE,
-    ),
-    Rule(
-        "RoundtripHandshakesRefused", "critical", "Nearly every page is refused when it connects.", _refused, 2 * MINUTE
-    ),
-    Rule(
-        "RoundtripPendingWithSocket",
-        "warning",
-        "An event waits although a page that it is for is connected.",
-        lambda s: above(s.history.now("with_socket_age"), 60),
-        MINUTE,
-    ),
-    Rule(
-        "RoundtripLedgerOutOfBalance", "critical", "Events appeared or vanished without an outcome.", _balance, MINUTE
-    ),
-    Rule(
-        "RoundtripLinkFlapping",
-        "warning",
-        "WhatsApp links lose their connection again and again.",
-        lambda s: above(_of_links(s, s.history.now("links_flapping")), 0.1),
-        MINUTE,
-    ),
-    Rule(
-        "RoundtripLinksDown",
-        "critical",
-        "Many WhatsApp links are down and stay down.",
-        lambda s: above(_of_links(s, _down(s)), 0.2) if _down(s) >= 3 else None,
-        5 * MINUTE,
-    ),
-    Rule(
-        "RoundtripWorkerCrashes",
-        "warning",
-        "WhatsApp workers die again and again.",
-        lambda s: above(s.history.increase("crashes", 10 * MINUTE), 5) or above(s.history.now("links_crashing"), 0),
-    ),
-    Rule(
-        "RoundtripHostDies",
-        "warning",
-        "A host of WhatsApp accounts died three times in ten minutes.",
-        lambda s: above(s.history.increase("crashes", 10 * MINUTE), 2.5),
-    ),
-    Rule(
-        "RoundtripClientOutdated",
-        "critical",
-        "WhatsApp refuses this version of the library.",
-        lambda s: above(s.history.now("links_client_outdated"), 0),
-    ),
-    Rule(
-        "RoundtripNotReady",
-        "critical",
-        "A backend runs and cannot do its work.",
-        lambda s: above(s.history.now("not_ready"), 0),
-        MINUTE,
-    ),
-    Rule(
-        "RoundtripOutboxStuck",
-        "critical",
-        "The outbox hangs in a commit.",
-        lambda s: above(s.history.now("batch_age"), 10),
-        15.0,
-    ),
-    Rule(
-        "RoundtripStoreDown",
-        "critical",
-        "A node does not reach its store.",
-        lambda s: 1.0 if s.history.now("store_up") == 0 else None,
-        30.0,
-    ),
-    Rule(
-        "RoundtripNodeLeaseOld",
-        "warning",
-        "A node renews its lease late or not at all.",
-        lambda s: above(s.history.most("lease_used", MINUTE), 0.5),
-        2 * MINUTE,
-    ),
+    Rule("RoundtripKeyMismatch", _key_mismatch),
+    Rule("RoundtripMissedEmits", _missed_emits),
+    Rule("RoundtripUnmappedSockets", lambda s, a: above(unmapped(s), a.limits[0])),
+    Rule("RoundtripSocketChurn", _socket_churn),
+    Rule("RoundtripAcksMissing", _acks_missing),
+    Rule("RoundtripReceiptsMissing", _receipts_missing),
+    Rule("RoundtripHandshakesRefused", _refused),
+    Rule("RoundtripPendingWithSocket", _is_above("with_socket_age")),
+    Rule("RoundtripLedgerOutOfBalance", _balance),
+    Rule("RoundtripLinkFlapping", lambda s, a: above(_of_links(s, s.history.now("links_flapping")), a.limits[-1])),
+    Rule("RoundtripLinksDown", _links_down),
+    Rule("RoundtripWorkerCrashes", _worker_crashes),
+    Rule("RoundtripHostDies", _more("crashes")),
+    Rule("RoundtripClientOutdated", _is_above("links_client_outdated")),
+    Rule("RoundtripNotReady", _is_above("not_ready")),
+    Rule("RoundtripOutboxStuck", _is_above("batch_age")),
+    Rule("RoundtripStoreDown", lambda s, a: 1.0 if s.history.now("store_up") == a.limits[0] else None),
+    Rule("RoundtripNodeLeaseOld", lambda s, a: above(s.history.most("lease_used", a.windows[0]), a.limits[0])),
     Rule(
         "RoundtripEventLoopStalls",
-        "critical",
-        "The event loop stands still again and again.",
-        lambda s: above(s.history.increase("lag_sum", 10 * MINUTE) / (10 * MINUTE), 0.08),
-        2 * MINUTE,
+        lambda s, a: above(s.history.increase("lag_sum", a.windows[0]) / a.windows[0], a.limits[0]),
     ),
     Rule(
         "RoundtripOutboxSlow",
-        "warning",
-        "The outbox writes slowly, so every event waits.",
-        lambda s: above(s.history.quantile("outbox_write", 0.9, 5 * MINUTE), 0.1),
-        2 * MINUTE,
+        lambda s, a: above(s.history.quantile("outbox_write", 0.9, a.windows[0]), a.limits[0]),
     ),
-    Rule(
-        "RoundtripOutboxFailing",
-        "critical",
-        "The outbox cannot be written.",
-        lambda s: above(s.history.increase("outbox_failures", 5 * MINUTE), 0),
-    ),
-    Rule(
-        "RoundtripOutboxFull",
-        "warning",
-        "The outbox is nearly full.",
-        lambda s: above(s.history.now("size"), 0.8 * s.outbox_max_bytes),
-        5 * MINUTE,
-    ),
+    Rule("RoundtripOutboxFailing", _more("outbox_failures")),
+    Rule("RoundtripOutboxFull", lambda s, a: above(s.history.now("size"), a.limits[0] * s.outbox_max_bytes)),
     Rule(
         "RoundtripEventLoopBlocked",
-        "warning",
-        "Something blocks the event loop.",
-        lambda s: above(s.history.quantile("loop_lag", 0.99, 5 * MINUTE), 0.1),
-        5 * MINUTE,
+        lambda s, a: above(s.history.quantile("loop_lag", 0.99, a.windows[0]), a.limits[0]),
     ),
-    Rule(
-        "RoundtripTaskDied",
-        "warning",
-        "A background task died.",
-        lambda s: above(s.history.increase("task_failures", 15 * MINUTE), 0),
-    ),
-    Rule("RoundtripFaultActive", "info", "A named fault is switched on.", lambda s: above(len(s.faults), 0)),
-    Rule(
-        "RoundtripCanaryFailing",
-        "critical",
-        "A node's own event does not come back to it.",
-        lambda s: at_least(s.history.now("canary_failing"), 2),
-    ),
-    Rule(
-        "RoundtripTelemetryDropped",
-        "warning",
-        "Traces or logs have holes.",
-        lambda s: above(s.history.increase("dropped", 5 * MINUTE), 0),
-        2 * MINUTE,
-    ),
+    Rule("RoundtripTaskDied", _more("task_failures")),
+    Rule("RoundtripFaultActive", lambda s, a: above(len(s.faults), a.limits[0])),
+    Rule("RoundtripCanaryFailing", lambda s, a: at_least(s.history.now("canary_failing"), a.limits[0])),
+    Rule("RoundtripTelemetryDropped", _more("dropped")),
 )
 
 UNSEEN: Final = {

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import msgspec
 
 from roundtrip.api.debug import alerts
+from roundtrip.api.debug.alert_table import ALERTS
 from roundtrip.api.debug.alerts import Situation, above, at_least
 from roundtrip.api.debug.misses import MissGroup, MissNote, grouped
 from roundtrip.api.debug.readings import PAIRING_TYPES, WINDOW
@@ -87,7 +88,7 @@ def _outbox(facts: Facts) -> Iterator[Finding]:
         target = "/console/health" if facts.failed_request is None else f"/console/traces/{facts.failed_request}"
         text = f"{what}: new links are refused and nothing new is emitted. What is stored is not lost; {wait}."
         yield Finding("critical", "outbox_failing", text, target, "RoundtripOutboxFailing")
-    slow = above(h.quantile("outbox_write", 0.9, RECENT), 0.1)
+    slow = above(h.quantile("outbox_write", 0.9, RECENT), ALERTS["RoundtripOutboxSlow"].limits[0])
     if slow is not None:
         target = "/console/health" if facts.slow_event is None else event_page(facts.slow_event)
         text = f"The event store is slow: a tenth of its commits take longer than {slow:.2g} s, and every event waits."
@@ -157,7 +158,7 @@ _MISSES: Final[dict[str, Callable[[MissGroup], Finding]]] = {
 
 def _sockets(facts: Facts) -> Iterator[Finding]:
     s = facts.situation
-    early = above(alerts.early_ratio(s, RECENT, 3), 0.5)
+    early = above(alerts.early_ratio(s, RECENT, 3), ALERTS["RoundtripSocketChurn"].limits[0])
     if early is not None:
         text = f"Sockets leave right after they connected: {early:.0%} of the last ones within 5 s."
         yield Finding("warning", "socket_churn", text, "/console/sockets", "RoundtripSocketChurn")
@@ -192,11 +193,11 @@ def _process(facts: Facts) -> Iterator[Finding]:
     for check, detail in facts.not_ready:
         if check != "outbox":
             yield Finding("warning", f"not_ready_{check}", f"Not ready: {detail}", "/console/health")
-    lag = above(h.quantile("loop_lag", 0.99, RECENT), 0.1)
+    lag = above(h.quantile("loop_lag", 0.99, RECENT), ALERTS["RoundtripEventLoopBlocked"].limits[0])
     if lag is not None:
         text = f"Something blocks the event loop: timers run up to {lag:.2g} s late."
         yield Finding("warning", "loop_blocked", text, "/console/health", "RoundtripEventLoopBlocked")
-    if at_least(h.now("canary_failing"), 2) is not None:
+    if at_least(h.now("canary_failing"), ALERTS["RoundtripCanaryFailing"].limits[0]) is not None:
         text = "The backend's own event, sent through its public address, does not come back: pages may get none."
         yield Finding("critical", "canary_failing", text, "/console/health", "RoundtripCanaryFailing")
     if h.increase("task_failures", 6 * RECENT) > 0:

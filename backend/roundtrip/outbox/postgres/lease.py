@@ -16,7 +16,7 @@ from typing import Any, Final
 import asyncpg
 import structlog
 
-from roundtrip.clock import SYSTEM, steady
+from roundtrip.clock import SYSTEM, Clock, steady
 from roundtrip.errors import StartError
 from roundtrip.outbox.postgres.database import LOST, Database, reason
 
@@ -35,21 +35,25 @@ _NODES: Final = "SELECT count(*)::integer FROM nodes WHERE lease_until > clock_t
 class NodeLease:
     """One node's row in `nodes`. `join`, then `hold` as a task, then `leave`."""
 
-    def __init__(self, database: Database, node_id: str, seconds: float) -> None:
-        """`seconds` is how long the lease lasts without a renewal."""
+    def __init__(self, database: Database, node_id: str, seconds: float, clock: Clock = SYSTEM) -> None:
+        """`seconds` is how long the lease lasts without a renewal, `clock` is this node's own."""
         self.node_id = node_id
         self.seconds = seconds
         self.session = uuid.uuid4().hex
         self.slot = 0
         self.fence = 0
+        self.term = 0
+        """How often the lease has ended: what was had in an earlier term is somebody else's now."""
         self.nodes = 1
         """Live nodes of the store, this one included, when the lease was renewed last."""
         self.store_now = 0
         """The database's clock when the fence was set, in milliseconds since the epoch."""
         self.on_change: Callable[[bool], None] = lambda _held: None
         """Called with False when the lease has ended, and with True when it was taken again."""
+        self.on_renewed: Callable[[float], None] = lambda _deadline: None
+        """Called with the time until which the lease is certain to last, by `clock.steady`, whenever that is later."""
         self._database = database
-        self._steady = steady(SYSTEM)
+        self._steady = steady(clock)
         self._deadline = 0.0
         self._told = False
         self._renewed = 0.0
@@ -60,6 +64,11 @@ class NodeLease:
     def held(self) -> bool:
         """Whether the lease is certain to last still."""
         return self._steady() < self._deadline
+
+    @property
+    def deadline(self) -> float:
+        """Until when it is certain to last, by `clock.steady`."""
+        return self._deadline
 
     @property
     def age(self) -> float:
@@ -106,24 +115,26 @@ class NodeLease:
         """Renew until cancelled; reports when the lease has ended, and takes it again when the store is back."""
         while True:
             await asyncio.sleep(self._pause())
-            sent = self._steady()
-            try:
-                async with asyncio.timeout(self.seconds / RENEWALS):
-                    connection = await self._connected()
-                    if await connection.fetchval(
-                        "SELECT renew_1($1, $2, $3)", self.node_id, self.session, self.seconds
-                    ):
-                        self._renewed_at(sent)
-                        self.nodes = await connection.fetchval(_NODES)
-                    else:
-                        self._deadline = 0.0
-                        self._tell()
-                        if await self._try_join() is not None:
-                            log.error("node_id_taken_by_another_node", node=self.node_id)
-            except (*LOST, asyncpg.PostgresError) as error:
-                log.warning("lease_not_renewed", error=reason(error), left=round(self._deadline - self._steady(), 1))
-                self._drop()
-            self._tell()
+            await self.renew()
+
+    async def renew(self) -> None:
+        """Renew once, or join anew when the lease has ended in the store."""
+        sent = self._steady()
+        try:
+            async with asyncio.timeout(self.seconds / RENEWALS):
+                connection = await self._connected()
+                if await connection.fetchval("SELECT renew_1($1, $2, $3)", self.node_id, self.session, self.seconds):
+                    self._renewed_at(sent)
+                    self.nodes = await connection.fetchval(_NODES)
+                else:
+                    self._deadline = 0.0
+                    self._tell()
+                    if await self._try_join() is not None:
+                        log.error("node_id_taken_by_another_node", node=self.node_id)
+        except (*LOST, asyncpg.PostgresError) as error:
+            log.warning("lease_not_renewed", error=reason(error), left=round(self._deadline - self._steady(), 1))
+            self._drop()
+        self._tell()
 
     def _pause(self) -> float:
         """Seconds until the next renewal, but never past the end of the lease."""
@@ -135,6 +146,7 @@ class NodeLease:
     def _renewed_at(self, sent: float) -> None:
         self._renewed = sent
         self._deadline = sent + self.seconds * (1 - MARGIN)
+        self.on_renewed(self._deadline)
         if self._timer is not None:
             self._timer.cancel()
         delay = max(0.0, self._deadline - self._steady()) + 0.001
@@ -145,6 +157,7 @@ class NodeLease:
         held = self.held
         if held != self._told:
             self._told = held
+            self.term += not held
             log.log(20 if held else 40, "lease_held" if held else "lease_ended", node=self.node_id)
             self.on_change(held)
 

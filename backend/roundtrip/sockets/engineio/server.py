@@ -30,6 +30,7 @@ from engineio.async_drivers import aiohttp as driver
 from engineio.exceptions import EngineIOError
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from roundtrip.limits.turns import Turns
 from roundtrip.sockets.engineio.connection import EngineConnection
 from roundtrip.sockets.engineio.packets import PacketQueue
 from roundtrip.sockets.engineio.websocket import ConnectionWebSocket
@@ -38,6 +39,9 @@ log = structlog.get_logger(__name__)
 
 ATTACHMENTS: Final = 8
 """The most binary attachments of one packet. No client of ours sends any."""
+
+CONNECTS_PER_TURN: Final = 16
+"""Sockets that are connected in one turn of the event loop: some 200 µs each."""
 
 _ROOT: Final = frozenset({None, "/"})
 
@@ -155,6 +159,7 @@ class SocketEngine(socketio.AsyncServer):  # type: ignore[misc]  # python-socket
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self._turns = Turns(CONNECTS_PER_TURN)
         self.connections: dict[str, EngineConnection] = {}
         """By Engine.IO sid."""
         self.on_connected: Callable[[str], None] = lambda _eio_sid: None
@@ -215,6 +220,7 @@ class SocketEngine(socketio.AsyncServer):  # type: ignore[misc]  # python-socket
         if connection.connect_received:
             raise ForbiddenPacket("second_connect")
         connection.connect_received = True
+        await self._turns.take()
         await super()._handle_connect(eio_sid, namespace, data)
         if self.manager.is_connected(self.manager.sid_from_eio_sid(eio_sid, "/"), "/"):
             release_request(self.environ[eio_sid])

@@ -32,7 +32,8 @@ DECLARE
 BEGIN
     SELECT owner, fence INTO v_owner, v_fence FROM links
         WHERE user_id = NEW.user_id AND bot_id = NEW.bot_id FOR UPDATE;
-    IF FOUND AND v_fence > 0 AND (v_owner IS NULL OR NEW.version >> 24 <> v_fence) THEN
+    IF FOUND AND v_fence > 0 AND (v_owner IS NULL OR NEW.version >> 24 <> v_fence)
+        OR NOT FOUND AND NEW.version >> 24 >= 137438953472 THEN  -- the row that was made for a start is gone
         RAISE EXCEPTION 'this link has another owner' USING ERRCODE = 'RT002';
     END IF;
     RETURN NEW;
