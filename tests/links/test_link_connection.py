@@ -83,3 +83,18 @@ async def test_pings_answered_after_the_connection_was_lost_prove_nothing(tmp_pa
         stage.session().is_alive = False
         await stage.clock.advance(5.1)
         assert stage.state() is LinkState.DISCONNECTED
+
+
+async def test_pings_that_go_unanswered_renew_the_connection_of_a_flapping_link_too(tmp_path: Path) -> None:
+    """Its states are not published, but it is no less cut off for that."""
+    async with staged(tmp_path, truth_interval=1e5, flap_limit=1, disconnect_grace=60.0, flap_calm=600.0) as stage:
+        await stage.connect()
+        await stage.report(d.Offline(), ONLINE, d.Offline(), ONLINE)
+        assert stage.service.links()[0].flapping
+        sessions = len(stage.driver.sessions)
+        await stage.report(d.KeepAliveLost())
+        await stage.clock.advance(stage.settings.degraded_timeout - 1)
+        await stage.report(d.KeepAliveLost())  # again: the time still runs from the first
+        assert len(stage.driver.sessions) == sessions
+        await stage.clock.advance(2.0)
+        assert len(stage.driver.sessions) == sessions + 1
