@@ -38,7 +38,7 @@ FULL = StorageError("outbox_full", "full")
 async def test_before_a_phone_has_paired_only_the_number_that_was_asked_for_is_known(
     tmp_path: Path, wanted: str | None, told: bool
 ) -> None:
-    """A number that this user has linked under another bot is told before anything is scanned; another user's is not."""
+    """A number that this user has linked under another bot is told before anything is scanned; no other user's is."""
     async with staged(tmp_path) as stage:
         await stage.connect()
         mine, others = BotKey(KEY.user_id, "second"), BotKey("somebody", "second")
