@@ -98,3 +98,12 @@ async def test_pings_that_go_unanswered_renew_the_connection_of_a_flapping_link_
         assert len(stage.driver.sessions) == sessions
         await stage.clock.advance(2.0)
         assert len(stage.driver.sessions) == sessions + 1
+
+
+async def test_the_span_of_a_session_names_the_worker_that_it_was_in_last(tmp_path: Path) -> None:
+    """A driver may move a session meanwhile: whoever looks for its log lines looks in the last one."""
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        stage.session().worker = "w2"  # type: ignore[attr-defined]  # a driver's own, where it has workers
+    [attributes] = [span.attributes or {} for span in stage.spans.get_finished_spans() if span.name == "worker"]
+    assert attributes["roundtrip.worker.id"] == "w2"
