@@ -27,7 +27,6 @@ import socketio
 from aiohttp import web
 from yarl import URL
 
-from roundtrip.settings import Settings
 from tests.support.api import serving
 from tests.support.ports import free_port
 from tests.support.program import BACKEND, Api, Program, api, running
@@ -836,6 +835,8 @@ async def test_each_setting_does_something(tmp_path: Path, name: str) -> None:
 
 
 def test_every_setting_has_its_row_and_no_row_is_a_default() -> None:
+    from roundtrip.settings import Settings
+
     rows = {name: row.value for group in GROUPS.values() for name, row in group.rows.items()} | ON_ITS_OWN
     assert rows.keys() == Settings.model_fields.keys()
     assert sum(len(group.rows) for group in GROUPS.values()) + len(ON_ITS_OWN) == len(rows), "a setting has two rows"

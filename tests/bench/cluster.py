@@ -26,8 +26,7 @@ import psutil
 
 from tests.bench.generator import command
 from tests.bench.run import line, python, start, stop, tell
-from tests.outbox.postgres.helpers import value
-from tests.support.postgres import Postgres, server
+from tests.support.postgres import Postgres, server, value
 from tests.support.program import environment
 
 NODES: Final = (1, 2, 3)

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.outbox.postgres.helpers import value
+from tests.support.postgres import value
 from tests.support.program import Api, Program, api, running
 
 FAST: dict[str, Any] = {"lease": 2, "simulated_speed": 20}

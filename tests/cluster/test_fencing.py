@@ -21,7 +21,8 @@ from roundtrip.identity import BotKey
 from roundtrip.links.record import LinkRecord, LinkState, new_record
 from roundtrip.links.storage import StoreError
 from tests.outbox.contract.base import until
-from tests.outbox.postgres.helpers import joined, value
+from tests.outbox.postgres.helpers import joined
+from tests.support.postgres import value
 from tests.support.tcp_proxy import tcp_proxy
 
 KEY = BotKey("user", "bot")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.nodes import nodes
-from tests.outbox.postgres.helpers import value
+from tests.support.postgres import value
 
 LINKS = 48
 

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.outbox.postgres.helpers import value
+from tests.support.postgres import value
 from tests.support.program import BACKEND, ROOT, api, environment, running
 
 FAST: dict[str, Any] = {"simulated_scan_after": 0.1, "simulated_speed": 20}

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.cluster.nodes import FAST, Node, nodes
-from tests.outbox.postgres.helpers import value
 from tests.support.lives import total
+from tests.support.postgres import value
 from tests.support.program import api, running
 from tests.support.tcp_proxy import tcp_proxy
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.nodes import Node, nodes, owner
-from tests.outbox.postgres.helpers import value
+from tests.support.postgres import value
 
 LONGEST_GAP = 5.0
 """Seconds for which an account may be without a session in a rolling update."""

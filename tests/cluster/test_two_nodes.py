@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from tests.cluster.nodes import nodes, owner
-from tests.outbox.postgres.helpers import value
+from tests.support.postgres import value
 
 
 async def test_commands_and_views_are_the_same_on_both(tmp_path: Path, database: str) -> None:

@@ -15,7 +15,6 @@ import aiohttp
 import jwt
 import pytest
 
-from roundtrip.cli import COMMANDS
 from tests.support.api import serving
 from tests.support.program import BACKEND, ROOT, environment, running
 from tests.support.tokens import private_key, public_pem
@@ -44,6 +43,8 @@ async def finished(data_dir: Path, *arguments: str, **settings: Any) -> subproce
 
 
 def test_help_names_each_command_and_each_has_help_of_its_own(tmp_path: Path) -> None:
+    from roundtrip.cli import COMMANDS
+
     text = run(tmp_path, "--help").stdout
     for name, command in COMMANDS.items():
         assert f"  {name}" in text

@@ -18,7 +18,6 @@ import pytest
 import yaml
 
 from dashboards import stack, tour
-from roundtrip.environment import FILE_SUFFIX
 from tests.stack.collector import VERSION
 from tests.support.known import setting_names
 from tests.support.program import running
@@ -264,7 +263,7 @@ def test_state_is_in_named_volumes() -> None:
 
 def test_the_settings_that_compose_gives_are_the_backends_own(services: dict[str, dict[str, Any]]) -> None:
     given = {name for name in services["backend"]["environment"] if name.startswith("ROUNDTRIP_")}
-    assert {name.removesuffix(FILE_SUFFIX) for name in given} <= setting_names()
+    assert {name.removesuffix("_FILE") for name in given} <= setting_names()
 
 
 def test_keys_are_made_once(tmp_path: Path) -> None:
@@ -339,7 +338,7 @@ def test_three_nodes_share_one_store_behind_one_proxy(
         given, alone = scale[name]["environment"], services["backend"]["environment"]
         assert given["ROUNDTRIP_NODE_ID"] == name
         assert {key: given[key] for key in alone} == alone
-        assert {key.removesuffix(FILE_SUFFIX) for key in given if key.startswith("ROUNDTRIP_")} <= setting_names()
+        assert {key.removesuffix("_FILE") for key in given if key.startswith("ROUNDTRIP_")} <= setting_names()
         assert scale[name]["depends_on"]["postgres"]["condition"] == "service_healthy"
         assert [volume["source"] for volume in scale[name]["volumes"]] == [name], "no two write the same files"
     published = {
@@ -365,7 +364,7 @@ def test_the_secrets_of_three_nodes_are_made_too(scale: dict[str, dict[str, Any]
     for service in scale.values():
         assert {secret["source"] for secret in service.get("secrets", [])} <= set(made)
         assert made["postgres_password"] not in json.dumps(service)
-    taken = {value for name, value in scale["node-1"]["environment"].items() if name.endswith(FILE_SUFFIX)}
+    taken = {value for name, value in scale["node-1"]["environment"].items() if name.endswith("_FILE")}
     assert taken == {f"/run/secrets/{secret['source']}" for secret in scale["node-1"]["secrets"]}
 
 

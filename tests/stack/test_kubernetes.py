@@ -15,7 +15,6 @@ import pytest
 import yaml
 
 from dashboards.builders.kubernetes import RULES, SOURCES
-from roundtrip.environment import FILE_SUFFIX
 from tests.stack.promtool import promtool
 from tests.support.known import setting_names
 from tests.support.kustomize import Manifest, build, identity
@@ -115,11 +114,11 @@ def environment(overlay: str) -> dict[str, str]:
 def test_settings_are_the_backends_own_and_secrets_are_files_that_the_readme_makes(overlay: str) -> None:
     given = environment(overlay)
     ours = {name for name in given if name.startswith("ROUNDTRIP_")}
-    assert {name.removesuffix(FILE_SUFFIX) for name in ours} <= setting_names()
+    assert {name.removesuffix("_FILE") for name in ours} <= setting_names()
     assert "ROUNDTRIP_STORE_FILE" in ours
-    assert not [name for name in ours if "KEY" in name and not name.endswith(FILE_SUFFIX)]
+    assert not [name for name in ours if "KEY" in name and not name.endswith("_FILE")]
     made = set(re.findall(r"--from-(?:literal|file)=([\w-]+)=", (ROOT / "README.md").read_text()))
-    used = {Path(value).name for name, value in given.items() if name.endswith(FILE_SUFFIX)}
+    used = {Path(value).name for name, value in given.items() if name.endswith("_FILE")}
     assert used <= made
     for manifest in manifests(overlay).values():
         assert manifest["kind"] != "Secret"

@@ -212,3 +212,12 @@ def standby(primary: Postgres) -> Iterator[Postgres]:
             replica.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+async def value(url: str, sql: str, *arguments: Any) -> Any:
+    """One value of a database, over a connection of its own."""
+    connection = await asyncpg.connect(url)
+    try:
+        return await connection.fetchval(sql, *arguments)
+    finally:
+        await connection.close()

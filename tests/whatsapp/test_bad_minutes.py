@@ -18,7 +18,6 @@ import aiohttp
 import psutil
 import pytest
 
-from roundtrip.drivers.neonize.process import HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT
 from tests.whatsapp.scenario import NUMBER, PHONE, Scenario, elapsed, scenario
 from tests.whatsapp.schema import companion_reg
 from tests.whatsapp.troubles import How, Stage
@@ -299,6 +298,8 @@ async def test_a_worker_that_does_not_answer(tmp_path: Path) -> None:
 
 @pytest.mark.waits(35)
 async def test_a_program_that_was_suspended_blames_no_worker(tmp_path: Path) -> None:
+    from roundtrip.drivers.neonize.process import HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT
+
     async with scenario(tmp_path, ack_timeout=60, ping_timeout=120) as it:
         await it.pair()
         worker = await it.worker()

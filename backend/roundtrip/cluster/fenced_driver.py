@@ -12,7 +12,7 @@ from collections.abc import Callable
 import structlog
 
 from roundtrip.drivers import base as d
-from roundtrip.drivers.base import Driver, Report, Session, SessionSpec
+from roundtrip.drivers.base import Driver, Report, Session, SessionSpec, SupportsDeadline
 from roundtrip.drivers.simulated import SimulateAction, SupportsSimulate
 from roundtrip.outbox.postgres.lease import NodeLease
 
@@ -61,6 +61,9 @@ class FencedDriver:
         self.cleared: Callable[[], bool] = lambda: True
         """Whether links of an earlier lease, which others may have by now, have been given up."""
         self._ending: set[asyncio.Task[None]] = set()
+        if isinstance(driver, SupportsDeadline):  # its sessions end even while this process is paused
+            driver.run_until(lease.deadline)
+            lease.on_renewed = driver.run_until
 
     async def start(self, spec: SessionSpec, report: Callable[[Report], None]) -> Session:
         """As `Driver.start`. Raises `OSError` without a lease."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # a worker imports this module, and needs no telemetry
     from roundtrip.telemetry.tracing import RequestTracer
 
 _SIGKILL: Final = -9
+_SIGALRM: Final = -14
 
 
 class Report(msgspec.Struct, frozen=True, tag=True, rename="camel"):
@@ -197,7 +198,7 @@ class Exit(enum.StrEnum):
     """Why a worker process exited: the label of `roundtrip_worker_exits_total`."""
 
     STOPPED = "stopped"
-    """The driver stopped it."""
+    """The driver stopped it, or did not prolong its time."""
     EXITED = "exited"
     """By itself, with status 0."""
     CRASHED = "crashed"
@@ -223,6 +224,8 @@ def exit_of(status: int, *, panicked: bool = False) -> Exit:
     so."""
     if status == 0:
         return Exit.EXITED
+    if status == _SIGALRM:
+        return Exit.STOPPED
     if status == _SIGKILL:
         return Exit.KILLED
     return Exit.PANICKED if panicked else Exit.CRASHED
@@ -233,7 +236,8 @@ class MoveCause(enum.StrEnum):
 
     PAIRED = "paired"
     BALANCE = "balance"
-    """Its worker is to end, for the good of another session: one that cannot be stopped in any other way."""
+    """Its worker is to end: for the good of another session, which cannot be stopped in any other way, or because it is
+    worn or not needed."""
     MEMORY = "memory"
     DEATH = "death"
 
@@ -245,6 +249,14 @@ class WorkerView(msgspec.Struct, frozen=True, rename="camel"):
     pid: int | None
     sessions: int
     memory: int | None
+
+
+@runtime_checkable
+class SupportsDeadline(Protocol):
+    """A driver whose sessions can be made to end by themselves, even when this process does not run at that time."""
+
+    def run_until(self, deadline: float) -> None:
+        """End every session at this time by `clock.steady`, in seconds, unless a later one is named before."""
 
 
 @runtime_checkable

@@ -34,20 +34,23 @@ _ON_THE_PHONE: Final = "on the phone, under “Linked devices”"
 ADVICE: Final[dict[str, Advice]] = {
     # degraded
     "keepalive_lost": Advice(
-        True, "Nothing to do: the connection to WhatsApp does not answer; it is being restored automatically."
+        True, "Nothing to do: the connection to WhatsApp does not respond; it is being restored automatically."
     ),
     "flapping": Advice(True, "The connection to WhatsApp is unstable. Check the phone's and the server's network."),
     # disconnected
     "connection_lost": Advice(True, "Nothing to do: the connection to WhatsApp is being restored automatically."),
     "unreachable": Advice(True, "WhatsApp could not be reached. Check the network and the proxy; try again later."),
-    "rate_limited": Advice(True, f"{_AUTOMATIC} WhatsApp limits the rate; the next attempt follows in a few minutes."),
+    "rate_limited": Advice(
+        True, f"{_AUTOMATIC} WhatsApp limits the request rate; the next attempt follows in a few minutes."
+    ),
     # logged out
     "requested": Advice(True, f"You logged out. {_AGAIN} If the phone still lists this device, remove it there."),
     "cancelled": Advice(True, f"Linking was cancelled. {_AGAIN}"),
     "device_removed": Advice(True, f"This device was removed on the phone. {_AGAIN}"),
-    "primary_device_gone": Advice(True, "Open WhatsApp on the phone and see that the account works, then link again."),
+    "primary_device_gone": Advice(True, "Open WhatsApp on the phone, check that the account works, then link again."),
     "account_banned": Advice(
-        False, "WhatsApp blocked this account. Open WhatsApp on the phone: it says why, and how to ask for a review."
+        False,
+        "WhatsApp blocked this account. Open WhatsApp on the phone: it shows the reason, and how to request a review.",
     ),
     "logged_out_by_whatsapp": Advice(True, f"WhatsApp ended this session. {_AGAIN}"),
     # replaced
@@ -56,18 +59,19 @@ ADVICE: Final[dict[str, Advice]] = {
         "The same session runs somewhere else. Stop it there, then press “Link WhatsApp” to take it over.",
     ),
     # banned
-    "banned": Advice(False, "WhatsApp blocked this account for a while. Wait until the block ends."),
+    "banned": Advice(False, "WhatsApp blocked this account temporarily. Wait until the block ends."),
     "banned_too_many_people": Advice(
-        False, "WhatsApp blocked this account: too many messages to people who do not know it. Wait until it ends."
+        False,
+        "WhatsApp blocked this account: too many messages to people who do not know it. Wait until the block ends.",
     ),
     "banned_blocked_by_users": Advice(
-        False, "WhatsApp blocked this account: too many people blocked it. Wait until the block ends."
+        False, "WhatsApp blocked this account: too many users blocked it. Wait until the block ends."
     ),
     "banned_too_many_groups": Advice(
-        False, "WhatsApp blocked this account: too many groups were made. Wait until the block ends."
+        False, "WhatsApp blocked this account: it created too many groups. Wait until the block ends."
     ),
     "banned_same_messages": Advice(
-        False, "WhatsApp blocked this account: the same message was sent too often. Wait until the block ends."
+        False, "WhatsApp blocked this account: it sent the same message too often. Wait until the block ends."
     ),
     "banned_broadcast_lists": Advice(
         False, "WhatsApp blocked this account: too many messages to broadcast lists. Wait until the block ends."
@@ -77,7 +81,8 @@ ADVICE: Final[dict[str, Advice]] = {
     # failed
     "connect_failure": Advice(True, f"WhatsApp refused the connection. Wait a few minutes. {_AGAIN}"),
     "pairing_code_refused": Advice(
-        True, "WhatsApp gave no code for this phone number. Check the number, wait a few minutes, or scan a QR code."
+        True,
+        "WhatsApp issued no pairing code for this number. Check the number, wait a few minutes, or scan a QR code.",
     ),
     "worker_crashed": Advice(True, f"The connection's process failed repeatedly. {_AGAIN}"),
     "session_crashes": Advice(
@@ -91,14 +96,14 @@ ADVICE: Final[dict[str, Advice]] = {
     "also_linked_elsewhere": Advice(
         True,
         "The same WhatsApp account is linked under another bot too. WhatsApp allows few devices: linking it once more "
-        "may push one of them out. Log one of them out if that is not meant.",
+        "may unlink one of them. Log one of them out if this is not intended.",
     ),
 }
 """Reason codes are public: they are never renamed, new ones may come."""
 
 RETRYING_ADVICE: Final[dict[str, Advice]] = {
     "unreachable": Advice(
-        True, f"{_AUTOMATIC} WhatsApp cannot be reached; if it stays so, check the network and the proxy."
+        True, f"{_AUTOMATIC} WhatsApp cannot be reached; if this persists, check the network and the proxy."
     ),
     "connect_failure": Advice(True, f"{_AUTOMATIC} WhatsApp refuses the connection at the moment."),
     "worker_crashed": Advice(True, f"{_AUTOMATIC} The connection's process failed repeatedly."),
@@ -112,12 +117,12 @@ DEVICE_ADVICE: Final[dict[DeviceState, Advice]] = {
     DeviceState.REMOVED: Advice(True, f"You logged out, and the device was removed from the account. {_AGAIN}"),
     DeviceState.REMOVING: Advice(
         True,
-        "You logged out. WhatsApp could not be asked to remove this device yet; that is tried again for a day. "
+        "You logged out. WhatsApp could not be reached to remove this device yet; this is retried for a day. "
         f"To be sure, remove it {_ON_THE_PHONE}.",
     ),
     DeviceState.KEPT: Advice(
         True,
-        "You logged out, but WhatsApp could not be asked to remove this device. "
+        "You logged out, but WhatsApp could not be reached to remove this device. "
         f"If it is still listed {_ON_THE_PHONE}, remove it there.",
     ),
 }

@@ -77,9 +77,7 @@ class SocketServer:
         """Serves principals that have a key of their own."""
         self.on_refused: Callable[[str, str | None, int], None] = lambda _code, _traceparent, _began_ns: None
         """Called with each refused handshake: its code, its traceparent, and when it began."""
-        self._admit = admit
-        self._metrics = metrics
-        self._faults = faults
+        self._admit, self._metrics, self._faults = admit, metrics, faults
         self._access = door or SocketAccess()
         self._clock = clock
         self._access.max_per_key = max_sockets_per_key
@@ -109,8 +107,7 @@ class SocketServer:
         self.engine.allow_message = self._access.allowed
         self.engine.on_message_refused = self._access.refuse_message
         self._access.on_failure = metrics.step_failed
-        self.engine.eio.on_refused = metrics.packet_refused
-        self.engine.eio.on_too_large = metrics.packet_too_large
+        self.engine.eio.on_refused, self.engine.eio.on_too_large = metrics.packet_refused, metrics.packet_too_large
 
     def attach(self, app: web.Application) -> None:
         """Serve `/socket.io/` from this application."""

@@ -63,7 +63,7 @@ async def test_an_events_timeline(served: Api) -> None:
         ("ack", 510, 7),
         ("resolved", 510, 0),
     ]
-    assert view["steps"][1]["text"] == "Looked for the bot 'bot'; the user's sockets say 'other'."
+    assert view["steps"][1]["text"] == "No socket of the bot 'bot'; the user is connected as 'other'."
     first = view["attempts"][0]
     assert first["connected"] == [key_hash("ada", "other")]
     assert view["attempts"][1]["sids"] == ["s1", "s2"]

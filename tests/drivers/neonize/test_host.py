@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from roundtrip.clock import SYSTEM, steady
 from roundtrip.drivers import base as d
 from roundtrip.drivers.neonize import footprint, pipe
 from roundtrip.drivers.neonize.host import LOCK_TIMEOUT, START_TURN, STOP_TIMEOUT, Host, OwnThreads
@@ -25,9 +27,10 @@ from tests.support.stepped_loop import SteppedLoop
 class Client(FakeClient):
     """One whose call into the library ends when it is stopped."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, paired: bool) -> None:
         super().__init__()
         self.name = name
+        self.paired = paired
         self.running = False
 
     async def stop(self) -> None:
@@ -58,8 +61,8 @@ class Process:
         self.task = loop.create_task(Host(output, commands, begin, library, self.exits.append).run())
         self.settle()
 
-    def _make(self, name: str, _session: str, _device: str) -> Client:
-        self.clients.append(Client(name))
+    def _make(self, name: str, _session: str, _device: str, *, paired: bool) -> Client:
+        self.clients.append(Client(name, paired))
         return self.clients[-1]
 
     def settle(self) -> None:
@@ -197,6 +200,7 @@ def test_a_session_that_did_not_pair_ends_with_its_process(host: Process) -> Non
     host.loop.run(host.clients[0].on_qr(None, b"2@abc"))  # type: ignore[arg-type]
     host.settle()
     host.command(pipe.Close(1))
+    assert not host.clients[0].paired, "what it writes waits for the disk"
     assert host.clients[0].calls == [], "the library cannot end it"
     assert host.exits == [0]
 
@@ -215,6 +219,21 @@ def test_the_end_waits_for_the_sessions_but_not_for_ever(host: Process) -> None:
 
 def test_a_worker_whose_parent_is_gone_ends(host: Process) -> None:
     host.close()
+    assert host.exits == [0]
+
+
+def test_the_kernel_is_asked_to_end_it_at_the_time_that_was_named_last(
+    host: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alarms: list[tuple[int, float]] = []
+    monkeypatch.setattr(signal, "setitimer", lambda which, seconds: alarms.append((which, seconds)))
+    now = steady(SYSTEM)()
+    host.command(pipe.RunUntil(now + 20), pipe.RunUntil(now + 30))
+    assert [which for which, _ in alarms] == [signal.ITIMER_REAL] * 2
+    assert 15 < alarms[0][1] <= 20
+    assert 25 < alarms[1][1] <= 30
+    assert host.exits == []
+    host.command(pipe.RunUntil(now - 1))  # it comes late: this process, or the driver's, was stopped
     assert host.exits == [0]
 
 

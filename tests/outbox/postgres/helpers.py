@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
-import asyncpg
-
 from roundtrip.outbox.postgres.database import Database
 from roundtrip.outbox.postgres.lease import NodeLease
 from roundtrip.outbox.postgres.outbox import PostgresOutbox
@@ -32,12 +30,3 @@ async def joined(
     lease = NodeLease(database, node_id, seconds)
     await lease.join()
     return database, lease
-
-
-async def value(url: str, sql: str, *arguments: Any) -> Any:
-    """One value, over a connection of its own."""
-    connection = await asyncpg.connect(url)
-    try:
-        return await connection.fetchval(sql, *arguments)
-    finally:
-        await connection.close()

@@ -13,9 +13,9 @@ from roundtrip.outbox.base import OutboxError
 from roundtrip.outbox.postgres.outbox import PostgresOutbox
 from roundtrip.outbox.records import Ended, Outcome, StoredEvent
 from tests.outbox.contract.base import until
-from tests.outbox.postgres.helpers import joined, store_clock, value
+from tests.outbox.postgres.helpers import joined, store_clock
 from tests.support.drafts import CONNECTED, KEY, Clock, assert_balanced, draft, end, qr, store
-from tests.support.postgres import Postgres, server
+from tests.support.postgres import Postgres, server, value
 from tests.support.tcp_proxy import TcpProxy, tcp_proxy
 
 

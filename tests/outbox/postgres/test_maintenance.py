@@ -8,8 +8,9 @@ from roundtrip.events import EventType
 from roundtrip.outbox.postgres.sweep import SLICE
 from roundtrip.outbox.records import Outcome
 from tests.outbox.contract.base import until
-from tests.outbox.postgres.helpers import Open, value
+from tests.outbox.postgres.helpers import Open
 from tests.support.drafts import CONNECTED, KEY, Clock, assert_balanced, draft, end, store
+from tests.support.postgres import value
 
 
 async def test_ended_events_leave_the_ledger_in_time_and_the_sums_stay(

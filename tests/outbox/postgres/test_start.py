@@ -9,9 +9,8 @@ import pytest
 from roundtrip.errors import StartError
 from roundtrip.outbox.postgres.database import POOLED, Database
 from roundtrip.outbox.postgres.migrations import steps
-from tests.outbox.postgres.helpers import value
 from tests.support.pgbouncer import pgbouncer
-from tests.support.postgres import Postgres
+from tests.support.postgres import Postgres, value
 
 
 @pytest.mark.parametrize("mode", ["transaction", "statement"])

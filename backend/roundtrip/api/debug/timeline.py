@@ -111,13 +111,13 @@ def trace_id_of(traceparent: str) -> str | None:
 
 def _steps(entry: LedgerEntry) -> Iterator[Step]:
     steps: list[tuple[int, StepKind, str, int | None]] = [
-        (entry.created_at, StepKind.CREATED, f"Stored as number {entry.seq} of its key.", None)
+        (entry.created_at, StepKind.CREATED, f"Stored, with seq {entry.seq} of its key.", None)
     ]
     number = 1
     for attempt in entry.attempts:
         steps += ((at, kind, text, number) for at, kind, text in _attempt_steps(entry, attempt))
         if attempt.omitted:
-            text = f"{attempt.omitted} more attempts, which are not kept."
+            text = f"{attempt.omitted} more attempts; their details are not kept."
             steps.append((attempt.at, StepKind.OMITTED, text, None))
         number += 1 + attempt.omitted
     if entry.outcome is not Outcome.PENDING:
@@ -131,37 +131,37 @@ def _steps(entry: LedgerEntry) -> Iterator[Step]:
 
 
 def _attempt_steps(entry: LedgerEntry, attempt: Attempt) -> Iterator[tuple[int, StepKind, str]]:
-    verb = "Sent" if attempt.mode == "live" else "Sent again"
+    verb = "Sent" if attempt.mode == "live" else "Replayed"
     if attempt.reason is None:
         yield attempt.at, StepKind.SENT, f"{verb} to {_socket_count(attempt.sockets)}."
     else:
         yield attempt.at, StepKind.MISSED, _miss_text(entry, attempt, attempt.reason)
     if attempt.receipt_at is not None:
-        yield attempt.receipt_at, StepKind.RECEIPT, "The client's transport confirmed that it has the bytes."
+        yield attempt.receipt_at, StepKind.RECEIPT, "The client's transport confirmed its receipt."
     if attempt.ack_at is not None:
         yield attempt.ack_at, StepKind.ACK, "The client's application acknowledged it."
 
 
 def _miss_text(entry: LedgerEntry, attempt: Attempt, reason: MissReason) -> str:
     bot = entry.key.user_id if attempt.looked_for_is_user else entry.key.bot_id
-    looked = f"Looked for the bot {bot!r}"
+    looked = f"No socket of the bot {bot!r}"
     match reason:
         case MissReason.KEY_MISMATCH:
             there = ", ".join(map(repr, attempt.keys)) or "another bot"
-            return f"{looked}; the user's sockets say {there}."
+            return f"{looked}; the user is connected as {there}."
         case MissReason.OTHER_BOT_CONNECTED:
             there = ", ".join(map(repr, attempt.keys)) or "another bot"
-            return f"{looked}; the user has a page open for {there} only."
+            return f"{looked}; the user is connected for {there} only."
         case MissReason.NEVER_CONNECTED:
-            return f"{looked}; it never had a socket here."
+            return f"{looked}: none has connected so far."
         case MissReason.JUST_DISCONNECTED:
-            return f"{looked}; its last socket had left within 30 s."
+            return f"{looked}: the last one disconnected less than 30 s before."
         case MissReason.DISCONNECTED:
-            return f"{looked}; its last socket had left."
+            return f"{looked}: the last one has disconnected."
         case MissReason.ACK_TIMEOUT:
-            return f"Written to {_socket_count(attempt.sockets)}, but nobody confirmed it in time."
+            return f"Sent to {_socket_count(attempt.sockets)}; not confirmed within the acknowledgement timeout."
         case MissReason.QUEUE_FULL:
-            return "The socket read too slowly and was closed."
+            return "The socket's send queue was full; the socket was closed."
         case MissReason.SEND_FAILED:
             return "Writing to the socket failed."
 
@@ -171,9 +171,9 @@ def _socket_count(count: int) -> str:
 
 
 _RESOLUTIONS = {
-    Outcome.ACKED: "Done: acknowledged by the application.",
-    Outcome.RECEIVED: "Done: received by the transport.",
-    Outcome.SUPERSEDED: "A newer event took its place.",
-    Outcome.EXPIRED: "Nobody came for it while it lived.",
+    Outcome.ACKED: "Delivered: acknowledged by the application.",
+    Outcome.RECEIVED: "Delivered: received by the transport.",
+    Outcome.SUPERSEDED: "Superseded by a newer event.",
+    Outcome.EXPIRED: "Expired before any client received it.",
     Outcome.DISCARDED: "Discarded on request.",
 }

@@ -57,6 +57,7 @@ class NeonizeDriver:
         self._code_life = code_life
         self._device_name = device_name
         self._tracer = OFF
+        self._until: float | None = None
         self._fleet = Fleet(self._launch, sessions_per_worker, memory_limit)
 
     @classmethod
@@ -78,7 +79,13 @@ class NeonizeDriver:
         begin = pipe.Begin(
             str(folder), self._proxy, device_name=self._device_name, heartbeat=process.HEARTBEAT_INTERVAL
         )
-        return process.Launch(self._command, self._environment, begin)
+        return process.Launch(self._command, self._environment, begin, lambda: self._until)
+
+    def run_until(self, deadline: float) -> None:
+        """As `SupportsDeadline.run_until`."""
+        self._until = deadline
+        for worker in self._fleet.workers:
+            worker.process.send(pipe.RunUntil(deadline))
 
     def observe(self, tracer: RequestTracer, on_exit: Callable[[d.Exit], None]) -> None:
         """Trace the moves of sessions that start from now on, and call `on_exit` for each worker that exits."""

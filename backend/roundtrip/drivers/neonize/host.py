@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
+from roundtrip.clock import SYSTEM, steady
 from roundtrip.drivers import base as d
 from roundtrip.drivers.neonize import footprint, pipe
 from roundtrip.drivers.neonize.key_lock import KeyLock
@@ -72,6 +74,7 @@ class Host:
         self._begin = begin
         self._library = library
         self._exit = exit_
+        self._steady = steady(SYSTEM)
         self._sessions: dict[int, WorkerSession] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._early: dict[int, pipe.Close | pipe.LogOut] = {}
@@ -92,6 +95,14 @@ class Host:
             beating.cancel()
             self._exit(0)
 
+    def _run_until(self, deadline: float) -> None:
+        """Have the kernel end this process at that time: a signal needs neither the event loop nor the library, and
+        comes first when a process that was stopped goes on."""
+        left = deadline - self._steady()
+        if left <= 0:
+            self._exit(0)
+        signal.setitimer(signal.ITIMER_REAL, max(left, 0.001))  # SIGALRM, which ends a process that does not handle it
+
     async def _send_heartbeats(self) -> None:
         """From the event loop alone: the library may hold its locks for as long as the network lets it."""
         beats = 0
@@ -108,6 +119,8 @@ class Host:
         messages = pipe.from_driver(reader)
         while (command := await messages.next()) is not None:
             match command:
+                case pipe.RunUntil(deadline):
+                    self._run_until(deadline)
                 case pipe.Open():
                     self._tasks[command.seat] = asyncio.create_task(self._run_session(command))
                 case pipe.AliveQuery(seat, number):
@@ -185,7 +198,9 @@ class Host:
     async def _serve(self, begin: pipe.Open) -> bool:
         """Run a session to its end. Whether its login is left to another worker."""
         # The library puts the path into a URI unescaped: so it gets the bare name, in the working folder.
-        client = self._library.make_client(begin.name, f"{begin.session}-{begin.seat}", self._begin.device_name)
+        client = self._library.make_client(
+            begin.name, f"{begin.session}-{begin.seat}", self._begin.device_name, paired=begin.paired
+        )
         session = WorkerSession(self._writer(begin.seat), begin, client, self._library, self._begin.proxy)
         self._sessions[begin.seat] = session
         if isinstance(self._early.get(begin.seat), pipe.LogOut):

@@ -40,6 +40,13 @@ class Begin(msgspec.Struct, frozen=True, tag=True):
     heartbeat: float = 5.0
 
 
+class RunUntil(msgspec.Struct, frozen=True, tag=True):
+    """Exit at this time, in seconds by `clock.steady`, which is the same for every process of the machine, if no later
+    one is named before: from then on somebody else may have the accounts, and the driver may be unable to say so."""
+
+    deadline: float
+
+
 class Open(msgspec.Struct, frozen=True, tag=True):
     """Start a session in a seat. `name` is its key file's, in the worker's folder.
 
@@ -79,7 +86,7 @@ class End(msgspec.Struct, frozen=True, tag=True):
     """End every session, keep the keys, and exit."""
 
 
-Command = Begin | Open | AliveQuery | Close | LogOut | End
+Command = Begin | RunUntil | Open | AliveQuery | Close | LogOut | End
 
 
 # from the worker to the driver

@@ -41,11 +41,13 @@ START_REFUSED: Final = 127
 
 
 class Launch(msgspec.Struct, frozen=True):
-    """How workers are started: the command, all of their environment, and what each is told first."""
+    """How workers are started: the command, all of their environment, and what each is told first. `until` gives the
+    time of `pipe.RunUntil` when one starts, or None."""
 
     command: Sequence[str]
     environment: Mapping[str, str]
     begin: pipe.Begin
+    until: Callable[[], float | None] = lambda: None
 
 
 class Seated(Protocol):
@@ -107,6 +109,8 @@ class WorkerProcess:
         self._log = log.bind(worker=self.name, pid=process.pid)
         self._last_message = asyncio.get_running_loop().time()
         self.send(self._launch.begin)
+        if (until := self._launch.until()) is not None:
+            self.send(pipe.RunUntil(until))
         draining = asyncio.create_task(self._output.drain(cast("asyncio.StreamReader", process.stderr)))
         watch = asyncio.create_task(self._watch_heartbeats())
         reading = asyncio.create_task(self._read_to_exit(draining))

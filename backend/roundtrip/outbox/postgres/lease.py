@@ -42,12 +42,16 @@ class NodeLease:
         self.session = uuid.uuid4().hex
         self.slot = 0
         self.fence = 0
+        self.term = 0
+        """How often the lease has ended: what was had in an earlier term is somebody else's now."""
         self.nodes = 1
         """Live nodes of the store, this one included, when the lease was renewed last."""
         self.store_now = 0
         """The database's clock when the fence was set, in milliseconds since the epoch."""
         self.on_change: Callable[[bool], None] = lambda _held: None
         """Called with False when the lease has ended, and with True when it was taken again."""
+        self.on_renewed: Callable[[float], None] = lambda _deadline: None
+        """Called with the time until which the lease is certain to last, by `clock.steady`, whenever that is later."""
         self._database = database
         self._steady = steady(clock)
         self._deadline = 0.0
@@ -60,6 +64,11 @@ class NodeLease:
     def held(self) -> bool:
         """Whether the lease is certain to last still."""
         return self._steady() < self._deadline
+
+    @property
+    def deadline(self) -> float:
+        """Until when it is certain to last, by `clock.steady`."""
+        return self._deadline
 
     @property
     def age(self) -> float:
@@ -137,6 +146,7 @@ class NodeLease:
     def _renewed_at(self, sent: float) -> None:
         self._renewed = sent
         self._deadline = sent + self.seconds * (1 - MARGIN)
+        self.on_renewed(self._deadline)
         if self._timer is not None:
             self._timer.cancel()
         delay = max(0.0, self._deadline - self._steady()) + 0.001
@@ -147,6 +157,7 @@ class NodeLease:
         held = self.held
         if held != self._told:
             self._told = held
+            self.term += not held
             log.log(20 if held else 40, "lease_held" if held else "lease_ended", node=self.node_id)
             self.on_change(held)
 

@@ -39,7 +39,7 @@ export const REASONS = {
     todo: "Nothing: the event is sent when the page comes back.",
   },
   ack_timeout: {
-    says: "It was written to a socket, and nobody confirmed it in time.",
+    says: "It was sent to a socket and not confirmed within the acknowledgement timeout.",
     todo: "Does the page's handler call its acknowledgement, for every event and also when it throws? Without `acks: true` a transport receipt is enough.",
   },
   queue_full: {
@@ -56,7 +56,7 @@ export const OUTCOMES = {
   pending: "waits for a confirmation",
   acked: "the application acknowledged it",
   received: "the transport confirmed it",
-  superseded: "a newer event took its place",
+  superseded: "a newer event superseded it",
   expired: "nobody came for it in time",
   discarded: "discarded on request",
 };
