@@ -102,6 +102,13 @@ async def test_no_statement_of_a_batch_looks_at_more_rows_than_it_has(database: 
     store.plans.clear()
     for _ in range(5):  # the plans of the first round are kept
         await written(outbox, clock, BATCH)
+    for key in KEYS:
+        outbox.append(draft(CONNECTED, clock, key), lambda _event: None)
+    await outbox.last_seq(KEYS[0])
+    connection = await store.connect()
+    expired = await connection.fetch("SELECT * FROM expire_1('node', $1, 0, 9000000000000, 500)", lease.fence)
+    assert len(expired) >= BATCH
+    await connection.close()
     await outbox.close()
     await lease.leave()
     looked = [(text, node) for text, plan in store.plans for node in nodes(plan)]
