@@ -96,7 +96,7 @@ def main() -> int:
                 figures.setdefault(variant.name, []).append(found)
                 print(
                     f"turn {turn + 1}: {variant.name:<44} {found.rate:>8,.0f} events/s {found.cpu_us:>6.1f} µs CPU, "
-                    f"generator at {found.load:.0%}",
+                    f"generator at {found.load:.0%}" + (f", {found.lost:,.0f} spans lost" if found.lost else ""),
                     flush=True,
                 )
     finally:

@@ -33,6 +33,10 @@ class Run(NamedTuple):
     """Microseconds of the server's processor time per event, its children's included."""
     load: float
     """The generator's share of its core."""
+    lost: float = 0.0
+    """Spans that were dropped on their way out."""
+    p99: float | None = None
+    """With a pace: seconds from creation to confirmation, of 99 events in 100."""
 
 
 def start(core: int | None, *command: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
@@ -71,21 +75,32 @@ def cpu(process: subprocess.Popen[str]) -> float:
 
 
 def rate(
-    server: list[str], sockets: int, seconds: float, reply: str = "ack", env: Mapping[str, str] | None = None
+    server: list[str],
+    sockets: int,
+    seconds: float,
+    reply: str = "ack",
+    env: Mapping[str, str] | None = None,
+    idle: int | None = None,
 ) -> Run:
-    """A server command, which gets SOCKETS and SECONDS as arguments. Raises `RuntimeError` for a run that the generator
-    limited."""
+    """A server command, which gets SOCKETS and SECONDS as arguments. With `idle` as many sockets more get no events,
+    and each client has an address of its own. Raises `RuntimeError` for a run that the generator limited."""
+    if idle is not None:
+        env = {**(env or {}), "BENCH_IDLE": str(idle)}
     serving = start(0, *server, str(sockets), str(seconds), env=env)
     loading: subprocess.Popen[str] | None = None
     try:
         url = f"http://127.0.0.1:{line(serving)}"
-        loading = start(1, *command(url, sockets, reply))
-        assert json.loads(line(loading))["ready"] == sockets
+        everybody = sockets + (idle or 0)
+        loading = start(1, *command(url, everybody, reply, missed=None if idle is None else 0))
+        while "ready" not in (said := json.loads(line(loading))):
+            pass
+        assert said["ready"] == everybody
         tell(serving, "go")
         served, loaded, begin = cpu(serving), cpu(loading), time.monotonic()
-        found = float(json.loads(line(serving))["rate"])
-        took = time.monotonic() - begin
-        run = Run(found, (cpu(serving) - served) / (found * took) * 1e6, (cpu(loading) - loaded) / took)
+        told = json.loads(line(serving))
+        took, found = time.monotonic() - begin, float(told["rate"])
+        cpu_us, load = (cpu(serving) - served) / (found * took) * 1e6, (cpu(loading) - loaded) / took
+        run = Run(found, cpu_us, load, told.get("spans_lost", 0.0), told.get("p99"))
     finally:
         if loading is not None:
             stop(loading)

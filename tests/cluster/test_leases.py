@@ -43,7 +43,9 @@ CREATE OR REPLACE FUNCTION stepped.clock_timestamp() RETURNS timestamptz LANGUAG
 DELETE FROM stepped.clock;
 INSERT INTO stepped.clock VALUES ('2026-01-01');
 """
-_EMPTY: Final = "TRUNCATE nodes, links, commands, removals, key_files; UPDATE stepped.clock SET now = '2026-01-01'"
+_EMPTY: Final = (
+    "TRUNCATE nodes, links, commands, removals, key_files CASCADE; UPDATE stepped.clock SET now = '2026-01-01'"
+)
 
 
 class Node:

@@ -14,6 +14,7 @@ from roundtrip.identity import BotKey
 from roundtrip.outbox.records import MissReason, Mode, Outcome
 from tests.cluster.in_process import CONNECTED, KEY, Node, nodes
 from tests.outbox.contract.base import until
+from tests.support.drafts import assert_balanced
 from tests.support.postgres import value
 
 CONNECTING = Connecting()
@@ -144,6 +145,18 @@ async def test_an_event_that_two_nodes_confirm_is_counted_once(two: list[Node]) 
     assert sum(a.outbox.totals().pending.values()) == 0
 
 
+async def test_nothing_is_resolved_that_was_not_created(two: list[Node]) -> None:
+    """B ends what A created before it has read so."""
+    a, b = two
+    await b.join()
+    b.outbox._writer._sweep._next = float("inf")
+    await a.publish()
+    await until(lambda: sum(b.outbox.totals().resolved.values()) == 1)
+    totals = b.outbox.totals()
+    assert_balanced(totals)
+    assert min(totals.pending.values()) == 0
+
+
 def shared(node: Node) -> bool:
     channel = node.courier._inflight.keys.get(KEY)
     return channel is not None and channel.shared
@@ -185,6 +198,7 @@ async def test_attempts_of_several_nodes_stand_beside_each_other(database: str, 
         silent = await b.join(acking=False)
         await until(lambda: len(b.notes.missed_) >= 1)  # B's timeout
         b.leave(silent)
+        await b.outbox.check()
         await a.join()
         async with asyncio.timeout(5):
             while (await a.entry(event)).outcome is not Outcome.ACKED:

@@ -12,7 +12,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -67,11 +67,6 @@ class Node:
             running(self._folder / self.name, command=command, ready=ready, **self._settings)
         )
 
-    async def is_ready(self, within: float = 60) -> None:
-        """Wait until it may be used."""
-        assert self.program is not None
-        await self.program.started(within)
-
     def pause(self) -> None:
         assert self.program is not None
         self._paused_at = time.monotonic_ns()
@@ -87,8 +82,19 @@ class Node:
         """kill -9."""
         self.resume()
         if self.program is not None:
-            self.program.kill()
+            with suppress(ProcessLookupError):
+                self.program.kill()
             await self._over()
+
+    async def watch(self) -> str | None:
+        """Start it again where it ended by itself, as whatever runs it would; its last words then."""
+        program = self.program
+        if program is None or program.process.returncode is None:
+            return None
+        await self._over()
+        await self.start(ready=False)
+        lines = program.text().strip().splitlines()
+        return f"{program.process.returncode}: {lines[-1] if lines else ''}"
 
     async def stop(self, within: float = 30) -> int:
         """End it cleanly; its exit status."""

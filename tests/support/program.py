@@ -56,6 +56,11 @@ class Program:
                 while not await _ready(session, self.admin_url) or not await _restored(session, self.admin_url):
                     await asyncio.sleep(0.02)
 
+    async def is_ready(self) -> bool:
+        """Whether it says now that it is ready."""
+        async with aiohttp.ClientSession() as session:
+            return bool(self.admin_url) and await _ready(session, self.admin_url)
+
     def text(self) -> str:
         return b"".join(self.log).decode(errors="replace")
 
@@ -165,7 +170,7 @@ class Api:
         assert status < 300, answer
         return answer
 
-    async def state(self, wanted: str, bot: str = "bot", within: float = 10) -> Any:
+    async def state(self, wanted: str, bot: str = "bot", within: float = 20) -> Any:
         """Wait until the link is in a state; the snapshot."""
         async with asyncio.timeout(within):
             while (snapshot := await self.snapshot(bot))["state"] != wanted:

@@ -58,6 +58,9 @@ class Notes:
     def failed(self) -> None:
         self.failed_ += 1
 
+    def created(self, delivery: Delivery) -> None:
+        pass
+
     def settled(self, delivery: Delivery) -> None:
         self.settled_.append(delivery)
 

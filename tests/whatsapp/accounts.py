@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
 
 from tests.whatsapp.channel import Channel
@@ -12,6 +13,7 @@ from tests.whatsapp.name_sync import NameSync
 from tests.whatsapp.nodes import Jid, Node
 from tests.whatsapp.phone import CodePairing
 from tests.whatsapp.schema import wa6
+from tests.whatsapp.sealed import Bundle
 
 
 @dataclass
@@ -34,9 +36,13 @@ class Account:
     """Seconds until an iq of that namespace is answered."""
     iq_errors: dict[str, str] = field(default_factory=dict)
     """The error code that meets an iq of that namespace."""
+    bundle: Bundle | None = None
+    """What the linked device published so that others can write to it."""
     past: Past | None = None
     """What the phone hands over after a pairing, besides the name."""
     sync: NameSync = field(default_factory=NameSync)
+    received: Counter[str] = field(default_factory=Counter)
+    """What the linked device has sent, by tag: a `receipt` for each message that it has read."""
     logins: int = 0
     replaced: int = 0
     """Logins that found the same device connected, and threw it out."""

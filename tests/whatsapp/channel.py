@@ -158,8 +158,11 @@ class Channel:
 
     def _write(self, frame: bytes) -> None:
         data = len(frame).to_bytes(3, "big") + frame
-        head = bytes([0x82, len(data)]) if len(data) < 126 else b"\x82\x7e" + struct.pack("!H", len(data))
-        if len(data) > 0xFFFF:
+        if len(data) < 126:
+            head = bytes([0x82, len(data)])
+        elif len(data) <= 0xFFFF:
+            head = b"\x82\x7e" + struct.pack("!H", len(data))
+        else:
             head = b"\x82\x7f" + struct.pack("!Q", len(data))
         if not self._writer.is_closing() and not self.frozen:
             self._writer.write(head + data)

@@ -54,7 +54,7 @@ def _varint(number: int) -> bytes:
     return bytes([*out, number])
 
 
-def _fields(*values: tuple[int, int | bytes]) -> bytes:
+def fields(*values: tuple[int, int | bytes]) -> bytes:
     """Protobuf by hand: neonize's generated code has no Signal messages."""
     out = b""
     for number, value in values:
@@ -65,7 +65,8 @@ def _fields(*values: tuple[int, int | bytes]) -> bytes:
     return out
 
 
-def _public(key: bytes) -> bytes:
+def with_type(key: bytes) -> bytes:
+    """A public key as Signal writes it: with a byte for the kind of curve."""
     return b"\x05" + key
 
 
@@ -88,14 +89,14 @@ def first_message(sender: KeyPair, bundle: Bundle, text: bytes, *, spend_key: bo
     keys = hkdf(hmac.digest(chain, b"\x01", hashlib.sha256), None, 80, b"WhisperMessageKeys")
     padding = secrets.randbelow(15) + 1
     sealed = cbc(keys[:32], keys[64:80], text + bytes([padding]) * padding)
-    body = VERSION + _fields((1, _public(ratchet.public)), (2, 0), (3, 0), (4, sealed))
-    parties = _public(sender.public) + _public(bundle.identity)
+    body = VERSION + fields((1, with_type(ratchet.public)), (2, 0), (3, 0), (4, sealed))
+    parties = with_type(sender.public) + with_type(bundle.identity)
     body += hmac.digest(keys[32:64], parties + body, hashlib.sha256)[:8]
-    return VERSION + _fields(
+    return VERSION + fields(
         (5, 1),
         *([(1, bundle.key_id)] if spend_key else []),
         (6, bundle.signed_key_id),
-        (2, _public(base.public)),
-        (3, _public(sender.public)),
+        (2, with_type(base.public)),
+        (3, with_type(sender.public)),
         (4, body),
     )

@@ -52,6 +52,8 @@ class StandIn:
         self.port = 0
         self.lines: list[Line] = []
         self.accounts: dict[str, Account] = {}
+        self.let_in: list[str] = []
+        """The phone of each login, in their order."""
         self.turned_away = Counter[str]()
         self.troubles = Troubles()
         self.refs = REFS
@@ -152,13 +154,19 @@ class StandIn:
             self._log_in(line)
         while True:
             node = await line.channel.receive()
-            if node.child("pair-device-sign") is not None:
-                line.signed.set()
-            if line.account is not None and line.account.silent:
-                continue
-            if node.tag == "iq" and node.text("type") in ("get", "set"):
-                delay = line.account.iq_delay.get(node.text("xmlns"), 0.0) if line.account is not None else 0.0
-                asyncio.get_running_loop().call_later(delay, self._answer, line, node)
+            self._received(line, node)
+
+    def _received(self, line: Line, node: Node) -> None:
+        if node.child("pair-device-sign") is not None:
+            line.signed.set()
+        delay = 0.0
+        if line.account is not None:
+            line.account.received[node.tag] += 1
+            if line.account.silent:
+                return
+            delay = line.account.iq_delay.get(node.text("xmlns"), 0.0)
+        if node.tag == "iq" and node.text("type") in ("get", "set"):
+            asyncio.get_running_loop().call_later(delay, self._answer, line, node)
 
     def _offer_codes(self, line: Line) -> None:
         refs = [Node("ref", {}, f"2@{secrets.token_urlsafe(48)}".encode()) for _ in range(self.refs)]
@@ -182,6 +190,7 @@ class StandIn:
             account.replaced += 1
             account.line.channel.send(Node("stream:error", {}, [Node("conflict", {"type": "replaced"})]))
             account.line.channel.close()
+        self.let_in.append(account.phone)
         account.line, line.account = line, account
         if not account.silent:
             lid = Jid(f"9{account.phone}", "lid", account.device)
@@ -211,13 +220,16 @@ class StandIn:
             line.account.device_key = b""
         attrs: dict[str, str | Jid] = {"from": SERVER, "type": "result", "id": node.text("id")}
         line.channel.send(Node("iq", attrs, content))
-        if share and line.account is not None and not line.account.business:
+        if share and line.account is not None:
             self._share_key(line, line.account, Bundle.read(node))
         if registration is not None and registration.text("stage") == "companion_finish":
             self._finish_code(line, registration)
 
     def _share_key(self, line: Line, account: Account, bundle: Bundle) -> None:
         """The phone's first messages to its new device."""
+        account.bundle = bundle
+        if account.business:
+            return
         self._send_message(line, account, first_message(account.key, bundle, account.sync.key_share()))
         if account.past is not None:
             for text in account.past.notifications(account.phone):
@@ -308,6 +320,11 @@ class StandIn:
         line = self.accounts[phone].line
         assert line is not None, "that phone's device is not connected"
         return line
+
+    def deliver(self, phone: str, node: Node) -> None:
+        """Pass on what somebody else sends to the account, if its device is connected."""
+        if (line := self.accounts[phone].line) is not None:
+            line.channel.send(node)
 
     def drop(self, phone: str) -> None:
         """The network fails under the device's connection; it may come back."""

@@ -6,83 +6,28 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from roundtrip.drivers import base as d
-from roundtrip.drivers.neonize import driver_session
-from roundtrip.drivers.neonize import fleet as fleet_module
+from roundtrip.drivers.neonize import driver_session, shared_worker, upkeep
 from roundtrip.drivers.neonize import process as neonize_process
-from roundtrip.drivers.neonize.driver_session import NeonizeSession
 from roundtrip.drivers.neonize.key_lock import KeyLock
-from roundtrip.telemetry.tracing import OFF
-from tests.drivers.neonize.helpers import Bench, gone
+from tests.drivers.neonize.helpers import gone
 from tests.support.reports import ReportRecorder
-from tests.whatsapp.accounts import Account
+from tests.whatsapp.groups import Group
+from tests.whatsapp.hosts import LOAD, Hosts, Member, until
 from tests.whatsapp.stand_in import stand_in
 from tests.whatsapp.troubles import How, Stage
 
 pytestmark = pytest.mark.slow
 
+MEGABYTE = 1024 * 1024
 BACK = 5.0
 """Seconds within which a host's sessions are back."""
-LOAD = 40.0
-"""Seconds that something may take on a machine that does much else."""
-
-
-class Member:
-    """One linked account."""
-
-    def __init__(self, phone: str, session: NeonizeSession, reports: ReportRecorder, account: Account) -> None:
-        self.phone = phone
-        self.session = session
-        self.reports = reports
-        self.account = account
-        self.seen = len(reports.all)
-
-    def news(self) -> list[d.Report]:
-        """What it reported since it was linked, or since `forget`."""
-        return self.reports.all[self.seen :]
-
-    def forget(self) -> None:
-        self.seen = len(self.reports.all)
-
-    def back(self) -> bool:
-        """Whether it said anew that it is online, and last of all."""
-        return bool(self.news()) and isinstance(self.news()[-1], d.Online)
-
-
-class Hosts(Bench):
-    """A driver with linked accounts. `exits` are the causes for which workers have exited."""
-
-    def restart(self, **settings: Any) -> None:
-        self.driver = self.make(**settings)
-        self.exits: list[str] = []
-        self.driver.observe(OFF, self.exits.append)
-
-    async def link(self, number: int) -> Member:
-        phone = f"4474413958{number:02}"
-        return Member(phone, *await self.linked(f"link-{number:02}", phone))
-
-    async def link_many(self, count: int) -> list[Member]:
-        few = asyncio.Semaphore(4)
-
-        async def one(number: int) -> Member:
-            async with few:
-                return await self.link(number)
-
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(number)) for number in range(count)]
-        return [task.result() for task in tasks]
-
-    @property
-    def workers(self) -> dict[str, int]:
-        """The workers that have sessions, and how many."""
-        return {view.id: view.sessions for view in self.driver.workers() if view.sessions}
 
 
 @pytest.fixture
@@ -94,15 +39,6 @@ async def hosts(tmp_path: Path) -> AsyncIterator[Hosts]:
             yield bench
         finally:
             await bench.driver.close()
-
-
-async def until(condition: Callable[[], object], within: float = LOAD) -> float:
-    """Wait for something to hold; the seconds that it took."""
-    started = time.monotonic()
-    async with asyncio.timeout(within):
-        while not condition():
-            await asyncio.sleep(0.02)
-    return time.monotonic() - started
 
 
 async def test_a_session_that_has_paired_moves_to_a_host_before_it_logs_in(hosts: Hosts) -> None:
@@ -201,7 +137,7 @@ async def test_logging_out_one_of_many_and_pairing_it_anew(hosts: Hosts) -> None
     gone_one, *others = members
     await gone_one.session.logout()
     assert gone_one.account.device_key == b""
-    assert sorted(path.name for path in hosts.spec().store.parent.iterdir()) == [
+    assert sorted(path.name for path in hosts.spec().store.parent.glob("*.db")) == [
         "link-01.db",
         "link-02.db",
         "link-03.db",
@@ -263,7 +199,7 @@ async def test_a_session_that_cannot_be_ended_has_its_host_emptied(
 
 
 async def test_a_host_over_its_memory_limit_is_emptied_in_order(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fleet_module, "WATCH_INTERVAL", 0.2)
+    monkeypatch.setattr(upkeep, "WATCH_INTERVAL", 0.2)
     hosts.restart()
     members = await hosts.link_many(6)
     fleet = hosts.driver._fleet
@@ -275,6 +211,72 @@ async def test_a_host_over_its_memory_limit_is_emptied_in_order(hosts: Hosts, mo
     await gone(host)
     await until(lambda: "memory" in hosts.exits)
     assert all([type(report) for report in one.news()] == [d.Offline, d.Online] for one in members)
+
+
+async def test_a_host_that_grows_over_its_limit_is_emptied(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Truly: somebody sends it messages of eight megabytes, one after the other."""
+    monkeypatch.setattr(upkeep, "WATCH_INTERVAL", 0.1)
+    monkeypatch.setattr(neonize_process, "HEARTBEAT_INTERVAL", 0.1)
+    monkeypatch.setattr(shared_worker, "SETTLED", 4.0)
+    hosts.restart()
+    members = await hosts.link_many(6)
+    target, *others = members
+    fleet = hosts.driver._fleet
+    (worker,) = (one for one in fleet.workers if one.process.name == target.session.worker)
+    await until(lambda: worker.over_memory(0) and asyncio.get_running_loop().time() - worker.born > 4)
+    assert fleet._watch is not None
+    fleet._watch.cancel()
+    fleet._watch = asyncio.create_task(upkeep.watch(fleet, (worker.process.memory or 0) + 10 * MEGABYTE))
+    group, apart = Group(1, known=False), []
+
+    async def send() -> None:
+        while True:
+            hosts.whatsapp.deliver(target.phone, group.large(8 * MEGABYTE))
+            await asyncio.sleep(0.05)
+
+    def over() -> bool:
+        apart.append(sum(not member.session.online for member in members))
+        return "memory" in hosts.exits
+
+    sending = asyncio.create_task(send())
+    await until(lambda: sending.done() or worker.draining)
+    sending.cancel()
+    await until(over)
+    await until(lambda: all(one.back() for one in members))
+    assert max(apart) <= shared_worker.MOVES_AT_ONCE
+    assert hosts.exits.count("memory") == 1
+    assert all([type(report) for report in one.news()] == [d.Offline, d.Online] for one in others)
+
+
+async def test_a_host_that_is_not_needed_is_emptied_into_another(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "WATCH_INTERVAL", 0.1)
+    monkeypatch.setattr(upkeep, "MERGE_INTERVAL", 0.1)
+    monkeypatch.setattr(upkeep, "SETTLED", 0.0)
+    hosts.restart(sessions_per_worker=4)
+    members = await hosts.link_many(6)
+    assert sorted(hosts.workers.values()) == [2, 4]
+    full = [one for one in members if hosts.workers[str(one.session.worker)] == 4]
+    for one in full[:3]:
+        await one.session.logout()
+    moved, stayed = full[3], [one for one in members if one not in full]
+    await until(moved.back)
+    assert hosts.workers == {stayed[0].session.worker: 3}
+    assert [type(report) for report in moved.news()] == [d.Offline, d.Online]
+    assert not any(one.news() for one in stayed)
+    await until(lambda: len(hosts.driver.workers()) == 1)
+    assert set(hosts.exits) == {"stopped"}
+
+
+@pytest.mark.waits
+async def test_a_network_that_falls_silent_for_one(hosts: Hosts) -> None:
+    silent, *others = await hosts.link_many(3)
+    hosts.whatsapp.silence(silent.phone)
+    await until(lambda: silent.news() == [d.KeepAliveLost()], within=60 + LOAD)
+    hosts.whatsapp.silence(silent.phone, on=False)
+    await until(lambda: silent.news() == [d.KeepAliveLost(), d.KeepAliveRestored()], within=60 + LOAD)
+    assert not any(one.news() for one in others)
+    assert await asyncio.gather(*(one.session.alive() for one in (silent, *others))) == [True] * 3
+    assert set(hosts.exits) == {"stopped"}
 
 
 async def test_key_files_are_never_open_in_two_processes(hosts: Hosts) -> None:

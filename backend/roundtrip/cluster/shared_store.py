@@ -74,7 +74,9 @@ class SharedStore:
         return self._driver
 
     def service(self, *args: Any, **named: Any) -> LinkService:
-        """A link service, from the arguments of `LinkService`."""
+        """A link service, from the arguments of `LinkService`. Links whose page is open on any node come first."""
+        here = named["watched"]
+        named["watched"] = lambda key: here(key) or (self._presence is not None and self._presence.watched(key))
         self._service = service = SharedLinks(
             *args, lease=self.lease, signals=self.signals, took_over=self._took_over, **named
         )

@@ -19,6 +19,7 @@ import structlog
 from roundtrip.delivery.confirmation import Confirmations
 from roundtrip.delivery.endings import Endings
 from roundtrip.delivery.inflight import InFlight, KeyInFlight
+from roundtrip.delivery.metrics import DeliverySpans
 from roundtrip.delivery.misses import MissRecorder
 from roundtrip.delivery.state import Delivery
 from roundtrip.delivery.wire import Elsewhere, Miss, Socket, Sockets, Whereabouts
@@ -46,6 +47,7 @@ class Parts(NamedTuple):
     sockets: Sockets
     inflight: InFlight
     confirmations: Confirmations
+    spans: DeliverySpans
     emit: Callable[[KeyInFlight, Delivery, Sequence[Socket]], bool]
     now_ns: Callable[[], int]
     moved_ns: Callable[[], int]
@@ -57,11 +59,11 @@ class Arrivals:
     def __init__(self, parts: Parts, elsewhere: Elsewhere, why_missing: Callable[[BotKey, Whereabouts], Miss]) -> None:
         """`why_missing` says why a key has no socket on any node."""
         self._outbox, self._sockets, self._inflight, self._confirmations, *_ = parts
-        self._emit, self._now_ns, self._moved_ns = parts.emit, parts.now_ns, parts.moved_ns
+        self._spans, self._emit, self._now_ns, self._moved_ns = parts[4:]
         self._misses: MissRecorder = parts.confirmations.misses
         self._why_missing = why_missing
         self.elsewhere = elsewhere
-        self.endings = Endings(parts.outbox, parts.inflight, parts.confirmations, elsewhere)
+        self.endings = Endings(parts.outbox, parts.inflight, parts.confirmations, parts.spans, elsewhere)
         self._due: dict[BotKey, int] = {}
         """Keys to be read, and the `seq` up to which all that is pending must have been committed."""
         self._wake = asyncio.Event()
@@ -75,6 +77,8 @@ class Arrivals:
         self.elsewhere.announce(looked_for, False, partial(self._sought, delivery, looked_for))
 
     def _sought(self, delivery: Delivery, looked_for: BotKey, found: Whereabouts) -> None:
+        if found.nodes and not delivery.foreign:
+            self._spans.created(delivery)
         if found.nodes or self._sockets.of(looked_for):
             return  # or one that has connected meanwhile, and reads the outbox
         try:
@@ -198,6 +202,7 @@ class Arrivals:
         new = delivery is None
         if delivery is None:
             delivery = Delivery(event, Mode.LIVE, now)
+            delivery.foreign = not event.attempts
         if channel.held_back:
             channel.hold_back(delivery)
         peers = [peer for peer in self._sockets.of(channel.key) if peer.live and not peer.has(event.seq)]
@@ -211,6 +216,7 @@ class Arrivals:
             if not event.attempts:
                 delivery = Delivery(event, Mode.LIVE, self._now_ns())
                 delivery.started_ns = delivery.stored_ns
+                delivery.foreign = True
                 self.sought(delivery, event.key)
 
     # what has ended

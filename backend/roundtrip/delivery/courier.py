@@ -103,7 +103,7 @@ class Courier:
 
     def share(self, elsewhere: Elsewhere, why_missing: Callable[[BotKey, Whereabouts], Miss]) -> Arrivals:
         """There are other nodes from now on."""
-        parts = self._outbox, self._sockets, self._inflight, self.confirmations, self.emit, self._now_ns
+        parts = self._outbox, self._sockets, self._inflight, self.confirmations, self._spans, self.emit, self._now_ns
         self.arrivals = arrivals = Arrivals(Parts(*parts, lambda: self.moved_ns), elsewhere, why_missing)
         self.confirmations.on_settled, self.confirmations.on_timeout = arrivals.endings.settled, arrivals.endings.waited
         return arrivals

@@ -12,6 +12,7 @@ from typing import Final
 
 from roundtrip.delivery.confirmation import Confirmations
 from roundtrip.delivery.inflight import InFlight, KeyInFlight
+from roundtrip.delivery.metrics import DeliverySpans
 from roundtrip.delivery.state import Delivery, DeliveryState
 from roundtrip.delivery.wire import Elsewhere, Ending, Whereabouts
 from roundtrip.errors import IllegalTransitionError
@@ -26,10 +27,18 @@ PATIENCE: Final = 0.25
 class Endings:
     """One node's. Lives on the event loop."""
 
-    def __init__(self, outbox: Outbox, inflight: InFlight, confirmations: Confirmations, elsewhere: Elsewhere) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        inflight: InFlight,
+        confirmations: Confirmations,
+        spans: DeliverySpans,
+        elsewhere: Elsewhere,
+    ) -> None:
         self._outbox = outbox
         self._inflight = inflight
         self._confirmations = confirmations
+        self._spans = spans
         self._elsewhere = elsewhere
         self._unwritten: dict[tuple[BotKey, int], tuple[KeyInFlight, Delivery, Resolution]] = {}
 
@@ -69,7 +78,10 @@ class Endings:
             self._confirmations.confirmed(delivery)
             if channel.shared:  # it has ended for the others too
                 self._elsewhere.announce(event.key, True, partial(_also, channel))
-        elif delivery.state is DeliveryState.ACKED and ending.outcome is Outcome.RECEIVED:
+            return
+        if not delivery.foreign and delivery.mode is Mode.LIVE and delivery.tried == 1:
+            self._spans.created(Delivery(event, Mode.LIVE, delivery.stored_ns))  # the other node does not
+        if delivery.state is DeliveryState.ACKED and ending.outcome is Outcome.RECEIVED:
             self._outbox.upgrade(event.key, event.seq, delivery.ack_ns // 1_000_000)
 
     def waited(self, channel: KeyInFlight | None, delivery: Delivery) -> bool:

@@ -43,6 +43,9 @@ class DeliverySpans(Protocol):
     def round_missed(self, misses: Misses) -> None:
         """Attempts of one key missed together, for one reason. Each was reported to `attempted` before."""
 
+    def created(self, delivery: Delivery) -> None:
+        """The event was stored here, and another node tells what becomes of it."""
+
     def settled(self, delivery: Delivery) -> None:
         """The event ended with `delivery.outcome`. If it was confirmed, `delivery` has its newest attempt's times,
         and that attempt is the last of `delivery.attempts`."""

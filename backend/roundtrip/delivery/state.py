@@ -107,6 +107,7 @@ class Delivery:
         "due_ns",
         "event",
         "failures",
+        "foreign",
         "mode",
         "receipt_late",
         "receipt_ns",
@@ -145,6 +146,8 @@ class Delivery:
         self.ack_ns = 0
         self.sockets = 0
         self.sids: tuple[str, ...] = ()
+        self.foreign = False
+        """Whether another node stored the event."""
         self.failures = 0
         """Attempts in a row that nobody acknowledged in time."""
 

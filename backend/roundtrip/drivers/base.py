@@ -236,7 +236,8 @@ class MoveCause(enum.StrEnum):
 
     PAIRED = "paired"
     BALANCE = "balance"
-    """Its worker is to end, for the good of another session: one that cannot be stopped in any other way."""
+    """Its worker is to end: for the good of another session, which cannot be stopped in any other way, or because it is
+    worn or not needed."""
     MEMORY = "memory"
     DEATH = "death"
 

@@ -82,7 +82,7 @@ ADVICE: Final[dict[str, Advice]] = {
     "connect_failure": Advice(True, f"WhatsApp refused the connection. Wait a few minutes. {_AGAIN}"),
     "pairing_code_refused": Advice(
         True,
-        "WhatsApp issued no pairing code for this phone number. Check the number, wait a few minutes, or scan a QR code.",
+        "WhatsApp issued no pairing code for this number. Check the number, wait a few minutes, or scan a QR code.",
     ),
     "worker_crashed": Advice(True, f"The connection's process failed repeatedly. {_AGAIN}"),
     "session_crashes": Advice(

@@ -107,8 +107,7 @@ class SocketServer:
         self.engine.allow_message = self._access.allowed
         self.engine.on_message_refused = self._access.refuse_message
         self._access.on_failure = metrics.step_failed
-        self.engine.eio.on_refused = metrics.packet_refused
-        self.engine.eio.on_too_large = metrics.packet_too_large
+        self.engine.eio.on_refused, self.engine.eio.on_too_large = metrics.packet_refused, metrics.packet_too_large
 
     def attach(self, app: web.Application) -> None:
         """Serve `/socket.io/` from this application."""

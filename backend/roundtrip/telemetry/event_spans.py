@@ -127,7 +127,7 @@ class EventSpanRecorder:
             delivery.receipt_ns,
             self._now_ns(),
             delivery.replay_parent,
-            self._create_parents.pop(delivery.event.traceparent, None),
+            self._create_parent(delivery),
         )
         if self._queue is not None:
             self._queue(record)
@@ -182,8 +182,22 @@ class EventSpanRecorder:
             self.on_late_end(delivery.event.id)
         if not self._records:
             return
+        self._record(delivery, self._create_parent(delivery))
+
+    def created(self, delivery: DeliveryView) -> None:
+        """The event is left to another node: only its creation is told here."""
+        if self._records and delivery.event.traceparent[-1] == "1":
+            self._record(delivery, self._create_parent(delivery))
+
+    def _create_parent(self, delivery: DeliveryView) -> str | None:
+        """What `Settled.create_parent` is. What is not sampled is told whole by the node that finds it interesting."""
         traceparent = delivery.event.traceparent
-        parent = self._create_parents.pop(traceparent, None) if self._create_parents else None
+        if delivery.foreign and traceparent[-1] == "1":
+            return ""
+        return self._create_parents.pop(traceparent, None) if self._create_parents else None
+
+    def _record(self, delivery: DeliveryView, parent: str | None) -> None:
+        traceparent = delivery.event.traceparent
         kept = interesting(delivery)
         exported = self._queue is not None and (kept or traceparent[-1] == "1")
         if exported and self._queue is not None:

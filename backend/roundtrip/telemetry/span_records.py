@@ -88,6 +88,9 @@ class DeliveryView(Protocol):
     def ack_ns(self) -> int: ...
     @property
     def replay_parent(self) -> str | None: ...
+    @property
+    def foreign(self) -> bool:
+        """Whether another node stored the event, and tells of its creation."""
 
 
 class MissesView(Protocol):
@@ -124,7 +127,7 @@ class Settled(NamedTuple):
 
     delivery: DeliveryView
     create_parent: str | None
-    """The parent of its `create` span; None after a restart, for it is not stored."""
+    """The parent of its `create` span; None after a restart, for it is not stored; "" if another node makes it."""
 
 
 class Upgraded(NamedTuple):
@@ -206,6 +209,7 @@ class _CopiedDelivery(NamedTuple):
     receipt_late: bool
     ack_ns: int
     replay_parent: str | None
+    foreign: bool
 
 
 def copied_event(event: EventView) -> EventView:
@@ -241,4 +245,5 @@ def copied_delivery(delivery: DeliveryView) -> DeliveryView:
         delivery.receipt_late,
         delivery.ack_ns,
         delivery.replay_parent,
+        delivery.foreign,
     )

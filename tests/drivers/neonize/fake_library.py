@@ -30,6 +30,8 @@ class FakeClient:
         self.logged_in, self.connected = True, True
         self.calls: list[str] = []
         self.hangs = False
+        self.dials = False
+        """Its lock is held: whoever asks whether it is connected waits."""
         self.fails = False
         self.connection: asyncio.Future[None]
 
@@ -61,6 +63,8 @@ class FakeClient:
 
     @property
     async def is_connected(self) -> bool:
+        if self.dials:
+            await asyncio.get_running_loop().create_future()
         return self.connected
 
     async def stop(self) -> None:

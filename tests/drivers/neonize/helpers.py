@@ -28,12 +28,14 @@ class Bench:
     def __init__(self, folder: Path, whatsapp: StandIn) -> None:
         self.folder = folder
         self.whatsapp = whatsapp
+        self.counts: Path | None = None
+        """The folder in which workers count what the library hands over (`tests.whatsapp.patched_worker`)."""
         self.driver = self.make()
 
     def make(self, proxy: str | None = None, code_life: float = 160.0, **more: Any) -> NeonizeDriver:
         return NeonizeDriver(
             proxy or self.whatsapp.proxy_url,
-            worker_command=self.whatsapp.worker_command,
+            worker_command=(*self.whatsapp.worker_command, *([str(self.counts)] if self.counts else [])),
             environment={"PATH": os.environ["PATH"], "ROUNDTRIP_API_KEYS": "hidden", **self.whatsapp.environment},
             code_life=code_life,
             **more,

@@ -20,7 +20,8 @@ from tests.whatsapp.troubles import Stage
 async def test_logging_out_removes_the_device_and_the_store(bench: Bench) -> None:
     session, reports, account = await bench.linked()
     store = bench.spec().store
-    assert store.stat().st_mode & 0o777 == 0o600
+    parts = [store, store.with_name(f"{store.name}-wal")]
+    assert [part.stat().st_mode & 0o777 for part in parts] == [0o600] * 2, "its log has what the file has"
     assert store.parent.stat().st_mode & 0o777 == 0o700
     await session.logout()
     assert account.device_key == b"", "WhatsApp removed it"

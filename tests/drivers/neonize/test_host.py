@@ -27,9 +27,10 @@ from tests.support.stepped_loop import SteppedLoop
 class Client(FakeClient):
     """One whose call into the library ends when it is stopped."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, paired: bool) -> None:
         super().__init__()
         self.name = name
+        self.paired = paired
         self.running = False
 
     async def stop(self) -> None:
@@ -60,8 +61,8 @@ class Process:
         self.task = loop.create_task(Host(output, commands, begin, library, self.exits.append).run())
         self.settle()
 
-    def _make(self, name: str, _session: str, _device: str) -> Client:
-        self.clients.append(Client(name))
+    def _make(self, name: str, _session: str, _device: str, *, paired: bool) -> Client:
+        self.clients.append(Client(name, paired))
         return self.clients[-1]
 
     def settle(self) -> None:
@@ -199,6 +200,7 @@ def test_a_session_that_did_not_pair_ends_with_its_process(host: Process) -> Non
     host.loop.run(host.clients[0].on_qr(None, b"2@abc"))  # type: ignore[arg-type]
     host.settle()
     host.command(pipe.Close(1))
+    assert not host.clients[0].paired, "what it writes waits for the disk"
     assert host.clients[0].calls == [], "the library cannot end it"
     assert host.exits == [0]
 

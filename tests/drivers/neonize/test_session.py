@@ -103,6 +103,33 @@ def test_a_loss_after_the_pairing_does_not(worker: Make) -> None:
     assert not it.ended
 
 
+def test_a_loss_that_is_told_after_the_new_connection_is_none(worker: Make) -> None:
+    """The library hands each event over in a goroutine of its own."""
+    it = worker(paired=True)
+    it.online()
+    it.online()
+    it.event("Disconnected", status=True)
+    assert it.written == [ONLINE, ONLINE]
+    it.ask(1)
+    assert it.written[-1] == pipe.AliveReply(1, True)
+    it.event("Disconnected", status=True)
+    assert it.written[-1] == d.Offline(), "the next one is"
+
+
+@pytest.mark.parametrize("why", ["the library says so", "the library does not answer", "it comes much later"])
+def test_a_loss_after_a_second_connection_counts_when(worker: Make, why: str) -> None:
+    it = worker(paired=True)
+    it.online()
+    it.online()
+    if why == "it comes much later":
+        it.advance(6)
+    it.client.connected = why != "the library says so"
+    it.client.dials = why == "the library does not answer"
+    it.event("Disconnected", status=True)
+    it.advance(1.1)
+    assert it.written == [ONLINE, ONLINE, d.Offline()]
+
+
 def test_a_failed_reconnect_after_the_scan_ends_the_session(worker: Make) -> None:
     it = worker(paired=True)
     it.log(b"Failed to reconnect after 515 code: failed to dial whatsapp web websocket: EOF")

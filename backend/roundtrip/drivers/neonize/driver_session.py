@@ -87,7 +87,7 @@ class NeonizeSession:
         self.paired = paired
         self.account = spec.account
         """The number of its account, where it is known."""
-        self.online = False
+        self._online = asyncio.Event()
         self.wanted = True
         """False from its last report, a stop or a logout on: nothing more is reported."""
         self.pid = 0
@@ -176,10 +176,11 @@ class NeonizeSession:
             case d.PairSucceeded():
                 self.paired, self.account = True, report.phone_number
             case d.Online():
-                self.paired, self.account, self.online = True, report.phone_number, True
+                self.paired, self.account = True, report.phone_number
+                self._online.set()
                 self._end_move()
             case d.Offline():
-                self.online = False
+                self._online.clear()
             case d.LoggedOutByPhone():
                 self._device_removed = True
         if not self.wanted:
@@ -191,8 +192,18 @@ class NeonizeSession:
         except Exception:  # noqa: BLE001 -- one report that the callback cannot handle must not end the reading
             self._log.exception("report_refused", report=type(report).__name__)
 
+    @property
+    def online(self) -> bool:
+        return self._online.is_set()
+
+    async def connected(self, within: float) -> None:
+        """Wait until it is, but for so many seconds only."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._online.wait(), within)
+
     def _over(self) -> None:
-        self.wanted = self.online = False
+        self.wanted = False
+        self._online.clear()
         self._end_move(failed=True)
         self._fleet.withdraw(self)
 

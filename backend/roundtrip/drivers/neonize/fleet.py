@@ -19,6 +19,7 @@ import structlog
 from roundtrip.drivers import base as d
 from roundtrip.drivers.base import Exit, MoveCause
 from roundtrip.drivers.neonize import process as processes
+from roundtrip.drivers.neonize import upkeep
 from roundtrip.drivers.neonize.driver_session import NeonizeSession
 from roundtrip.drivers.neonize.process import Launch, WorkerProcess
 from roundtrip.drivers.neonize.shared_worker import Worker
@@ -28,14 +29,12 @@ log = structlog.get_logger(__name__)
 
 SPAWN_AT_ONCE: Final = max(2, os.cpu_count() or 1)
 """Processes that may be loading the library at the same time."""
-DRAIN_LIMIT: Final = 30.0
+DRAIN_LIMIT: Final = 60.0
 """Seconds until a host that is being emptied is killed."""
 EVICT_LIMIT: Final = 5.0
 """The same for a host with a session that does not end."""
 END_LIMIT: Final = 6.0
 """Seconds that an empty worker may take to exit."""
-WATCH_INTERVAL: Final = 5.0
-"""Seconds between two looks at the memory of all hosts."""
 
 
 class Fleet:
@@ -115,7 +114,7 @@ class Fleet:
         self.workers.append(worker)
         worker.start = asyncio.create_task(self._start(worker))
         if self._watch is None:
-            self._watch = asyncio.create_task(self._watch_memory())
+            self._watch = asyncio.create_task(upkeep.watch(self, self._memory_limit))
         return worker
 
     async def _start(self, worker: Worker) -> None:
@@ -216,6 +215,11 @@ class Fleet:
             log.error("session_not_moved", link_id=session.name, error=error.strerror)
             session.died(processes.START_REFUSED)
 
+    def drain(self, worker: Worker, cause: MoveCause, exit_: Exit) -> None:
+        """Begin to move all sessions of a host elsewhere, and end it."""
+        worker.draining = True
+        self.run(self._drain(worker, cause, exit_, DRAIN_LIMIT))
+
     async def _drain(self, worker: Worker, cause: MoveCause, exit_: Exit, limit: float) -> None:
         """Move all sessions of a host elsewhere, a few at a time, and end it."""
         log.warning("worker_drained", worker=worker.process.name, cause=cause, sessions=len(worker.members))
@@ -232,18 +236,6 @@ class Fleet:
         elif not worker.draining or self.closing:
             worker.process.kill()
         await asyncio.wait({worker.process.exited})
-
-    async def _watch_memory(self) -> None:
-        while True:
-            await asyncio.sleep(WATCH_INTERVAL)
-            for worker in list(self.workers):
-                if worker.draining or worker.process.cause is not None or not worker.members:
-                    continue
-                if worker.over_memory(self._memory_limit):
-                    log.error("worker_over_memory", worker=worker.process.name, memory=worker.process.memory)
-                    self.run(self._drain(worker, MoveCause.MEMORY, Exit.MEMORY, DRAIN_LIMIT))
-                elif worker.worn:
-                    self.run(self._drain(worker, MoveCause.BALANCE, Exit.STOPPED, DRAIN_LIMIT))
 
     async def close(self, limit: float) -> None:
         """End every worker within so many seconds."""

@@ -198,7 +198,9 @@ class Host:
     async def _serve(self, begin: pipe.Open) -> bool:
         """Run a session to its end. Whether its login is left to another worker."""
         # The library puts the path into a URI unescaped: so it gets the bare name, in the working folder.
-        client = self._library.make_client(begin.name, f"{begin.session}-{begin.seat}", self._begin.device_name)
+        client = self._library.make_client(
+            begin.name, f"{begin.session}-{begin.seat}", self._begin.device_name, paired=begin.paired
+        )
         session = WorkerSession(self._writer(begin.seat), begin, client, self._library, self._begin.proxy)
         self._sessions[begin.seat] = session
         if isinstance(self._early.get(begin.seat), pipe.LogOut):

@@ -49,8 +49,17 @@ HISTORY: Final = DeviceProps.HistorySyncConfig(
 because a field left out keeps whatsmeow's default (10 GB of quota, every kind supported)."""
 
 
-def make_client(store: str, session: str, device_name: str) -> NewAClient:
+STORE: Final = "_foreign_keys=on&_busy_timeout=5000&_journal_mode=WAL&_synchronous={}"
+"""How SQLite writes a key file. By default each message read costs three transactions with three waits for the disk
+each; so one account in busy groups would keep the disk from all others for minutes."""
+
+
+def make_client(store: str, session: str, device_name: str, *, paired: bool) -> NewAClient:
     """A client, not connected yet. `store` is a bare file name in the working folder.
+
+    A pairing is on the disk before it is reported. What a paired device writes afterwards outlives this process at
+    once, and a failure of the machine when the system has written it, in half a minute: lost is the ratchets' newest
+    state, which WhatsApp's retries restore.
 
     The device's properties count at the pairing only: the phone keeps them. DESKTOP shows a computer's icon, not a
     browser's.
@@ -58,7 +67,9 @@ def make_client(store: str, session: str, device_name: str) -> NewAClient:
     props = DeviceProps(
         os=device_name, platformType=DeviceProps.DESKTOP, requireFullSync=False, historySyncConfig=HISTORY
     )
-    return NewAClient(store, props=props, uuid=session)
+    # the library adds "?_foreign_keys=on" to the name, which so becomes the value of a parameter that SQLite ignores
+    settings = STORE.format("NORMAL" if paired else "FULL")
+    return NewAClient(f"{store}?{settings}&rest=", props=props, uuid=session)
 
 
 def is_running(client: NewAClient) -> bool:

@@ -32,7 +32,10 @@ LOGOUT_TIMEOUT: Final = 8.0
 REPORT_DELAY: Final = 1.0
 PING_TIMEOUT: Final = 180.0
 """Seconds without an answered ping after which whatsmeow (`KeepAliveMaxFailTime`) reconnects without an event."""
-
+LATE_LOSS: Final = 5.0
+"""Seconds in which the library may tell a loss after the connection that followed it: a goroutine tells each."""
+LATE_LOSS_CHECK: Final = 1.0
+"""Seconds that it has to say whether it is connected, then."""
 
 HAND_OVER_LIMIT: Final = 5.0
 """Seconds that the library is kept from logging in after a pairing, until the pairing itself was reported."""
@@ -74,6 +77,8 @@ class WorkerSession:
         self._connection = Connection.UNREGISTERED
         self._authenticated = asyncio.Event()
         """Set while ONLINE or DEGRADED."""
+        self._loss_due = 0.0
+        """Until then, the loss before the newest Connected may be told; 0 when it was."""
         self._alive_check: asyncio.Task[bool] | None = None
         self._call: asyncio.Task[None] | None = None
         """The library's own call, which lasts as long as the session."""
@@ -183,10 +188,9 @@ class WorkerSession:
                 self._hand_over(when=self._login_due)
                 return
             case d.Offline():
-                self._set_connection(Connection.OFFLINE)
-                if not self.paired:
-                    # while codes are shown, the library does not reconnect
-                    report = d.Unreachable("the connection was lost before a phone was paired")
+                if not await self._is_over_already():
+                    self._on_disconnected()
+                return
             case d.KeepAliveLost():
                 if self._authenticated.is_set() and time.time() - message.LastSuccess > PING_TIMEOUT:
                     self._set_connection(Connection.OFFLINE)
@@ -201,6 +205,24 @@ class WorkerSession:
                 self._set_connection(Connection.ONLINE)
         self.report(report)
 
+    def _on_disconnected(self) -> None:
+        self._set_connection(Connection.OFFLINE)
+        # while codes are shown, the library does not reconnect
+        lost = d.Unreachable("the connection was lost before a phone was paired")
+        self.report(d.Offline() if self.paired else lost)
+
+    async def _is_over_already(self) -> bool:
+        """Whether a loss was told late: the connection after it had been told before."""
+        loop = asyncio.get_running_loop()
+        due, self._loss_due = self._loss_due, 0.0
+        if loop.time() >= due:
+            return False
+        try:
+            async with asyncio.timeout(LATE_LOSS_CHECK):
+                return bool(await self._client.is_connected)
+        except TimeoutError:
+            return False  # it dials
+
     def _on_login_due(self) -> None:
         self._login_due = True
         self._hand_over(when=self.paired)
@@ -213,6 +235,8 @@ class WorkerSession:
     async def _on_connected(self) -> None:
         first, self._connected_before = not self._connected_before, True
         self.paired = True
+        if self._authenticated.is_set():
+            self._loss_due = asyncio.get_running_loop().time() + LATE_LOSS
         self._set_connection(Connection.ONLINE)
         if self._begin.hand_over:  # it logged in all the same: the next worker does so again
             self._hand_over(when=True)

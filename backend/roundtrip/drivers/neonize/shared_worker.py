@@ -11,7 +11,9 @@ from roundtrip.drivers.neonize.driver_session import NeonizeSession
 from roundtrip.drivers.neonize.process import WorkerProcess
 
 MOVES_AT_ONCE: Final = 4
-"""Sessions that leave a host together, when it is emptied."""
+"""Sessions that leave a host together, when it is emptied: the next goes when one of them is connected again."""
+MOVE_LIMIT: Final = 5.0
+"""Seconds that it is waited for, then."""
 SETTLED: Final = 60.0
 """Seconds of a host's life in which only twice the limit counts: what was just handed over is still being read."""
 RETIRE_AFTER: Final = 4
@@ -68,6 +70,7 @@ class Worker:
             async with few:
                 if session in self.process.seats.values() and session.wanted:
                     await move(session)
+                    await session.connected(MOVE_LIMIT)
 
         moves = [asyncio.create_task(move_one(one)) for one in sorted(self.members, key=lambda one: one.name)]
         if moves:

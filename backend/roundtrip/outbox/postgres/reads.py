@@ -279,6 +279,10 @@ class Sums:
         return pending
 
     def totals(self, offset: int) -> Totals:
-        """`offset` is this machine's clock minus the store's, in milliseconds."""
+        """`offset` is this machine's clock minus the store's, in milliseconds. What this node ended and another created
+        may not have been read as created yet: it counts as created all the same."""
         oldest = None if self._oldest is None else self._oldest + offset
-        return Totals(dict(self._created), dict(self._resolved), self._pending(), oldest, self._size)
+        pending = self._pending()
+        created = {kind: n - min(0, pending[kind]) for kind, n in self._created.items()}
+        pending = {kind: max(0, n) for kind, n in pending.items()}
+        return Totals(created, dict(self._resolved), pending, oldest, self._size)
