@@ -198,6 +198,7 @@ async def test_attempts_of_several_nodes_stand_beside_each_other(database: str, 
         silent = await b.join(acking=False)
         await until(lambda: len(b.notes.missed_) >= 1)  # B's timeout
         b.leave(silent)
+        await b.outbox.check()
         await a.join()
         async with asyncio.timeout(5):
             while (await a.entry(event)).outcome is not Outcome.ACKED:

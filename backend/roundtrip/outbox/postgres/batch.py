@@ -267,8 +267,10 @@ class Batch:
 
     def forget(self) -> None:
         """It was not committed: what the cache took from it is not so."""
-        for key in self._appends:
-            self._keys.pop(key, None)
+        for key, appends in self._appends.items():
+            if appends.known.key_id is None:
+                self._keys.pop(key, None)
+            appends.known.may = -1
 
 
 def _event(write: Append, seq: int, id_: str, kind: EventType, tail: bytes) -> StoredEvent:

@@ -64,6 +64,7 @@ class Writer:
         self._wake = asyncio.Event()
         self._retries = RetryQueue()
         self._keys = KeyCache()
+        self.failing, self.known_seq = self._retries.is_failing, self._keys.known_seq
         self.sums = Sums()
         self.faults = CommitFaults()
         self._commits = Committer(connector, self._keys, self.sums, self.faults, now)
@@ -184,10 +185,9 @@ class Writer:
 
     def _tell(self) -> None:
         """Call back for the newest commit, if that was not done yet."""
-        if (untold := self._untold) is None:
+        if self._untold is None:
             return
-        self._untold = None
-        batch, results, seconds = untold
+        (batch, results, seconds), self._untold = self._untold, None
         for append, error in batch.refused:
             self._refuse_append(append, error)
         self._report(results, seconds)
