@@ -38,7 +38,8 @@ def ask(prometheus: str, path: str, **params: str) -> list[dict[str, Any]]:
 
 def filled(expr: str, seconds: int, step: int) -> str:
     """The query as Grafana sends it: variables replaced."""
-    expr = expr.replace("$__rate_interval", f"{max(4 * step, 20)}s").replace("$__range", f"{seconds}s")
+    expr = expr.replace("$__rate_interval", f"{max(4 * step, 20)}s")
+    expr = expr.replace("$__range_s", str(seconds)).replace("$__range", f"{seconds}s")
     for name, value in EVERYTHING.items():
         expr = expr.replace(f"${name}", value)
     return expr
@@ -81,11 +82,12 @@ def main() -> None:
     parser.add_argument("dashboard")
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--until", type=float, help="seconds since the epoch; the present if left out")
     parser.add_argument("--width", type=int, default=1500)
     parser.add_argument("--rows", type=int, default=1000, help="grid rows from the top to draw")
     asked = parser.parse_args()
     board = json.loads((HERE.parent / "grafana" / f"{asked.dashboard}.json").read_text())
-    end = time.time()
+    end = asked.until or time.time()
     start = end - asked.minutes * 60
     step = max(1, int((end - start) / 240))
     chosen = [

@@ -201,6 +201,31 @@ async def test_a_request_has_the_stable_attributes_and_keeps_its_tracestate(trac
     assert span.trace_state == "vendor=x,other=y"
 
 
+async def test_a_tracestate_is_kept_on_the_whole_story(traced: Traced) -> None:
+    """Also on what the link does later; not on the traces of others."""
+    program, receiver = traced
+    trace = "0123456789abcdef0123456789abcdef"
+    headers = {
+        "X-User-Id": "user",
+        "traceparent": f"00-{trace}-0123456789abcdef-01",
+        "tracestate": "vendor=x,other=y",
+    }
+    async with py_client(program.url), py_client(program.url, "other"):
+        await program.request("PUT", "/api/bots/bot/link", headers=headers)
+        await program.user().state("qr")
+        await program.user().simulate("scan")
+        await connect(program.user("other"))
+        await ended(program.user(), 4, "acked")
+        await ended(program.user("other"), 4, "acked")
+    await spans(receiver, "ack whatsapp_connected", 2)
+    await spans(receiver, "ack whatsapp_connecting", 2)
+    story = [span for span in receiver.spans if span.trace_id.hex() == trace]
+    wanted = {f"{what} whatsapp_{type_}" for what in ("create", "emit", "ack") for type_ in ("connecting", "connected")}
+    assert wanted | {"link start"} <= {span.name for span in story}
+    assert {span.trace_state for span in story} == {"vendor=x,other=y"}
+    assert {span.trace_state for span in receiver.spans if span not in story} == {""}
+
+
 @pytest.mark.parametrize("state", ["=,=;", "a=" + "x" * 600, "\u00fc"])
 async def test_a_wrong_tracestate_does_no_harm(traced: Traced, state: str) -> None:
     program, receiver = traced

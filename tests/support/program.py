@@ -191,6 +191,12 @@ class Api:
         async with self._session.get(self._program.admin_url + path) as response:
             return await response.json(content_type=None)
 
+    async def fault(self, name: str, *, on: bool) -> None:
+        """Turn a named fault on or off."""
+        url = f"{self._program.admin_url}/debug/faults/{name}"
+        async with self._session.request("PUT" if on else "DELETE", url) as response:
+            response.raise_for_status()
+
     async def metrics(self) -> dict[str, float]:
         """Every sample, by its name and labels as the text has them."""
         async with self._session.get(f"{self._program.admin_url}/metrics") as response:

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import sampling
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from roundtrip.telemetry.tracing import NEVER, Contexts, HeadSampler, TraceContext, parse
+from roundtrip.telemetry.tracing import NEVER, Contexts, HeadSampler, TraceContext, TraceStates, parse
 
 ids = st.integers(1, (1 << 128) - 1)
 span_ids = st.integers(1, (1 << 64) - 1)
@@ -91,3 +91,15 @@ class TestContexts:
         made = {contexts.new() for _ in range(1000)}
         assert len(made) == 1000
         assert all(parse(context) for context in made)
+
+
+def test_states_are_kept_of_the_newest_traces_only() -> None:
+    states = TraceStates(limit=2)
+    for trace_id in (1, 2, 1, 3):
+        states.keep(trace_id, TraceState([("vendor", str(trace_id))]))
+    assert [states.of(trace_id) is not None for trace_id in (1, 2, 3)] == [True, False, True]
+    context = SpanContext(3, 5, is_remote=False, trace_flags=TraceFlags(1))
+    assert dict(states.added_to(context).trace_state) == {"vendor": "3"}
+    assert states.added_to(context)[:4] == context[:4]
+    other = SpanContext(2, 5, is_remote=False)
+    assert states.added_to(other) is other

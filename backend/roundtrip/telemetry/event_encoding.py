@@ -28,7 +28,7 @@ from roundtrip.telemetry.otlp_encoding import (
 )
 from roundtrip.telemetry.span_builder import ACK, EMIT, RECEIPT, SEQ, EventSpan, SpanBuilder
 from roundtrip.telemetry.span_records import DeliveryView, EventView, Settled, SpanRecord
-from roundtrip.telemetry.tracing import TraceContext
+from roundtrip.telemetry.tracing import TraceContext, TraceStates
 
 _TRACEPARENT: Final = re.compile("00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}")
 
@@ -57,8 +57,10 @@ class _Parts(NamedTuple):
 class EventEncoder:
     """Builds spans as `SpanBuilder` does; those of plain deliveries are bytes already."""
 
-    def __init__(self, resource: Resource, scope: InstrumentationScope) -> None:
-        self._builder = SpanBuilder(resource, scope)
+    def __init__(self, resource: Resource, scope: InstrumentationScope, states: TraceStates | None = None) -> None:
+        """`states` as of `SpanBuilder`."""
+        self._states = states or TraceStates()
+        self._builder = SpanBuilder(resource, scope, self._states)
         any_span = EventSpan("", _ANY, resource=resource, instrumentation_scope=scope)
         self._envelope = envelope(any_span)
         self._operations: dict[tuple[str, str, int, bool, bool], tuple[_Parts, ...]] = {}
@@ -74,6 +76,8 @@ class EventEncoder:
         ids = _TRACEPARENT.fullmatch(delivery.event.traceparent)
         parent = _TRACEPARENT.fullmatch(create_parent) if create_parent is not None else None
         if ids is None or not _plain(delivery) or (parent is None and create_parent is not None):
+            return self._builder.build(record)
+        if self._states.of(int(ids[1], 16)) is not None:
             return self._builder.build(record)
         event, outcome, sockets = delivery.event, delivery.outcome.wire, delivery.attempts[-1].sockets
         ack_ns = delivery.ack_ns if outcome == "acked" else 0
@@ -112,7 +116,8 @@ class EventEncoder:
 def _plain(delivery: DeliveryView) -> bool:
     """Whether the event was confirmed at its first, live attempt."""
     event = delivery.event
-    if delivery.tried != 1 or delivery.mode != "live" or not (delivery.receipt_ns or delivery.ack_ns):
+    settled = delivery.receipt_ns or (delivery.ack_ns and delivery.outcome.wire == "acked")
+    if delivery.tried != 1 or delivery.mode != "live" or not settled:
         return False
     attempt = delivery.attempts[-1]
     return (

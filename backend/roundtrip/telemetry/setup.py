@@ -206,7 +206,8 @@ def _exporting(
     if protocol not in {None, "", "http/protobuf"}:
         log.warning("otlp_protocol_not_built_in", protocol=protocol, used="http/protobuf")
     scope = _scope(version)
-    builder = SpanBuilder(own, scope) if exporter is not None else EventEncoder(own, scope)
+    make = SpanBuilder if exporter is not None else EventEncoder
+    builder = make(own, scope, contexts.states)
     exporter = exporter or PreencodedSpanExporter()
     processor = BoundedProcessor(exporter, dropped, exported)
     processors = (processor,) if ring is None else (processor, RingProcessor(ring))

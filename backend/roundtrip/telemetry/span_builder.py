@@ -31,7 +31,7 @@ from roundtrip.telemetry.span_records import (
     SpanRecord,
     Upgraded,
 )
-from roundtrip.telemetry.tracing import LINK_ID, TraceContext, parse
+from roundtrip.telemetry.tracing import LINK_ID, TraceContext, TraceStates, parse
 
 KEY_HASH: Final = "roundtrip.key.hash"
 SEQ: Final = "roundtrip.event.seq"
@@ -75,7 +75,8 @@ class EventSpan(ReadableSpan):
 class SpanBuilder:
     """Turns records into finished spans."""
 
-    def __init__(self, resource: Resource, scope: InstrumentationScope) -> None:
+    def __init__(self, resource: Resource, scope: InstrumentationScope, states: TraceStates | None = None) -> None:
+        self._states = states or TraceStates()  # of traces from outside
         self._resource = resource
         self._scope = scope
         self._pages = PageSpanBuilder(resource, scope)
@@ -125,13 +126,8 @@ class SpanBuilder:
         if record.number == 1 and record.create_parent != "":
             yield self._create(tree, attempt.mode, record.stored_ns, record.create_parent)
         reason = str(attempt.reason)
-        extra: Attributes = {
-            SOCKETS_FOUND: attempt.sockets,
-            ATTEMPT: record.number,
-            MODE: str(attempt.mode),
-            MISS_REASON: reason,
-            ERROR_TYPE: reason,
-        }
+        extra: Attributes = {SOCKETS_FOUND: attempt.sockets, ATTEMPT: record.number, MODE: str(attempt.mode)}
+        extra |= {MISS_REASON: reason, ERROR_TYPE: reason}
         if attempt.looked_for is not None:
             extra[LOOKED_FOR], extra[LOOKED_FOR_IS_USER] = attempt.looked_for, attempt.looked_for_is_user
         if attempt.connected:
@@ -242,7 +238,9 @@ class SpanBuilder:
         attributes: Attributes,
         status: Status = _UNSET,
     ) -> ReadableSpan:
-        return EventSpan(
+        context = self._states.added_to(context)
+        made: type[ReadableSpan] = ReadableSpan if context.trace_state else EventSpan
+        return made(
             name=name,
             context=context,
             parent=parent,

@@ -111,6 +111,33 @@ NEVER: Final = HeadSampler(0, parent_decides=False)
 """The sampler of a process that exports nothing."""
 
 
+class TraceStates:
+    """The `tracestate` that came with a trace from outside, for all spans of that trace: of the newest `limit` traces,
+    in memory only. Written on the event loop, read in any thread."""
+
+    def __init__(self, limit: int = 1000) -> None:
+        self._limit = limit
+        self._states: dict[int, TraceState] = {}
+
+    def keep(self, trace_id: int, state: TraceState) -> None:
+        states = self._states
+        states.pop(trace_id, None)  # the newest stand last
+        states[trace_id] = state
+        if len(states) > self._limit:
+            del states[next(iter(states))]
+
+    def of(self, trace_id: int) -> TraceState | None:
+        """None for a trace without one."""
+        return self._states.get(trace_id)
+
+    def added_to(self, context: SpanContext) -> SpanContext:
+        """A span's context with the state of its trace, if there is one."""
+        state = self._states.get(context.trace_id)
+        if state is None:
+            return context
+        return SpanContext(context.trace_id, context.span_id, context.is_remote, context.trace_flags, state)
+
+
 class Contexts:
     """Makes the contexts of new spans."""
 
@@ -118,6 +145,7 @@ class Contexts:
         """`bits(n)` returns n random bits; tests pass a deterministic one."""
         self.sampler = sampler
         self.bits = bits
+        self.states = TraceStates()
 
     def new(self, parent: str | None = None) -> str:
         """The traceparent of a new span: child of `parent`, or the root of a trace of its own."""
@@ -200,7 +228,9 @@ class RequestTracer:
             context = (
                 Context()
                 if remote is None
-                else trace.set_span_in_context(NonRecordingSpan(_sdk(remote, tracestate)), Context())
+                else trace.set_span_in_context(
+                    NonRecordingSpan(_sdk(remote, self._state(remote, tracestate))), Context()
+                )
             )
             span = self._tracer.start_span(name, context, kind, start_time=self._now_ns())
             sampled = self._contexts.sampler.samples(span.get_span_context().trace_id, remote)
@@ -208,6 +238,16 @@ class RequestTracer:
         for key, value in (attributes or {}).items():
             step.set(key, value)
         return step
+
+    def _state(self, parent: TraceContext, tracestate: str | None) -> TraceState | None:
+        """The state that came with the parent, which is kept for what follows in its trace; else the one kept."""
+        states = self._contexts.states
+        if tracestate is None or len(tracestate) > MAX_TRACESTATE:
+            return states.of(parent.trace_id)
+        state = TraceState.from_header([tracestate])
+        if state:
+            states.keep(parent.trace_id, state)
+        return state
 
     @contextmanager
     def span(
@@ -238,7 +278,6 @@ OFF: Final = RequestTracer(Contexts(NEVER), None)
 """A tracer that records nothing: the default of parts that may run without telemetry."""
 
 
-def _sdk(context: TraceContext, tracestate: str | None = None) -> SpanContext:
+def _sdk(context: TraceContext, state: TraceState | None = None) -> SpanContext:
     flags = TraceFlags(TraceFlags.SAMPLED if context.sampled else TraceFlags.DEFAULT)
-    state = None if tracestate is None or len(tracestate) > MAX_TRACESTATE else TraceState.from_header([tracestate])
     return SpanContext(context.trace_id, context.span_id, is_remote=True, trace_flags=flags, trace_state=state)
