@@ -34,7 +34,8 @@ PORT: Final = 8080
 ADMIN_PORT: Final = 9464
 START: Final = 30.0
 """Seconds in which a node must be ready."""
-STOP: Final = 15.0
+STOP: Final = 35.0
+"""Seconds in which a node must have handed its links over and ended."""
 AGAIN: Final = 2.0
 """Seconds until a node that ended is started again."""
 

@@ -26,7 +26,7 @@ from roundtrip.settings import Settings, SettingsError
 log = structlog.get_logger(__name__)
 
 STOP_TIMEOUT: Final = 9.0
-"""Seconds that a clean stop may take in all."""
+"""Seconds that a clean stop may take in all, beside the hand-over of links to other nodes."""
 
 DEMO: Final = {"whatsapp_driver": "simulated", "auth": "trusted"}
 """What `roundtrip demo` sets, unless the environment does."""
@@ -134,11 +134,12 @@ async def serve(
     collector.start()
     await stop_requested.wait()
     collector.stop()
+    limit = STOP_TIMEOUT + (0.0 if settings.store is None else settings.hand_over_time)
     try:
-        async with asyncio.timeout(STOP_TIMEOUT):
+        async with asyncio.timeout(limit):
             await backend.stop()
     except TimeoutError:
-        log.error("stop_took_too_long", limit=STOP_TIMEOUT)
+        log.error("stop_took_too_long", limit=limit)
 
 
 def _refuse(line: str, status: int) -> int:

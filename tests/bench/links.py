@@ -7,7 +7,7 @@ account is connected again, and the time of a delivery to 200 other sockets, in 
 1,000 accounts take a quarter of an hour together, 1,000 of them six minutes.
 
 `--busy` plays one account that gets 10,000 messages in a minute beside others (`tests/whatsapp/busy.py`), which takes
-two minutes and a half: once with messages that its device can open, once with such that it cannot.
+three minutes: once with messages that its device can open, once with such that it cannot.
 """
 
 from __future__ import annotations

@@ -86,7 +86,8 @@ class World:
     async def _resolved(self) -> bool:
         for node in self.nodes:
             await node.outbox.check()
-        return all(sum(node.outbox.totals().pending.values()) == 0 for node in self.nodes)
+        stored = sum(len(person.stored) for person in self.people)
+        return all(sum(node.outbox.totals().resolved.values()) == stored for node in self.nodes)
 
 
 SLOW = pytest.mark.slow

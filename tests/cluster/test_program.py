@@ -13,6 +13,7 @@ import pytest
 from tests.outbox.postgres.helpers import joined
 from tests.support.postgres import Postgres, server, value
 from tests.support.program import BACKEND, ROOT, api, environment, running
+from tests.support.py_client import py_client
 
 _LOADED = """
 import asyncio, sys
@@ -114,6 +115,8 @@ async def test_while_the_store_is_away(tmp_path: Path) -> None:
         async with running(tmp_path, **settings) as program, api(program) as user:
             await user.link()
             await user.state("connected")
+            before = await user.snapshot()
+            assert "stale" not in before
             own.stop()
             async with asyncio.timeout(15):
                 while (await user.admin("/readyz"))["ready"]:
@@ -121,10 +124,21 @@ async def test_while_the_store_is_away(tmp_path: Path) -> None:
             assert (await user.metrics())["roundtrip_store_up"] == 0
             status, problem = await user.call("PUT", "/api/bots/other/link")
             assert (status, problem["code"]) == (503, "store_unavailable")
-            own.start()
-            async with asyncio.timeout(20):
-                while not (await user.admin("/readyz"))["ready"]:
-                    await asyncio.sleep(0.05)
+            known = await user.snapshot()
+            assert known.pop("stale") is True
+            assert known == before
+            async with py_client(program.url) as page:  # one that comes meanwhile
+                await page.io.emit("status")
+                await page.until(lambda: len(page.snapshots) == 2)
+                assert page.snapshots == [before | {"stale": True}] * 2
+                own.start()
+                async with asyncio.timeout(20):
+                    while not (await user.admin("/readyz"))["ready"]:
+                        await asyncio.sleep(0.05)
+                await page.until(lambda: len(page.snapshots) > 2)  # told once it is known, and never disconnected
+                assert page.snapshots[2] == before
+                assert page.io.connected
+                assert await user.snapshot() == before
             assert (await user.metrics())["roundtrip_store_up"] == 1
             await user.link("other")
             await user.state("connected", "other")

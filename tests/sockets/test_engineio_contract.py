@@ -61,7 +61,11 @@ PRIVATE_NAMES: dict[tuple[str, type], dict[str, str]] = {
         "_parser": ATTRIBUTE,
         "_reader": ATTRIBUTE,
     },
-    ("roundtrip.sockets.engineio.frames", web.RequestHandler): {"_payload_parser": ATTRIBUTE},
+    ("roundtrip.sockets.engineio.frames", web.RequestHandler): {
+        "_messages": ATTRIBUTE,
+        "_parser": ATTRIBUTE,
+        "_payload_parser": ATTRIBUTE,
+    },
     ("roundtrip.sockets.engineio.connection", AsyncSocket): {},
     ("roundtrip.sockets.engineio.server", engineio.AsyncServer): {
         "_async": ATTRIBUTE,

@@ -170,7 +170,7 @@ class Api:
         assert status < 300, answer
         return answer
 
-    async def state(self, wanted: str, bot: str = "bot", within: float = 10) -> Any:
+    async def state(self, wanted: str, bot: str = "bot", within: float = 20) -> Any:
         """Wait until the link is in a state; the snapshot."""
         async with asyncio.timeout(within):
             while (snapshot := await self.snapshot(bot))["state"] != wanted:
@@ -190,6 +190,12 @@ class Api:
     async def admin(self, path: str) -> Any:
         async with self._session.get(self._program.admin_url + path) as response:
             return await response.json(content_type=None)
+
+    async def fault(self, name: str, *, on: bool) -> None:
+        """Turn a named fault on or off."""
+        url = f"{self._program.admin_url}/debug/faults/{name}"
+        async with self._session.request("PUT" if on else "DELETE", url) as response:
+            response.raise_for_status()
 
     async def metrics(self) -> dict[str, float]:
         """Every sample, by its name and labels as the text has them."""

@@ -21,6 +21,7 @@ from roundtrip.api.schemas import (
     ledger_event,
 )
 from roundtrip.auth.service_keys import Scope
+from roundtrip.delivery.snapshots import Snapshots
 from roundtrip.drivers.simulated import SimulateAction
 from roundtrip.identity import BotKey
 from roundtrip.limits.rates import Limits
@@ -54,7 +55,7 @@ class LinkRoutes:
 
     def __init__(self, links: Links, outbox: Outbox, limits: Limits | None) -> None:
         self._links = links
-        self._outbox = outbox
+        self._snapshots = Snapshots(outbox, lambda key, seq: links.snapshot_at(key, seq))
         self._limits = limits
         self._starting: Counter[BotKey] = Counter()
         """Starts under way: a second one for the same bot is the same pairing."""
@@ -92,8 +93,7 @@ class LinkRoutes:
         return await self._present(call)
 
     async def _present(self, call: Call) -> Snapshot:
-        """What is true now. The `seq` is read first: nothing that it counts is missing."""
-        snapshot = await self._links.snapshot_at(call.key(), await self._outbox.last_seq(call.key()))
+        _, snapshot = await self._snapshots.read(call.key())
         return snapshot if Scope.LINKS_CODES in call.user.scopes else without_codes(snapshot)
 
     def routes(self) -> tuple[Route, ...]:

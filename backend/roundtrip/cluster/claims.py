@@ -71,6 +71,8 @@ class Claimed(NamedTuple):
     fence: int
     reason: str
     since: float | None
+    term: int
+    """Of the lease under which it was taken."""
 
 
 class Taken(NamedTuple):
@@ -110,14 +112,16 @@ class Claims:
 
     async def claim(self, keys: Sequence[BotKey]) -> list[Claimed]:
         """Take those of these links that are free still."""
+        term = self._tables.lease.term
         rows = await self._tables.fenced(
             "SELECT * FROM claim_links_1($1, $2, $3, $4)", [key.user_id for key in keys], [key.bot_id for key in keys]
         )
-        return [Claimed(_decode(row[2]), *list(row)[3:]) for row in rows]
+        return [Claimed(_decode(row["record"]), row["fence"], row["freed"], row["restoring"], term) for row in rows]
 
     async def take(self, key: BotKey, now: float, most: int | None = None) -> Taken:
         """Take one link if nobody has it. `most` asks for a start: how many live links the user may have; a key without
         a link gets a row then, with a record that begins at `now`."""
+        term = self._tables.lease.term
         new = msgspec.structs.replace(new_record(key, now), state=LinkState.IDLE)
         rows = await self._tables.fenced(
             "SELECT * FROM take_link_1($1, $2, $3, $4, $5, $6, $7)", *key, most, _LIVE, _encode(new).decode()
@@ -125,7 +129,7 @@ class Claims:
         row = rows[0]
         if row["o_full"] or row["o_owner"] != self._node:
             return Taken(row["o_owner"], row["o_full"])
-        claimed = Claimed(_decode(row["o_record"]), row["o_fence"], row["o_freed"], row["o_restoring"])
+        claimed = Claimed(_decode(row["o_record"]), row["o_fence"], row["o_freed"], row["o_restoring"], term)
         return Taken(self._node, claimed=claimed)
 
     async def untake(self, key: BotKey, fence: int) -> None:

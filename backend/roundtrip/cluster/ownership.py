@@ -65,6 +65,9 @@ class Service(Protocol):
     async def start_over(self) -> None:
         """Have no link at all."""
 
+    async def refresh(self) -> None:
+        """Take in what other nodes found out about accounts."""
+
 
 class Ownership:
     """`run` as a task. Must be told when the lease changes."""
@@ -206,8 +209,7 @@ class Ownership:
         return FEW
 
     async def _take(self, keys: list[BotKey]) -> None:
-        for claimed in await self._claims.claim(keys):
-            await self.adopt(claimed)
+        await asyncio.gather(*(self.adopt(claimed) for claimed in await self._claims.claim(keys)))
 
     async def adopt(self, claimed: Claimed) -> bool:
         """Have a link that was taken."""
@@ -219,6 +221,8 @@ class Ownership:
 
     async def _sweep(self) -> None:
         await self._claims.drop_old_codes()
+        if len(self.nodes) > 1:
+            await self._service.refresh()
         if self.commands is not None:
             await self.commands.forget()
         for key, fence in (await self._claims.strays(self._service.held())).items():

@@ -8,24 +8,23 @@ from contextlib import suppress
 from typing import Any, Final
 
 import structlog
+from msgspec.structs import replace
 
-from roundtrip.cluster.claims import Claimed, Claims, Taken
+from roundtrip.cluster.claims import Taken
 from roundtrip.cluster.commands import TOPIC as WANTED
 from roundtrip.cluster.commands import Commands, Wish
 from roundtrip.cluster.directory import Directory
 from roundtrip.cluster.hand_over import HandOver
-from roundtrip.cluster.link_store import PostgresLinkStore
+from roundtrip.cluster.owned_links import OwnedLinks
 from roundtrip.cluster.ownership import TOPIC as LINKS
 from roundtrip.cluster.ownership import Ownership
 from roundtrip.cluster.signals import Signals
 from roundtrip.cluster.stored_links import StoredLinks
 from roundtrip.drivers.simulated import SimulateAction, SupportsSimulate
 from roundtrip.identity import BotKey
-from roundtrip.links.machine import LIVE
 from roundtrip.links.payloads import LinkView, Snapshot
 from roundtrip.links.reasons import LinkError
-from roundtrip.links.record import LinkState, Removal
-from roundtrip.links.service import LinkService
+from roundtrip.links.record import LinkState
 from roundtrip.links.storage import StoreError
 from roundtrip.outbox.base import OutboxError
 from roundtrip.outbox.postgres.lease import NodeLease
@@ -36,33 +35,25 @@ TELL_AFTER: Final = 0.1
 """Seconds after a command until other nodes are told that there is a link: its record is committed by then."""
 
 
-class SharedLinks(LinkService):
+class SharedLinks(OwnedLinks):
     """As `LinkService`; commands and views are the same on every node."""
 
     def __init__(self, *args: Any, lease: NodeLease, signals: Signals, took_over: Callable[[str], None], **named: Any):
         """`args` and `named` are those of `LinkService`, with a `PostgresLinkStore`; `took_over` is called with the
         reason each time that this node takes a link."""
-        super().__init__(*args, **named)
-        store = self._context.store
-        if not isinstance(store, PostgresLinkStore):
-            raise TypeError("links of several nodes are in one PostgreSQL")
-        self._store = store
-        self._lease = lease
+        super().__init__(*args, lease=lease, **named)
         self._signals = signals
-        self._claims = Claims(store.tables)
-        self._directory = Directory(store.tables)
+        tables = self._store.tables
+        self._directory = Directory(tables)
         self._directory.on_account = self._account_changed
         self._stored = StoredLinks(
-            store.tables,
+            tables,
             self._clock,
             lambda record: record.paired and self._context.linked_elsewhere(record.phone_number, record.key),
         )
         watched = named.get("watched", lambda _key: False)
         self.ownership = Ownership(lease, self._claims, self._directory, self, watched, took_over)
-        self._commands = self.ownership.commands = Commands(store.tables, signals, self._carry_out)
-        self._taking: set[BotKey] = set()
-        """Keys of which the store may say that they are this node's, and this node does not yet."""
-        self._adopting: dict[BotKey, asyncio.Event] = {}
+        self._commands = self.ownership.commands = Commands(tables, signals, self._carry_out)
         self._owning: asyncio.Task[None] | None = None
         self.limit_pairing: Callable[[str], None] = lambda _user_id: None
         """Counts a pairing that another node's caller begins; raises a `RoundtripError` when there are too many."""
@@ -99,92 +90,6 @@ class SharedLinks(LinkService):
                 over = HandOver(self._claims, self._signals, self, self._lease.node_id)
                 await over.run(self._settings.hand_over_time)
         await super().close()
-
-    # the links of this node
-
-    @property
-    def waiting(self) -> int:
-        """As `ownership.Service.waiting`."""
-        return self.restoring.total - self.restoring.done
-
-    def held(self) -> list[BotKey]:
-        """As `ownership.Service.held`."""
-        return [*self._links, *self._taking, *self._adopting]
-
-    def is_live(self, key: BotKey) -> bool:
-        """Whether a key's link is this node's, and has a session or waits for one."""
-        return (link := self._links.get(key)) is not None and link.state in LIVE
-
-    async def adopt(self, claimed: Claimed) -> bool:
-        """As `ownership.Service.adopt`."""
-        key = claimed.record.key
-        while (under_way := self._adopting.get(key)) is not None:
-            await under_way.wait()
-        if key in self._links:
-            return False
-        self._adopting[key] = asyncio.Event()
-        try:
-            self._store.hold(key, claimed.fence)
-            removals = await self._fetch_keys(claimed)
-            self._context.removals.load(removals)
-            self._adopt(claimed.record, claimed.since)
-        except StoreError:
-            self._store.lose(key, frozenset())
-            log.error("link_not_taken", link_id=claimed.record.link_id)
-            with suppress(StoreError):
-                await self._claims.release(key, claimed.fence, None)
-            return False
-        finally:
-            self._adopting.pop(key).set()
-        self._context.removals.resume()
-        self._spawn(self._restoration.run(), "links-restore")
-        return True
-
-    async def _fetch_keys(self, claimed: Claimed) -> list[Removal]:
-        """Bring back the key files of a link and of its removals, which it returns."""
-        record = claimed.record
-        removals = await self._store.removals_of([record.key])
-        if record.paired:
-            await self._store.bring_back(record.link_id)
-        for removal in removals:
-            if removal.link_id != record.link_id:
-                await self._store.bring_back(removal.link_id)
-        return removals
-
-    async def drop(self, key: BotKey) -> int:
-        """Have a link no more: its session ends, its keys are stored. The fence that it had."""
-        link = self._links.pop(key)
-        self._restoration.discard(link)
-        await link.close()
-        link_ids = self._context.removals.of(key) | ({link.record.link_id} if link.record is not None else set())
-        await self._context.removals.forget(key)
-        return await self._store.let_go(key, frozenset(link_ids))
-
-    def suspend(self) -> None:
-        """As `ownership.Service.suspend`. What is known of the links stays to be shown."""
-        for key, link in self._links.items():
-            self._spawn(link.close(), "link-suspended")
-            self._store.lose(key, frozenset() if link.record is None else frozenset({link.record.link_id}))
-
-    async def start_over(self) -> None:
-        """As `ownership.Service.start_over`."""
-        links = list(self._links.items())
-        self._links.clear()
-        for _, link in links:
-            self._restoration.discard(link)
-        await asyncio.gather(*(link.close() for _, link in links))
-        for key, link in links:
-            await self._context.removals.forget(key)
-            self._store.lose(key, frozenset() if link.record is None else frozenset({link.record.link_id}))
-
-    def _account_changed(self, key: BotKey, old: str | None, new: str | None) -> None:
-        """Another node's link has another account: whose account is linked twice is known over all nodes."""
-        if key in self._links:
-            return  # it sees to that itself
-        if old is not None:
-            self._context.release(old, key)
-        if new is not None:
-            self._context.claim(new, key)
 
     # commands
 
@@ -284,6 +189,10 @@ class SharedLinks(LinkService):
             return await self._stored.snapshot(key)
         except StoreError as error:
             raise OutboxError(error.code, error.message) from error
+
+    def links(self) -> list[LinkView]:
+        """As `LinkService.links`: those of this node, which each of them names."""
+        return [replace(view, owner=self._lease.node_id) for view in super().links()]
 
     async def of_user(self, user_id: str) -> list[LinkView]:
         """As `LinkService.of_user`. Raises `StoreError`."""

@@ -20,9 +20,6 @@ from roundtrip.outbox.sqlite.outbox import SqliteOutbox
 from roundtrip.settings import Settings, SettingsError
 from roundtrip.telemetry.redaction import message_of
 
-CONNECT_TIMEOUT: Final = 5.0
-"""Seconds that PostgreSQL may take to answer."""
-
 IMPORT_TIMEOUT: Final = 60.0
 """Seconds that loading the WhatsApp library may take."""
 
@@ -45,7 +42,15 @@ def run(arguments: list[str]) -> int:
 
 async def _run_checks(settings: Settings) -> int:
     failed = 0
+    if settings.store is not None:
+        from roundtrip.commands.store_check import findings  # only where it is asked for
+
+        async for verdict, text in findings(settings.store.get_secret_value()):
+            failed += verdict == "FAIL"
+            _say(verdict, "store", text)
     for name, check in CHECKS.items():
+        if check is _check_store and settings.store is not None:
+            continue
         try:
             _say("ok", name, await check(settings))
         except CheckError as error:
@@ -55,10 +60,7 @@ async def _run_checks(settings: Settings) -> int:
 
 
 async def _check_store(settings: Settings) -> str:
-    """Open the outbox and the links' records as a start would, which creates or migrates them; a shared store is only
-    connected to, for joining it would take part in it."""
-    if settings.store is not None:
-        return await _check_shared_store(settings.store.get_secret_value())
+    """Open the outbox and the links' records as a start would, which creates or migrates them."""
     outbox = SqliteOutbox(settings.data_dir, max_bytes=settings.outbox_max_bytes)
     try:
         await outbox.start()
@@ -71,19 +73,6 @@ async def _check_store(settings: Settings) -> str:
     except (StorageError, OSError) as error:
         raise CheckError(f"ROUNDTRIP_DATA_DIR={settings.data_dir}: {error}") from None
     return f"{settings.data_dir} can be written; {len(links)} links"
-
-
-async def _check_shared_store(address: str) -> str:
-    import asyncpg  # only where it is asked for
-
-    try:
-        async with asyncio.timeout(CONNECT_TIMEOUT):
-            connection = await asyncpg.connect(address)
-            version = connection.get_server_version()
-            await connection.close()
-    except Exception as error:  # noqa: BLE001  # whatever is wrong with address, network or server is the finding
-        raise CheckError(f"ROUNDTRIP_STORE: PostgreSQL cannot be used: {message_of(error) or 'no answer'}") from None
-    return f"PostgreSQL {version.major}.{version.minor} answers (ROUNDTRIP_STORE)"
 
 
 async def _check_keys(settings: Settings) -> str:

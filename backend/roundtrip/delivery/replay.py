@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -20,11 +21,12 @@ from roundtrip.delivery.courier import Courier
 from roundtrip.delivery.deadlines import SLICE_SECONDS
 from roundtrip.delivery.inflight import KeyInFlight
 from roundtrip.delivery.metrics import DeliverySpans
+from roundtrip.delivery.snapshots import Snapshots
 from roundtrip.delivery.state import Delivery
 from roundtrip.delivery.wire import Socket, status_frame
 from roundtrip.errors import IllegalTransitionError
 from roundtrip.identity import BotKey
-from roundtrip.outbox.base import Outbox
+from roundtrip.outbox.base import Outbox, OutboxError
 from roundtrip.outbox.records import Mode, Outcome, StoredEvent
 from roundtrip.telemetry.redaction import key_hash
 
@@ -35,6 +37,9 @@ PAGE: Final = 500
 
 _DELAY_POLL: Final = 0.05
 """Seconds between two checks whether a client that is made to wait is still connected."""
+
+_AWAY_POLL: Final = 0.5
+"""Seconds between two questions whether a store that was away is back."""
 
 _DRAIN_POLL: Final = 0.01
 """Seconds between two checks of a slow client's unread bytes."""
@@ -111,7 +116,7 @@ class Replayer:
         self._outbox = outbox
         self._courier = courier
         self._spans = spans
-        self._snapshot = snapshot
+        self._snapshots = Snapshots(outbox, snapshot)
         self._watermark = watermark
         self._clock = clock
         self._throttle = ReplayThrottle(clock)
@@ -119,25 +124,28 @@ class Replayer:
 
     async def status(self, peer: Socket) -> int:
         """Send the snapshot, behind everything that was sent before; the newest `seq`."""
-        seq = await self._outbox.last_seq(peer.key)
-        peer.send(status_frame(await self._snapshot(peer.key, seq)))
+        seq, snapshot = await self._snapshots.read(peer.key)
+        peer.send(status_frame(snapshot))
         return seq
 
     async def run(self, peer: Socket, channel: KeyInFlight, connect_parent: str | None) -> int:
         """Bring a socket that `Courier.joined` up to date, and make it live; returns how many missed events it sent.
 
-        Raises `OutboxError` when the outbox cannot be read.
+        While the store is away it waits. Raises `OutboxError` when the outbox cannot be read although it is there.
         """
         started = self._clock.wall_ns()
         parent = self._spans.replay(peer.key, peer.sid, connect_parent)
         replay = _Replay(self._courier, peer, channel, parent, self._watermark, self._clock)
         try:
-            if self._courier.present is not None:  # or an event of another node would be missed in between
-                await self._courier.present(peer.key)
+            if not self._outbox.away:
+                with suppress(OutboxError):  # it is tried again before anything is read
+                    await self._announce(peer)
             newest = await self.status(peer)
             await self._delayed(peer)
             while not peer.closed:
-                events = await self._outbox.pending(peer.key, replay.cursor, PAGE)
+                if (events := await self._missed(peer, replay.cursor)) is None:
+                    newest = await self.status(peer)  # what it was shown was old
+                    continue
                 await replay.send_page(events)
                 if len(events) < PAGE:
                     replay.known = max(replay.known, newest, replay.cursor)
@@ -149,6 +157,27 @@ class Replayer:
                 channel.replay_over(peer.sid)
             self._courier.misses.flush(peer.key)
             self._spans.replayed(peer.key, parent, started, replay.count)
+
+    async def _announce(self, peer: Socket) -> None:
+        """Have the other nodes see the socket, or an event of theirs would be missed. Raises `OutboxError`."""
+        if self._courier.present is not None:
+            await self._courier.present(peer.key)
+
+    async def _missed(self, peer: Socket, cursor: int) -> list[StoredEvent] | None:
+        """A page of what is pending; None after a time in which the store was away: the socket stays."""
+        try:
+            await self._announce(peer)
+            return await self._outbox.pending(peer.key, cursor, PAGE)
+        except OutboxError:
+            if not self._outbox.away:
+                raise
+        while not peer.closed:
+            if not await self._snapshots.stale():
+                with suppress(OutboxError):
+                    await self._announce(peer)
+                    break
+            await asyncio.sleep(_AWAY_POLL)
+        return None
 
     async def _delayed(self, peer: Socket) -> None:
         """Wait as long as the throttle wants, but not for a client that has gone."""

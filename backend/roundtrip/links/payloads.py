@@ -45,6 +45,8 @@ class Snapshot(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     retry_at: str | None = None
     also_linked_elsewhere: bool | None = None
     device_removed: bool | None = None
+    stale: bool = False
+    """The store is away: this is what was true last, and there may be news that nobody can tell yet. Else left out."""
 
 
 class LinkView(msgspec.Struct, frozen=True, rename="camel"):

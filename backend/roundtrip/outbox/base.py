@@ -56,6 +56,10 @@ class Outbox(Protocol):
     def full(self) -> bool:
         """Whether the store has no room for new events: no new link should be started then."""
 
+    @property
+    def away(self) -> bool:
+        """Whether the store is not reached, or the newest commit failed: what is known of it may be old."""
+
     async def start(self) -> None:
         """Open the store. Raises `OutboxError` when it cannot be used or another process holds it."""
 
@@ -90,6 +94,9 @@ class Outbox(Protocol):
 
     async def last_seq(self, key: BotKey) -> int:
         """The newest `seq` of a key, 0 before its first event."""
+
+    def known_seq(self, key: BotKey) -> int:
+        """A `seq` that the key has had, as new as is known without asking the store; 0 where none is."""
 
     async def ledger(self, key: BotKey, after: int, limit: int) -> list[LedgerEntry]:
         """The key's events with `seq > after`, in `seq` order."""

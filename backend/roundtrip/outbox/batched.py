@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 
+from roundtrip.identity import BotKey
 from roundtrip.outbox.base import Check, outbox_closed
 from roundtrip.outbox.records import Ended
 
@@ -36,6 +37,9 @@ class BatchWriter(Protocol):
     round_began: float
     """When its present round began, on the monotonic clock; 0.0 between two."""
 
+    failing: Callable[[], bool]
+    """Whether the newest commit failed. May be called from any thread."""
+
     def put(self, item: Any) -> None:
         """Queue an item."""
 
@@ -52,6 +56,20 @@ class BatchedOutbox:
         """Called with the seconds that each committed batch took."""
         self.on_error: Callable[[], object] = lambda: None
         """Called when a callback raised."""
+
+    @property
+    def up(self) -> bool:
+        """Whether the store is reached, as far as is known."""
+        raise NotImplementedError
+
+    @property
+    def away(self) -> bool:
+        """As `Outbox.away`."""
+        return not self.up or self._writer.failing()
+
+    def known_seq(self, key: BotKey) -> int:  # it can be read when it cannot be written
+        """As `Outbox.known_seq`."""
+        return 0
 
     def count_failures(self, count: Callable[[], object]) -> None:
         """Have each failed commit counted, by whoever writes: it may be called on another thread."""

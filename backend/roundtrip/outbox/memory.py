@@ -82,6 +82,11 @@ class MemoryOutbox:
         """As `Outbox.full`: never."""
         return False
 
+    @property
+    def away(self) -> bool:
+        """As `Outbox.away`."""
+        return self.fault_down
+
     async def start(self) -> None:
         """As `Outbox.start`."""
         self._open = True
@@ -158,6 +163,10 @@ class MemoryOutbox:
     async def last_seq(self, key: BotKey) -> int:
         """As `Outbox.last_seq`."""
         return await self._ask(lambda: self._table.last_seq(key))
+
+    def known_seq(self, key: BotKey) -> int:
+        """As `Outbox.known_seq`."""
+        return self._table.last_seq(key)
 
     async def ledger(self, key: BotKey, after: int, limit: int) -> list[LedgerEntry]:
         """As `Outbox.ledger`."""

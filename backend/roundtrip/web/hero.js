@@ -31,15 +31,16 @@ export class Hero {
   }
 
   /** Show the view; `connection` is the socket's status: unless connected, this is what the page last knew, and nothing
-   * can be done about it. */
+   * can be done about it. A view that is stale is what the backend last knew. */
   render(view, connection) {
     this.#view = view;
     const words = stateOf(view, connection);
     const away = connection !== "connected";
     this.#root.dataset.tone = words.tone;
     this.#root.dataset.state = view.state;
-    this.#root.classList.toggle("stale", away && view.state !== "unknown");
-    say(byId("eyebrow"), eyebrowOf(view, away));
+    const old = away || Boolean(view.stale);
+    this.#root.classList.toggle("stale", old && view.state !== "unknown");
+    say(byId("eyebrow"), eyebrowOf(view, old));
     say(this.#headline, words.headline);
     say(byId("sentence"), sentenceOf(view, words));
     document.title = view.state === "unknown" ? "Roundtrip" : `${words.headline} · Roundtrip`;

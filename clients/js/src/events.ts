@@ -117,6 +117,8 @@ export interface Snapshot {
   retryAt?: string;
   alsoLinkedElsewhere?: boolean;
   deviceRemoved?: boolean;
+  /** The store is away: this is what was true last. */
+  stale?: boolean;
 }
 
 const PREFIX = "whatsapp_";

@@ -123,9 +123,9 @@ class Database:
         try:
             connection = await self.connect(statement_cache_size=0)
         except (*LOST, asyncpg.PostgresError, ValueError) as error:
-            raise StartError(f"The store {address(self._dsn)} cannot be used: {_told(error)}.") from None
+            raise StartError(f"The store {address(self._dsn)} cannot be used: {told(error)}.") from None
         try:
-            await _refuse_pooling(connection, self.connect)
+            await refuse_pooling(connection, self.connect)
             version = connection.get_server_version()
             if version.major * 10_000 < OLDEST_SERVER:
                 raise StartError(f"The store is PostgreSQL {version.major}; this program needs 14 or later.", 2)
@@ -140,7 +140,7 @@ class Database:
         except (*LOST, asyncpg.PostgresError) as error:
             if "statement pooling mode" in str(error):
                 raise StartError(POOLED, 2) from None
-            raise StartError(f"The store {address(self._dsn)} cannot be used: {_told(error)}.") from None
+            raise StartError(f"The store {address(self._dsn)} cannot be used: {told(error)}.") from None
         finally:
             connection.terminate()
 
@@ -181,7 +181,7 @@ def _let_go(task: asyncio.Task[Any]) -> None:
         task.result().terminate()
 
 
-async def _refuse_pooling(first: Any, connect: Callable[..., Awaitable[Any]]) -> None:
+async def refuse_pooling(first: Any, connect: Callable[..., Awaitable[Any]]) -> None:
     """Raise `StartError` when two sessions share one server process, which only a pooling proxy does."""
 
     async def pid(connection: Any) -> int:
@@ -201,7 +201,8 @@ async def _refuse_pooling(first: Any, connect: Callable[..., Awaitable[Any]]) ->
         second.terminate()
 
 
-def _told(error: BaseException) -> str:
+def told(error: BaseException) -> str:
+    """An error as the server tells it, in one line."""
     if isinstance(error, asyncpg.PostgresError) and error.args:
         return str(error.args[0]).splitlines()[0].rstrip(".")
     return (

@@ -42,6 +42,8 @@ class NodeLease:
         self.session = uuid.uuid4().hex
         self.slot = 0
         self.fence = 0
+        self.term = 0
+        """How often the lease has ended: what was had in an earlier term is somebody else's now."""
         self.nodes = 1
         """Live nodes of the store, this one included, when the lease was renewed last."""
         self.store_now = 0
@@ -155,6 +157,7 @@ class NodeLease:
         held = self.held
         if held != self._told:
             self._told = held
+            self.term += not held
             log.log(20 if held else 40, "lease_held" if held else "lease_ended", node=self.node_id)
             self.on_change(held)
 

@@ -186,6 +186,10 @@ class PostgresOutbox(BatchedOutbox):
         self._writer.put(LastSeq(key, reply))
         return await reply
 
+    def known_seq(self, key: BotKey) -> int:
+        """As `Outbox.known_seq`."""
+        return self._writer.known_seq(key)
+
     async def ledger(self, key: BotKey, after: int, limit: int) -> list[LedgerEntry]:
         """As `Outbox.ledger`."""
         found = await self._query(lambda connection: reads.ledger(connection, key, after, limit))

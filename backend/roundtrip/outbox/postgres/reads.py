@@ -88,6 +88,10 @@ class KeyCache(dict[BotKey, KnownKey]):
             known = self[key] = KnownKey(key)
         return known
 
+    def known_seq(self, key: BotKey) -> int:
+        """The newest `seq` of this node's commits, 0 for a key that it has not written to."""
+        return 0 if (known := self.get(key)) is None else known.last_seq
+
     def trim(self) -> None:
         """Between two batches: forget all when there are too many."""
         if len(self) > KEY_LIMIT:

@@ -179,6 +179,10 @@ class RetryQueue:
     def __len__(self) -> int:
         return len(self._writes)
 
+    def is_failing(self) -> bool:
+        """Whether the newest write failed."""
+        return self._failures > 0
+
     def add(self, writes: Sequence[Retriable]) -> None:
         """After a failure. Past the limit, records of attempts are dropped first, then the newest resolutions: their
         events are delivered once more, or expire."""

@@ -48,6 +48,7 @@ class Writer:
         self._ids = EventIds()
         self._times = Timestamps()
         self._next_sweep = 0.0
+        self.failing = self._retries.is_failing
         self.faults = CommitFaults()
         self.on_failure: Callable[[], object] = lambda: None
         """Called on the thread for each commit that failed."""
