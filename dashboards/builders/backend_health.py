@@ -446,6 +446,21 @@ def _cluster(board: dashboard.Dashboard) -> None:
     )
     board.with_panel(
         graph(
+            "Events told to other nodes",
+            About(
+                "Keys with a new event that one node told another of (`sent`), and those whose events it found only by "
+                "looking, seconds later (`found_later`).",
+                "found_later again and again: signals get lost.",
+                "The log says `signals_connection_lost`: is the connection to PostgreSQL cut, or led through a pool?",
+            ),
+            [Query(total(rate(series("announcements_total")), "result"), "{{result}}")],
+            unit="ops",
+            colors={"found_later": RED, "sent": "blue"},
+            size=(8, 7),
+        )
+    )
+    board.with_panel(
+        graph(
             "Sockets by node",
             About(
                 "Connected sockets of each node.",
@@ -454,7 +469,7 @@ def _cluster(board: dashboard.Dashboard) -> None:
             ),
             [Query(f"sum by (instance) ({series('sockets')})", "{{instance}}")],
             stacked=True,
-            size=(12, 7),
+            size=(8, 7),
         )
     )
     board.with_panel(
@@ -467,7 +482,7 @@ def _cluster(board: dashboard.Dashboard) -> None:
             ),
             [Query(f"sum by (instance) ({series('links')})", "{{instance}}")],
             stacked=True,
-            size=(12, 7),
+            size=(8, 7),
         )
     )
 

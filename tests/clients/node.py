@@ -25,12 +25,12 @@ class Client(NodeClient):
     def handled(self) -> list[dict[str, Any]]:
         return [line["event"] for line in self.said if line["on"] == "event"]
 
-    async def state(self, holds: Callable[[dict[str, Any]], Any], within: float = 10) -> dict[str, Any]:
+    async def state(self, holds: Callable[[dict[str, Any]], Any], within: float = 20) -> dict[str, Any]:
         """Wait until the newest state fulfils a condition."""
         await self.wait(lambda _: self.states and holds(self.states[-1]), within)
         return self.states[-1]
 
-    async def status(self, wanted: str, within: float = 10) -> dict[str, Any]:
+    async def status(self, wanted: str, within: float = 20) -> dict[str, Any]:
         return await self.state(lambda state: state["status"] == wanted, within)
 
     async def call(self, name: str, *args: Any) -> dict[str, Any]:

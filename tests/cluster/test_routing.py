@@ -11,11 +11,14 @@ import pytest
 
 from roundtrip.events import Connecting, Qr
 from roundtrip.identity import BotKey
+from roundtrip.outbox.base import OutboxError
+from roundtrip.outbox.postgres.database import Database
 from roundtrip.outbox.records import MissReason, Mode, Outcome
 from tests.cluster.in_process import CONNECTED, KEY, Node, nodes
 from tests.outbox.contract.base import until
 from tests.support.drafts import assert_balanced
-from tests.support.postgres import value
+from tests.support.postgres import server, value
+from tests.support.tcp_proxy import tcp_proxy
 
 CONNECTING = Connecting()
 QR = Qr("secret", 1, 6, "2023-11-14T22:13:20.000Z")
@@ -313,3 +316,74 @@ async def test_what_an_unseen_state_supersedes_depends_on_sockets_of_all_nodes(t
     last = await a.publish(CONNECTED, other)
     await until(lambda: len(a.notes.missed_) >= 2)
     assert [event.seq for event in await b.outbox.pending(other, 0, 9)] == [last.seq]
+
+
+async def test_after_a_cut_everybody_is_told_of_again(database: str, tmp_path: Path) -> None:
+    """B's connections are cut, and what it had written is gone: it writes everything again."""
+    port = int(database.rpartition(":")[2].partition("/")[0])
+    async with (
+        tcp_proxy(port) as proxy,
+        nodes(database, tmp_path, "a") as (a,),
+        nodes(database.replace(str(port), str(proxy.port)), tmp_path, "b") as (b,),
+    ):
+        client = await b.join()
+        await value(database, "DELETE FROM presence")
+        proxy.cut()
+        async with asyncio.timeout(5):
+            while not await value(database, "SELECT count(*) FROM presence"):
+                await asyncio.sleep(0.01)
+        await a.publish()
+        await until(lambda: client.seqs == [1])
+        assert a.notes.missed_ == []
+
+
+async def test_a_node_that_lost_its_lease_comes_back_with_its_sockets(database: str, tmp_path: Path) -> None:
+    """What was stored meanwhile is sent late, and in order."""
+    async with nodes(database, tmp_path, "a", "b", lease=2.0) as (a, b):
+        client = await b.join()
+        await a.publish(key=BotKey("nobody", "bot"))
+        await until(lambda: len(a.notes.missed_) == 1)
+        renew, b.store.lease._database = b.store.lease._database, Database("postgresql://127.0.0.1:1/none")
+        b.store.lease._drop()
+        async with asyncio.timeout(5):
+            while await value(database, "SELECT count(*) FROM nodes WHERE lease_until > clock_timestamp()") > 1:
+                await asyncio.sleep(0.02)
+        await a.publish()
+        await until(lambda: len(a.notes.missed_) == 2)
+        assert a.notes.missed_[1].reason is MissReason.JUST_DISCONNECTED
+        b.store.lease._database = renew
+        await until(lambda: b.store.lease.held)
+        await until(lambda: client.seqs == [1], within=10)
+        await a.publish()
+        await until(lambda: client.seqs == [1, 2], within=10)
+
+
+async def test_without_the_store_a_replay_fails_soon_and_sockets_stay(tmp_path: Path) -> None:
+    with server() as own:
+        async with nodes(own.url, tmp_path, "a", lease=60.0) as (a,):
+            stays = await a.join()
+            own.stop()
+            await until(lambda: not a.outbox.up, within=10)
+            late = a.connect(BotKey("late", "bot"))
+            assert late.replaying is not None
+            with pytest.raises(OutboxError):
+                await asyncio.wait_for(late.replaying, 8)
+            assert stays.live
+            own.start()
+            a.leave(late)
+            async with asyncio.timeout(15):
+                while not a.outbox.up:
+                    await asyncio.sleep(0.02)
+            again = await a.join(BotKey("late", "bot"))
+            await a.publish()
+            await until(lambda: stays.seqs == [1])
+            assert again.seqs == []
+
+
+async def test_whose_page_is_open_is_known_on_every_node(two: list[Node]) -> None:
+    a, b = two
+    await b.join()
+    presence = a.store._presence
+    assert presence is not None
+    await until(lambda: presence.watched(KEY), within=8)
+    assert not presence.watched(BotKey("nobody", "bot"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from roundtrip.events import Qr
+from roundtrip.outbox.base import OutboxError
 from roundtrip.outbox.records import FIRST_ATTEMPTS, LAST_ATTEMPTS, MissReason, Outcome
 from tests.delivery.stage import ACK_TIMEOUT, TTL, Stage
 
@@ -69,3 +70,14 @@ def test_a_step_of_the_clock_expires_nothing_and_changes_no_interval(stage: Stag
     stage.pass_time(20)
     assert (code.outcome, row.outcome) == (Outcome.EXPIRED, Outcome.ACKED)
     assert stage.join("late").received_events == []
+
+
+def test_who_asks_whether_events_can_be_stored_asks_the_outbox(stage: Stage) -> None:
+    """A link that waits for the outbox tries again once this raises no more."""
+    stage.loop.run(stage.courier.check())
+    stage.outbox.fault_down = True
+    with pytest.raises(OutboxError) as refusal:
+        stage.loop.run(stage.courier.check())
+    assert refusal.value.code == "outbox_unavailable"
+    stage.outbox.fault_down = False
+    stage.loop.run(stage.courier.check())

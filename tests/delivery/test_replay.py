@@ -56,6 +56,9 @@ def test_the_throttle_of_a_key_expires_and_the_number_of_keys_is_bounded() -> No
     for number in range(10_050):
         throttle.unconfirmed(BotKey("u", f"{number}"))
     assert len(throttle) == 10_000
+    for _ in range(FREE + 1):
+        throttle.unconfirmed(KEY)
+    assert throttle.delay(KEY) > 0, "it is the oldest key that is forgotten for a new one"
 
 
 def test_a_page_of_a_replay_that_was_read_before_a_clock_step_is_checked_by_the_new_time(stage: Stage) -> None:

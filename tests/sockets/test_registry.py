@@ -44,6 +44,19 @@ def test_a_key_holds_a_set_and_each_socket_is_removed_by_itself() -> None:
     assert len(registry) == 1
 
 
+def test_a_user_who_leaves_with_one_bot_is_still_known_by_the_others() -> None:
+    registry = Registry()
+    sockets = [socket(bot, BotKey("user", bot)) for bot in ("a", "b", "c")]
+    for one in sockets:
+        registry.add(one)
+    registry.remove(sockets[0])
+    assert registry.keys_of("user") == ("b", "c")
+    assert registry.why_missing(sockets[0].key).keys == ("b", "c")
+    registry.remove(sockets[1])
+    registry.remove(sockets[2])
+    assert registry.keys_of("user") == ()
+
+
 def test_another_socket_with_the_same_sid_is_not_removed_by_the_first() -> None:
     registry = Registry()
     first, second = socket("sid"), socket("sid")

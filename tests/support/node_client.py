@@ -29,7 +29,7 @@ class NodeClient:
             self.said.append(json.loads(line))
             self._news.set()
 
-    async def wait(self, condition: Callable[[NodeClient], Any], within: float = 10) -> Any:
+    async def wait(self, condition: Callable[[NodeClient], Any], within: float = 20) -> Any:
         """Wait until the condition holds, and return what it gave."""
         async with asyncio.timeout(within):
             while not (result := condition(self)):
@@ -37,7 +37,7 @@ class NodeClient:
                 await self._news.wait()
         return result
 
-    async def heard(self, kind: str, count: int = 1, within: float = 10) -> list[dict[str, Any]]:
+    async def heard(self, kind: str, count: int = 1, within: float = 20) -> list[dict[str, Any]]:
         """Wait for `count` lines of a kind: connect, connect_error, disconnect, event, status."""
 
         def enough(client: NodeClient) -> list[dict[str, Any]]:
@@ -47,7 +47,7 @@ class NodeClient:
         found: list[dict[str, Any]] = await self.wait(enough, within)
         return found
 
-    async def event(self, type_: str, within: float = 10) -> dict[str, Any]:
+    async def event(self, type_: str, within: float = 20) -> dict[str, Any]:
         """Wait for an event of this type; the first that came."""
 
         def find(client: NodeClient) -> dict[str, Any] | None:

@@ -170,7 +170,7 @@ class Api:
         assert status < 300, answer
         return answer
 
-    async def state(self, wanted: str, bot: str = "bot", within: float = 10) -> Any:
+    async def state(self, wanted: str, bot: str = "bot", within: float = 20) -> Any:
         """Wait until the link is in a state; the snapshot."""
         async with asyncio.timeout(within):
             while (snapshot := await self.snapshot(bot))["state"] != wanted:

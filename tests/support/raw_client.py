@@ -94,7 +94,7 @@ class RawClient:
             await response.read()
             self.statuses.append(response.status)
 
-    async def join(self, within: float = 10, **auth: Any) -> str:
+    async def join(self, within: float = 20, **auth: Any) -> str:
         """CONNECT to the namespace; the answer, `40…` or `44…`, or why the connection ended instead."""
         before = len(self.heard)
         await self.send("40" + json.dumps(auth))
@@ -147,7 +147,7 @@ class RawClient:
         self.closed = self.closed or why
         self._news.set()
 
-    async def until(self, condition: Callable[[], Any], within: float = 10) -> Any:
+    async def until(self, condition: Callable[[], Any], within: float = 20) -> Any:
         """Wait until the condition holds, looking again with each packet and at the end; what it gave."""
         async with asyncio.timeout(within):
             while not (result := condition()):

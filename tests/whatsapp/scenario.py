@@ -115,7 +115,7 @@ class Scenario:
         known = {event["id"] for event in self.events}
         self.events += [event for event in self.page.events if event["id"] not in known]
 
-    async def told(self, *types: str, within: float = 10.0) -> dict[str, Any]:
+    async def told(self, *types: str, within: float = 20.0) -> dict[str, Any]:
         """The next event of one of these types, after the one that was returned last."""
         async with asyncio.timeout(within):
             while True:
@@ -154,7 +154,7 @@ class Scenario:
         """The sum over all samples whose name and labels begin like this."""
         return sum(value for sample, value in (await self.api.metrics()).items() if sample.startswith(name))
 
-    async def grows(self, name: str, above: float, within: float = 10.0) -> float:
+    async def grows(self, name: str, above: float, within: float = 20.0) -> float:
         """Wait until a metric is above a value."""
         async with asyncio.timeout(within):
             while (value := await self.metric(name)) <= above:
@@ -172,7 +172,7 @@ class Scenario:
                 await asyncio.sleep(0.02)
         return children[0]
 
-    async def span(self, name: str, within: float = 10.0, **attributes: str) -> Any:
+    async def span(self, name: str, within: float = 20.0, **attributes: str) -> Any:
         """The first span of that name whose attributes (dots as underscores) have these values."""
         wanted = attributes.items()
         async with asyncio.timeout(within):
@@ -183,7 +183,7 @@ class Scenario:
                         return span
                 await asyncio.sleep(0.1)
 
-    async def until(self, condition: Any, within: float = 10.0) -> None:
+    async def until(self, condition: Any, within: float = 20.0) -> None:
         """Wait for something to hold, in this process."""
         async with asyncio.timeout(within):
             while not condition():

@@ -82,6 +82,8 @@ class Router:
         self._arrivals: Arrivals | None = None
         self.on_polled: Callable[[int], None] = lambda _keys: None
         """Called with the number of keys that were behind although no signal told so."""
+        self.on_announced: Callable[[int], None] = lambda _count: None
+        """Called with the number of announcements of one statement: keys, for each node that has sockets of them."""
         signals.on(TOPIC, self._to_look.set)
         presence.on_written = self._written
 
@@ -152,6 +154,7 @@ class Router:
         users, bots = [key.user_id for key in keys], [key.bot_id for key in keys]
         rows = await self._fetch(_ROUTE, self.node, users, bots, here)
         found = [Whereabouts(tuple(nodes or ()), tuple(others or ()), left) for nodes, others, left in rows]
+        self.on_announced(sum(len(whereabouts.nodes) for whereabouts in found))
         self._signals.send({node for whereabouts in found for node in whereabouts.nodes}, TOPIC)
         if len(self._seen) + len(keys) > REMEMBERED:
             self._seen.clear()
@@ -242,7 +245,9 @@ class Router:
             untold = [(key, last_seq) for key, last_seq in behind if self._arrivals.lacks(key, last_seq)]
             for key, last_seq in untold:
                 self._arrivals.look(key, last_seq)
-            self.on_polled(len(untold))
+            if untold:
+                log.info("events_found_untold", keys=len(untold))
+                self.on_polled(len(untold))
         for key, seq in self._arrivals.in_flight_since(self._wall_ms() - int(OLD * 1000))[:KEYS]:
             self.ask(key, seq, self._ended(key, seq))
         await self._presence.refresh()

@@ -7,6 +7,7 @@ import asyncio
 import uuid
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, Final
 
 import asyncpg
@@ -89,6 +90,10 @@ class SharedStore:
         if self._service is not None:
             self._service.limit_pairing = limit
 
+    def _count(self, result: str, count: int) -> None:
+        if self._collector is not None:
+            self._collector.announcements[result] += count
+
     def _took_over(self, reason: str) -> None:
         if self._collector is not None:
             self._collector.takeovers[reason] += 1
@@ -98,10 +103,12 @@ class SharedStore:
         presence = self._presence = Presence(self._pool, self.lease, registry)
         router = Router(self._pool, self.signals, presence, self.outbox.endings, lambda: SYSTEM.wall_ns() // 1_000_000)
         self.router = router
+        router.on_announced, router.on_polled = partial(self._count, "sent"), partial(self._count, "found_later")
         arrivals = courier.share(router, registry.why_missing)
         stack.callback(arrivals.endings.close)
         router.attach(arrivals)
         registry.on_count = presence.changed
+        self.signals.on_reconnected = presence.rewrite
         registry.others = Turns(self._pool, presence, router, registry).of
         courier.present = presence.committed
         self.outbox.on_commit = router.committed

@@ -56,6 +56,8 @@ class Signals:
         self._wake = asyncio.Event()
         self._connection: Any = None
         self._task: asyncio.Task[None] | None = None
+        self.on_reconnected: Callable[[], None] = lambda: None
+        """Called before the topics' callbacks: the store may have been another one, or have lost its newest commits."""
         self.on_sent: Callable[[int], None] = lambda _count: None
         """Called with the number of signals that one transaction sent."""
 
@@ -101,6 +103,7 @@ class Signals:
                     await self._connect()
                     self.reconnects += 1
                     log.info("signals_reconnected")
+                    self.on_reconnected()
                     for topic in list(self._callbacks):
                         self._deliver(topic)
                     delay = 0.0

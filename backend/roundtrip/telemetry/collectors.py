@@ -17,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, Exemplar, GaugeMetricFam
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from roundtrip.telemetry.labels import SPREAD, TAKEOVERS, LabelSets
+from roundtrip.telemetry.labels import ANNOUNCEMENTS, SPREAD, TAKEOVERS, LabelSets
 
 PREFIX: Final = "roundtrip"
 """Of every metric's name."""
@@ -213,6 +213,8 @@ class ClusterCollector(Collector):
         """How long a lease lasts without a renewal, in seconds; set where the store is shared."""
         self.takeovers = dict.fromkeys(TAKEOVERS, 0)
         """Links that this node took, by why."""
+        self.announcements = dict.fromkeys(ANNOUNCEMENTS, 0)
+        """Keys with news that this node told others of, and those that it found behind though nobody told it."""
 
     def collect(self) -> Iterable[Metric]:
         text = "Live nodes on the same store, this one included."
@@ -225,6 +227,11 @@ class ClusterCollector(Collector):
         family = CounterMetricFamily(f"{PREFIX}_link_takeovers", text, labels=["reason"])
         for reason, count in self.takeovers.items():
             family.add_metric([reason], count)
+        yield family
+        text = "Keys with a new event that this node told another one of, and those whose events it found untold."
+        family = CounterMetricFamily(f"{PREFIX}_announcements", text, labels=["result"])
+        for result, count in self.announcements.items():
+            family.add_metric([result], count)
         yield family
 
     def describe(self) -> Iterable[Metric]:

@@ -30,6 +30,7 @@ PAGE_SPANS: Final = (
     "too_many",
 )
 """What becomes of a span that a page sends: kept, as its event's are or not, or refused, and why."""
+ANNOUNCEMENTS: Final = ("sent", "found_later")
 TAKEOVERS: Final = ("started", "node_lost", "handed_over")
 """Why a node has a link: nobody had it when it looked, its node's lease ended, or its node gave it away."""
 ADMIN_LOGINS: Final = ("accepted", "refused", "limited")

@@ -32,6 +32,7 @@ STAGES = [
 async def test_a_start_that_fails_names_its_stage_and_ends_nothing(bench: Bench) -> None:
     session, _, account = await bench.linked()
     await session.stop()
+    logins = account.logins
     for stage, how, expected in STAGES:
         bench.whatsapp.fail(stage, how)
         reports = ReportRecorder()
@@ -44,7 +45,7 @@ async def test_a_start_that_fails_names_its_stage_and_ends_nothing(bench: Bench)
     reports = ReportRecorder()
     await bench.driver.start(bench.spec(), reports)
     assert (await reports.next(d.Online)).phone_number == NUMBER
-    assert account.logins == 2
+    assert account.logins == logins + 1
 
 
 @pytest.mark.slow
@@ -91,6 +92,7 @@ async def login(bench: Bench, reason: int | str, **more: str) -> ReportRecorder:
 async def test_every_refusal_is_reported_by_its_number_and_leaves_the_keys(bench: Bench) -> None:
     session, _, account = await bench.linked()
     await session.stop()
+    logins = account.logins
     for reason in (415, 429, 463, 599):
         assert (await login(bench, reason)).all == [d.ConnectFailed(str(reason))]
     assert (await login(bench, "what")).all == [d.ConnectFailed("unknown")]
@@ -98,7 +100,7 @@ async def test_every_refusal_is_reported_by_its_number_and_leaves_the_keys(bench
     reports = ReportRecorder()
     await bench.driver.start(bench.spec(), reports)
     await reports.next(d.Online)
-    assert account.logins == 2
+    assert account.logins == logins + 1
 
 
 @pytest.mark.slow

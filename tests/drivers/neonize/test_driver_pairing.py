@@ -43,17 +43,18 @@ async def test_an_account_whose_name_does_not_come_is_online_all_the_same(bench:
     await bench.driver.start(bench.spec(), reports)
     code = await reports.next(d.QrShown)
     await bench.whatsapp.scan(code.qr, PHONE)
-    assert await reports.next(d.Online, within=20) == d.Online(NUMBER, "")
+    assert await reports.next(d.Online) == d.Online(NUMBER, "")
 
 
 async def test_a_paired_account_comes_back_without_a_code(bench: Bench) -> None:
     session, _, account = await bench.linked()
     await session.stop()
+    logins = account.logins
     reports = ReportRecorder()
     await bench.driver.start(bench.spec(), reports)
     assert await reports.next(d.Online) == d.Online(NUMBER, NAME)
     assert reports.names == ["Online"]
-    assert account.logins == 2
+    assert account.logins == logins + 1
 
 
 async def test_linking_by_a_code_typed_into_the_phone(bench: Bench) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,23 @@ async def test_the_file_shrinks_after_a_large_deletion(
     assert path.stat().st_size < 1 << 20
     assert await outbox.pending(KEY, 0, 9) == [first]
     assert (await store(outbox, draft(CONNECTED, clock))).seq == 4002
+
+
+async def test_a_file_that_is_rewritten_at_the_start_leaves_no_log_of_its_size(
+    open_outbox: Open, clock: Clock, tmp_path: Path
+) -> None:
+    """The copy goes through the log: without a checkpoint it would take its place on the disk twice, for good."""
+    path = tmp_path / "data" / "outbox.db"
+    outbox = await open_outbox()
+    await asyncio.gather(*(store(outbox, draft(qr("x" * 2000), clock, supersede=False)) for _ in range(300)))
+    await outbox.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode=DELETE")
+        db.execute("PRAGMA auto_vacuum=NONE")
+        db.execute("VACUUM")
+    assert path.stat().st_size > 500_000
+    await open_outbox()
+    assert path.with_name(f"{path.name}-wal").stat().st_size < path.stat().st_size / 4
 
 
 async def test_an_ended_secret_is_wiped_from_the_files(open_outbox: Open, tmp_path: Path, clock: Clock) -> None:

@@ -7,6 +7,8 @@ import os
 import shutil
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +21,14 @@ from roundtrip.outbox.sqlite.schema import FILE_NAME, open_database
 from tests.outbox.contract.base import until
 from tests.outbox.sqlite.helpers import Open, seqs_are
 from tests.support.drafts import CONNECTED, KEY, Clock, draft, end, qr, store
+
+
+@contextmanager
+def refused(why: str) -> Iterator[None]:
+    """The outbox does not open, and the person who started it is told why."""
+    with pytest.raises(OutboxError, match=why) as refusal:
+        yield
+    assert refusal.value.code == "outbox_unavailable"
 
 
 async def test_everything_is_private(open_outbox: Open, tmp_path: Path) -> None:
@@ -78,7 +88,7 @@ async def test_a_newer_schema_is_refused(open_outbox: Open, tmp_path: Path) -> N
     db = sqlite3.connect(tmp_path / "data" / "outbox.db")
     db.execute("PRAGMA user_version=99")
     db.close()
-    with pytest.raises(OutboxError, match=r"newer version of this program \(schema 99"):
+    with refused(r"newer version of this program \(schema 99"):
         await open_outbox()
 
 
@@ -87,7 +97,7 @@ async def test_a_database_of_another_program_is_refused_and_unchanged(open_outbo
     db = sqlite3.connect(tmp_path / "data" / "outbox.db")
     db.execute("CREATE TABLE recipes (name TEXT)")
     db.close()
-    with pytest.raises(OutboxError, match="not an outbox of this program"):
+    with refused("not an outbox of this program"):
         await open_outbox()
     db = sqlite3.connect(tmp_path / "data" / "outbox.db")
     assert db.execute("SELECT name FROM sqlite_schema").fetchall() == [("recipes",)]
@@ -97,7 +107,7 @@ async def test_a_database_of_another_program_is_refused_and_unchanged(open_outbo
 async def test_a_corrupt_file_is_refused(open_outbox: Open, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "outbox.db").write_bytes(b"this was an outbox once" * 500)
-    with pytest.raises(OutboxError, match=r"cannot be used: file is not a database"):
+    with refused(r"cannot be used: file is not a database"):
         await open_outbox()
 
 
@@ -108,23 +118,23 @@ async def test_a_torn_file_is_refused(open_outbox: Open, tmp_path: Path, clock: 
     await outbox.close()
     path = tmp_path / "data" / "outbox.db"
     path.write_bytes(path.read_bytes()[:4096] + b"\xff" * (path.stat().st_size - 4096))
-    with pytest.raises(OutboxError, match="malformed"):
+    with refused("malformed"):
         await open_outbox()
 
 
 async def test_a_folder_that_cannot_be_created_is_refused(open_outbox: Open, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutboxError, match="Cannot write in the data folder"):
+    with refused("Cannot write in the data folder"):
         await open_outbox(tmp_path / "file" / "data")
     (tmp_path / "data" / "outbox.db").mkdir(parents=True)
-    with pytest.raises(OutboxError, match="Cannot write the outbox"):
+    with refused("Cannot write the outbox"):
         await open_outbox()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 async def test_a_folder_without_permission_is_refused(open_outbox: Open, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir(mode=0o500)
-    with pytest.raises(OutboxError, match="Permission denied"):
+    with refused("Permission denied"):
         await open_outbox(tmp_path / "data" / "deeper")
 
 

@@ -84,6 +84,14 @@ def test_a_body_that_breaks_is_an_error_of_the_transport(
     assert connection.server.refused == [], "it broke no protocol"
 
 
+@pytest.mark.parametrize("body", [b"4\xff", b"bnot base64", b"x"])
+def test_a_body_that_is_no_packets_is_counted_as_malformed(loop: SteppedLoop, body: bytes) -> None:
+    connection, error = posted(loop, body, length=len(body))
+    assert error is exceptions.EngineIOError
+    assert connection.close_reason == "protocol_error"
+    assert connection.server.refused == ["malformed"]
+
+
 def test_an_empty_body_is_no_error(loop: SteppedLoop) -> None:
     connection, error = posted(loop, b"", length=None)
     assert error is None
