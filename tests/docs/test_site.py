@@ -22,7 +22,7 @@ from tests.support.tokens import private_key, public_pem, token
 DOCUMENTS = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("dashboards/runbooks/*.md")})
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 
-FOR_TESTS = re.compile(r"ROUNDTRIP_(MODEL|SOAK|FUZZ|HEALING|CHURN|FLOOD|MEASURE)\w*")
+FOR_TESTS = re.compile(r"ROUNDTRIP_(CHAOS|MODEL|SOAK|FUZZ|HEALING|CHURN|FLOOD|MEASURE)\w*")
 """Variables that tests read, not the program."""
 
 GONE = {"ROUNDTRIP_OUTBOX"}

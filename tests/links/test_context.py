@@ -53,6 +53,7 @@ def test_keys_of_an_account_are_notified_when_another_gets_or_loses_it(tmp_path:
     shared.release(NEW_PLAN, OTHER)
     assert notified == [KEY, KEY]
     assert not shared.linked_elsewhere(NEW_PLAN, KEY)
+    assert shared.linked_elsewhere(NEW_PLAN, OTHER), "the first key has it as before"
     shared.release(NEW_PLAN, KEY)
     assert shared.accounts == {}, "an account without a key leaves nothing behind"
     shared.release(NEW_PLAN, KEY)

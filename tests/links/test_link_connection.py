@@ -83,3 +83,27 @@ async def test_pings_answered_after_the_connection_was_lost_prove_nothing(tmp_pa
         stage.session().is_alive = False
         await stage.clock.advance(5.1)
         assert stage.state() is LinkState.DISCONNECTED
+
+
+async def test_pings_that_go_unanswered_renew_the_connection_of_a_flapping_link_too(tmp_path: Path) -> None:
+    """Its states are not published, but it is no less cut off for that."""
+    async with staged(tmp_path, truth_interval=1e5, flap_limit=1, disconnect_grace=60.0, flap_calm=600.0) as stage:
+        await stage.connect()
+        await stage.report(d.Offline(), ONLINE, d.Offline(), ONLINE)
+        assert stage.service.links()[0].flapping
+        sessions = len(stage.driver.sessions)
+        await stage.report(d.KeepAliveLost())
+        await stage.clock.advance(stage.settings.degraded_timeout - 1)
+        await stage.report(d.KeepAliveLost())  # again: the time still runs from the first
+        assert len(stage.driver.sessions) == sessions
+        await stage.clock.advance(2.0)
+        assert len(stage.driver.sessions) == sessions + 1
+
+
+async def test_the_span_of_a_session_names_the_worker_that_it_was_in_last(tmp_path: Path) -> None:
+    """A driver may move a session meanwhile: whoever looks for its log lines looks in the last one."""
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        stage.session().worker = "w2"  # type: ignore[attr-defined]  # a driver's own, where it has workers
+    [attributes] = [span.attributes or {} for span in stage.spans.get_finished_spans() if span.name == "worker"]
+    assert attributes["roundtrip.worker.id"] == "w2"

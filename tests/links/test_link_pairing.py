@@ -145,6 +145,19 @@ async def test_a_login_whose_report_is_late_is_not_restarted(tmp_path: Path) -> 
         assert len(stage.driver.sessions) == 1
 
 
+async def test_a_login_that_is_in_and_never_reports_is_asked_again_and_restarted_once_it_is_out(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.start()
+        write_key_file(stage.session().spec.store)
+        await stage.report(QR, d.PairSucceeded(PHONE))
+        stage.session().is_alive = True
+        await stage.clock.advance(stage.settings.login_timeout + 1)
+        stage.session().is_alive = False
+        assert len(stage.driver.sessions) == 1
+        await stage.clock.advance(stage.settings.login_timeout + 1)
+        assert len(stage.driver.sessions) == 2
+
+
 async def test_another_kind_of_code_or_number_restarts_the_pairing(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         await stage.start()

@@ -34,6 +34,20 @@ from tests.support.links import (
 FULL = StorageError("outbox_full", "full")
 
 
+@pytest.mark.parametrize(("wanted", "told"), [(PHONE, True), ("+14155550177", False), (None, False)])
+async def test_before_a_phone_has_paired_only_the_number_that_was_asked_for_is_known(
+    tmp_path: Path, wanted: str | None, told: bool
+) -> None:
+    """A number that this user has linked under another bot is told before anything is scanned; no other user's is."""
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        mine, others = BotKey(KEY.user_id, "second"), BotKey("somebody", "second")
+        await stage.start(mine, wanted)
+        await stage.start(others, wanted)
+        assert bool(stage.service.snapshot(mine).also_linked_elsewhere) is told
+        assert not stage.service.snapshot(others).also_linked_elsewhere
+
+
 async def test_an_unknown_bot_is_idle(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         snapshot = stage.service.snapshot(KEY)

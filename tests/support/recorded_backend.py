@@ -7,19 +7,14 @@ One JSON object a line: `link`, `online`, and `at` by the machine's steady clock
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
 import time
 from typing import Any
 
-import uvloop
-
-from roundtrip.app import Backend
-from roundtrip.cli import serve
+from roundtrip import cli
 from roundtrip.drivers.simulated.phone import PhoneState, SimulatedSession
-from roundtrip.environment import load
 
 
 class Noted:
@@ -40,11 +35,11 @@ class Noted:
         session.__dict__["_state"] = state
 
 
-def main() -> None:
+def main() -> int:
+    """Exit status: the program's own."""
     SimulatedSession._state = Noted(sys.argv[1])  # type: ignore[assignment]  # stands for the attribute
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(load(), Backend))
+    return cli.main([])
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

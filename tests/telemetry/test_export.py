@@ -136,7 +136,7 @@ def test_what_a_collector_refuses_is_counted(error: Exception | None) -> None:
     traces = configure_tracing("1", drops, {}, Failing(error))
     for _ in range(10):
         traces.event_spans.settled(acked(traces.event_spans.context(None)))
-    traces.close()
+    traces.close(20)
     assert drops.count == 30
 
 

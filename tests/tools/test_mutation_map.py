@@ -94,8 +94,15 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(coverage_map, "WORK", tmp_path)
     monkeypatch.setattr(coverage_map, "_measuring", measuring)
-    for red, runs in ((True, ["test_backoff.py", "test_errors.py"]), (False, ["test_errors.py"]), (False, [])):
+    for red, ago, runs in (
+        (True, 0.0, ["test_backoff.py", "test_errors.py"]),
+        (True, 60.0, []),
+        (False, coverage_map.RED_AGAIN + 60, ["test_errors.py"]),
+        (False, 0.0, []),
+    ):
         ran.clear()
+        for path in tmp_path.glob("*.red"):
+            os.utime(path, (time.time() - ago,) * 2)
         found = coverage_map.measure(PLAN, 1, time.monotonic() + 20, Cache(PLAN, tmp_path))
         assert sorted(name for names in ran for name in names) == runs
         assert found.failed == (["it"] if red else [])

@@ -26,6 +26,7 @@ def shared_with_others() -> bool:
     return float(some["avg10"]) > 40
 
 
+@pytest.mark.timeout(400)
 async def test_one_busy_account_delays_nobody_and_takes_no_memory(tmp_path: Path) -> None:
     busy = shared_with_others()
     (counts := tmp_path / "counts").mkdir()

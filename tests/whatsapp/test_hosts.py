@@ -218,6 +218,7 @@ async def test_a_host_that_grows_over_its_limit_is_emptied(hosts: Hosts, monkeyp
     monkeypatch.setattr(upkeep, "WATCH_INTERVAL", 0.1)
     monkeypatch.setattr(neonize_process, "HEARTBEAT_INTERVAL", 0.1)
     monkeypatch.setattr(shared_worker, "SETTLED", 4.0)
+    monkeypatch.setattr(shared_worker, "MOVE_LIMIT", LOAD)
     hosts.restart()
     members = await hosts.link_many(6)
     target, *others = members
@@ -268,6 +269,7 @@ async def test_a_host_that_is_not_needed_is_emptied_into_another(hosts: Hosts, m
 
 
 @pytest.mark.waits
+@pytest.mark.timeout(240)
 async def test_a_network_that_falls_silent_for_one(hosts: Hosts) -> None:
     silent, *others = await hosts.link_many(3)
     hosts.whatsapp.silence(silent.phone)

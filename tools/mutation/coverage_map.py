@@ -38,6 +38,9 @@ OPTIONS = (
 )
 _LIMIT = 900.0
 
+RED_AGAIN: Final = 3600.0
+"""Seconds until a file with a red test is run once more: it may have been the machine."""
+
 FORMAT: Final = b"1"
 """Of what is remembered: another one when what is measured, or how, has changed."""
 
@@ -174,18 +177,22 @@ class Cache:
         return msgspec.json.decode(path.read_bytes(), type=CoverageMap)
 
     def put(self, test: Path, found: CoverageMap) -> None:
-        """Kept whole or not at all, and under another name while a test of the file is red: it is run again, then."""
+        """Kept whole or not at all, and under another name while a test of the file is red."""
         path = self.path(test)
         part = path.with_suffix(f".{os.getpid()}")
         part.write_bytes(msgspec.json.encode(found))
         part.replace(path.with_suffix(".red") if found.failed else path)
 
+    def lacks(self, test: Path) -> bool:
+        """Whether a file is to be measured: one with a red test as well, but not again and again."""
+        path = self.path(test)
+        red = path.with_suffix(".red")
+        return not path.is_file() and not (red.is_file() and time.time() - red.stat().st_mtime < RED_AGAIN)
+
     def red(self, test: Path) -> CoverageMap:
-        """What this run measured of a file with a red test."""
+        """What was measured of a file with a red test."""
         path = self.path(test).with_suffix(".red")
-        found = msgspec.json.decode(path.read_bytes(), type=CoverageMap) if path.is_file() else CoverageMap()
-        path.unlink(missing_ok=True)
-        return found
+        return msgspec.json.decode(path.read_bytes(), type=CoverageMap) if path.is_file() else CoverageMap()
 
     def forget(self, older: float) -> None:
         """Remove what nobody asked for in so many seconds."""
@@ -211,7 +218,7 @@ def measure(plan: Plan, at_once: int, until: float, cache: Cache) -> CoverageMap
 
     Raises `NoTimeError` where that is not done at `until`, on the monotonic clock."""
     files = sorted({path for name in plan.tests for path in _test_files(ROOT / name)})
-    missing = [path for path in files if not cache.path(path).is_file()]
+    missing = [path for path in files if cache.lacks(path)]
     # the longest texts first, in turn to each process and back: they take about as long as each other
     missing.sort(key=lambda path: -path.stat().st_size)
     turns = [*range(at_once), *reversed(range(at_once))]
@@ -223,7 +230,7 @@ def measure(plan: Plan, at_once: int, until: float, cache: Cache) -> CoverageMap
         if status != 0:
             raise RuntimeError(f"the unmutated tests could not be run ({status}): see {WORK / 'coverage-map.log'}")
     if done < len(jobs):
-        left = sum(not cache.path(path).is_file() for path in missing)
+        left = sum(cache.lacks(path) for path in missing)
         raise NoTimeError(
             f"of {len(missing)} files of tests that changed, {left} were not run unmutated: "
             f"see {WORK / 'coverage-map.log'}; what was is remembered"
@@ -249,7 +256,7 @@ def _measuring(plan: Plan, files: list[Path], cache: Cache) -> Any:
         if status not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED}:
             return int(status)
         for path in files:  # one with none of the selected tests is measured, too
-            if not cache.path(path).is_file() and not cache.path(path).with_suffix(".red").is_file():
+            if cache.lacks(path):
                 cache.put(path, CoverageMap())
         return 0
 

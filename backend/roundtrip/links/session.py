@@ -256,14 +256,12 @@ class SessionRunner:
         return span, session
 
 
-async def _within(work: Callable[[], Awaitable[None]], link_id: str) -> bool:
+async def _within(work: Callable[[], Awaitable[None]], link_id: str) -> None:
     try:
         async with asyncio.timeout(STOP_LIMIT):
             await work()
     except Exception as error:  # noqa: BLE001  the session is over either way
         log.warning("session_end_failed", link_id=link_id, error=type(error).__name__)
-        return False
-    return True
 
 
 class WorkerSpan:

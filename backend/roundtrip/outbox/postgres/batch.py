@@ -42,19 +42,18 @@ Write: TypeAlias = Append | Check | Change
 class _KeyAppends:
     """The new events of one key in a batch. `number` is the key's place among the batch's, from 1."""
 
-    __slots__ = ("clears", "count", "first", "known", "newest", "number", "sets", "supersedes", "superseding")
+    newest = ""
+    number = 0
+    first = 0
+    """The `seq` before its first event, once it is known."""
+    count = 0
+    clears = 0
+    sets = 0
+    supersedes: dict[int, int] | None = None
+    superseding = False
 
     def __init__(self, known: KnownKey) -> None:
         self.known = known
-        self.newest = ""
-        self.number = 0
-        self.first = 0
-        """The `seq` before its first event, once it is known."""
-        self.count = 0
-        self.clears = 0
-        self.sets = 0
-        self.supersedes: dict[int, int] | None = None
-        self.superseding = False
 
 
 class Results(NamedTuple):

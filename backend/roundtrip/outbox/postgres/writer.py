@@ -9,13 +9,14 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any, Final
 
 import asyncpg
 import structlog
 
 from roundtrip.identity import BotKey
-from roundtrip.outbox.base import Check, OutboxError, Record, Resolve, Stop, Upgrade, resolve_reply
+from roundtrip.outbox.base import Check, OutboxError, Record, Resolve, Stop, Upgrade, outbox_closed, resolve_reply
 from roundtrip.outbox.batched import CommitFaults
 from roundtrip.outbox.postgres import reads as queries
 from roundtrip.outbox.postgres.batch import Append, Batch, Results, Write
@@ -37,6 +38,7 @@ COMMIT_LIMIT: Final = 512
 ones the two wait for each other, with smaller ones both wait for the disk."""
 
 _READS: Final = (Pending, LastSeq, Flush)
+_WRITES: Final = frozenset((Append, Check, Record, Resolve, Upgrade))
 
 TRIES: Final = 3
 """Of one batch that conflicts, or whose connection is lost, before its callers are refused."""
@@ -81,10 +83,11 @@ class Writer:
 
     def put(self, item: Write | Read | Stop) -> None:
         """Queue an item."""
+        if not self._queue:
+            self._wake.set()
         self._queue.append(item)
-        self._wake.set()
         if not self.alive:
-            self._refuse_queued()
+            self._refuse_all(outbox_closed(), stopped=True)
 
     @property
     def ended_unwritten(self) -> frozenset[tuple[BotKey, int]]:
@@ -106,7 +109,7 @@ class Writer:
                 log.error("outbox_closed_with_unwritten", count=len(self._retries))
             for stop in stops:
                 resolve_reply(stop.reply, None)
-            self._refuse_queued()
+            self._refuse_all(outbox_closed(), stopped=True)
 
     async def _round(self) -> list[Stop]:
         if not self._queue:
@@ -118,17 +121,15 @@ class Writer:
         self._wake.clear()
         self.round_began = time.monotonic()
         self._sweep.begin(self._now(), len(self._queue))
-        writes: list[Write] = []
-        reads: list[Read] = []
-        stops: list[Stop] = []
+        writes, reads, stops = list[Write](), list[Read](), list[Stop]()
         while self._queue and len(writes) < BATCH_LIMIT and not stops:
             item = self._queue.popleft()
-            if isinstance(item, _READS):
-                reads.append(item)
+            if type(item) in _WRITES:
+                writes.append(item)  # type: ignore[arg-type]  # it is one
             elif isinstance(item, Stop):
                 stops.append(item)
             else:
-                writes.append(item)
+                reads.append(item)  # type: ignore[arg-type]  # nothing else is left
         self._sweep.processed(len(writes) + len(reads) + len(stops))
         if writes or self._retries.due() or (self._retries and stops):
             await self._write(writes)
@@ -150,7 +151,7 @@ class Writer:
         rest: deque[Write] = deque([*self._taken(), *writes])
         tries = 0
         while rest:
-            batch = self._next_batch(rest, await self._commits.know(rest))
+            batch = self._next_batch(rest, await self._commits.know(list(islice(rest, COMMIT_LIMIT))))
             if batch is None:
                 return
             started = time.perf_counter()
@@ -231,9 +232,6 @@ class Writer:
                 self._refuse_append(write, error)
             elif isinstance(write, Check):
                 resolve_reply(write.reply, error)
-
-    def _refuse_queued(self) -> None:
-        self._refuse_all(OutboxError("outbox_unavailable", "The event store has stopped."), stopped=True)
 
     def _refuse_waiting(self) -> None:
         """The store is away and a batch waits for it: refuse what came after."""

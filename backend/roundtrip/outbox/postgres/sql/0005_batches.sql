@@ -3,7 +3,8 @@
 -- Plans: `outcome = 0` lets the planner read a whole index of pending events and compare each with each row of the batch,
 -- which its estimates for an almost empty table prefer. `outcome + 0 = 0` means the same and matches no partial index,
 -- so that rows are found by their primary key, one by one; OFFSET 0 keeps a subquery where it stands. `unnest` in the
--- list of what is selected makes row after row, in FROM it would store them all first.
+-- list of what is selected makes row after row, in FROM it would store them all first. Without sorts, what is pending
+-- of a key is read by the one index that has it in order, and never by an index of all that is pending.
 --
 -- Arguments: numbers as the text of an array, texts in one with a line end between them. A driver makes either of a
 -- list in one step, where it would look at each element of an array. No text holds a line end, for JSON escapes it; a
@@ -29,7 +30,7 @@ CREATE FUNCTION write_batch_3(
     OUT o_types integer[], OUT o_outcomes integer[], OUT o_counts bigint[],
     OUT o_ended_keys bigint[], OUT o_ended_seqs bigint[], OUT o_ended_types integer[],
     OUT o_oldest bigint)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET enable_sort = off AS $$
 DECLARE
     v_users text[];
     v_bots text[];
