@@ -37,7 +37,7 @@ class Behind:
 
 
 async def _has(client: PyClient, wanted: list[str]) -> None:
-    await client.until(lambda: set(wanted) <= {event["id"] for event in client.events}, within=15)
+    await client.until(lambda: set(wanted) <= {event["id"] for event in client.events}, within=30)
 
 
 @asynccontextmanager
@@ -58,13 +58,14 @@ async def test_websockets_are_spread_and_polling_stays(tmp_path: Path, postgres:
         assert set(on) == set(NAMES), on
         polling = await stack.enter_async_context(py_client(url, transports=["polling"]))
         upgrading = await stack.enter_async_context(node_client(url, {"userId": "user", "botId": "bot", "acks": True}))
-        await upgrading.heard("upgrade")
+        await upgrading.heard("upgrade", within=30)
+        await upgrading.heard("status", within=30)  # before that, what others have confirmed is in its snapshot only
         user = Api(Behind(url), session, "user")
         await user.link()
-        await user.state("connected")
+        await user.state("connected", within=30)
         wanted = [event["id"] for event in await user.ledger() if event["type"] != "whatsapp_qr"]
         await asyncio.gather(*(_has(client, wanted) for client in (*websockets, polling)))
-        await upgrading.wait(lambda client: set(wanted) <= {event["id"] for event in client.events}, within=15)
+        await upgrading.wait(lambda client: set(wanted) <= {event["id"] for event in client.events}, within=30)
 
 
 @pytest.mark.parametrize("kind", ["haproxy", "nginx"])
@@ -92,7 +93,7 @@ async def test_a_rolling_restart_loses_nothing(tmp_path: Path, postgres: Postgre
         await clients.connected()
         users = [Api(Behind(url), session, f"user-{number}") for number in range(people)]
         await asyncio.gather(*(user.link() for user in users))
-        await asyncio.gather(*(user.state("connected", within=30) for user in users))
+        await asyncio.gather(*(user.state("connected", within=60) for user in users))
         refused: Counter[int] = Counter()
 
         async def use() -> None:
@@ -108,7 +109,7 @@ async def test_a_rolling_restart_loses_nothing(tmp_path: Path, postgres: Postgre
 
         using = asyncio.create_task(use())
         for node in nodes:
-            assert await node.stop() == 0
+            assert await node.stop(60) == 0
             await node.start()
             await asyncio.sleep(1.5)  # until the proxy has seen that it is back
         using.cancel()
@@ -117,10 +118,10 @@ async def test_a_rolling_restart_loses_nothing(tmp_path: Path, postgres: Postgre
         assert refused[200] > people, refused
         for user in users:
             await user.call("POST", "/api/bots/bot/link/simulate", {"action": "reconnect"})
-        await asyncio.gather(*(user.state("connected", within=30) for user in users))
+        await asyncio.gather(*(user.state("connected", within=60) for user in users))
         db = await asyncpg.connect(f"postgresql://roundtrip@127.0.0.1:{postgres.port}/{nodes[0].database}")
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while await db.fetchval("SELECT count(*) FROM events WHERE outcome = 0"):
                     await asyncio.sleep(0.1)
         finally:

@@ -324,6 +324,8 @@ async def _check(it: Scene, db: asyncpg.Connection[Any], report: list[dict[str, 
         if owner is not None:
             assert fence > last.get(link_id, 0), f"{link_id} was given to {owner} under an old number"
             last[link_id] = fence
+    assert last, "no link changed its owner"
+    assert len({link for node in it.nodes for link in node.sessions()}) >= CLIENTS, "sessions were not recorded"
     both = [found for found in overlaps(it.nodes) if not _wakes(it, found)]
     assert not both, f"online at two nodes: {both[:5]}"
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import time
 from pathlib import Path
+
+import pytest
 
 from tests.cluster.nodes import nodes, owner
 from tests.support.postgres import value
@@ -19,6 +24,11 @@ async def test_commands_and_views_are_the_same_on_both(tmp_path: Path, database:
         assert again == {"linkId": shown["linkId"], "state": "qr"}
         assert (await b.user.simulate("scan"))["state"] in ("paired", "connected")
         assert await b.user.state("connected") == await a.user.state("connected")
+        for action in ("degrade", "restore", "disconnect", "reconnect"):
+            on, off = (a, b) if action in ("degrade", "disconnect") else (b, a)
+            told = await on.user.simulate(action)
+            assert (await off.user.snapshot())["seq"] >= told["seq"]
+            assert await off.user.snapshot() == await on.user.snapshot()
         assert await value(database, "SELECT count(*) FROM links WHERE code IS NOT NULL") == 0
         for node in (a, b):
             _, bots = await node.user.call("GET", "/api/bots")
@@ -75,3 +85,27 @@ async def test_starts_at_once_on_two_nodes(tmp_path: Path, database: str) -> Non
         assert sorted(status for status, _ in answers) == [202, 429, 429, 429]
         assert {answer["code"] for status, answer in answers if status == 429} == {"too_many_links"}
         assert await value(database, "SELECT count(*) FROM links") == 4  # nothing is left of what was refused
+
+
+@pytest.mark.slow
+@pytest.mark.waits(25)
+async def test_a_command_whose_owner_is_silent_is_refused_in_time_and_never_carried_out(
+    tmp_path: Path, database: str
+) -> None:
+    async with nodes(tmp_path, database, "a", "b", lease=60, simulated_scan_after=0.1) as (a, b):
+        await a.user.link()
+        await a.user.state("connected")
+        os.kill(a.program.pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            status, problem = await b.user.call("DELETE", "/api/bots/bot/link")
+            assert (status, problem["code"]) == (503, "store_unavailable")
+            assert time.monotonic() - began < 15
+            assert (await b.user.snapshot())["state"] == "connected"  # as far as anybody knows
+        finally:
+            os.kill(a.program.pid, signal.SIGCONT)
+        assert await value(database, "SELECT count(*) FROM commands") == 0
+        await a.user.simulate("degrade")
+        assert (await b.user.state("degraded"))["linkId"]
+        assert (await b.user.call("DELETE", "/api/bots/bot/link"))[0] == 200  # it answers again
+        await a.user.state("logged_out")

@@ -111,6 +111,7 @@ OWN_NAMES_IN = {
     "roundtrip.api.reference": {"_messages"},
     "roundtrip.api.debug.console": {"_reader"},
     "roundtrip.api.debug.misses": {"_waiting"},
+    "roundtrip.cluster.turns": {"_task"},
 }
 """The same, in one module only: elsewhere the name is upstream's."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -57,6 +57,7 @@ def records(draw: st.DrawFn) -> Settled:
     return Settled(delivery, draw(st.none() | traceparents | malformed))
 
 
+@settings(deadline=None)
 @given(st.lists(records(), min_size=1, max_size=8))
 def test_the_bytes_are_those_of_the_built_spans(some: list[Settled]) -> None:
     builder, encoder = SpanBuilder(RESOURCE, SCOPE), EventEncoder(RESOURCE, SCOPE)

@@ -15,7 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from roundtrip.api.problems import CONTENT_TYPE, Problem, problem_of
-from roundtrip.limits.turns import Turns
+from roundtrip.limits.loop_turns import LoopTurns
 
 MAX_LINE: Final = 16_384
 """Bytes of a request's first line: a long id is refused by name, not by the parser."""
@@ -31,7 +31,7 @@ class HttpHandler(web.RequestHandler):
 
     __slots__ = ("_handle", "_malformed", "_turns")
 
-    def __init__(self, server: web.Server, malformed: Callable[[str], None], turns: Turns) -> None:
+    def __init__(self, server: web.Server, malformed: Callable[[str], None], turns: LoopTurns) -> None:
         """`server` is aiohttp's, whose settings it adopts. `malformed(reason)` is called with one of `malformed`,
         `line_too_long`, `header_too_long`, `http_version`. `turns` bounds the requests that all connections begin in
         one turn of the event loop."""

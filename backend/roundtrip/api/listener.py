@@ -16,7 +16,7 @@ from aiohttp import StreamReader, web
 from roundtrip.api.http_handler import MAX_FIELD, MAX_LINE, HttpHandler
 from roundtrip.api.problems import CONTENT_TYPE
 from roundtrip.limits.connections import Acceptor, ConnectionLimits, bind
-from roundtrip.limits.turns import Turns
+from roundtrip.limits.loop_turns import LoopTurns
 from roundtrip.runtime import Reserve
 from roundtrip.settings import PREFIX
 
@@ -219,7 +219,7 @@ class GuardedSite(web.BaseSite):
         server, limits = self._runner.server, self._limits
         if server is None:
             raise RuntimeError("the runner was not set up")
-        http, turns = server, Turns(REQUESTS_PER_TURN)
+        http, turns = server, LoopTurns(REQUESTS_PER_TURN)
         self._server = Acceptor(
             await bind(self._host, self._port, self._backlog),
             lambda: ConnectionGuard(HttpHandler(http, limits.malformed, turns), limits),

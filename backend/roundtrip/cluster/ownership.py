@@ -149,6 +149,7 @@ class Ownership:
             log.info("links_start_over")
         look = await self._claims.look()
         self.nodes = look.nodes or (self._lease.node_id,)
+        self._lease.nodes = len(self.nodes)
         if look.dead:
             for node in await self._claims.bury():
                 log.warning("node_lost", node=node)

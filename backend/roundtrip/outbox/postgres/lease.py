@@ -28,8 +28,10 @@ RENEWALS: Final = 3
 MARGIN: Final = 0.2
 """Share of a lease that is left when this node counts it as ended: what it holds takes a while to end."""
 
+LEAVE_LIMIT: Final = 3.0
+"""Seconds that giving the lease up may take: every link that is left becomes free with it."""
+
 _RETRY: Final = 0.5
-_NODES: Final = "SELECT count(*)::integer FROM nodes WHERE lease_until > clock_timestamp()"
 
 
 class NodeLease:
@@ -45,7 +47,7 @@ class NodeLease:
         self.term = 0
         """How often the lease has ended: what was had in an earlier term is somebody else's now."""
         self.nodes = 1
-        """Live nodes of the store, this one included, when the lease was renewed last."""
+        """Live nodes of the store, this one included, as of the last look at it."""
         self.store_now = 0
         """The database's clock when the fence was set, in milliseconds since the epoch."""
         self.on_change: Callable[[bool], None] = lambda _held: None
@@ -125,7 +127,6 @@ class NodeLease:
                 connection = await self._connected()
                 if await connection.fetchval("SELECT renew_1($1, $2, $3)", self.node_id, self.session, self.seconds):
                     self._renewed_at(sent)
-                    self.nodes = await connection.fetchval(_NODES)
                 else:
                     self._deadline = 0.0
                     self._tell()
@@ -169,7 +170,7 @@ class NodeLease:
         if not self.fence:
             return  # it never joined
         try:
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(LEAVE_LIMIT):
                 connection = await self._connected()
                 await connection.execute("SELECT leave_1($1, $2)", self.node_id, self.session)
         except (*LOST, asyncpg.PostgresError) as error:

@@ -30,7 +30,7 @@ from engineio.async_drivers import aiohttp as driver
 from engineio.exceptions import EngineIOError
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from roundtrip.limits.turns import Turns
+from roundtrip.limits.loop_turns import LoopTurns
 from roundtrip.sockets.engineio.connection import EngineConnection
 from roundtrip.sockets.engineio.packets import PacketQueue
 from roundtrip.sockets.engineio.websocket import ConnectionWebSocket
@@ -159,7 +159,7 @@ class SocketEngine(socketio.AsyncServer):  # type: ignore[misc]  # python-socket
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._turns = Turns(CONNECTS_PER_TURN)
+        self._turns = LoopTurns(CONNECTS_PER_TURN)
         self.connections: dict[str, EngineConnection] = {}
         """By Engine.IO sid."""
         self.on_connected: Callable[[str], None] = lambda _eio_sid: None

@@ -6,17 +6,17 @@ import asyncio
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roundtrip.limits.turns import Turns
+from roundtrip.limits.loop_turns import LoopTurns
 
 
 class Crowd:
     """Callers that note in which turn of the loop they were let through."""
 
     def __init__(self, per_turn: int) -> None:
-        self.turns = Turns(per_turn)
+        self.turns = LoopTurns(per_turn)
         self.turn = 0
         self.passed: list[int] = []
         self.by_turn: Counter[int] = Counter()
@@ -32,6 +32,7 @@ class Crowd:
         self.by_turn[self.turn] += 1
 
 
+@settings(deadline=None, max_examples=50)  # each runs a loop of its own
 @given(per_turn=st.integers(1, 5), arrivals=st.lists(st.integers(0, 12), min_size=1, max_size=8))
 def test_a_turn_lets_a_few_through_and_all_get_theirs_in_order(per_turn: int, arrivals: list[int]) -> None:
     async def run() -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 
 
-class Turns:
+class LoopTurns:
     """Lets `per_turn` callers through in each turn of the running loop; the others wait, first come, first served.
 
     Where a crowd ends, those that were let through and as many newcomers may share a turn.
