@@ -40,6 +40,7 @@ def authenticator(algorithm: str = "RS256", **options: Any) -> JwtAuthenticator:
 async def refused(auth: Authenticator, token: object, user_id: object = None) -> str:
     with pytest.raises(AuthError) as caught:
         await auth.authenticate(Credentials(token, user_id))
+    assert caught.value.message.endswith("."), "a sentence for whoever has to get another token"
     return caught.value.code
 
 

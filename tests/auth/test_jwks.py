@@ -234,12 +234,29 @@ async def test_fetching_has_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     app = web.Application()
     for handler in (good, moved, huge, slow):
         app.router.add_get(f"/{handler.__name__}", handler)
-    monkeypatch.setattr(jwks_module, "FETCH_TIMEOUT", 0.2)
     async with serving(app) as url:
         assert await fetch(f"{url}/good") == b"{}" * 100
         with pytest.raises(ValueError, match="302"):
             await fetch(f"{url}/moved")
         with pytest.raises(ValueError, match="too large"):
             await fetch(f"{url}/huge")
+        monkeypatch.setattr(jwks_module, "FETCH_TIMEOUT", 0.2)
         with pytest.raises(TimeoutError):
             await fetch(f"{url}/slow")
+
+
+async def test_fetching_goes_through_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    async def proxy(request: web.Request) -> web.Response:
+        asked.append(str(request.url))
+        return web.Response(body=b"{}")
+
+    app = web.Application()
+    app.router.add_get("/keys", proxy)
+    async with serving(app) as url:
+        monkeypatch.setenv("http_proxy", url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        assert await fetch("http://issuer.invalid/keys") == b"{}"
+    assert asked == ["http://issuer.invalid/keys"]

@@ -47,7 +47,7 @@ class Turns:
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         """By user id, with how many handshakes use it."""
         self._asking: dict[BotKey, list[asyncio.Future[Others]]] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._question: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def of(self, key: BotKey) -> AsyncIterator[Others]:
@@ -74,8 +74,8 @@ class Turns:
                     await self._presence.committed(BotKey(key.user_id, bot_id))
                 reply: asyncio.Future[Others] = asyncio.get_running_loop().create_future()
                 self._asking.setdefault(key, []).append(reply)
-                if self._task is None or self._task.done():
-                    self._task = asyncio.create_task(self._ask(), name="cluster-limits")
+                if self._question is None or self._question.done():
+                    self._question = asyncio.create_task(self._ask(), name="cluster-limits")
                 return await reply
         except FAILURES as error:
             log.warning("sockets_of_others_not_known", error=reason(error))
