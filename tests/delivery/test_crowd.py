@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from roundtrip.backoff import Backoff
 from roundtrip.delivery.courier import Courier
 from roundtrip.delivery.replay import Replayer
@@ -60,6 +62,8 @@ class Present:
         pass
 
 
+@pytest.mark.slow
+@pytest.mark.alone  # it measures time
 async def test_many_deadlines_retries_and_misses_of_one_key_delay_no_other(tmp_path: Path) -> None:
     outbox, present, notes = SqliteOutbox(tmp_path), Present(), Notes()
     courier = Courier(
