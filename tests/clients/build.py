@@ -49,8 +49,9 @@ def _build(folder: Path) -> None:
     part = folder.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
-    for name in ("package.json", "example.html"):
-        shutil.copy(SOURCE / name, part)
+    shutil.copy(SOURCE / "package.json", part)
+    page = (SOURCE / "example.html").read_text()
+    (part / "example.html").write_text(page.replace("../../node_modules/", "../../../node_modules/"))  # deeper by one
     commands: tuple[list[str | Path], ...] = (
         [ROOT / "node_modules" / ".bin" / "tsc", "-p", SOURCE, "--outDir", part / "dist"],
         ["node", SOURCE / "global.mjs", part / "dist"],

@@ -71,7 +71,7 @@ async def test_a_link_and_its_events_are_there_after_a_kill_and_on_another_disk(
         ]
         assert not {event["type"] for event in again[len(events) :]} & {"whatsapp_qr", "whatsapp_paired"}
         async with asyncio.timeout(10):  # the sums are told by the oldest node, once the killed one is out of the table
-            while await created(user) != len(again):
+            while await created(user) != len(await user.ledger()):
                 await asyncio.sleep(0.1)
         await user.call("DELETE", "/api/bots/bot/link")
         program.terminate()
