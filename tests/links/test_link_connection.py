@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from roundtrip import events as e
 from roundtrip.drivers import base as d
-from roundtrip.links.record import LinkState
+from roundtrip.links.record import LinkRecord, LinkState
 from tests.support.links import (
     KEY,
     NAME,
@@ -107,3 +108,23 @@ async def test_the_span_of_a_session_names_the_worker_that_it_was_in_last(tmp_pa
         stage.session().worker = "w2"  # type: ignore[attr-defined]  # a driver's own, where it has workers
     [attributes] = [span.attributes or {} for span in stage.spans.get_finished_spans() if span.name == "worker"]
     assert attributes["roundtrip.worker.id"] == "w2"
+
+
+async def test_who_was_told_of_a_state_finds_it_while_the_record_is_written(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.connect()
+        save, written = stage.store.save, asyncio.Event()
+
+        async def slow(record: LinkRecord) -> None:
+            await written.wait()
+            await save(record)
+
+        stage.store.save = slow  # type: ignore[method-assign]  # a disk that takes its time
+        reporting = asyncio.ensure_future(stage.report(d.TemporaryBan(101, 60.0)))
+        while stage.publisher.types()[-1] != "Banned":
+            await asyncio.sleep(0)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert stage.service.snapshot(KEY).state is LinkState.BANNED
+        written.set()
+        await reporting

@@ -197,6 +197,7 @@ class Lifecycle:
         if record.paired and not new.paired:
             self._context.release(record.phone_number, self._key)
         self.enter(new, move, code)
+        await self.writer.keep(new)
         if new.state is LinkState.CONNECTED is not record.state:
             await self.writer.secure(new)
         # Only a paired device can be removed from an account; a pairing just ends.

@@ -73,8 +73,9 @@ class LinkWriter:
         expires_at: float | None,
         traceparent: str | None,
     ) -> None:
-        """Commit the event and the record of one step; retried until it succeeds. `expires_at` is when the payload's
-        code expires, in seconds since the epoch: an event that expired before it could be stored is dropped.
+        """Commit the event of one step; retried until it succeeds. `keep` follows, once the state has been entered: who
+        was told of it must not find the one before. `expires_at` is when the payload's code expires, in seconds since
+        the epoch: an event that expired before it could be stored is dropped.
 
         That WhatsApp accepted new keys is stored before the event: after a crash, keys of an unpaired link are deleted.
         A store that holds both, records and events, commits the new record in the event's transaction. Elsewhere
@@ -98,12 +99,15 @@ class LinkWriter:
                 await self._context.clock.sleep(_RETRY_DELAYS.delay(attempt + 1))
                 attempt += 1
         self._stalled = None
-        if new != self._saved:
+
+    async def keep(self, record: LinkRecord) -> None:
+        """Store a record whose event is committed, where that has not stored it, too."""
+        if record != self._saved:
             try:
-                await self._save(new)
+                await self._save(record)
             except StoreError:
-                # The event is committed, so the state moves; the next step saves the record again.
-                log.error("link_record_behind", link_id=new.link_id)
+                # The event is committed, so the state has moved; the next step saves the record again.
+                log.error("link_record_behind", link_id=record.link_id)
 
     async def key_state(self, record: LinkRecord) -> KeyFileState:
         """State of the account's key file. GOOD when the disk does not answer: the session will find out."""
