@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from roundtrip.clock import CHECK_INTERVAL, STEP, SYSTEM, LoopClock, SteppedOffset, WatchedClock, rfc3339, steady
+from roundtrip.clock import STEP, SYSTEM, LoopClock, SteppedOffset, rfc3339, steady
+from roundtrip.watched_clock import CHECK_INTERVAL, WatchedClock
 from tests.support.stepped_clock import SteppedClock
 from tests.support.stepped_loop import SteppedLoop
 

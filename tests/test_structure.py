@@ -33,7 +33,7 @@ def test_a_module_is_short_enough_to_read(path: Path) -> None:
 
 
 MOST = {
-    "": 117,
+    "": 118,
     "commands": 8,
     "outbox/postgres": 11,
     "cluster": 20,

@@ -40,7 +40,7 @@ from roundtrip.api.spec.openapi import documents
 from roundtrip.auth.authenticators import make_authenticator
 from roundtrip.backoff import Backoff
 from roundtrip.canary.probe import CanaryProbe
-from roundtrip.clock import SYSTEM, WatchedClock
+from roundtrip.clock import SYSTEM
 from roundtrip.delivery.courier import Courier
 from roundtrip.delivery.metrics import DeliveryCounters
 from roundtrip.delivery.replay import Replayer
@@ -65,6 +65,7 @@ from roundtrip.sockets.registry import Registry
 from roundtrip.sockets.server import SocketServer
 from roundtrip.stores import open_stores
 from roundtrip.telemetry import setup
+from roundtrip.watched_clock import WatchedClock
 
 log = structlog.get_logger(__name__)
 
@@ -82,8 +83,7 @@ class Backend:
     def __init__(self, settings: Settings, driver: Driver | None = None) -> None:
         """`driver` replaces the one that the settings name, for tests."""
         self.settings = settings
-        self.url = ""
-        self.admin_url = ""
+        self.url = self.admin_url = ""
         self._driver = driver
         self._stack = AsyncExitStack()
 

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
-import structlog
-
 
 class Clock(Protocol):
     """The two clocks of a machine, which drift apart when the time is set."""
@@ -83,13 +81,8 @@ def rfc3339(seconds: float) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-log = structlog.get_logger(__name__)
-
 STEP: Final = 0.5
 """Seconds that the wall clock must jump between two readings to count as a step; less is slewing."""
-
-CHECK_INTERVAL: Final = 1.0
-"""Seconds between two checks for a step while the time is not read."""
 
 
 def steady(clock: Clock) -> Callable[[], float]:
@@ -143,50 +136,3 @@ class SteppedOffset:
     def offset(self) -> int:
         """Wall minus steady time, in nanoseconds."""
         return self._offset
-
-
-class WatchedClock:
-    """A `Clock` that checks for a step whenever the wall time is read, and notifies `on_step` before it returns.
-
-    For the event loop's thread.
-    """
-
-    def __init__(self, clock: Clock = SYSTEM) -> None:
-        self._offset = SteppedOffset(clock)
-        self.monotonic = clock.monotonic
-        self.on_step: list[Callable[[int], object]] = []
-        """Called with each step in nanoseconds, negative when the clock was set back."""
-        self._timer: asyncio.TimerHandle | None = None
-
-    def wall_ns(self) -> int:
-        """As `Clock.wall_ns`."""
-        now, step = self._offset.read()
-        if step:
-            self._step(step)
-            now += step
-        return now
-
-    def wall(self) -> float:
-        """As `Clock.wall`."""
-        return self.wall_ns() / 1e9
-
-    def _step(self, step: int) -> None:
-        self._offset.apply_step(step)
-        log.warning("clock_stepped", seconds=round(step / 1e9, 3))
-        for callback in self.on_step:
-            try:
-                callback(step)
-            except Exception:  # the other callbacks must be notified all the same
-                log.exception("clock_step_not_followed")
-
-    def start(self) -> None:
-        """Check at intervals, for as long as the loop runs or until `stop`."""
-        self.wall_ns()
-        self._timer = asyncio.get_running_loop().call_later(CHECK_INTERVAL, self.start)
-
-    def stop(self) -> None:
-        """Check once more, then no longer at intervals."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self.wall_ns()

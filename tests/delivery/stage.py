@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from roundtrip.backoff import Backoff
-from roundtrip.clock import WatchedClock
 from roundtrip.delivery.courier import Courier
 from roundtrip.delivery.metrics import DeliveryMetrics
 from roundtrip.delivery.replay import Replayer
@@ -16,6 +15,7 @@ from roundtrip.events import Connected, EventType, Payload
 from roundtrip.identity import BotKey
 from roundtrip.outbox.memory import MemoryOutbox
 from roundtrip.outbox.records import Attempt, LedgerEntry, MissReason, Outcome, StoredEvent
+from roundtrip.watched_clock import WatchedClock
 from tests.support.sockets import Faults, Notes, idle
 from tests.support.stepped_clock import SteppedClock
 from tests.support.stepped_loop import SteppedLoop

@@ -27,13 +27,13 @@ from hypothesis.stateful import (
 )
 
 from roundtrip.backoff import Backoff
-from roundtrip.clock import WatchedClock
 from roundtrip.delivery.courier import Courier
 from roundtrip.delivery.replay import Replayer
 from roundtrip.events import SECRET_TYPES, Connected, Degraded, Payload, Qr
 from roundtrip.identity import BotKey
 from roundtrip.outbox.records import LedgerEntry, Outcome
 from roundtrip.outbox.sqlite.outbox import SqliteOutbox
+from roundtrip.watched_clock import WatchedClock
 from tests.support.fake_sockets import KEYS, FakeSocket, FakeSockets, reached
 from tests.support.sockets import Faults, Notes, idle
 from tests.support.stepped_loop import SteppedLoop

@@ -20,7 +20,6 @@ from typing import Any, Final, TypeVar
 from aiohttp import web
 
 from roundtrip.backoff import Backoff
-from roundtrip.clock import WatchedClock
 from roundtrip.delivery.courier import Courier
 from roundtrip.delivery.replay import Replayer
 from roundtrip.events import Payload
@@ -31,6 +30,7 @@ from roundtrip.outbox.sqlite.outbox import SqliteOutbox
 from roundtrip.sockets.access import Handshake, SocketAccess
 from roundtrip.sockets.registry import Registry
 from roundtrip.sockets.server import SocketServer
+from roundtrip.watched_clock import WatchedClock
 from tests.support.gated_outbox import GatedOutbox
 from tests.support.memory_client import MemoryClient
 from tests.support.memory_wire import MemoryTransport

@@ -18,7 +18,6 @@ from yarl import URL
 
 from roundtrip.canary.lane import CanaryGate, CanaryLane
 from roundtrip.canary.page import ElsewhereError, Stage, opened
-from roundtrip.clock import WatchedClock
 from roundtrip.faults import Faults
 from roundtrip.identity import BotKey, Principal
 from roundtrip.outbox.base import Outbox
@@ -26,6 +25,7 @@ from roundtrip.settings import Settings
 from roundtrip.sockets.access import Handshake
 from roundtrip.telemetry.metrics import Metrics
 from roundtrip.telemetry.redaction import message_of
+from roundtrip.watched_clock import WatchedClock
 
 log = structlog.get_logger(__name__)
 
