@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 ROOT: Final = Path(__file__).resolve().parent.parent
 WORK: Final = ROOT / "build" / "tests"
 
-SIDE_BY_SIDE: Final = 6
+SIDE_BY_SIDE: Final = 5
 """Tests that wait at once, on two cores: they need little of them."""
 
 CORES: Final = 2
