@@ -70,6 +70,9 @@ _SETS: Final = {"reasonCode": "ReasonCode"}
 _TYPED: Final = frozenset({"Envelope", "LedgerEvent", "Timeline"})
 """Schemas whose `type` is an event's; a problem's is a URN."""
 
+_LENIENT: Final = frozenset({"OtlpSpan"})
+"""Requests whose texts are not refused for their form: a span that is malformed does not cost the others."""
+
 _EVENTS: Final = "ConnectionEvent"
 
 
@@ -108,6 +111,8 @@ def _field(schema: str, name: str, part: dict[str, Any], *, optional: bool, kept
 
 def _value(schema: str, name: str, part: dict[str, Any]) -> dict[str, Any]:
     if part.get("type") != "string":
+        return part
+    if schema in _LENIENT:
         return part
     if name in _SETS:
         return {"$ref": REF.format(name=_SETS[name])}
