@@ -21,8 +21,11 @@ class Backoff:
 
     def delay(self, failures: int) -> float:
         """Seconds to wait after `failures` (≥ 1) failures in a row."""
-        full = min(self.cap, self.first * 2.0 ** min(failures - 1, 32))
-        return full * (0.5 + self.draw() / 2)
+        return self.full(failures) * (0.5 + self.draw() / 2)
+
+    def full(self, failures: int) -> float:
+        """The same without jitter, for what retries alone."""
+        return min(self.cap, self.first * 2.0 ** min(failures - 1, 32))
 
     def longest(self) -> float:
         """The cap, with the same jitter."""

@@ -17,7 +17,7 @@ import structlog
 
 from roundtrip.identity import BotKey
 from roundtrip.outbox.base import OutboxError, resolve_reply
-from roundtrip.outbox.postgres.database import LOST, Pool, reason, store_away
+from roundtrip.outbox.postgres.database import LOST, RETRIES, Pool, reason, store_away
 from roundtrip.outbox.postgres.lease import NodeLease
 
 log = structlog.get_logger(__name__)
@@ -37,8 +37,6 @@ WATCHED: Final = 100_000
 FAILURES: Final = (*LOST, asyncpg.PostgresError, OutboxError)
 """Of a query through a `Pool`."""
 
-_FIRST_DELAY: Final = 0.05
-_LONGEST_DELAY: Final = 1.0
 
 _WRITE: Final = "SELECT presence_1($1, $2, $3, $4, $5)"
 _OWN: Final = "SELECT user_id, bot_id FROM presence WHERE node_id = $1"
@@ -122,7 +120,7 @@ class Presence:
 
     async def run(self) -> None:
         """For ever: write what has changed."""
-        delay = 0.0
+        failures = 0
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -132,14 +130,14 @@ class Presence:
                 while self._changed and not self._whole:
                     await self._write()
                     await asyncio.sleep(PAUSE)
-                delay = 0.0
+                failures = 0
             except FAILURES as error:
                 log.warning("presence_not_written", error=reason(error), keys=len(self._changed))
                 self._refuse(store_away(reason(error)))
                 self._whole = True
                 self._wake.set()
-                delay = min(max(delay * 2, _FIRST_DELAY), _LONGEST_DELAY)
-                await asyncio.sleep(delay)
+                failures += 1
+                await asyncio.sleep(RETRIES.full(failures))
 
     async def _compare(self) -> None:
         """See to it that no other node overlooks this one, and find out what is to be written."""

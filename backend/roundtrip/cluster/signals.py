@@ -16,7 +16,7 @@ from typing import Any, Final
 import asyncpg
 import structlog
 
-from roundtrip.outbox.postgres.database import LOST, Database, reason
+from roundtrip.outbox.postgres.database import LOST, RETRIES, Database, reason
 
 log = structlog.get_logger(__name__)
 
@@ -29,8 +29,6 @@ HEARTBEAT: Final = 5.0
 MOST_WAITING: Final = 10_000
 """Signals that wait while the store is away; further ones are dropped."""
 
-_FIRST_DELAY: Final = 0.05
-_LONGEST_DELAY: Final = 1.0
 _NOTIFY: Final = "SELECT pg_notify(c, t) FROM unnest($1::text[], $2::text[]) AS s (c, t)"
 
 
@@ -95,7 +93,7 @@ class Signals:
 
     async def _run(self) -> None:
         """Send what waits; replace the connection when it is lost."""
-        delay = 0.0
+        failures = 0
         while True:
             try:
                 if not self.connected:
@@ -106,13 +104,13 @@ class Signals:
                     self.on_reconnected()
                     for topic in list(self._callbacks):
                         self._deliver(topic)
-                    delay = 0.0
+                    failures = 0
                 await self._send_or_test()
             except (*LOST, asyncpg.PostgresError) as error:
                 log.warning("signals_connection_lost", error=reason(error))
                 self._drop()
-                delay = min(max(delay * 2, _FIRST_DELAY), _LONGEST_DELAY)
-                await asyncio.sleep(delay)
+                failures += 1
+                await asyncio.sleep(RETRIES.full(failures))
 
     async def _send_or_test(self) -> None:
         """Wait for something to send and send it; test the connection if nothing comes. Raises when it is lost."""

@@ -9,13 +9,10 @@ from typing import Any, Final
 import asyncpg
 import structlog
 
-from roundtrip.outbox.postgres.database import LOST, UNUSABLE, Database, reason
+from roundtrip.outbox.postgres.database import LOST, RETRIES, UNUSABLE, Database, reason
 from roundtrip.outbox.postgres.lease import NodeLease
 
 log = structlog.get_logger(__name__)
-
-_FIRST_DELAY: Final = 0.05
-_LONGEST_DELAY: Final = 1.0
 
 FENCED: Final = "RT001"
 """SQLSTATE of a write with an old fence."""
@@ -87,7 +84,7 @@ class Connector:
 
     async def _open(self) -> None:
         """Try until there is one."""
-        delay = 0.0
+        failures = 0
         while True:
             try:
                 connection = await self._database.connect()
@@ -103,8 +100,9 @@ class Connector:
                 connection.terminate()
             except (*LOST, asyncpg.PostgresError) as error:
                 self._why = reason(error)
-            delay = min(max(delay * 2, _FIRST_DELAY), _LONGEST_DELAY)
-            if delay >= _FIRST_DELAY * 8:
+            failures += 1
+            delay = RETRIES.full(failures)
+            if delay >= RETRIES.first * 8:
                 self._tell(False)
             await asyncio.sleep(delay)
 

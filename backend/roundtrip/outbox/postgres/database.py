@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import structlog
 
+from roundtrip.backoff import Backoff
 from roundtrip.errors import StartError
 from roundtrip.outbox.base import OutboxError
 from roundtrip.outbox.postgres.migrations import migrate
@@ -31,6 +32,9 @@ HOST_PATIENCE: Final = 0.5
 """Seconds until the next of several hosts is tried beside one that has not answered yet."""
 ANSWER_TIMEOUT: Final = 5.0
 """Seconds until a connection or an answer counts as lost. A network that drops packets says nothing by itself."""
+
+RETRIES: Final = Backoff(0.05, 1.0)
+"""How long those wait who need a connection again that was lost."""
 
 _SESSION: Final = {
     "statement_timeout": "10000",
