@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.support.ports import free_port
-from tests.support.programs import require
+from tests.support.programs import answering, require
 
 UPGRADES = "proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;"
 """Without this nginx speaks HTTP/1.0 to the backend and drops `Upgrade`."""
@@ -45,17 +44,8 @@ async def nginx(folder: Path, backends: list[str], *rules: str) -> AsyncIterator
     config = folder / "nginx.conf"
     config.write_text(_CONFIG.format(folder=folder, servers=servers, listeners=listeners))
     process = await asyncio.create_subprocess_exec(program, "-p", str(folder), "-c", str(config))
-    try:
-        async with asyncio.timeout(10):
-            for port in ports:
-                while not await _answers(port):
-                    assert process.returncode is None
-                    await asyncio.sleep(0.02)
+    async with answering(process, _answers, *ports, within=10):
         yield [f"http://127.0.0.1:{port}" for port in ports]
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        await process.wait()
 
 
 async def _answers(port: int) -> bool:

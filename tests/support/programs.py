@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import shutil
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -31,3 +36,21 @@ def require_package(name: str) -> Path:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@asynccontextmanager
+async def answering(
+    process: Process, answers: Callable[[int], Awaitable[bool]], *ports: int, within: float
+) -> AsyncIterator[None]:
+    """Wait until a new process answers on all of its ports, `within` seconds at most; it is ended at last."""
+    try:
+        async with asyncio.timeout(within):
+            for port in ports:
+                while not await answers(port):
+                    assert process.returncode is None
+                    await asyncio.sleep(0.02)
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import string
 from collections.abc import AsyncIterator
@@ -14,7 +13,7 @@ from typing import Final
 from tests.support.cluster import Node
 from tests.support.ports import free_port
 from tests.support.program import ROOT
-from tests.support.programs import require
+from tests.support.programs import answering, require
 
 CONFIGURATIONS: Final = ROOT / "deploy" / "proxy"
 STICKY: Final = {
@@ -43,16 +42,8 @@ async def proxy(kind: str, folder: Path, nodes: list[Node], *, sticky: bool = Tr
     process = await asyncio.create_subprocess_exec(
         *command, env=os.environ | values, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
     )
-    try:
-        async with asyncio.timeout(15):
-            while not await _answers(port):
-                assert process.returncode is None
-                await asyncio.sleep(0.02)
+    async with answering(process, _answers, port, within=15):
         yield f"http://127.0.0.1:{port}"
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        await process.wait()
 
 
 async def _answers(port: int) -> bool:
